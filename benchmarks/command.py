@@ -1,0 +1,40 @@
+"""What every command line of the benchmarks shares: flags parsed, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from absl import app, flags
+
+from pipeline.config import UsageError
+
+USAGE_ERROR = 2
+
+
+def run(main: Callable[[list[str]], int]) -> None:
+    """Parses the flags, calls `main` with what is left and exits with what it returns."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            fail(" ".join(str(error).split()))
+
+    def checked(argv: list[str]) -> int:
+        try:
+            return main(argv)
+        except UsageError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            return 130
+
+    app.run(checked, flags_parser=parse)
+
+
+def fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USAGE_ERROR)

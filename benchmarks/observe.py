@@ -1,0 +1,104 @@
+"""What watching a training run costs: telemetry of every step, histograms of all weights and gradients.
+
+    python -m benchmarks.observe --pairs=30 --output=result.json
+
+The same resnet9 trains 100 steps of batch 128 a turn, in turns: as a plain Keras model (`plain`), as a StableModel with
+a row a step and histograms every 100 steps, all written to TensorBoard (`observed`), and with Keras's own TensorBoard
+callback at the same cadence (`keras_tensorboard`, fewer turns: it shows weights only). Images lie in memory, so that
+nothing but the training step and its observation is measured.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+
+from absl import flags
+
+from benchmarks import command, results
+from benchmarks.timing import interleaved, paired_ratio
+from pipeline.config import require
+
+FLAGS = flags.FLAGS
+BATCH, SIDE, CLASSES, WIDTH = 128, 32, 10, 32
+PER_CALL = 20  # steps in a compiled call, for all
+
+flags.DEFINE_integer("pairs", 30, "turns of `plain` and `observed` that count")
+flags.DEFINE_integer("keras_pairs", 5, "turns of `plain` and `keras_tensorboard` that count")
+flags.DEFINE_integer("steps", 100, "training steps a turn, and between histograms")
+flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
+
+
+def main(argv: list[str]) -> int:
+    for name, value in (("pairs", FLAGS.pairs), ("keras_pairs", FLAGS.keras_pairs), ("steps", FLAGS.steps)):
+        require(value >= 1, f"--{name} ({value}) must be at least 1.")
+    with tempfile.TemporaryDirectory() as directory:
+        cases = trainings(FLAGS.steps, directory)
+        plain, watched, keras = cases["plain"], cases["observed"], cases["keras_tensorboard"]
+        mine = interleaved({"plain": plain, "observed": watched}, FLAGS.pairs)
+        theirs = interleaved({"plain": plain, "keras_tensorboard": keras}, FLAGS.keras_pairs)
+    found = []
+    for name, samples in (("observed", mine), ("keras_tensorboard", theirs)):
+        cpu = {case: [sample.cpu_seconds for sample in of] for case, of in samples.items()}
+        ratio = paired_ratio(cpu[name], cpu["plain"])
+        low, high = ratio.ci95
+        print(f"{name}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%})")
+        overhead = tuple(a / b - 1 for a, b in zip(cpu[name], cpu["plain"], strict=True))
+        found.append(results.Result("observe", name, "added_cpu_fraction", "1", "lower", overhead))
+        per_image = tuple(seconds / FLAGS.steps / BATCH * 1e3 for seconds in cpu[name])
+        found.append(results.Result("observe", name, "cpu_ms_per_image", "ms", "lower", per_image))
+    per_image = tuple(sample.cpu_seconds / FLAGS.steps / BATCH * 1e3 for sample in mine["plain"])
+    found.append(results.Result("observe", "plain", "cpu_ms_per_image", "ms", "lower", per_image))
+    if FLAGS.output:
+        results.write(FLAGS.output, found, results.environment())
+    return 0
+
+
+def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
+    """{case: trains `steps` steps}; event files go under `directory`."""
+    import numpy as np
+    import tensorflow as tf
+    import tf_keras as keras
+
+    from models.losses import Crossentropy
+    from models.resnet import resnet9
+    from models.stable_model import StableModel
+    from models.strategy import precision
+    from models.tensorboard import TensorBoard
+
+    keras.mixed_precision.set_global_policy(precision("auto"))
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8)
+    labels = random.integers(0, CLASSES, BATCH)
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+
+    def stable() -> StableModel:
+        return StableModel.wrap(resnet9((SIDE, SIDE, 3), CLASSES, WIDTH), [127.5] * 3, [73.9] * 3)
+
+    def plain_keras() -> keras.Model:
+        of = stable()
+        model = keras.Model(of.inputs, of.outputs)
+        model.compile(optimizer(), Crossentropy(), metrics=["accuracy"], steps_per_execution=PER_CALL)
+        return model
+
+    def optimizer() -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True, jit_compile=False)
+
+    def training(model: keras.Model, *callbacks: keras.callbacks.Callback) -> Callable[[], object]:
+        fit = {"steps_per_epoch": steps, "epochs": 1, "verbose": 0}
+        return lambda: model.fit(batches, callbacks=list(callbacks), **fit)
+
+    observed = stable()
+    observed.compile(optimizer(), Crossentropy(), histograms_every=steps, steps_per_execution=PER_CALL)
+    board = TensorBoard(os.path.join(directory, "observed"), BATCH, map(str, range(CLASSES)))
+    theirs = keras.callbacks.TensorBoard(os.path.join(directory, "keras"), histogram_freq=1, update_freq=PER_CALL)
+    return {
+        "plain": training(plain_keras()),
+        "observed": training(observed, board),
+        "keras_tensorboard": training(plain_keras(), theirs),
+    }
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,196 @@
+"""Peers measured in turns: each a process that waits while another works.
+
+    with contextlib.ExitStack() as stack:
+        workers = {name: stack.enter_context(Worker(command, environ)) for name, command in ...}
+        for worker in workers.values():
+            worker.start()
+        refuse_unequal(workers)
+        outcome = race(workers, steps=10, rounds=5, dropped=print)
+
+A worker that fails leaves the race: `dropped(name, reason)`. Rounds in which other programs took CPU time are repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import select
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.peers.environments import Unavailable
+from benchmarks.timing import Sample, machine_cpu_seconds, turns
+
+START_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
+TURN_SECONDS = 300.0
+QUIET_CORES = 0.1  # CPU time of others, in cores; OpenMP's barriers spin 10 times the work away beside a busy neighbour
+PATIENCE = 4  # rounds run at most, as a multiple of the rounds wanted
+
+
+class Refused(Exception):
+    """The peers do not do the same work, so their times are not compared; the text is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One worker's turn: what it took, what its wait before took, and how many cores others kept busy meanwhile."""
+
+    sample: Sample
+    idle: Sample
+    others_cores: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Turns by worker, turn i of all of them next to each other in time, and how many rounds were run in all."""
+
+    turns: dict[str, list[Turn]]
+    rounds_run: int
+
+    @property
+    def others_cores(self) -> float:
+        """The worst kept turn's."""
+        return max((turn.others_cores for turns_ in self.turns.values() for turn in turns_), default=0.0)
+
+    def idle_cores(self, name: str) -> float:
+        """Cores a worker kept busy while it waited: threads that spin would take time from the others."""
+        waits = [turn.idle for turn in self.turns[name]]
+        return sum(wait.cpu_seconds for wait in waits) / max(sum(wait.wall_seconds for wait in waits), 1e-9)
+
+
+class Worker:
+    """A process that runs `worker.py` with a task file. Use as a context manager: it ends with the block."""
+
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.command, self.environ = list(command), dict(environ)
+        self.facts: dict[str, Any] = {}
+        self.seen: list[dict[str, float]] = []
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not hasattr(self, "_process"):
+            return
+        with contextlib.suppress(OSError):
+            self._pipe(self._process.stdin).close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._pipe(self._process.stdout).close()
+        self._log.close()
+
+    def start(self, seconds: float = START_SECONDS) -> None:
+        """Starts and waits until it has built its network and warmed up.
+
+        Raises:
+          Unavailable: it cannot.
+        """
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in __exit__)
+        try:
+            self._process = subprocess.Popen(
+                self.command,
+                env=self.environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+            )
+        except OSError as error:
+            self._log.close()
+            raise Unavailable(f"{self.command[0]} cannot be run: {error.strerror}") from error
+        self.facts = self._reply(seconds)["facts"]
+
+    def run(self, steps: int, seconds: float = TURN_SECONDS) -> Turn:
+        """`steps` steps.
+
+        Raises:
+          Unavailable: it failed, died or gave no answer.
+        """
+        before = machine_cpu_seconds()
+        try:
+            pipe = self._pipe(self._process.stdin)
+            pipe.write(f"run {steps}\n")
+            pipe.flush()
+        except OSError:  # it has died; the reply says why
+            pass
+        reply = self._reply(seconds)
+        after = machine_cpu_seconds()
+        sample = Sample(reply["cpu_seconds"], reply["wall_seconds"])
+        others = 0.0
+        if before is not None and after is not None:
+            others = max(0.0, after - before - sample.cpu_seconds) / max(sample.wall_seconds, 0.01)
+        self.seen.append(reply["seen"])
+        return Turn(sample, Sample(reply["idle_cpu_seconds"], reply["idle_wall_seconds"]), others)
+
+    def _reply(self, seconds: float) -> dict[str, Any]:
+        pipe = self._pipe(self._process.stdout)
+        if not select.select([pipe], [], [], seconds)[0]:
+            raise Unavailable(f"no answer in {seconds:.0f} s")
+        line = pipe.readline()
+        if not line:
+            self._log.seek(0)
+            last = [text.strip() for text in self._log.read().splitlines() if text.strip()][-1:]
+            raise Unavailable(f"exited with code {self._process.wait()}: {(last or ['no message'])[0][:300]}")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise Unavailable(reply["error"])
+        return reply
+
+    @staticmethod
+    def _pipe(pipe: Any) -> Any:
+        assert pipe is not None
+        return pipe
+
+
+def refuse_unequal(workers: Mapping[str, Worker]) -> None:
+    """Raises `Refused` unless all workers report the same facts under `same` (parameters, batch, ...)."""
+    keys = dict.fromkeys(key for worker in workers.values() for key in worker.facts["same"])
+    for key in keys:
+        values = {name: worker.facts["same"].get(key) for name, worker in workers.items()}
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise Refused(f"not compared: {key} must be equal and are not ({listed}); make the networks one.")
+
+
+def race(
+    workers: Mapping[str, Worker],
+    steps: int,
+    rounds: int,
+    dropped: Callable[[str, str], None],
+    quiet_cores: float = QUIET_CORES,
+) -> Outcome:
+    """Turns A B C, C B A, ... of `steps` steps each, after one uncounted turn each.
+
+    Goes on until `rounds` rounds were quiet, that is other programs took less than `quiet_cores` in each turn, at most
+    `PATIENCE` times as many; keeps the `rounds` quietest. Which they are depends on the neighbours, not on the times.
+    """
+    running = dict(workers)
+    kept: list[dict[str, Turn]] = []
+
+    def round_of(names: Sequence[str]) -> dict[str, Turn]:
+        taken = {}
+        for name in names:
+            try:
+                taken[name] = running[name].run(steps)
+            except Unavailable as error:
+                dropped(name, str(error))
+                del running[name]
+        return taken
+
+    def noise(turns_: dict[str, Turn]) -> float:
+        return max((turn.others_cores for turn in turns_.values()), default=0.0)
+
+    round_of(list(running))
+    rounds_run = 0
+    while running and rounds_run < PATIENCE * rounds and sum(noise(t) < quiet_cores for t in kept) < rounds:
+        kept.append(round_of(turns(list(running), rounds_run)))
+        rounds_run += 1
+    quietest = sorted(sorted(range(len(kept)), key=lambda i: noise(kept[i]))[:rounds])
+    by_name = {name: [kept[i][name] for i in quietest] for name in running}
+    return Outcome(by_name, rounds_run)

@@ -1,0 +1,12 @@
+"""step32 with PyTorch as it is without torch.compile: on a CPU that takes less."""
+
+from __future__ import annotations
+
+import step32_torch
+from step32_torch import parameters
+
+__all__ = ["parameters", "prepare"]
+
+
+def prepare(threads: int):
+    return step32_torch.prepare(threads, compiled=False)

@@ -1,0 +1,106 @@
+"""Measuring: CPU time and wall time, cases interleaved, ratios of pairs.
+
+    samples = interleaved({"old": old, "new": new}, rounds=7)
+    ratio = paired_ratio([s.cpu_seconds for s in samples["old"]], [s.cpu_seconds for s in samples["new"]])
+    print(f"{ratio.median:.2f} ({ratio.ci95[0]:.2f} .. {ratio.ci95[1]:.2f})")
+
+CPU time is the headline on a shared machine: it leaves out what other programs took. What they do to caches and clock
+frequency it does not leave out, hence the interleaving: neighbours in time are disturbed alike, and their ratio is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.results import median_ci95
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What one call took: CPU seconds over all threads and waited-for children, and seconds."""
+
+    cpu_seconds: float
+    wall_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """Median of paired ratios and its 95% interval."""
+
+    median: float
+    ci95: tuple[float, float]
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.ci95[0]:.2f} .. {self.ci95[1]:.2f})"
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of its children; a child counts once it has been waited for."""
+    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
+def machine_cpu_seconds() -> float | None:
+    """CPU seconds the whole machine has spent since it started, stolen ones included; None where it does not say."""
+    try:
+        with open("/proc/stat") as file:
+            ticks = [int(field) for field in file.readline().split()[1:9]]
+    except OSError:
+        return None
+    idle, iowait = ticks[3], ticks[4]
+    return (sum(ticks) - idle - iowait) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clock:
+    """Where the time comes from; tests bring their own."""
+
+    cpu: Callable[[], float] = cpu_seconds
+    wall: Callable[[], float] = time.perf_counter
+
+
+def measure(case: Callable[[], object], clock: Clock) -> Sample:
+    """One call of `case`."""
+    wall, cpu = clock.wall(), clock.cpu()
+    case()
+    return Sample(clock.cpu() - cpu, clock.wall() - wall)
+
+
+def turns(names: Sequence[str], round_: int) -> list[str]:
+    """The order of one round: A B in even ones, B A in odd ones, so that a drift favours nobody."""
+    return list(names) if round_ % 2 == 0 else list(reversed(names))
+
+
+def interleaved(
+    cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1, clock: Clock | None = None
+) -> dict[str, list[Sample]]:
+    """`rounds` samples of each case, taken in the order A B B A A B ...; sample i of all cases makes a pair.
+
+    Each case first runs `warmup` times uncounted: compilation and cold caches are not what is compared.
+    """
+    clock = clock or Clock()
+    for case in cases.values():
+        for _ in range(warmup):
+            case()
+    samples: dict[str, list[Sample]] = {name: [] for name in cases}
+    for round_ in range(rounds):
+        for name in turns(list(cases), round_):
+            samples[name].append(measure(cases[name], clock))
+    return samples
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
+    """Median of numerator / denominator over pairs taken next to each other, with a bootstrap interval.
+
+    A drift that slows both of a pair cancels; the ratio of two medians would keep it.
+    """
+    if len(numerators) != len(denominators) or not numerators:
+        raise ValueError(f"pairs are needed, at least one: got {len(numerators)} and {len(denominators)} samples.")
+    ratios = sorted(a / b for a, b in zip(numerators, denominators, strict=True))
+    middle = len(ratios) // 2
+    median = ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
+    return Ratio(median, median_ci95(ratios))

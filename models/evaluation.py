@@ -1,0 +1,103 @@
+"""How good a run's model is: accuracy, precision and recall per class, confusion matrix.
+
+evaluation = evaluate_run("runs/first")
+print(text(evaluation))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from models import run_directory, strategy
+from models.checkpoints import Checkpoints, read_state, steps
+from models.train import batches, create_model, evaluate, set_up, steps_in_epoch
+from pipeline import build
+from pipeline.config import UsageError
+from pipeline.reader import evaluation_steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """`matrix` holds counts [classes, classes] by true (row) and predicted class (column)."""
+
+    checkpoint: str
+    loss: float
+    matrix: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.trace(self.matrix) / self.matrix.sum())
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Right among those predicted as each class; NaN where none was."""
+        return _share(np.diag(self.matrix), self.matrix.sum(axis=0))
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Right among those of each class; NaN where there is none."""
+        return _share(np.diag(self.matrix), self.matrix.sum(axis=1))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
+    """Evaluates the `best` or the `last` checkpoint of a run on its validation split, or on `split`.
+
+    Raises:
+      UsageError: there is no such run, checkpoint or split.
+    """
+    config = run_directory.read_config(model_dir)
+    if split:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_split=split))
+    path = chosen_checkpoint(os.path.join(model_dir, "checkpoints"), checkpoint)
+    devices = strategy.create(config.strategy)
+    share = strategy.share(devices, config.data.batch_size)
+    set_up(config)
+    data = build.open_data(config.data)
+    model = create_model(config, data, devices, steps_in_epoch(config, data))
+    Checkpoints(os.path.dirname(path), model).restore(path)
+    _, evaluation = batches(config, data, devices, share, start_step=0)
+    result = evaluate(model, evaluation, evaluation_steps(data.validation, share))
+    return Evaluation(path, result["loss"], model.confusion_matrix, data.classes)
+
+
+def chosen_checkpoint(directory: str, which: str) -> str:
+    """The path of the `best` or `last` checkpoint.
+
+    Raises:
+      UsageError: there is none.
+    """
+    found = steps(directory)
+    if not found:
+        raise UsageError(f"{directory} holds no complete checkpoint: train first, or look for the right model_dir.")
+    last = os.path.join(directory, f"step-{found[-1]:08d}")
+    best = read_state(last)["best"]
+    return os.path.join(directory, f"step-{best['step']:08d}") if which == "best" and best else last
+
+
+def text(evaluation: Evaluation) -> str:
+    """As a person reads it."""
+    matrix, classes = evaluation.matrix, evaluation.classes
+    wide = max(5, *map(len, classes))
+    lines = [
+        f"{matrix.sum():.0f} images, {evaluation.checkpoint}",
+        f"accuracy {evaluation.accuracy:.4f}  loss {evaluation.loss:.4f}",
+        "",
+        f"{'class':<{wide}}  precision  recall  images",
+    ]
+    rows = zip(classes, evaluation.precision, evaluation.recall, matrix.sum(axis=1), strict=True)
+    lines += [
+        f"{name:<{wide}}  {precision:9.4f}  {recall:6.4f}  {count:6.0f}" for name, precision, recall, count in rows
+    ]
+    cell = max(4, *(len(f"{count:.0f}") for count in matrix.flat))
+    lines += ["", "confusion matrix: a row per true class, a column per predicted class in the same order"]
+    for name, row in zip(classes, matrix, strict=True):
+        lines.append(f"{name:<{wide}}  " + " ".join(f"{count:>{cell}.0f}" for count in row))
+    return "\n".join(lines)

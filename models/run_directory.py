@@ -1,0 +1,87 @@
+"""A run's directory: whether it can be used, and what lies in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from models.config import TrainConfig, config_json, flat, from_dict
+from pipeline.config import UsageError
+
+CONTENTS = ("config.json", "checkpoints", "train", "validation", "incidents.jsonl", "skipped.txt", "summary.json")
+
+
+def check(model_dir: str, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+    """Whether `config` may run in `model_dir`; writes nothing.
+
+    Raises:
+      UsageError: it holds another run, the same run without `resume` or `overwrite`, or nothing to resume.
+    """
+    if not tf.io.gfile.exists(os.path.join(model_dir, "config.json")):
+        if resume:
+            raise UsageError(f"--resume: model_dir ({model_dir}) holds no run; leave --resume out to start one.")
+        return
+    if overwrite:
+        return
+    there, here = flat(read_config(model_dir)), flat(config)
+    differing = [f"{name} is {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
+    ways = (
+        f"go on with --resume --config={os.path.join(model_dir, 'config.json')},"
+        " start over with --overwrite, or choose another --model_dir."
+    )
+    if differing:
+        raise UsageError(
+            f"model_dir ({model_dir}) holds a run with another configuration: {'; '.join(differing)}: {ways}"
+        )
+    if not resume:
+        raise UsageError(f"model_dir ({model_dir}) holds this run already: {ways}")
+
+
+def create(model_dir: str, config: TrainConfig, skipped: tuple[str, ...], resume: bool) -> None:
+    """Makes the directory with config.json; without `resume`, an earlier run's files go first."""
+    if not resume:
+        for name in CONTENTS:
+            path = os.path.join(model_dir, name)
+            if tf.io.gfile.isdir(path):
+                tf.io.gfile.rmtree(path)
+            elif tf.io.gfile.exists(path):
+                tf.io.gfile.remove(path)
+    try:
+        tf.io.gfile.makedirs(model_dir)
+        write(os.path.join(model_dir, "config.json"), config_json(config))
+    except tf.errors.OpError as error:
+        raise UsageError(f"model_dir ({model_dir}) cannot be written to: {error.message}; choose another.") from error
+    if skipped:
+        write(os.path.join(model_dir, "skipped.txt"), "\n".join(skipped))
+
+
+def write(path: str, text: str) -> None:
+    """Beside and renamed."""
+    beside = f"{path}.tmp"
+    with tf.io.gfile.GFile(beside, "w") as file:
+        file.write(text + "\n")
+    tf.io.gfile.rename(beside, path, overwrite=True)
+
+
+def append_json_line(path: str, values: dict[str, Any]) -> None:
+    with tf.io.gfile.GFile(path, "a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def read_config(model_dir: str) -> TrainConfig:
+    """The configuration a run was started with.
+
+    Raises:
+      UsageError: there is none, or it is not one.
+    """
+    path = os.path.join(model_dir, "config.json")
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return from_dict(TrainConfig, json.loads(file.read()))
+    except tf.errors.OpError as error:
+        raise UsageError(f"model_dir ({model_dir}) holds no run: there is no config.json in it.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not JSON ({error}): restore it or start over in another --model_dir.") from error

@@ -1,0 +1,142 @@
+"""What a run was: measured while it goes on, written as summary.json, printed for a person."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pathlib
+import platform
+import resource
+import subprocess
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from models import telemetry
+from models.config import TrainConfig, config_hash
+from models.run_directory import append_json_line
+
+MAX_SKIPPED = 100  # updates skipped in a row before a run is given up: 15 halvings bring float16's scale to 1
+
+
+class TrainingFailed(Exception):
+    """Training cannot go on; one line with the evidence and advice."""
+
+
+class Meter(keras.callbacks.Callback):
+    """Throughput, input stalls and skipped updates, from the rows each compiled call leaves.
+
+    Every skipped update is a line of `incidents_path` (where that is given).
+
+    Raises (from `fit`):
+      TrainingFailed: MAX_SKIPPED updates in a row had a non-finite gradient.
+    """
+
+    def __init__(self, global_batch_size: int, incidents_path: str | None) -> None:
+        super().__init__()
+        self._batch, self._path = global_batch_size, incidents_path
+        self._begun, self._in_a_row = 0.0, 0
+        self.rates: list[float] = []  # images/s of each compiled call
+        self.waited = self.spent = 0.0  # seconds
+        self.incidents: dict[str, int] = {}
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        spent, rows = time.perf_counter() - self._begun, self.model.rows
+        self.rates.append(len(rows) * self._batch / spent)
+        if len(self.rates) > 1:  # the first compiles
+            self.spent += spent
+            self.waited += float(telemetry.column(rows, "input_wait").sum())
+        skipped = telemetry.column(rows, "nonfinite") > 0
+        for number in np.flatnonzero(skipped):
+            self._record(self.model.step - len(rows) + int(number), rows[number])
+        ran = np.flatnonzero(~skipped)
+        self._in_a_row = len(rows) - 1 - int(ran[-1]) if len(ran) else self._in_a_row + len(rows)
+        if self._in_a_row >= MAX_SKIPPED:
+            raise TrainingFailed(
+                f"the last {self._in_a_row} updates were all skipped for a non-finite gradient:"
+                " lower --optimizer.learning_rate, set --optimizer.clip_norm=1, or use --precision=float32."
+            )
+
+    def _record(self, step: int, row: np.ndarray) -> None:
+        evidence = {name: float(value) for name, value in zip(telemetry.ROW, row, strict=True)}
+        kind = "loss_scale_overflow" if evidence["loss_scale"] > 1 else "nonfinite_gradient"
+        self.incidents[kind] = self.incidents.get(kind, 0) + 1
+        if self._path:
+            # JSON knows no infinity: a number that is not one is written as its name.
+            plain = {name: value if np.isfinite(value) else str(value) for name, value in evidence.items()}
+            line = {"step": step, "kind": kind, "evidence": plain, "action": "skipped the update"}
+            append_json_line(self._path, {**line, "cause": None, "confidence": 1.0})
+
+
+def summarize(
+    config: TrainConfig,
+    status: str,
+    step: int,
+    steps_per_epoch: int,
+    meter: Meter,
+    final: dict[str, float] | None,
+    best: dict[str, float] | None,
+    wall_seconds: float,
+    skipped_images: int,
+) -> dict[str, Any]:
+    """The contents of summary.json; durations in seconds, memory in bytes, `final` and `best` on validation."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    packages = ("tensorflow", "tf_keras", "tensorflow-datasets", "numpy")
+    return {
+        "status": status,
+        "steps": step,
+        "epochs": step / steps_per_epoch,
+        "final": final,
+        "best": best,
+        "images_per_second": float(np.median(meter.rates[1:])) if len(meter.rates) > 1 else None,
+        "input_stall_fraction": meter.waited / meter.spent if meter.spent else None,
+        "incidents": meter.incidents,
+        "skipped_images": skipped_images,
+        "wall_seconds": wall_seconds,
+        "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+        "peak_rss_bytes": own.ru_maxrss * 1024,
+        "config_hash": config_hash(config),
+        "git_commit": git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+        "devices": [device.name for device in tf.config.list_logical_devices()],
+    }
+
+
+def git_commit() -> str | None:
+    """The checkout's commit; None where this is no git checkout."""
+    here = pathlib.Path(__file__).parent
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def text(summary: dict[str, Any], model_dir: str) -> str:
+    """The summary as a person reads it."""
+    lines = [f"{summary['status']} after {summary['epochs']:.1f} epochs, {summary['steps']} steps"]
+    for name in ("final", "best"):
+        if result := summary[name]:
+            lines.append(f"{name + ' validation':<18} accuracy {result['accuracy']:.4f}  loss {result['loss']:.4f}")
+    if summary["images_per_second"]:
+        lines.append(
+            f"{'throughput':<18} {summary['images_per_second']:.0f} images/s,"
+            f" {summary['input_stall_fraction']:.1%} of the time waiting for input"
+        )
+    lines.append(f"{'time':<18} {summary['wall_seconds']:.0f} s, {summary['peak_rss_bytes'] / 2**30:.1f} GiB at most")
+    if summary["incidents"]:
+        counts = ", ".join(f"{count} {kind}" for kind, count in summary["incidents"].items())
+        lines.append(f"{'incidents':<18} {counts} (incidents.jsonl)")
+    if summary["skipped_images"]:
+        lines.append(f"{'skipped images':<18} {summary['skipped_images']} (skipped.txt)")
+    lines.append(f"{'run':<18} {model_dir}")
+    lines.append(f"{'look at it with':<18} tensorboard --logdir {model_dir}")
+    return "\n".join(lines)

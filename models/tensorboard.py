@@ -1,0 +1,123 @@
+"""What TensorBoard shows of a run: scalars a step, histograms, pictures, hyperparameters, a profiler trace.
+
+Everything is read once per compiled call and written in the plugins' own formats, many values in one record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.hparams import api as hparams
+from tensorboard.plugins.scalar import metadata as scalar_metadata
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from models import histograms, pictures, telemetry
+from models.config import TrainConfig, config_json, flat
+
+GRID = 36  # images in the picture of augmented ones
+
+
+def scalars(values: dict[str, float]) -> bytes:
+    """A serialized Summary of TF2 scalars by tag."""
+    metadata = scalar_metadata.create_summary_metadata(display_name=None, description=None)
+    return Summary(
+        value=[
+            Summary.Value(tag=tag, metadata=metadata, tensor=make_tensor_proto(value, np.float32))
+            for tag, value in values.items()
+        ]
+    ).SerializeToString()
+
+
+def histogram_summary(of_tags: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """A serialized Summary of histograms, with the number of non-finite values as a scalar where there are any."""
+    metadata = histogram_metadata.create_summary_metadata(display_name=None, description=None)
+    summary = Summary()
+    for tag, (edges, counts) in of_tags.items():
+        tensor = make_tensor_proto(histograms.buckets(edges, counts), np.float64)
+        summary.value.append(Summary.Value(tag=tag, metadata=metadata, tensor=tensor))
+    nonfinite = {f"nonfinite/{tag}": float(counts[-1]) for tag, (_, counts) in of_tags.items() if counts[-1]}
+    summary.MergeFromString(scalars(nonfinite))
+    return summary.SerializeToString()
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes what a StableModel leaves of each call under `model_dir`/train and `model_dir`/validation."""
+
+    def __init__(self, model_dir: str, global_batch_size: int, classes: Iterable[str]) -> None:
+        super().__init__()
+        self._train = tf.summary.create_file_writer(os.path.join(model_dir, "train"))
+        self._validation = tf.summary.create_file_writer(os.path.join(model_dir, "validation"))
+        self._batch, self._classes = global_batch_size, list(classes)
+        self._histogram_step = -1
+        self._begun = 0.0
+
+    def write_start(self, step: int, images: np.ndarray, config: TrainConfig) -> None:
+        """The picture of augmented training `images` (uint8 [n, h, w, c]), the configuration, the hyperparameters."""
+        with self._train.as_default(step=step):
+            tf.summary.image("augmented training images", pictures.grid(images[:GRID])[None])
+            tf.summary.text("config", f"```\n{config_json(config)}\n```")
+            hparams.hparams(flat(config))
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._begun = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        rows, end = self.model.rows, self.model.step
+        images = len(rows) * self._batch
+        per_second = images / (time.perf_counter() - self._begun)
+        with self._train.as_default():
+            for step, row in enumerate(rows, end - len(rows)):
+                values = {f"step/{name}": value for name, value in zip(telemetry.ROW, row, strict=True)}
+                tf.summary.experimental.write_raw_pb(scalars(values), step)
+            tf.summary.experimental.write_raw_pb(scalars({"step/images_per_second": per_second}), end - 1)
+            if self.model.histogram_step > self._histogram_step:
+                self._histogram_step = self.model.histogram_step
+                tf.summary.experimental.write_raw_pb(histogram_summary(self.model.histograms), self._histogram_step)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logs, step = logs or {}, self.model.step
+        of_train = {f"epoch/{name}": value for name, value in logs.items() if not name.startswith("val_")}
+        of_validation = {f"epoch/{n.removeprefix('val_')}": v for n, v in logs.items() if n.startswith("val_")}
+        for writer, values in ((self._train, of_train), (self._validation, of_validation)):
+            with writer.as_default():
+                tf.summary.experimental.write_raw_pb(scalars(values), step)
+            writer.flush()
+        if of_validation:
+            picture = pictures.confusion_matrix(self.model.confusion_matrix, self._classes)
+            with self._validation.as_default(step=step):
+                tf.summary.image("confusion matrix", picture[None])
+
+    def close(self) -> None:
+        self._train.close()
+        self._validation.close()
+
+
+class Profiler(keras.callbacks.Callback):
+    """A profiler trace of the compiled calls that hold steps `first` to `last`, under `directory`."""
+
+    def __init__(self, directory: str, first: int, last: int) -> None:
+        super().__init__()
+        self._directory, self._first, self._last, self._running = directory, first, last, False
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        coming = self.model.step + int(self.model._steps_per_execution)
+        if not self._running and coming > self._first and self.model.step < self._last:
+            tf.profiler.experimental.start(self._directory)
+            self._running = True
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._running and self.model.step >= self._last:
+            self.close()
+
+    def close(self) -> None:
+        if self._running:
+            tf.profiler.experimental.stop()
+            self._running = False

@@ -1,0 +1,194 @@
+"""train(config, model_dir): the whole run in order; the one composer. Read this first.
+
+summary = train(TrainConfig(epochs=3), "runs/first")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+
+from models import network, optimizers, run_directory, strategy
+from models.checkpoints import Checkpointer, Checkpoints
+from models.config import TrainConfig
+from models.interruption import Interrupted, Interruption
+from models.losses import Crossentropy
+from models.progress import Progress
+from models.stable_model import StableModel
+from models.summary import Meter, TrainingFailed, summarize
+from models.tensorboard import Profiler, TensorBoard
+from pipeline import build
+from pipeline.build import Data
+from pipeline.config import UsageError
+from pipeline.order import Share
+from pipeline.reader import evaluation_steps
+
+STEPS_PER_EXECUTION = 20  # more hides no more dispatch, and a signal waits for the call to end
+
+
+def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Trains as `config` says, in `model_dir`; returns what summary.json holds.
+
+    `status` is `completed`, `stopped_early`, `preempted` (a signal; `signal` holds its number) or `failed`.
+
+    Raises:
+      UsageError: bad input; nothing has been written.
+    """
+    devices = strategy.create(config.strategy)
+    chief = strategy.is_chief(devices)
+    if chief:  # the others may come when it has made the directory
+        run_directory.check(model_dir, config, resume, overwrite)
+    share = strategy.share(devices, config.data.batch_size)
+    set_up(config)
+    data = build.open_data(config.data)
+    steps_per_epoch = steps_in_epoch(config, data)
+    model = create_model(config, data, devices, steps_per_epoch)
+    checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model)
+    state = restore(checkpoints) if resume else {"best": None}
+    if chief:
+        run_directory.create(model_dir, config, data.skipped, resume)
+
+    training, evaluation = batches(config, data, devices, share, start_step=model.step)
+    checkpointer = Checkpointer(checkpoints, config.checkpoint_every_epochs, state["best"])
+    meter = Meter(config.data.batch_size, os.path.join(model_dir, "incidents.jsonl") if chief else None)
+    interruption = Interruption()
+    # In this order: what a step left is written before anything may end the run.
+    callbacks: list[keras.callbacks.Callback] = [meter]
+    closing: list[Any] = []
+    if chief:
+        board = TensorBoard(model_dir, config.data.batch_size, data.classes)
+        board.write_start(model.step, first_images(config, data, share), config)
+        progress = Progress(config.data.batch_size)
+        callbacks += [board, progress]
+        closing += [board, progress]
+        if config.profile.range:
+            profiler = Profiler(os.path.join(model_dir, "train"), *config.profile.range)
+            callbacks.append(profiler)
+            closing.append(profiler)
+    callbacks += [checkpointer, interruption.callback]
+    stopper = keras.callbacks.EarlyStopping(patience=config.early_stopping)
+    if config.early_stopping:
+        callbacks.append(stopper)
+
+    model.resume_at = divmod(model.step, steps_per_epoch)
+    status, extra, begun = "completed", {}, time.perf_counter()
+    with interruption:
+        try:
+            history = model.fit(
+                training,
+                steps_per_epoch=steps_per_epoch,
+                epochs=config.epochs,
+                validation_data=evaluation,
+                validation_steps=evaluation_steps(data.validation, share),
+                callbacks=callbacks,
+                verbose=0,
+            )
+            final = last_result(history.history) or evaluate(
+                model, evaluation, evaluation_steps(data.validation, share)
+            )
+            if config.early_stopping and stopper.stopped_epoch:
+                status = "stopped_early"
+        except Interrupted as interrupted:
+            checkpointer.save()
+            status, final, extra = "preempted", None, {"signal": signal.Signals(interrupted.number).name}
+        except TrainingFailed as failure:
+            status, final, extra = "failed", None, {"reason": str(failure)}
+        finally:
+            for each in closing:
+                each.close()
+    wall = time.perf_counter() - begun
+    summary = summarize(
+        config, status, model.step, steps_per_epoch, meter, final, checkpointer.best, wall, len(data.skipped)
+    )
+    summary.update(extra)
+    if chief:
+        run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
+    return summary
+
+
+def steps_in_epoch(config: TrainConfig, data: Data) -> int:
+    """Steps after which validation and a checkpoint come: those that make up a pass, to the nearest whole one."""
+    return max(1, round(len(data.train) / config.data.batch_size))
+
+
+def set_up(config: TrainConfig) -> None:
+    """Precision and seeds, for the whole process."""
+    keras.mixed_precision.set_global_policy(strategy.precision(config.precision))
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def create_model(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, steps_per_epoch: int) -> StableModel:
+    """The compiled model, its variables on the strategy's devices."""
+    size, channels = config.data.image_size, config.data.channels
+    with devices.scope():
+        inner = network.create(config.model, (size, size, channels), len(data.classes))
+        model = StableModel.wrap(inner, data.mean, data.std, config.seed)
+        optimizer = optimizers.create(
+            config.optimizer, steps_per_epoch, config.epochs, exempt=optimizers.biases_and_norms(model)
+        )
+        model.compile(
+            optimizer,
+            Crossentropy(config.label_smoothing),
+            xla=strategy.use_xla(config.xla),
+            clip_norm=config.optimizer.clip_norm,
+            histograms_every=config.histograms_every,
+            steps_per_execution=config.steps_per_execution or automatic_steps(config, steps_per_epoch),
+        )
+    return model
+
+
+def automatic_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    """Steps per compiled call: no more than an epoch, or than lie between two histograms."""
+    return min(STEPS_PER_EXECUTION, steps_per_epoch, config.histograms_every or STEPS_PER_EXECUTION)
+
+
+def batches(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, share: Share, start_step: int):
+    """(training, evaluation) batches for the strategy's replicas, each fed its own rows.
+
+    Not `experimental_distribute_dataset`: it would serialize the graph, and the mapped shards with it.
+    """
+    training = devices.distribute_datasets_from_function(
+        lambda _: build.training_batches(data, config.data, config.seed, share, start_step)
+    )
+    evaluation = devices.distribute_datasets_from_function(
+        lambda _: build.evaluation_batches(data.validation, config.data, share)
+    )
+    return training, evaluation
+
+
+def first_images(config: TrainConfig, data: Data, share: Share):
+    """The augmented images of this process's first batch, uint8 [b, s, s, c]."""
+    return next(iter(build.training_batches(data, config.data, config.seed, share)))[0].numpy()
+
+
+def restore(checkpoints: Checkpoints) -> dict[str, Any]:
+    """Puts the newest checkpoint into the model.
+
+    Raises:
+      UsageError: there is none.
+    """
+    newest = checkpoints.newest()
+    if newest is None:
+        raise UsageError(f"--resume: there is no complete checkpoint in {checkpoints.directory}; use --overwrite.")
+    return checkpoints.restore(newest)
+
+
+def last_result(history: dict[str, list[float]]) -> dict[str, float] | None:
+    """Loss and accuracy on validation after the last epoch."""
+    if "val_loss" not in history:
+        return None
+    return {"loss": history["val_loss"][-1], "accuracy": history["val_accuracy"][-1]}
+
+
+def evaluate(model: StableModel, batches: Any, steps: int) -> dict[str, float]:
+    """Loss and accuracy over all of `batches`; the confusion matrix is in `model.confusion_matrix`."""
+    results = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
+    return {"loss": results["loss"], "accuracy": results["accuracy"]}

@@ -1,0 +1,132 @@
+"""What the input pipeline can be told, without importing TensorFlow.
+
+    config = DataConfig(source="/data/pets", image_size=64, augment=AugmentConfig(flip=0.5))
+
+Every dataclass is frozen and checks itself; a bad value raises `UsageError`, one line with value, rule and remedy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+class UsageError(ValueError):
+    """Something a user can put right: one line that names the value, the rule and the remedy."""
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field that also becomes a command-line flag; `help` is what `--help` prints."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def require(ok: bool, message: str) -> None:
+    """Raises `UsageError(message)` unless `ok`."""
+    if not ok:
+        raise UsageError(message)
+
+
+def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises `UsageError` naming the nearest of `known` unless `value` is among them."""
+    if value not in known:
+        import difflib
+
+        near = difflib.get_close_matches(value, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"{name} ({value!r}) must be one of {', '.join(known)}.{hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapesConfig:
+    """The embedded data set `shapes`: labelled JPEGs, rendered; clean, or with chosen dirt in the training split."""
+
+    size: int = option(32, "side of a rendered image in pixels")
+    count: int = option(6000, "rendered training images; validation gets a fifth of it on top")
+    quality: int = option(90, "JPEG quality, 1 to 100")
+    seed: int = option(0, "the images are a function of it")
+    outliers: float = option(0.0, "share of training images replaced by all-black, all-white or noise")
+    label_noise: float = option(0.0, "share of training images with a wrong label, drawn evenly")
+    unnormalised: float = option(0.0, "share of training images stored on a scale 16 times too dark")
+    imbalance: float = option(1.0, "images of the most common class for one of the rarest, a geometric series between")
+    corrupt: float = option(0.0, "share of training files cut short, so that they do not decode")
+
+    def __post_init__(self) -> None:
+        require(self.size >= 8, f"data.shapes.size ({self.size}) must be at least 8 pixels.")
+        require(self.count >= 20, f"data.shapes.count ({self.count}) must be at least 20, two images a class.")
+        require(1 <= self.quality <= 100, f"data.shapes.quality ({self.quality}) must lie in 1 to 100.")
+        require(self.seed >= 0, f"data.shapes.seed ({self.seed}) must not be negative.")
+        require(self.imbalance >= 1, f"data.shapes.imbalance ({self.imbalance}) must be at least 1 (1 is balanced).")
+        for name in ("outliers", "label_noise", "unnormalised", "corrupt"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"data.shapes.{name} ({value}) is a share: it must lie in [0, 1).")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """Strengths of the training augmentations; all are off at 0."""
+
+    pad_crop: int = option(0, "pixels of reflected border, then a random crop back to the image size")
+    random_resized_crop: float = option(
+        0.0, "crop a random area of at least 1 - this, aspect 3:4 to 4:3, and scale it (ImageNet's usual is 0.92)"
+    )
+    flip: float = option(0.0, "probability of a left-right flip")
+    brightness: float = option(0.0, "largest change of brightness, as a share of the full range")
+    contrast: float = option(0.0, "largest relative change of contrast around the image's own mean")
+
+    def __post_init__(self) -> None:
+        require(self.pad_crop >= 0, f"data.augment.pad_crop ({self.pad_crop}) must not be negative; 0 turns it off.")
+        require(
+            0 <= self.random_resized_crop < 1,
+            f"data.augment.random_resized_crop ({self.random_resized_crop}) must lie in [0, 1); 0 turns it off.",
+        )
+        for name in ("flip", "brightness", "contrast"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"data.augment.{name} ({value}) must lie in [0, 1]; 0 turns it off.")
+
+
+READERS = ("auto", "mapped", "streaming")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images are and how they become batches.
+
+    Defaults fit 32-pixel images; `batch_size` is global, over all replicas.
+    """
+
+    source: str = option("shapes", "shapes | tfds:NAME[/CONFIG][:VERSION] | a TFDS directory | a folder of images")
+    data_dir: str = option("", "where tfds:NAME is prepared; default ~/tensorflow_datasets")
+    train_split: str = option("train", "training split, TFDS syntax: train[:90%]")
+    validation_split: str = option("", "validation split; default: the one called validation, test, valid or val")
+    image_size: int = option(32, "side of the square the model sees, in pixels")
+    channels: int = option(3, "3 for colour, 1 for grayscale; images are converted")
+    batch_size: int = option(128, "global batch, over all replicas")
+    eval_crop: float = option(1.0, "evaluation sees the central square of this share of the shorter side")
+    normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
+    max_corrupt_fraction: float = option(0.01, "stop when more than this share of a split cannot be decoded")
+    reader: str = option("auto", "mapped: memory-mapped shards, exact order | streaming: shuffle buffer | auto")
+    shuffle_buffer: int = option(8192, "encoded images held by the streaming reader for shuffling")
+    threads: int = option(0, "threads of the pipeline's own pool; 0 is one per core")
+    ram_budget_mb: int = option(512, "most memory that tf.data's autotuning may give to buffers, in MiB")
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    shapes: ShapesConfig = dataclasses.field(default_factory=ShapesConfig)
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "data.source is empty: give shapes, tfds:NAME or a directory.")
+        require(self.image_size >= 1, f"data.image_size ({self.image_size}) must be at least 1 pixel.")
+        require(self.channels in (1, 3), f"data.channels ({self.channels}) must be 1 (grayscale) or 3 (colour).")
+        require(self.batch_size >= 1, f"data.batch_size ({self.batch_size}) must be at least 1.")
+        require(0 < self.eval_crop <= 1, f"data.eval_crop ({self.eval_crop}) must lie in (0, 1].")
+        require(
+            0 <= self.max_corrupt_fraction <= 1,
+            f"data.max_corrupt_fraction ({self.max_corrupt_fraction}) is a share: it must lie in [0, 1].",
+        )
+        one_of("data.reader", self.reader, READERS)
+        require(self.shuffle_buffer >= 1, f"data.shuffle_buffer ({self.shuffle_buffer}) must be at least 1.")
+        require(self.threads >= 0, f"data.threads ({self.threads}) must not be negative; 0 is one per core.")
+        require(self.ram_budget_mb >= 16, f"data.ram_budget_mb ({self.ram_budget_mb}) must be at least 16.")
+        require(
+            self.augment.pad_crop < self.image_size,
+            f"data.augment.pad_crop ({self.augment.pad_crop}) must be smaller than data.image_size"
+            f" ({self.image_size}): a reflected border cannot be wider than the image.",
+        )

@@ -1,0 +1,84 @@
+"""(seed, epoch, step) -> rows: a stateless permutation of the data set for every epoch.
+
+    rows = rows_at(positions, size=50_000, seed=0)    # any position of the endless training sequence, at any time
+
+Position p belongs to epoch p // size. There is no buffer and no state: the order of step 10,000 costs what that of
+step 0 costs, and asking twice gives the same rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+# RandomIndexShuffle's default of 4 rounds leaves the orders of two epochs correlated by 0.62 at 50,000 rows.
+ROUNDS = 16
+
+
+def mix(x: tf.Tensor) -> tf.Tensor:
+    """SplitMix64's finalizer on uint64 of any shape (Steele, Lea and Flood 2014, figure 16): a bijective hash."""
+    shift = tf.bitwise.right_shift
+    x = (x ^ shift(x, tf.constant(30, tf.uint64))) * tf.constant(0xBF58476D1CE4E5B9, tf.uint64)
+    x = (x ^ shift(x, tf.constant(27, tf.uint64))) * tf.constant(0x94D049BB133111EB, tf.uint64)
+    return x ^ shift(x, tf.constant(31, tf.uint64))
+
+
+def hashed(seed: int, values: tf.Tensor, words: int) -> tf.Tensor:
+    """int32 [..., words] of hash bits for int64 `values` [...] under `seed`: neighbours are unrelated."""
+    golden = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    state = mix(mix(tf.cast(seed, tf.uint64) + golden) + tf.cast(values, tf.uint64))[..., None]
+    streams = tf.cast(tf.range(1, words + 1), tf.uint64)
+    return tf.bitcast(tf.cast(mix(state + streams * golden) & tf.constant(0xFFFFFFFF, tf.uint64), tf.uint32), tf.int32)
+
+
+def rows_at(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
+    """Rows (int64 [n], in [0, size)) at int64 `positions` [n] of the endless shuffled sequence over `size` rows."""
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions % size,
+        seed=hashed(seed, positions // size, words=3),
+        max_index=tf.constant(size - 1, tf.int64),
+        rounds=ROUNDS,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one worker's input pipeline contributes to each global batch.
+
+    The global batch is split over `replicas`; this worker feeds `local_replicas` of them, from `first_replica` on.
+    Element e of its data set is the batch of one replica: step e // local_replicas, replica first + e % local.
+    """
+
+    global_batch_size: int
+    replicas: int = 1
+    first_replica: int = 0
+    local_replicas: int = 1
+
+    @property
+    def batch_size(self) -> int:
+        """Images per replica and step."""
+        return self.global_batch_size // self.replicas
+
+    def step(self, element: tf.Tensor) -> tf.Tensor:
+        return element // self.local_replicas
+
+    def places(self, element: tf.Tensor) -> tf.Tensor:
+        """Places (int64 [batch_size]) of the element's images inside the global batch."""
+        replica = self.first_replica + element % self.local_replicas
+        return replica * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
+
+    def positions(self, element: tf.Tensor) -> tf.Tensor:
+        """Positions (int64 [batch_size]) of the element's images in the endless sequence."""
+        return self.step(element) * self.global_batch_size + self.places(element)
+
+
+def uniforms(seed: int, element: tf.Tensor, share: Share, columns: int) -> tf.Tensor:
+    """float32 [batch_size, columns] in [0, 1), a row for each image of the element.
+
+    Drawn for the whole global batch and then cut, so that a step's images get the same numbers on one replica as on
+    eight. Distinct uses pass distinct seeds.
+    """
+    key = hashed(seed, share.step(element), words=2)
+    whole = tf.random.stateless_uniform([share.global_batch_size, columns], key)
+    return tf.gather(whole, share.places(element))

@@ -1,0 +1,122 @@
+"""Rows -> encoded bytes: out of mapped memory in an exact order, or streamed where nothing can be mapped.
+
+ds, fetch = training_reader(config, index, seed=0, share=share, start_step=0)
+rows, payloads = next(iter(ds))
+contents = fetch(payloads[0])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from pipeline import mapping, order
+from pipeline.config import DataConfig, UsageError
+from pipeline.index import DAMAGED, Index
+from pipeline.order import Share
+
+FOREVER = 2**62  # elements: training is one endless sequence
+
+
+def use_mapping(config: DataConfig, index: Index) -> bool:
+    """Whether the shards are read out of mapped memory; `data.reader` decides, `auto` by what the storage can do.
+
+    Raises:
+      UsageError: `data.reader=mapped` where that cannot be.
+    """
+    local = mapping.available and not any("://" in shard for shard in index.shards)
+    if config.reader == "mapped" and not local:
+        raise UsageError(
+            f"data.reader=mapped needs local shards on Linux, and {index.shards[0]} is not:"
+            " copy the data set to a local disk or use data.reader=streaming."
+        )
+    return local and config.reader != "streaming"
+
+
+# A reader is a data set of (rows int64 [batch_size], payloads [batch_size]), a batch for one replica at a time, and
+# the function that makes a payload an encoded image: a row to fetch from the mapping, or the streamed bytes themselves.
+Reader = tuple[tf.data.Dataset, Callable[[tf.Tensor], tf.Tensor]]
+
+
+def training_reader(config: DataConfig, index: Index, seed: int, share: Share, start_step: int) -> Reader:
+    """Rows in shuffled order, for ever, from `start_step` on; every row exactly once an epoch."""
+    first = start_step * share.local_replicas
+    if use_mapping(config, index):
+        elements = tf.data.Dataset.range(first, FOREVER)
+        rows = elements.map(lambda element: order.rows_at(share.positions(element), len(index), seed))
+        return rows.map(lambda rows: (rows, rows)), mapped_images(index)
+    logging.info("streaming: the order of examples depends on data.shuffle_buffer (%d)", config.shuffle_buffer)
+    workers, worker = share.replicas // share.local_replicas, share.first_replica // share.local_replicas
+    stream = _stream(index, parallel=16).filter(lambda row, image: row % workers == worker)
+    # Shuffle, then repeat: the other way round blurs epochs into each other.
+    stream = stream.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=True).repeat()
+    # No position to jump to: starting later reads over what came before.
+    return stream.batch(share.batch_size, drop_remainder=True).skip(first), tf.identity
+
+
+def evaluation_reader(config: DataConfig, index: Index, share: Share) -> Reader:
+    """All rows once, in order; row -1 (with the payload of another) fills up the last global batch."""
+    size = share.global_batch_size
+    if use_mapping(config, index):
+        elements = tf.data.Dataset.range(evaluation_steps(index, share) * share.local_replicas)
+        positions = elements.map(share.positions)
+        padded = positions.map(lambda p: (tf.where(p < len(index), p, -1), tf.minimum(p, len(index) - 1)))
+        return padded, mapped_images(index)
+    stream = _stream(index, parallel=1)
+    padding = stream.take(1).repeat(-len(index) % size).map(lambda row, image: (tf.constant(-1, tf.int64), image))
+    first, last = share.first_replica, share.first_replica + share.local_replicas
+    stream = stream.concatenate(padding).enumerate()
+    stream = stream.filter(lambda p, _: (first <= p % size // share.batch_size) & (p % size // share.batch_size < last))
+    return stream.map(lambda _, pair: pair).batch(share.batch_size, drop_remainder=True), tf.identity
+
+
+def evaluation_steps(index: Index, share: Share) -> int:
+    return -(-len(index) // share.global_batch_size)
+
+
+def mapped_images(index: Index) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function (row int64 []) -> its encoded image (string []), copied out of the mapped shards: 0.07 ms of CPU."""
+    memory, starts = mapping.flat_memory(index.shards, index.sizes)
+    offsets = tf.constant(starts[index.columns["shard"]] + index.columns["offset"])
+    lengths = tf.constant(index.columns["length"])
+
+    def fetch(row: tf.Tensor) -> tf.Tensor:
+        length = lengths[row]
+        # A serialized tensor ends with its content: the cheapest way from uint8 memory to a string.
+        serialized = tf.io.serialize_tensor(tf.slice(memory, [offsets[row]], [length]))
+        length = tf.cast(length, tf.int32)
+        return tf.strings.substr(serialized, -length, length)
+
+    return fetch
+
+
+def _stream(index: Index, parallel: int) -> tf.data.Dataset:
+    """(row, encoded image) of every row once, from `parallel` shards at a time."""
+    # The row of (shard, record), one shard behind the other; -1 where that record is not in the index.
+    shard, record = index.columns["shard"], index.columns["record"]
+    counts = np.zeros(len(index.shards), np.int64)
+    np.maximum.at(counts, shard, record + 1)
+    first = np.cumsum(counts) - counts
+    for (of, number), fault in index.faults.items():
+        if fault.endswith(DAMAGED) and number < counts[of]:
+            raise UsageError(
+                f"{fault}, and a shard cannot be streamed past that: prepare the data set anew,"
+                " or copy it to a local disk and use data.reader=mapped."
+            )
+    rows = np.full(counts.sum(), -1, np.int64)
+    rows[first[shard] + record] = np.arange(len(index))
+    row_of, feature = tf.constant(rows), {index.features.image: tf.io.FixedLenFeature([], tf.string)}
+
+    def read(path: tf.Tensor, count: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
+        # Behind the last record that is wanted may lie damage.
+        return tf.data.TFRecordDataset(path).take(count).enumerate(start)
+
+    def parse(place: tf.Tensor, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return row_of[place], tf.io.parse_single_example(example, feature)[index.features.image]
+
+    shards = tf.data.Dataset.from_tensor_slices((list(index.shards), counts, first))
+    stream = shards.interleave(read, cycle_length=parallel, num_parallel_calls=tf.data.AUTOTUNE)
+    return stream.filter(lambda place, _: row_of[place] >= 0).map(parse, num_parallel_calls=tf.data.AUTOTUNE)

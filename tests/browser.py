@@ -1,0 +1,68 @@
+"""A run in TensorBoard's own page, looked at by a headless Chromium.
+
+python -m tests.browser runs/first docs/tensorboard.png
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+PATIENCE = 120  # seconds, for a loaded machine
+QUIET = ("disable-gpu", "disable-quic", "no-first-run", "disable-sync", "disable-component-update")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@contextlib.contextmanager
+def tensorboard(logdir: str) -> Iterator[str]:
+    """The address of a TensorBoard over `logdir`, while the block lasts."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--host", "localhost", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            yield next(line.split()[3] for line in process.stderr if line.startswith("TensorBoard "))
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def chromium(width: int = 1280, height: int = 960) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    with tempfile.TemporaryDirectory() as profile:
+        arguments = ("headless=new", "no-sandbox", "disable-background-networking", *QUIET)
+        for argument in (*arguments, f"window-size={width},{height}", f"user-data-dir={profile}"):
+            options.add_argument(f"--{argument}")
+        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def gradient_histograms(logdir: str, picture: str | os.PathLike) -> list[str]:
+    """Opens the page on its gradient histograms, saves it as a PNG and returns the tags whose histograms are drawn."""
+    with tensorboard(logdir) as address, chromium() as driver:
+        driver.get(f"{address}?tagFilter=gradients.*kernel#timeseries")
+        drawn = "histogram-card tb-histogram path"
+        WebDriverWait(driver, PATIENCE).until(lambda d: len(d.find_elements(By.CSS_SELECTOR, drawn)) >= 2)
+        WebDriverWait(driver, PATIENCE).until(lambda d: not d.find_elements(By.CSS_SELECTOR, "mat-spinner"))
+        driver.save_screenshot(str(picture))
+        cards = driver.find_elements(By.CSS_SELECTOR, "histogram-card")
+        with_paths = [card for card in cards if card.find_elements(By.CSS_SELECTOR, "tb-histogram path")]
+        return [
+            "".join(card.find_element(By.CSS_SELECTOR, "tb-truncated-path, .tag").text.split()) for card in with_paths
+        ]
+
+
+if __name__ == "__main__":
+    print("\n".join(gradient_histograms(sys.argv[1], sys.argv[2])))

@@ -1,0 +1,42 @@
+"""Shared by all tests: two logical CPUs, a cache of their own, a small data set rendered once."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("EVENKEEL_CACHE", tempfile.mkdtemp(prefix="evenkeel-tests-"))
+
+import pytest
+import tf_keras as keras
+
+from models import strategy
+from models.config import StrategyConfig
+from pipeline.build import Data, open_data
+from pipeline.config import DataConfig, ShapesConfig
+
+
+def pytest_configure() -> None:
+    # Before anything else uses TensorFlow: it fixes its devices at first use.
+    strategy.create(StrategyConfig(name="one", logical_cpus=2))
+
+
+@pytest.fixture(scope="session")
+def small() -> DataConfig:
+    """300 training and 60 validation images of 16 pixels."""
+    return DataConfig(image_size=16, batch_size=20, shapes=ShapesConfig(size=16, count=300))
+
+
+@pytest.fixture(scope="session")
+def data(small: DataConfig) -> Data:
+    return open_data(small)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras():
+    """No test sees another's policy or seeds."""
+    keras.mixed_precision.set_global_policy("float32")
+    keras.utils.set_random_seed(0)
+    yield
+    keras.mixed_precision.set_global_policy("float32")

@@ -1,0 +1,154 @@
+"""Networks: ours and the user's. `plain` and `normed` stand for a user's file in other tests too."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from models import network
+from models.config import ModelConfig
+from models.resnet import LARGE
+from pipeline.config import UsageError
+
+layers = keras.layers
+FILE = str(pathlib.Path(__file__))
+SHAPE = (16, 16, 3)
+
+
+def plain(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """A user's network without BatchNorm: its replicas see what one device sees."""
+    inputs = x = keras.Input(input_shape)
+    penalty = keras.regularizers.L2(1e-3)
+    x = layers.Conv2D(6, 3, 2, "same", activation="relu", kernel_regularizer=penalty, name="first")(x)
+    x = layers.Conv2D(8, 3, 2, "same", activation="relu", kernel_regularizer=penalty, name="second")(x)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(layers.Flatten()(x)), name="plain")
+
+
+def normed(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """A user's network with BatchNorm and Keras's Dropout."""
+    inputs = x = keras.Input(input_shape)
+    x = layers.Conv2D(6, 3, 2, "same", use_bias=False, name="first")(x)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, name="norm")(x))
+    x = layers.Dropout(0.2, name="drop")(layers.Conv2D(8, 3, 2, "same", name="second")(x))
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(layers.Flatten()(x)), name="normed")
+
+
+def create(name: str, shape: tuple[int, int, int] = SHAPE, classes: int = 10, width: int = 4, **options) -> keras.Model:
+    return network.create(ModelConfig(name, width=width, **options), shape, classes)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), SHAPE, (LARGE, LARGE, 3)], ids=str)
+@pytest.mark.parametrize("name", ["cnn", "resnet9", f"{FILE}:normed"], ids=["cnn", "resnet9", "file"])
+def test_a_network_gives_logits_of_any_images(name: str, shape: tuple[int, int, int]) -> None:
+    model = create(name, shape, classes=7)
+    logits = model(np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)).numpy()
+    assert logits.shape == (2, 7)
+    assert (logits < 0).any(), "logits, not probabilities"
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet9"])
+def test_every_weight_has_a_gradient_and_the_first_loss_is_that_of_a_guess(name: str) -> None:
+    model = create(name, width=8)
+    images = np.random.default_rng(0).normal(size=(64, *SHAPE)).astype(np.float32)
+    labels = np.arange(64) % 10
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True)))
+    assert float(loss) == pytest.approx(math.log(10), abs=0.7)
+    for variable, gradient in zip(
+        model.trainable_variables, tape.gradient(loss, model.trainable_variables), strict=True
+    ):
+        assert gradient is not None, variable.name
+        assert np.abs(gradient.numpy()).max() > 0, variable.name
+
+
+@pytest.mark.parametrize(("name", "convolutions", "dropouts"), [("cnn", 6, 4), ("resnet9", 8, 1)])
+def test_width_dropout_and_regularizers_arrive(name: str, convolutions: int, dropouts: int) -> None:
+    model = create(name, width=6, dropout=0.3, l1=1e-3, l2=1e-2)
+    convs = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    assert len(convs) == convolutions
+    assert convs[0].filters == 6
+    rates = [layer.rate for layer in model.layers if layer.__class__.__name__ == "Dropout"]
+    assert rates == [0.3] * dropouts
+    kernels = [v.numpy().astype(np.float64) for v in model.trainable_variables if "kernel" in v.name]
+    assert len(kernels) == convolutions + len([x for x in model.layers if isinstance(x, layers.Dense)])
+    expected = sum(1e-3 * np.abs(kernel).sum() + 1e-2 * (kernel**2).sum() for kernel in kernels)
+    assert float(tf.add_n(model.losses)) == pytest.approx(expected, rel=1e-5)
+    assert not create(name).losses
+    assert not any(layer.__class__.__name__ == "Dropout" for layer in create(name).layers)
+
+
+def test_large_images_get_a_stem() -> None:
+    first, second = (create("resnet9", (size, size, 3)).layers[1].strides for size in (LARGE, LARGE - 1))
+    assert (first, second) == ((2, 2), (1, 1))
+
+
+BROKEN = """
+import tf_keras as keras
+layers = keras.layers
+class Subclassed(keras.Model):
+    def call(self, images): return images
+def raises(shape, classes): raise RuntimeError("two\\nlines")
+def misspelled(shape, classes): return layers.Conv3x()
+def nothing(shape, classes): pass
+def subclassed(shape, classes): return Subclassed()
+def one_argument(shape): pass
+def other_input(shape, classes):
+    x = keras.Input((3, 3, 3)); return keras.Model(x, layers.Dense(classes)(layers.Flatten()(x)))
+def two_inputs(shape, classes):
+    x, y = keras.Input(shape), keras.Input(shape)
+    return keras.Model([x, y], layers.Dense(classes)(layers.Flatten()(x + y)))
+def too_few(shape, classes):
+    x = keras.Input(shape); return keras.Model(x, layers.Dense(classes - 1)(layers.Flatten()(x)))
+def a_map(shape, classes):
+    x = keras.Input(shape); return keras.Model(x, layers.Dense(classes)(x))
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        ("absent", "has no function 'absent'; it must be path/to/file.py:function"),
+        ("raises", "failed with RuntimeError: two lines; it must be"),
+        ("misspelled", "failed with AttributeError: module .* has no attribute 'Conv3x'"),
+        ("one_argument", "failed with TypeError: .* called with"),
+        ("nothing", r"returned builtins\.NoneType: it must return a functional model of tf_keras"),
+        ("subclassed", r"returned users_model\.Subclassed: it must return a functional model"),
+        ("other_input", r"takes \(None, 3, 3, 3\): it must take one image of \(16, 16, 3\)"),
+        ("two_inputs", r"it must take one image of \(16, 16, 3\)"),
+        ("too_few", r"outputs of shape \(None, 9\); the data has 10 classes: it must end in 10 logits"),
+        ("a_map", r"outputs of shape \(None, 16, 16, 10\)"),
+    ],
+)
+def test_a_users_function_that_is_no_use_is_named_in_one_line(
+    function: str, error: str, tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(BROKEN)
+    with pytest.raises(UsageError, match=error) as raised:
+        create(f"{file}:{function}")
+    assert f"{file}:{function}" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, r"there is no file .*mine\.py; it must be path/to/file\.py:function"),
+        ("def broken(:", "failed with SyntaxError"),
+        ("import nowhere_to_be_found", "failed with ModuleNotFoundError"),
+        ("import os; os.nothing", "failed with AttributeError"),
+    ],
+)
+def test_a_users_file_that_is_no_use_is_named_in_one_line(
+    content: str | None, error: str, tmp_path: pathlib.Path
+) -> None:
+    if content:
+        (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(UsageError, match=error) as raised:
+        create(f"{tmp_path / 'mine.py'}:function")
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,53 @@
+"""The README names every flag, and what it shows exists and runs."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from models.config import TrainConfig
+from tools.flags import options
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("option", list(options(TrainConfig)), ids=lambda option: option.name)
+def test_every_flag_is_listed_with_its_help(option) -> None:
+    assert f"`--{option.name}`" in README
+    assert option.help.replace("|", "\\|") in README
+
+
+def test_pictures_and_links_exist() -> None:
+    targets = [target for target in re.findall(r"\]\(([^)#\s]+)", README) if "://" not in target]
+    assert targets
+    for target in targets:
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.slow
+def test_the_users_own_script_runs_and_writes_histograms(tmp_path: pathlib.Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    script = next(block for block in blocks if "model.fit" in block)
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    assert list((tmp_path / "runs" / "mine" / "train").glob("events*"))
+
+
+def test_the_users_own_model_is_one_that_trains() -> None:
+    from models.config import ModelConfig
+    from models.network import create
+
+    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def tiny" in b)
+    assert "function" in README
+
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "mine.py"
+        path.write_text(block)
+        assert create(ModelConfig(name=f"{path}:tiny"), (32, 32, 3), 10).output_shape == (None, 10)

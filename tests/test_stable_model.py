@@ -1,0 +1,388 @@
+"""The training step: one device and two replicas, every precision, XLA on and off, many steps in one call.
+
+`fit` and `assert_replicas_agree` serve the same tests on GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from models import optimizers, strategy, telemetry
+from models.config import OptimizerConfig, StrategyConfig
+from models.losses import Crossentropy
+from models.stable_model import LossScaleOptimizer, StableModel
+from tests.test_network import normed, plain
+
+CLASSES, SIZE, BATCH = 10, 8, 20
+Network = Callable[[tuple[int, int, int], int], keras.Model]
+
+
+def examples(count: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Images that a small network can learn, a pattern per class under noise; none is all white."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(CLASSES, size=count)
+    patterns, noise = (rng.integers(0, 255, (n, SIZE, SIZE, 3)) for n in (CLASSES, count))
+    return ((patterns[labels] + noise) // 2).astype(np.uint8), labels
+
+
+IMAGES, LABELS = examples()
+
+
+def one() -> tf.distribute.Strategy:
+    return strategy.create(StrategyConfig(name="one"))
+
+
+def two() -> tf.distribute.Strategy:
+    """Two replicas on the logical CPUs."""
+    return strategy.create(StrategyConfig(name="mirrored", logical_cpus=2))
+
+
+def batches(devices: tf.distribute.Strategy, images: np.ndarray, labels: np.ndarray, batch: int = BATCH) -> Any:
+    """The examples in order, for ever, fed to each replica as the pipeline feeds them."""
+    share = strategy.share(devices, batch)
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(share.batch_size, drop_remainder=True).repeat()
+    return devices.distribute_datasets_from_function(lambda _: dataset)
+
+
+class Rows(keras.callbacks.Callback):
+    """Keeps the row of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: list[np.ndarray] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.blocks.append(self.model.rows)
+
+
+def compiled(
+    devices: tf.distribute.Strategy,
+    network: Network = plain,
+    config: OptimizerConfig | None = None,
+    policy: str = "float32",
+    per_call: int = 5,
+    wrapped: Callable[[Any], Any] = lambda optimizer: optimizer,
+    **options: Any,
+) -> StableModel:
+    """A model with the same first weights every time; `options` go to `compile`."""
+    config = config or OptimizerConfig(learning_rate=0.05, schedule="constant")
+    keras.mixed_precision.set_global_policy(policy)
+    keras.utils.set_random_seed(1)
+    with devices.scope():
+        model = StableModel.wrap(network((SIZE, SIZE, 3), CLASSES), [127.5] * 3, [74.0] * 3, seed=1)
+        optimizer = optimizers.create(config, 20, 1, exempt=optimizers.biases_and_norms(model))
+        options = {"clip_norm": config.clip_norm, **options}
+        model.compile(wrapped(optimizer), Crossentropy(), steps_per_execution=per_call, **options)
+    return model
+
+
+def fit(
+    devices: tf.distribute.Strategy,
+    *args: Any,
+    steps: int = 20,
+    epochs: int = 1,
+    batch: int = BATCH,
+    images: np.ndarray = IMAGES,
+    labels: np.ndarray = LABELS,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **options: Any,
+) -> tuple[StableModel, np.ndarray]:
+    """The model `compiled` by the options and trained, and its rows."""
+    model, rows = compiled(devices, *args, **options), Rows()
+    fed = batches(devices, images, labels, batch)
+    model.fit(fed, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[rows, *callbacks])
+    return model, np.concatenate(rows.blocks)
+
+
+def weights(model: keras.Model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in model.trainable_variables]
+
+
+def by_hand(model: StableModel, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """Gradients of the mean loss over the batch and of the penalties, for a model without BatchNorm."""
+    with tf.GradientTape() as tape:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True))
+        loss = tf.reduce_mean(losses) + tf.add_n(model.losses)
+    return [gradient.numpy() for gradient in tape.gradient(loss, model.trainable_variables)]
+
+
+def copies(variable: Any) -> list[np.ndarray]:
+    """A variable's value on every replica."""
+    return [value.numpy() for value in getattr(variable, "values", [variable])]
+
+
+def falls(rows: np.ndarray, to: float = 0.8) -> bool:
+    """Whether the loss of the last steps is at most this share of the first ones'."""
+    loss = telemetry.column(rows, "loss")
+    return bool(np.isfinite(loss).all() and loss[-4:].mean() < to * loss[:4].mean())
+
+
+def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.Strategy, name: str) -> None:
+    """`devices` train the weights that `alone` trains, from the same global batches."""
+    config = OptimizerConfig(
+        name=name, learning_rate=0.1 if name == "sgd" else 0.005, weight_decay=0.01, clip_norm=0.8, warmup_epochs=0.2
+    )
+    (model, rows), (reference, expected) = fit(devices, plain, config), fit(alone, plain, config)
+    for weight, other, start in zip(weights(model), weights(reference), weights(compiled(alone)), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
+        assert np.abs(weight - start).max() > 1e-2
+    np.testing.assert_allclose(rows[:, :-1], expected[:, :-1], rtol=1e-4)
+    norms = telemetry.column(rows, "gradient_norm")
+    assert norms.max() > 0.8 > norms.min(), "some steps are clipped and some are not"
+    for variable in model.trainable_variables:
+        values = copies(variable)
+        assert len(values) == devices.num_replicas_in_sync
+        assert all(np.array_equal(value, values[0]) for value in values)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
+def test_two_replicas_train_the_weights_of_one_device(name: str) -> None:
+    assert_replicas_agree(two(), one(), name)
+
+
+def test_two_replicas_train_the_weights_of_one_device_in_float16() -> None:
+    def scaled(optimizer: Any) -> Any:
+        return LossScaleOptimizer(optimizer, initial_scale=2**10, dynamic_growth_steps=8)
+
+    def trained(devices: tf.distribute.Strategy, learning_rate: float) -> tuple[StableModel, np.ndarray]:
+        config = OptimizerConfig(learning_rate=learning_rate, momentum=0, nesterov=False, schedule="constant")
+        return fit(devices, plain, config, policy="mixed_float16", wrapped=scaled)
+
+    def distance(model: StableModel, other: StableModel) -> float:
+        return max(float(np.abs(a - b).max()) for a, b in zip(weights(model), weights(other), strict=True))
+
+    (alone, expected), (model, rows), (doubled, _) = trained(one(), 0.02), trained(two(), 0.02), trained(one(), 0.04)
+    assert distance(model, alone) < 1e-3
+    assert distance(doubled, alone) > 2e-2, "a gradient summed twice would show"
+    scales = telemetry.column(rows, "loss_scale")
+    assert scales.tolist() == telemetry.column(expected, "loss_scale").tolist()
+    assert scales.tolist() == [2.0**10] * 8 + [2.0**11] * 8 + [2.0**12] * 4
+    norms = telemetry.column(rows, "gradient_norm")  # after unscaling
+    np.testing.assert_allclose(norms, telemetry.column(expected, "gradient_norm"), rtol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_combination_lowers_the_loss(replicas: int, policy: str, xla: bool) -> None:
+    devices = two() if replicas == 2 else one()
+    model, rows = fit(devices, normed, policy=policy, xla=xla, steps=25, per_call=10)
+    assert falls(rows)
+    assert not telemetry.column(rows, "nonfinite").any()
+    assert telemetry.column(rows, "loss_scale")[0] == (2**15 if policy == "mixed_float16" else 1)
+    assert all(variable.dtype == tf.float32 for variable in model.trainable_variables)
+    assert network_of(model).layers[1].compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_xla_changes_no_result() -> None:
+    (_, rows), (_, expected) = (fit(one(), normed, xla=xla, steps=10) for xla in (True, False))
+    np.testing.assert_allclose(rows[:, :-1], expected[:, :-1], rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def step_by_step() -> np.ndarray:
+    """The rows of two epochs of 25 steps, one step per call."""
+    return fit(one(), normed, steps=25, epochs=2, per_call=1)[1]
+
+
+@pytest.mark.parametrize("per_call", [10, 25, 40])
+def test_steps_in_one_call_count_and_report_like_single_ones(per_call: int, step_by_step: np.ndarray) -> None:
+    model, rows = fit(one(), normed, steps=25, epochs=2, per_call=per_call)
+    assert int(model.optimizer.iterations.numpy()) == model.step == len(rows) == 50
+    np.testing.assert_allclose(rows[:, :-1], step_by_step[:, :-1], rtol=1e-4)
+    assert len(set(telemetry.column(rows, "loss"))) == 50
+    assert (telemetry.column(rows, "gradient_norm") > 0).all()
+    assert (telemetry.column(rows, "input_wait") > 0).all()
+
+
+def test_rows_hold_what_numpy_computes() -> None:
+    config = OptimizerConfig(learning_rate=0.05, schedule="cosine", warmup_epochs=0.25)
+    _, rows = fit(one(), plain, config)
+    start = compiled(one(), plain, config)
+    gradients = by_hand(start, IMAGES[:BATCH], LABELS[:BATCH])
+    norm = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients))
+    assert telemetry.column(rows, "gradient_norm")[0] == pytest.approx(norm, rel=1e-5)
+    logits = start(IMAGES[:BATCH]).numpy().astype(np.float64)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(BATCH), LABELS[:BATCH]]
+    penalty = sum(1e-3 * (layer.kernel.numpy().astype(np.float64) ** 2).sum() for layer in kernels_with_penalty(start))
+    assert penalty > 1e-3
+    assert telemetry.column(rows, "loss")[0] == pytest.approx(losses.mean() + penalty, rel=1e-5)
+    assert telemetry.column(rows, "accuracy")[0] == pytest.approx((logits.argmax(1) == LABELS[:BATCH]).mean())
+    steps = np.arange(20)
+    expected = np.where(steps < 5, 0.05 * (steps + 1) / 5, 0.025 * (1 + np.cos(np.pi * (steps - 5) / 15)))
+    np.testing.assert_allclose(telemetry.column(rows, "learning_rate"), expected, rtol=1e-5, atol=1e-9)
+
+
+def kernels_with_penalty(model: StableModel) -> list[keras.layers.Layer]:
+    return [layer for layer in model._flatten_layers() if getattr(layer, "kernel_regularizer", None)]
+
+
+def test_gradients_are_clipped_to_the_global_norm() -> None:
+    config = OptimizerConfig(learning_rate=1.0, momentum=0, nesterov=False, schedule="constant", clip_norm=0.25)
+    before = compiled(one(), plain, config)
+    gradients = by_hand(before, IMAGES[:BATCH], LABELS[:BATCH])
+    norm = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients))
+    assert norm > 0.5
+    model, rows = fit(two(), plain, config, steps=1)
+    assert telemetry.column(rows, "gradient_norm")[0] == pytest.approx(norm, rel=1e-5), "the norm before clipping"
+    for weight, old, gradient in zip(weights(model), weights(before), gradients, strict=True):
+        np.testing.assert_allclose(weight, old - gradient * 0.25 / norm, rtol=0, atol=1e-6)
+
+
+@keras.utils.register_keras_serializable("tests")
+class Poison(keras.layers.Layer):
+    """Makes an all-white image infinite."""
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        white = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True) > 1.7
+        return images * tf.cast(tf.where(white, np.inf, 1.0), images.dtype)
+
+
+def poisoned(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, normed(input_shape, classes)(Poison()(inputs)), name="poisoned")
+
+
+def network_of(model: StableModel) -> keras.Model:
+    """The network inside, without normalization and metrics."""
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+class Snapshots(keras.callbacks.Callback):
+    """All state on all replicas after every step: weights, BatchNorm's statistics, slots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[dict[str, list[np.ndarray]]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        optimizer = self.model.optimizer.inner_optimizer
+        slots = [v for v in optimizer.variables if v is not optimizer.iterations and v.shape.rank]
+        state = [*network_of(self.model).variables, *slots]
+        self.states.append({f"{number} {v.name}": copies(v) for number, v in enumerate(state)})
+
+
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+def test_a_nonfinite_gradient_on_one_replica_skips_the_update_on_all(xla: bool) -> None:
+    images = IMAGES.copy()
+    images[2 * BATCH + BATCH // 2 + 3] = 255  # step 2, second replica
+    snapshots = Snapshots()
+    config = OptimizerConfig(name="adam", learning_rate=0.01, schedule="constant")
+    model, rows = fit(two(), poisoned, config, images=images, steps=5, per_call=1, callbacks=[snapshots], xla=xla)
+    assert telemetry.column(rows, "nonfinite").tolist() == [0, 0, 1, 0, 0]
+    assert model.step == int(model.optimizer.iterations.numpy()) == 5
+    first, before, after, trained, _ = snapshots.states
+    assert len(before) >= 3 * 6 + 2, "weights, two slots each, statistics"
+    for name, values in before.items():
+        assert len(values) == 2
+        for value, later in zip(values, after[name], strict=True):
+            np.testing.assert_array_equal(value, later, err_msg=name)
+            assert np.isfinite(value).all(), name
+    for moved in (first, trained):
+        changed = {name for name in before if not np.array_equal(moved[name][0], before[name][0])}
+        assert changed == before.keys()
+    for variable in model.trainable_variables:
+        first_copy, second_copy = copies(variable)
+        np.testing.assert_array_equal(first_copy, second_copy)
+
+
+class Constant(keras.layers.Layer):
+    """Adds a weight that nothing trains, as Normalization holds its constants."""
+
+    def build(self, input_shape: Any) -> None:
+        self.offset = self.add_weight("offset", [], initializer="ones", trainable=False)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + self.offset
+
+
+def test_batchnorms_statistics_are_one_mean_over_all_replicas() -> None:
+    def network(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.BatchNormalization(momentum=0.9, name="norm")(Constant()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(x)))
+
+    model, _ = fit(two(), network, steps=1, per_call=1)
+    norm = network_of(model).get_layer("norm")
+    halves = ((IMAGES[:BATCH].astype(np.float64) - 127.5) / 74 + 1).reshape(2, -1, 3)
+    for variable, expected in (
+        (norm.moving_mean, 0.1 * halves.mean(axis=1).mean(axis=0)),
+        (norm.moving_variance, 0.9 + 0.1 * halves.var(axis=1, ddof=1).mean(axis=0)),
+    ):
+        first, second = copies(variable)
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_allclose(first, expected, rtol=1e-4)
+
+
+def test_a_gradient_whose_norm_overflows_skips_the_update_too() -> None:
+    """Finite numbers whose squares do not add up in float32."""
+
+    def huge(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Rescaling(1e25)(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(classes, kernel_initializer="zeros")(x))
+
+    model, rows = fit(one(), huge, steps=2, per_call=2)
+    assert telemetry.column(rows, "nonfinite").tolist() == [1, 1]
+    assert not model.trainable_variables[0].numpy().any()
+
+
+def test_the_loss_scale_falls_where_float16_overflows() -> None:
+    _, rows = fit(
+        one(),
+        policy="mixed_float16",
+        wrapped=lambda optimizer: LossScaleOptimizer(optimizer, initial_scale=2.0**30),
+        steps=40,
+    )
+    nonfinite, scales = telemetry.column(rows, "nonfinite"), telemetry.column(rows, "loss_scale")
+    assert nonfinite[:5].all()
+    assert nonfinite.sum() < 25
+    np.testing.assert_array_equal(scales[1:], scales[:-1] * np.where(nonfinite[:-1], 0.5, 1))
+    assert falls(rows[-20:], to=0.95)
+
+
+def test_a_weight_without_a_gradient_is_named() -> None:
+    def dead_end(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Flatten()(inputs)
+        stopped = keras.layers.Lambda(tf.stop_gradient)(keras.layers.Dense(3, name="lost")(x))
+        return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Concatenate()([x, stopped])))
+
+    with pytest.raises(ValueError, match="no gradient reaches lost/kernel:0, lost/bias:0"):
+        fit(one(), dead_end, steps=1)
+
+
+def test_users_metrics_and_callbacks_are_keras_own() -> None:
+    model = compiled(one(), metrics=[keras.metrics.SparseTopKCategoricalAccuracy(3, name="top3")])
+    seen: list[int] = []
+    counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    fed = batches(one(), IMAGES, LABELS)
+    history = model.fit(fed, steps_per_epoch=10, epochs=2, verbose=0, callbacks=[counting]).history
+    assert seen == [0, 1]
+    assert history["top3"][1] > history["top3"][0] > 0
+    assert history["loss"][1] < history["loss"][0]
+
+
+def test_the_epochs_loss_and_accuracy_are_means_over_its_steps() -> None:
+    model, rows = compiled(one(), per_call=3), Rows()
+    fed = batches(one(), IMAGES, LABELS)
+    history = model.fit(fed, steps_per_epoch=7, epochs=2, verbose=0, callbacks=[rows]).history
+    steps = np.concatenate(rows.blocks).astype(np.float64).reshape(2, 7, -1)
+    for name in ("loss", "accuracy"):
+        expected = steps[:, :, telemetry.ROW.index(name)].mean(axis=1)
+        np.testing.assert_allclose(history[name], expected, rtol=1e-5)
+
+
+def test_a_wrapped_network_keeps_its_weights_and_normalizes() -> None:
+    network = plain((SIZE, SIZE, 3), CLASSES)
+    model = StableModel.wrap(network, mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0])
+    normalized = (IMAGES[:5].astype(np.float64) - [10, 20, 30]) / [2, 3, 4]
+    expected = network(normalized.astype(np.float32)).numpy()
+    np.testing.assert_allclose(model(IMAGES[:5]).numpy(), expected, rtol=1e-4, atol=1e-4)

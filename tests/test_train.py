@@ -1,0 +1,335 @@
+"""A whole run: what it leaves, how it is stopped, and that going on with it changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+from tensorflow.python.framework import config as tensorflow_config
+
+from models import run_directory, train
+from models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig, config_hash, config_json
+from models.progress import Progress
+from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
+from tests import test_network
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 19  # of 16 images in an epoch of 300, and 4 evaluation steps, the last one filled up
+TINY = TrainConfig(
+    epochs=2,
+    precision="float32",
+    steps_per_execution=4,
+    histograms_every=10,
+    data=DataConfig(
+        image_size=16,
+        batch_size=16,
+        shapes=ShapesConfig(size=16, count=300),
+        augment=AugmentConfig(flip=0.5, pad_crop=2, brightness=0.1),
+    ),
+    model=ModelConfig(name=f"{test_network.FILE}:normed"),
+    optimizer=OptimizerConfig(name="adam", learning_rate=0.01, warmup_epochs=1.5),
+)
+PLAIN = dataclasses.replace(
+    TINY,
+    histograms_every=0,
+    model=ModelConfig(name=f"{test_network.FILE}:plain"),
+    optimizer=OptimizerConfig(name="adam", learning_rate=0.01),
+)
+
+
+@functools.cache
+def finished() -> tuple[str, dict[str, Any]]:
+    """The directory and the summary of a run of TINY; shared, to be read only."""
+    model_dir = tempfile.mkdtemp(dir=os.environ["EVENKEEL_CACHE"])
+    return model_dir, train.train(TINY, model_dir)
+
+
+def read_json(*parts: str) -> dict[str, Any]:
+    return json.loads(pathlib.Path(*parts).read_text())
+
+
+def events(model_dir: str | pathlib.Path, part: str = "train") -> EventAccumulator:
+    """All that TensorBoard would read."""
+    accumulator = EventAccumulator(os.path.join(model_dir, part), {"tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def scalars(read: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    """(step, value) of every event."""
+    return [(event.step, float(make_ndarray(event.tensor_proto))) for event in read.Tensors(tag)]
+
+
+def variables(model_dir: str | pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    """All that a checkpoint holds."""
+    reader = tf.train.load_checkpoint(os.path.join(model_dir, "checkpoints", f"step-{step:08d}", "variables"))
+    names = [name for name in reader.get_variable_to_shape_map() if "CHECKPOINTABLE" not in name]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_a_run_leaves_its_configuration_and_summary() -> None:
+    model_dir, summary = finished()
+    assert read_json(model_dir, "config.json") == json.loads(config_json(TINY))
+    assert read_json(model_dir, "summary.json") == summary
+    assert (summary["status"], summary["steps"], summary["epochs"]) == ("completed", 2 * STEPS, 2.0)
+    assert summary["config_hash"] == config_hash(TINY)
+    for result in (summary["final"], summary["best"]):
+        assert result["loss"] > 0
+        assert 0 <= result["accuracy"] <= 1
+    assert summary["best"]["accuracy"] >= summary["final"]["accuracy"]
+    assert summary["best"]["step"] in (STEPS, 2 * STEPS)
+    assert summary["images_per_second"] > 0
+    assert 0 < summary["input_stall_fraction"] < 1
+    assert (summary["incidents"], summary["skipped_images"]) == ({}, 0)
+    assert summary["cpu_seconds"] > 0
+    assert summary["wall_seconds"] > 0
+    assert summary["peak_rss_bytes"] > 50 * 2**20
+    assert summary["versions"]["tensorflow"] == tf.__version__
+    assert "CPU:0" in " ".join(summary["devices"])
+    expected = {"config.json", "summary.json", "checkpoints", "train", "validation"}
+    assert set(os.listdir(model_dir)) == expected
+
+
+def test_going_on_with_a_finished_run_changes_nothing(tmp_path: pathlib.Path) -> None:
+    model_dir, summary = finished()
+    copied = shutil.copytree(model_dir, tmp_path / "run")
+    again = train.train(TINY, str(copied), resume=True)
+    assert (again["status"], again["steps"]) == ("completed", 2 * STEPS)
+    assert again["final"] == pytest.approx(summary["final"], rel=1e-5)
+    assert again["best"] == summary["best"]
+
+
+@pytest.fixture
+def determinism() -> Iterator[None]:
+    """Lets a test ask for op determinism, which holds for the process."""
+    yield
+    tensorflow_config.disable_op_determinism()
+
+
+class Interrupting(Progress):
+    """Progress that sends this process a signal when a step is reached."""
+
+    step, number = 0, signal.SIGTERM
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        if self.model.step == self.step:
+            signal.raise_signal(self.number)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Makes the runs that follow end at `step`."""
+    monkeypatch.setattr(Interrupting, "step", step)
+    monkeypatch.setattr(Interrupting, "number", number)
+    monkeypatch.setattr(train, "Progress", Interrupting)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("determinism")
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_resumed_run_is_the_straight_run_bit_for_bit(
+    replicas: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = StrategyConfig(name="mirrored", logical_cpus=2) if replicas == 2 else StrategyConfig(name="one")
+    config = dataclasses.replace(TINY, deterministic=True, strategy=devices)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train.train(config, str(straight))
+    middle = STEPS + 8
+    with monkeypatch.context() as patch:
+        interrupt(patch, middle)
+        summary = train.train(config, str(resumed))
+    assert (summary["status"], summary["signal"], summary["steps"]) == ("preempted", "SIGTERM", middle)
+    assert read_json(str(resumed), "summary.json") == summary
+    assert train.train(config, str(resumed), resume=True)["status"] == "completed"
+    expected, found = variables(straight, 2 * STEPS), variables(resumed, 2 * STEPS)
+    assert expected.keys() == found.keys()
+    assert len(expected) > 25, "weights, statistics, slots, counters"
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert scalars(events(resumed), "step/loss") == scalars(events(straight), "step/loss")
+    before = variables(resumed, middle)
+    moved = [name for name in before if not np.array_equal(before[name], found[name])]
+    assert len(moved) > 20, "the steps behind the interruption have trained"
+
+
+@keras.utils.register_keras_serializable("tests")
+class Fails(keras.layers.Layer):
+    """Makes its inputs infinite at some steps of training."""
+
+    def __init__(self, first: int, last: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first, self.last = first, last
+
+    def build(self, input_shape: Any) -> None:
+        self.count = self.add_weight("count", [], tf.int64, "zeros", trainable=False)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training:
+            return inputs
+        step = self.count.assign_add(1) - 1
+        return inputs * tf.where((self.first <= step) & (step < self.last), np.inf, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "first": self.first, "last": self.last}
+
+
+def failing(input_shape: tuple[int, int, int], classes: int, first: int, last: int) -> keras.Model:
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, test_network.plain(input_shape, classes)(Fails(first, last)(inputs)))
+
+
+fails_twice = functools.partial(failing, first=5, last=7)
+fails_for_good = functools.partial(failing, first=5, last=10**6)
+
+
+def test_skipped_updates_are_recorded_and_training_goes_on(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_twice"))
+    summary = train.train(config, str(tmp_path))
+    assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+    assert summary["incidents"] == {"nonfinite_gradient": 2}
+    incidents = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
+    assert [incident["step"] for incident in incidents] == [5, 6]
+    for incident in incidents:
+        assert incident["kind"] == "nonfinite_gradient"
+        assert incident["action"] == "skipped the update"
+        assert incident["cause"] is None
+        assert incident["evidence"]["gradient_norm"] in ("nan", "inf")
+        assert incident["evidence"]["nonfinite"] == 1
+        assert incident["evidence"]["loss_scale"] == 1
+    assert np.isfinite(summary["final"]["loss"])
+
+
+def test_a_run_that_stops_learning_stops_early(tmp_path: pathlib.Path) -> None:
+    optimizer = OptimizerConfig(name="adam", learning_rate=1e-12)
+    config = dataclasses.replace(PLAIN, epochs=5, early_stopping=1, optimizer=optimizer)
+    summary = train.train(config, str(tmp_path))
+    assert (summary["status"], summary["epochs"]) == ("stopped_early", 2.0)
+
+
+def held(path: pathlib.Path, config: TrainConfig = TINY) -> str:
+    """A directory that holds a run of `config`, begun and no more."""
+    run_directory.create(str(path), config, (), resume=False)
+    return str(path)
+
+
+def test_a_directory_with_another_run_names_what_differs_and_how_to_go_on(tmp_path: pathlib.Path) -> None:
+    model_dir = held(tmp_path / "run")
+    other = dataclasses.replace(TINY, epochs=3, model=ModelConfig(name="cnn"))
+    with pytest.raises(UsageError) as raised:
+        train.train(other, model_dir)
+    text = str(raised.value)
+    assert f"model_dir ({model_dir}) holds a run with another configuration: epochs is 2 there, 3 here; " in text
+    assert f"model.name is {test_network.FILE}:normed there, cnn here: go on with --resume --config={model_dir}" in text
+    assert "start over with --overwrite, or choose another --model_dir" in text
+    assert "width" not in text
+    assert "\n" not in text
+    with pytest.raises(UsageError, match="epochs is 2 there, 3 here"):
+        train.train(other, model_dir, resume=True)
+
+
+def test_a_directory_with_the_same_run_wants_resume_or_overwrite(tmp_path: pathlib.Path) -> None:
+    model_dir = held(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"holds this run already: go on with --resume .* or choose another"):
+        train.train(TINY, model_dir)
+
+
+def test_there_must_be_something_to_resume(tmp_path: pathlib.Path) -> None:
+    absent = tmp_path / "absent"
+    with pytest.raises(UsageError, match=r"--resume: model_dir \(.*absent\) holds no run; leave --resume out"):
+        train.train(TINY, str(absent), resume=True)
+    assert not absent.exists()
+    with pytest.raises(UsageError, match=r"--resume: there is no complete checkpoint in .*; use --overwrite"):
+        train.train(TINY, held(tmp_path / "begun"), resume=True)
+
+
+def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    model_dir = held(tmp_path / "run")
+    for name in ("checkpoints/step-00000001/state.json", "train/events", "incidents.jsonl", "summary.json", "notes"):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    other = dataclasses.replace(TINY, epochs=3)
+    run_directory.check(model_dir, other, resume=False, overwrite=True)
+    run_directory.create(model_dir, other, ("a: corrupt",), resume=False)
+    assert sorted(os.listdir(model_dir)) == ["config.json", "notes", "skipped.txt"]
+    assert run_directory.read_config(model_dir) == other
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "holds no run: there is no config.json in it"),
+        ("{", r"config\.json is not JSON \(.*\): restore it or start over"),
+        ('{"epoch": 3}', "the configuration has no option epoch; known here: .*epochs"),
+    ],
+)
+def test_an_unreadable_configuration_is_named(content: str | None, error: str, tmp_path: pathlib.Path) -> None:
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=error):
+        run_directory.read_config(str(tmp_path))
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"model_dir \(.*file/run\) cannot be written to: .*; choose another"):
+        run_directory.create(str(tmp_path / "file" / "run"), TINY, (), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "every", "per_epoch", "expected"), [(0, 100, 500, 20), (0, 100, 7, 7), (0, 5, 500, 5), (0, 0, 500, 20)]
+)
+def test_steps_per_call_keep_to_epochs_and_histograms(given: int, every: int, per_epoch: int, expected: int) -> None:
+    config = TrainConfig(steps_per_execution=given, histograms_every=every)
+    assert train.automatic_steps(config, per_epoch) == expected
+
+
+@pytest.mark.slow
+def test_a_run_that_only_skips_fails_with_exit_code_3(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=10, model=ModelConfig(name=f"{__file__}:fails_for_good"))
+    (tmp_path / "given.json").write_text(config_json(config))
+    flags = [f"--config={tmp_path / 'given.json'}", f"--model_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "tools.train", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    reason = (
+        r"the last 10[0-3] updates were all skipped for a non-finite gradient: lower --optimizer.learning_rate,"
+        r" set --optimizer.clip_norm=1, or use --precision=float32\."
+    )
+    assert re.fullmatch(f"error: {reason}", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+    summary = read_json(str(tmp_path), "run", "summary.json")
+    assert summary["status"] == "failed"
+    assert re.fullmatch(reason, summary["reason"])
+    assert 105 <= summary["steps"] < 110, "it ends with the call that reaches the limit"
+    assert summary["incidents"] == {"nonfinite_gradient": summary["steps"] - 5}
+    assert len((tmp_path / "run" / "incidents.jsonl").read_text().splitlines()) == summary["steps"] - 5
+
+
+def test_handlers_hold_for_a_while_and_a_second_signal_is_the_systems() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with train.Interruption() as interruption:
+        assert signal.getsignal(signal.SIGINT) != before
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.number == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        with pytest.raises(train.Interrupted, match="SIGINT"):
+            interruption.callback.on_train_batch_end(0)
+    assert signal.getsignal(signal.SIGINT) == before

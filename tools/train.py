@@ -1,0 +1,50 @@
+"""python -m tools.train --preset=quick --model_dir=runs/first"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+
+from absl import flags as absl_flags
+
+from models.config import TrainConfig, config_json
+from tools import flags, quiet
+
+FLAGS = absl_flags.FLAGS
+USAGE = """
+Trains an image-classification CNN.
+
+  python -m tools.train --preset=quick
+  python -m tools.train --preset=cifar --data.source=/data/pets --model_dir=runs/pets --epochs=20
+  python -m tools.train --resume --config=runs/pets/config.json --model_dir=runs/pets
+"""
+EXIT = {"completed": 0, "stopped_early": 0, "failed": 3}
+EXIT_OF_SIGNAL = {"SIGINT": 130, "SIGTERM": 75}
+
+flags.define(TrainConfig)
+absl_flags.DEFINE_string("model_dir", "", "where the run lives; default runs/PRESET-DATE-TIME")
+absl_flags.DEFINE_bool("resume", False, "go on with the run in --model_dir from its newest checkpoint")
+absl_flags.DEFINE_bool("overwrite", False, "start over in a --model_dir that holds a run")
+
+
+def main(argv: list[str]) -> int:
+    config = flags.config(TrainConfig)
+    if FLAGS.print_config:
+        print(config_json(config))
+        return 0
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    model_dir = FLAGS.model_dir or os.path.join("runs", f"{FLAGS.preset or 'run'}-{now}")
+    quiet.import_tensorflow()
+    from models.summary import text
+    from models.train import train
+
+    summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite)
+    print(text(summary, model_dir))
+    if "reason" in summary:
+        print(f"error: {summary['reason']}", file=sys.stderr)
+    return EXIT_OF_SIGNAL[summary["signal"]] if "signal" in summary else EXIT[summary["status"]]
+
+
+if __name__ == "__main__":
+    flags.run(main, USAGE, TrainConfig, own=("model_dir", "resume", "overwrite"))
