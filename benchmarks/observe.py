@@ -2,17 +2,19 @@
 
     python -m benchmarks.observe --pairs=30 --output=result.json
 
-The same resnet9 trains 100 steps of batch 128 a turn, in turns: as a plain Keras model (`plain`), as a StableModel with
-a row a step and histograms every 100 steps, all written to TensorBoard (`observed`), and with Keras's own TensorBoard
-callback at the same cadence (`keras_tensorboard`, fewer turns: it shows weights only). Images lie in memory, so that
-nothing but the training step and its observation is measured.
+The same resnet9 trains batches of 128: as a plain Keras model (`plain`), as a StableModel with a row a step and
+histograms every 100 steps, all written to TensorBoard (`observed`), and with Keras's own TensorBoard callback at the
+same cadence (`keras_tensorboard`, fewer pairs: it shows weights only). Images lie in memory, so that nothing but the
+training step and its observation is measured. A sample of a pair is 100 steps, taken in turns of 20 with the other's:
+what disturbs the machine for some seconds then falls on both.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -24,23 +26,25 @@ FLAGS = flags.FLAGS
 BATCH, SIDE, CLASSES, WIDTH = 128, 32, 10, 32
 PER_CALL = 20  # steps in a compiled call, for all
 
-flags.DEFINE_integer("pairs", 30, "turns of `plain` and `observed` that count")
-flags.DEFINE_integer("keras_pairs", 5, "turns of `plain` and `keras_tensorboard` that count")
-flags.DEFINE_integer("steps", 100, "training steps a turn, and between histograms")
+flags.DEFINE_integer("pairs", 30, "samples of `plain` and `observed`")
+flags.DEFINE_integer("keras_pairs", 5, "samples of `plain` and `keras_tensorboard`")
+flags.DEFINE_integer("steps", 100, "training steps a sample, and between histograms")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
 def main(argv: list[str]) -> int:
     for name, value in (("pairs", FLAGS.pairs), ("keras_pairs", FLAGS.keras_pairs), ("steps", FLAGS.steps)):
         require(value >= 1, f"--{name} ({value}) must be at least 1.")
+    require(FLAGS.steps % PER_CALL == 0, f"--steps ({FLAGS.steps}) must divide by {PER_CALL}, the steps of a turn.")
+    turns = FLAGS.steps // PER_CALL
     with tempfile.TemporaryDirectory() as directory:
         cases = trainings(FLAGS.steps, directory)
         plain, watched, keras = cases["plain"], cases["observed"], cases["keras_tensorboard"]
-        mine = interleaved({"plain": plain, "observed": watched}, FLAGS.pairs)
-        theirs = interleaved({"plain": plain, "keras_tensorboard": keras}, FLAGS.keras_pairs)
+        mine = interleaved({"plain": plain, "observed": watched}, FLAGS.pairs * turns, warmup=turns)
+        theirs = interleaved({"plain": plain, "keras_tensorboard": keras}, FLAGS.keras_pairs * turns, warmup=turns)
     found = []
     for name, samples in (("observed", mine), ("keras_tensorboard", theirs)):
-        cpu = {case: [sample.cpu_seconds for sample in of] for case, of in samples.items()}
+        cpu = {case: sums_of([sample.cpu_seconds for sample in of], turns) for case, of in samples.items()}
         ratio = paired_ratio(cpu[name], cpu["plain"])
         low, high = ratio.ci95
         print(f"{name}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%})")
@@ -48,15 +52,21 @@ def main(argv: list[str]) -> int:
         found.append(results.Result("observe", name, "added_cpu_fraction", "1", "lower", overhead))
         per_image = tuple(seconds / FLAGS.steps / BATCH * 1e3 for seconds in cpu[name])
         found.append(results.Result("observe", name, "cpu_ms_per_image", "ms", "lower", per_image))
-    per_image = tuple(sample.cpu_seconds / FLAGS.steps / BATCH * 1e3 for sample in mine["plain"])
+    plain_cpu = sums_of([sample.cpu_seconds for sample in mine["plain"]], turns)
+    per_image = tuple(seconds / FLAGS.steps / BATCH * 1e3 for seconds in plain_cpu)
     found.append(results.Result("observe", "plain", "cpu_ms_per_image", "ms", "lower", per_image))
     if FLAGS.output:
         results.write(FLAGS.output, found, results.environment())
     return 0
 
 
+def sums_of(values: Sequence[float], count: int) -> list[float]:
+    """The sum of every `count` values."""
+    return [sum(values[first : first + count]) for first in range(0, len(values), count)]
+
+
 def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
-    """{case: trains `steps` steps}; event files go under `directory`."""
+    """{case: trains a turn of `PER_CALL` steps}, histograms every `steps`; event files go under `directory`."""
     import numpy as np
     import tensorflow as tf
     import tf_keras as keras
@@ -86,13 +96,21 @@ def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
         return keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True, jit_compile=False)
 
     def training(model: keras.Model, *callbacks: keras.callbacks.Callback) -> Callable[[], object]:
-        fit = {"steps_per_epoch": steps, "epochs": 1, "verbose": 0}
-        return lambda: model.fit(batches, callbacks=list(callbacks), **fit)
+        epochs = itertools.count()
+
+        def turn() -> None:
+            epoch = next(epochs)
+            fit = {"steps_per_epoch": PER_CALL, "initial_epoch": epoch, "epochs": epoch + 1, "verbose": 0}
+            model.fit(batches, callbacks=list(callbacks), **fit)
+
+        return turn
 
     observed = stable()
     observed.compile(optimizer(), Crossentropy(), histograms_every=steps, steps_per_execution=PER_CALL)
     board = TensorBoard(os.path.join(directory, "observed"), BATCH, map(str, range(CLASSES)))
-    theirs = keras.callbacks.TensorBoard(os.path.join(directory, "keras"), histogram_freq=1, update_freq=PER_CALL)
+    theirs = keras.callbacks.TensorBoard(
+        os.path.join(directory, "keras"), histogram_freq=steps // PER_CALL, update_freq=PER_CALL
+    )
     return {
         "plain": training(plain_keras()),
         "observed": training(observed, board),

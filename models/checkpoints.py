@@ -31,9 +31,8 @@ class Checkpoints:
 
     def __init__(self, directory: str, model: StableModel) -> None:
         self.directory, self.model = directory, model
-        with model.distribute_strategy.scope():
-            model.optimizer.build(model.trainable_variables)  # slots exist before they are restored
-        self._tracked = tf.train.Checkpoint(model=model, data_step=model.data_step)
+        averages = {"averages": model.averages.variables} if model.averages else {}
+        self._tracked = tf.train.Checkpoint(model=model, data_step=model.data_step, **averages)
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint of the model's step with `state`, which JSON can hold; drops old ones.

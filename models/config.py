@@ -16,65 +16,163 @@ from typing import Any
 
 from pipeline.config import DataConfig, UsageError, one_of, option, require
 
-ARCHITECTURES = ("cnn", "resnet9")
-OPTIMIZERS = ("sgd", "adam", "rmsprop")
-SCHEDULES = ("constant", "cosine", "one_cycle")
+RESNETS = ("resnet18", "resnet34", "resnet50")
+ARCHITECTURES = ("cnn", "resnet9", *RESNETS)
+NORMS = ("batch", "sync_batch", "group")
+OPTIMIZERS = ("sgd", "sgdw", "adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
+SCHEDULES = ("constant", "cosine", "one_cycle", "step", "polynomial", "restarts")
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network. Widths and depths are those of small images; regularizers act on kernels only."""
+    """The network. Regularizers act on kernels only."""
 
-    name: str = option("resnet9", "cnn | resnet9 | path/to/file.py:function returning a functional Keras model")
-    width: int = option(32, "channels of the first convolution; later ones are multiples of it")
+    name: str = option(
+        "resnet9",
+        "cnn | resnet9 | resnet18 | resnet34 | resnet50 | path/to/file.py:function returning a functional Keras model",
+    )
+    width: int = option(0, "channels of the first convolution; 0: 32 for cnn and resnet9, 64 for the published ones")
+    stem: str = option(
+        "auto", "first layers of resnet18 to 50: imagenet (7x7, pooled) | small (3x3) | auto by image size"
+    )
+    norm: str = option("batch", "batch | sync_batch (batch statistics over all replicas) | group")
+    zero_init: bool = option(True, "start the last norm scale of each block of resnet18 to 50 at 0")
+    stochastic_depth: float = option(0.0, "chance to leave out the last block of resnet18 to 50; earlier ones less")
+    spectral_norm: bool = option(False, "divide the kernels of cnn by their largest singular value; one replica only")
     dropout: float = option(0.0, "share of units dropped before the classifier (and after each stage of cnn)")
     l1: float = option(0.0, "L1 penalty on kernels, added to the loss")
-    l2: float = option(0.0, "L2 penalty on kernels, added to the loss")
+    l2: float = option(0.0, "L2 penalty on kernels, added to the loss: value times sum of squares")
 
     def __post_init__(self) -> None:
         if ":" not in self.name:
             one_of("model.name", self.name, ARCHITECTURES)
-        require(self.width >= 1, f"model.width ({self.width}) must be at least 1 channel.")
-        require(0 <= self.dropout < 1, f"model.dropout ({self.dropout}) is a share: it must lie in [0, 1).")
+        one_of("model.stem", self.stem, ("auto", "imagenet", "small"))
+        one_of("model.norm", self.norm, NORMS)
+        require(self.width >= 0, f"model.width ({self.width}) must not be negative; 0 takes the network's own.")
+        for name in ("dropout", "stochastic_depth"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"model.{name} ({value}) is a share: it must lie in [0, 1).")
         for name in ("l1", "l2"):
             value = getattr(self, name)
             require(value >= 0, f"model.{name} ({value}) must not be negative; 0 turns it off.")
+        require(
+            not self.stochastic_depth or self.name in RESNETS,
+            f"model.stochastic_depth ({self.stochastic_depth}) is for {', '.join(RESNETS)}; {self.name} has no such"
+            " blocks: choose another model.name or turn it off with 0.",
+        )
+        require(
+            not self.spectral_norm or self.name == "cnn",
+            f"model.spectral_norm is for model.name=cnn, not {self.name}: give one or the other.",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The update rule and its schedule. Defaults of adam and rmsprop are Keras's."""
+    """The update rule and its schedule. Defaults of the Adam family are Keras's."""
 
-    name: str = option("sgd", "sgd | adam | rmsprop")
+    name: str = option(
+        "sgd",
+        "sgd | adam | rmsprop | sgdw | adamw | lamb | radam | lookahead (on radam) | novograd; the last four: addons",
+    )
     learning_rate: float = option(0.1, "peak learning rate, for the global batch")
-    momentum: float = option(0.9, "momentum of sgd and rmsprop")
-    nesterov: bool = option(True, "Nesterov's form of sgd's momentum")
-    beta_1: float = option(0.9, "adam's decay of the first moment")
-    beta_2: float = option(0.999, "adam's decay of the second moment, rmsprop's rho")
-    epsilon: float = option(1e-7, "added to the denominator of adam and rmsprop")
-    weight_decay: float = option(0.0, "decoupled decay, times the learning rate; not on biases and norms")
+    scaling: str = option("none", "learning rate by global batch: none | linear | sqrt, relative to reference_batch")
+    reference_batch: int = option(256, "the global batch at which learning_rate holds, where scaling is on")
+    momentum: float = option(0.9, "momentum of sgd, sgdw and rmsprop")
+    nesterov: bool = option(True, "Nesterov's form of the momentum of sgd and sgdw")
+    beta_1: float = option(0.9, "decay of the first moment: adam and its relatives, lamb, novograd")
+    beta_2: float = option(0.999, "decay of the second moment there; rmsprop's rho")
+    epsilon: float = option(1e-7, "added to the denominator there")
+    weight_decay: float = option(
+        0.0, "decoupled decay, times the learning rate; not on biases and norms (the coupled form is model.l2)"
+    )
+    clip_value: float = option(0.0, "clip each component of the gradients to this; 0 is off")
     clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
-    schedule: str = option("cosine", "constant | cosine (to zero) | one_cycle (linear to zero), after the warm-up")
+    clip_adaptive: float = option(0.0, "clip each unit's gradient to this share of its weights' norm; 0 is off")
+    accumulate: int = option(1, "parts that a batch is taken in, one after another, to save memory; one update a batch")
+    schedule: str = option(
+        "cosine", "constant | cosine | one_cycle (linear to zero) | step | polynomial | restarts, after the warm-up"
+    )
     warmup_epochs: float = option(0.0, "epochs of linear warm-up from zero to the peak; fractions allowed")
+    milestones: str = option("30,60,80", "step: epochs after which the rate falls")
+    step_factor: float = option(0.1, "step: what the rate is multiplied with at each milestone")
+    power: float = option(2.0, "polynomial: (1 - share done) to this power")
+    restart_epochs: float = option(10.0, "restarts: epochs of the first period")
+    restart_growth: float = option(2.0, "restarts: how many times as long each next period is")
 
     def __post_init__(self) -> None:
         one_of("optimizer.name", self.name, OPTIMIZERS)
         one_of("optimizer.schedule", self.schedule, SCHEDULES)
-        finite = 0 < self.learning_rate < float("inf")
-        require(finite, f"optimizer.learning_rate ({self.learning_rate}) must be positive and finite.")
+        one_of("optimizer.scaling", self.scaling, ("none", "linear", "sqrt"))
+        for name in ("learning_rate", "epsilon", "power", "restart_epochs"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), f"optimizer.{name} ({value}) must be positive and finite.")
         for name in ("momentum", "beta_1", "beta_2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} ({value}) must lie in [0, 1).")
         require(
-            not (self.name == "sgd" and self.nesterov and self.momentum == 0),
+            not (self.name in ("sgd", "sgdw") and self.nesterov and self.momentum == 0),
             "optimizer.nesterov needs optimizer.momentum above 0: give one or --nooptimizer.nesterov.",
         )
-        require(self.epsilon > 0, f"optimizer.epsilon ({self.epsilon}) must be positive.")
-        for name in ("weight_decay", "clip_norm", "warmup_epochs"):
+        for name in ("weight_decay", "clip_value", "clip_norm", "clip_adaptive", "warmup_epochs"):
             value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name} ({value}) must not be negative; 0 turns it off.")
+            require(
+                0 <= value < float("inf"),
+                f"optimizer.{name} ({value}) must not be negative or infinite; 0 turns it off.",
+            )
+        for name in ("accumulate", "reference_batch"):
+            value = getattr(self, name)
+            require(value >= 1, f"optimizer.{name} ({value}) must be at least 1.")
+        require(0 < self.step_factor < 1, f"optimizer.step_factor ({self.step_factor}) must lie between 0 and 1.")
+        require(
+            1 <= self.restart_growth < 100, f"optimizer.restart_growth ({self.restart_growth}) must lie in [1, 100)."
+        )
+        marks = self.milestone_epochs
+        require(
+            bool(marks) and marks[0] > 0 and list(marks) == sorted(set(marks)),
+            f"optimizer.milestones ({self.milestones}) must be epochs in rising order, for example 30,60,80.",
+        )
+
+    @property
+    def milestone_epochs(self) -> tuple[float, ...]:
+        """Empty where `milestones` are not numbers."""
+        try:
+            return tuple(float(mark) for mark in self.milestones.split(","))
+        except ValueError:
+            return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class AveragingConfig:
+    """Averages of the weights, evaluated in their place."""
+
+    name: str = option("none", "none | ema (exponential moving average) | swa (mean over epochs): what is evaluated")
+    decay: float = option(0.999, "ema: share of the average kept at each step")
+    start: float = option(0.75, "swa: share of the run after which epochs enter the mean")
+
+    def __post_init__(self) -> None:
+        one_of("averaging.name", self.name, ("none", "ema", "swa"))
+        for name in ("decay", "start"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"averaging.{name} ({value}) must lie in [0, 1).")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixingConfig:
+    """Batches mixed with themselves on the device, labels too."""
+
+    mixup: float = option(
+        0.0, "blend pairs of images: the Beta distribution's parameter of the share (0.2 is usual); 0 is off"
+    )
+    cutmix: float = option(
+        0.0, "paste rectangles between pairs: its parameter likewise (1 is usual); with both, each image draws"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("mixup", "cutmix"):
+            value = getattr(self, name)
+            require(0 <= value <= 100, f"mixing.{name} ({value}) must lie in 0 to 100; 0 turns it off.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +222,10 @@ class TrainConfig:
         "auto", "auto | float32 | mixed_bfloat16 | mixed_float16; auto: bfloat16 where hardware has it"
     )
     xla: str = option("auto", "auto (on for GPUs) | on | off: compile forward and backward with XLA")
-    label_smoothing: float = option(0.0, "share of the target spread evenly over all classes")
+    loss: str = option("crossentropy", "crossentropy (softmax) | focal (sigmoid focal loss of tensorflow-addons)")
+    label_smoothing: float = option(0.0, "share of crossentropy's target spread evenly over all classes")
+    focal_gamma: float = option(2.0, "focal: how fast the weight of an example falls as it is got right")
+    class_weights: str = option("none", "none | balanced: every class weighs the same in the training loss")
     steps_per_execution: int = option(0, "training steps in one compiled call; 0 chooses")
     histograms_every: int = option(100, "steps between histograms of weights and gradients; 0 is off")
     checkpoint_every_epochs: int = option(1, "epochs between checkpoints; the last three and the best are kept")
@@ -133,6 +234,8 @@ class TrainConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    averaging: AveragingConfig = dataclasses.field(default_factory=AveragingConfig)
+    mixing: MixingConfig = dataclasses.field(default_factory=MixingConfig)
     strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
     profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
 
@@ -141,7 +244,14 @@ class TrainConfig:
         require(0 <= self.seed < 2**31, f"seed ({self.seed}) must lie in [0, 2^31).")
         one_of("precision", self.precision, PRECISIONS)
         one_of("xla", self.xla, ("auto", "on", "off"))
+        one_of("loss", self.loss, ("crossentropy", "focal"))
+        one_of("class_weights", self.class_weights, ("none", "balanced"))
         require(0 <= self.label_smoothing < 1, f"label_smoothing ({self.label_smoothing}) must lie in [0, 1).")
+        require(
+            not (self.loss == "focal" and self.label_smoothing),
+            f"label_smoothing ({self.label_smoothing}) goes with --loss=crossentropy: set it to 0 or change the loss.",
+        )
+        require(0 <= self.focal_gamma < float("inf"), f"focal_gamma ({self.focal_gamma}) must not be negative.")
         for name in ("steps_per_execution", "histograms_every", "early_stopping"):
             value = getattr(self, name)
             require(value >= 0, f"{name} ({value}) must not be negative.")

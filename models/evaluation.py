@@ -1,4 +1,4 @@
-"""How good a run's model is: accuracy, precision and recall per class, confusion matrix.
+"""How good a run's model is: accuracy and other scores, precision and recall per class, confusion matrix.
 
 evaluation = evaluate_run("runs/first")
 print(text(evaluation))
@@ -13,7 +13,8 @@ import numpy as np
 
 from models import run_directory, strategy
 from models.checkpoints import Checkpoints, read_state, steps
-from models.train import batches, create_model, evaluate, set_up, steps_in_epoch
+from models.scores import precision, recall
+from models.train import batches, create_model, evaluate, set_up, statistics_batches, steps_in_epoch
 from pipeline import build
 from pipeline.config import UsageError
 from pipeline.reader import evaluation_steps
@@ -21,30 +22,17 @@ from pipeline.reader import evaluation_steps
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """`matrix` holds counts [classes, classes] by true (row) and predicted class (column)."""
+    """`matrix`: counts [classes, classes] by true (row) and predicted class (column), `scores` what that comes to."""
 
     checkpoint: str
     loss: float
     matrix: np.ndarray
     classes: tuple[str, ...]
+    scores: dict[str, float]
 
     @property
     def accuracy(self) -> float:
         return float(np.trace(self.matrix) / self.matrix.sum())
-
-    @property
-    def precision(self) -> np.ndarray:
-        """Right among those predicted as each class; NaN where none was."""
-        return _share(np.diag(self.matrix), self.matrix.sum(axis=0))
-
-    @property
-    def recall(self) -> np.ndarray:
-        """Right among those of each class; NaN where there is none."""
-        return _share(np.diag(self.matrix), self.matrix.sum(axis=1))
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
@@ -64,8 +52,9 @@ def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> E
     model = create_model(config, data, devices, steps_in_epoch(config, data))
     Checkpoints(os.path.dirname(path), model).restore(path)
     _, evaluation = batches(config, data, devices, share, start_step=0)
+    model.statistics_batches = statistics_batches(config, data, devices, share, steps_in_epoch(config, data))
     result = evaluate(model, evaluation, evaluation_steps(data.validation, share))
-    return Evaluation(path, result["loss"], model.confusion_matrix, data.classes)
+    return Evaluation(path, result["loss"], model.confusion_matrix, data.classes, model.scores)
 
 
 def chosen_checkpoint(directory: str, which: str) -> str:
@@ -89,10 +78,11 @@ def text(evaluation: Evaluation) -> str:
     lines = [
         f"{matrix.sum():.0f} images, {evaluation.checkpoint}",
         f"accuracy {evaluation.accuracy:.4f}  loss {evaluation.loss:.4f}",
+        "  ".join(f"{name} {value:.4f}" for name, value in evaluation.scores.items()),
         "",
         f"{'class':<{wide}}  precision  recall  images",
     ]
-    rows = zip(classes, evaluation.precision, evaluation.recall, matrix.sum(axis=1), strict=True)
+    rows = zip(classes, precision(matrix), recall(matrix), matrix.sum(axis=1), strict=True)
     lines += [
         f"{name:<{wide}}  {precision:9.4f}  {recall:6.4f}  {count:6.0f}" for name, precision, recall, count in rows
     ]

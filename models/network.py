@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import pathlib
-from collections.abc import Callable
 
+import tensorflow as tf
 import tf_keras as keras
 
 from models.cnn import cnn
-from models.config import ModelConfig
-from models.resnet import resnet9
+from models.config import RESNETS, ModelConfig
+from models.convolution import Convolutions
+from models.resnet import resnet, resnet9
 from pipeline.config import UsageError
 
 
@@ -20,17 +22,37 @@ def create(config: ModelConfig, input_shape: tuple[int, int, int], classes: int)
     Raises:
       UsageError: the user's file, function or what it returns is not usable.
     """
-    ours: dict[str, Callable[..., keras.Model]] = {"cnn": cnn, "resnet9": resnet9}
-    if config.name not in ours:
+    if ":" in config.name:
         return _users(config.name, input_shape, classes)
-    try:
-        return ours[config.name](
-            input_shape, classes, width=config.width, dropout=config.dropout, l1=config.l1, l2=config.l2
+    if config.spectral_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        raise UsageError(
+            "model.spectral_norm writes kernels in the forward pass, which several replicas cannot:"
+            " give --strategy.name=one or turn it off."
         )
+    try:
+        return _ours(config, input_shape, classes)
     except ValueError as error:  # Keras's own shape arithmetic
         raise UsageError(
             f"model.name={config.name} cannot be built for images of {input_shape}: {_line(error)}; use larger images."
         ) from error
+
+
+def _ours(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    shared = Convolutions(config.norm, config.l1, config.l2, config.spectral_norm)
+    if config.name in RESNETS:
+        return resnet(
+            config.name,
+            input_shape,
+            classes,
+            width=config.width or 64,
+            dropout=config.dropout,
+            conv=dataclasses.replace(shared, epsilon=1e-5, initializer="he_normal"),
+            stem=config.stem,
+            zero_init=config.zero_init,
+            stochastic_depth=config.stochastic_depth,
+        )
+    build = {"cnn": cnn, "resnet9": resnet9}[config.name]
+    return build(input_shape, classes, width=config.width or 32, dropout=config.dropout, conv=shared)
 
 
 def _line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ global batch, so that gradients sum over replicas; loss for people is the mean.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,35 +20,17 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from models import histograms, telemetry
+from models import histograms, losses, mixing, scores, telemetry
+from models.averaging import Averages, Averaging, recomputing
+from models.clipping import Clipping
+from models.config import MixingConfig
 from models.layers import Dropout
+from models.metrics import Calibration, ConfusionMatrix
 from pipeline.normalize import Normalize
 
 LossScaleOptimizer = keras.mixed_precision.LossScaleOptimizer
 SUM = tf.distribute.ReduceOp.SUM
-
-
-class ConfusionMatrix(keras.metrics.Metric):
-    """Weights of examples by true class (row) and predicted class (column), float32 [classes, classes]."""
-
-    def __init__(self, classes: int, name: str = "confusion", **kwargs) -> None:
-        super().__init__(name=name, **kwargs)
-        self.classes = classes
-        self.matrix = self.add_weight("matrix", shape=[classes, classes], initializer="zeros", dtype=tf.float32)
-
-    def update_state(
-        self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
-    ) -> tf.Operation:
-        predicted = tf.argmax(y_pred, axis=-1)
-        return self.matrix.assign_add(
-            tf.math.confusion_matrix(y_true, predicted, self.classes, sample_weight, dtype=tf.float32)
-        )
-
-    def result(self) -> tf.Tensor:
-        return tf.identity(self.matrix)
-
-    def reset_state(self) -> None:
-        self.matrix.assign(tf.zeros_like(self.matrix))
+MIXING = -1  # the use of randomness beside the layers', which count from 0
 
 
 def clock_in_graph() -> Callable[[], tf.Tensor]:
@@ -57,6 +40,19 @@ def clock_in_graph() -> Callable[[], tf.Tensor]:
     except tf.errors.FailedPreconditionError:
         return lambda: tf.numpy_function(time.perf_counter, [], tf.float64)
     return tf.timestamp
+
+
+def is_legacy(optimizer: Any) -> bool:
+    """Whether it is of the older of Keras's two families, as those of tensorflow-addons are."""
+    return isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+
+
+def rightness(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """float32 [b]: 1 where the largest logit is the label's, 0 where not; the target's share of it for soft targets."""
+    predicted = tf.argmax(logits, -1)
+    if labels.dtype.is_floating:
+        return tf.gather(labels, predicted, batch_dims=1)
+    return tf.cast(predicted == tf.cast(labels, tf.int64), tf.float32)
 
 
 class StableModel(keras.Model):
@@ -71,6 +67,14 @@ class StableModel(keras.Model):
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
     # Where the next `fit` starts, (epoch, step in it); counts once.
     resume_at: tuple[int, int] | None = None
+    # What evaluation sees in place of the weights, once there is something in it.
+    averages: Averages | None = None
+    # Training batches, and how many, to recompute BatchNorm's statistics with where averaging asks for that.
+    statistics_batches: tuple[Any, int] | None = None
+    # The part of a batch being trained: masks of dropout differ between parts.
+    _part: tf.Tensor | int = 0
+    _parts: int = 1
+    _recompute: Callable[[Any, int], None] | None = None
 
     @classmethod
     def wrap(
@@ -102,38 +106,63 @@ class StableModel(keras.Model):
         )
         random = [layer for layer in inner._flatten_layers() if isinstance(layer, Dropout)]
         for number, layer in enumerate(random):
-            layer.seed, layer.step = (seed, number), model.data_step.read_value
+            layer.seed, layer.step = (seed, number), model._random_step
+        model._seed = seed
         return model
+
+    def _random_step(self) -> tf.Tensor:
+        """A number (int64 []) of its own for every step and part of a batch."""
+        return self.data_step.read_value() * self._parts + tf.cast(self._part, tf.int64)
 
     def compile(
         self,
-        optimizer: keras.optimizers.Optimizer,
+        optimizer: keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer,
         loss: Any,
         xla: bool = False,
-        clip_norm: float = 0.0,
+        clipping: Clipping | None = None,
         histograms_every: int = 0,
+        accumulate: int = 1,
+        class_weights: Sequence[float] | None = None,
+        mixing: MixingConfig | None = None,
+        averaging: Averaging | None = None,
         **kwargs: Any,
     ) -> None:
-        """Keras's, and: forward and backward under XLA, clipping to a global norm, steps between histograms (0: off).
+        """Keras's, and more.
 
         `loss` is a Keras loss over one output. Any optimizer is wrapped in a `LossScaleOptimizer`, which skips an
         update with a non-finite gradient on all replicas, slots included; its scale moves in float16 only.
+
+        Args:
+          xla: forward and backward under XLA.
+          histograms_every: steps between histograms of all weights and gradients; 0 is off.
+          accumulate: parts that each replica's batch is taken in, one after another; they make one update.
+          class_weights: weights of the classes in the training loss.
+          mixing: mixup and CutMix of each replica's batch.
+          averaging: which average of the weights `evaluate` sees.
         """
-        if not isinstance(optimizer, LossScaleOptimizer):
-            if keras.mixed_precision.global_policy().name == "mixed_float16":
-                optimizer = LossScaleOptimizer(optimizer)
-            else:
-                optimizer = LossScaleOptimizer(optimizer, initial_scale=1, dynamic_growth_steps=2**31 - 1)
+        self._scales = isinstance(optimizer, LossScaleOptimizer)
+        if not self._scales:
+            self._scales = keras.mixed_precision.global_policy().name == "mixed_float16"
+            still = {} if self._scales else {"initial_scale": 1, "dynamic_growth_steps": 2**31 - 1}
+            optimizer = LossScaleOptimizer(optimizer, **still)
         # Keras warns about weights in evaluation unless this is said; they weigh `metrics` here.
         kwargs.setdefault("weighted_metrics", [])
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self._per_example_loss = keras.losses.get(loss)
         self._has_metrics = bool(kwargs.get("metrics") or kwargs.get("weighted_metrics"))
-        self._clip_norm, self._histograms_every = clip_norm, histograms_every
+        self._clipping, self._histograms_every, self._parts = clipping or Clipping(), histograms_every, accumulate
+        self._class_weights = None if class_weights is None else list(class_weights)
+        self._mixing = mixing if mixing and (mixing.mixup or mixing.cutmix) else None
         self._forward_backward = tf.function(self._gradients, jit_compile=True) if xla else self._gradients
         with self.distribute_strategy.scope():
             self._test_loss, self._test_accuracy = keras.metrics.Mean("loss"), keras.metrics.Mean("accuracy")
-            self._confusion = ConfusionMatrix(self.output_shape[-1])
+            self._test_top_5 = keras.metrics.Mean("top_5")
+            self._confusion, self._calibration = ConfusionMatrix(self.output_shape[-1]), Calibration()
+            # Now, because the older family fails in a compiled loop over several replicas that has to make its slots.
+            build = optimizer._create_all_weights if is_legacy(optimizer) else optimizer.build
+            build(self.trainable_variables)
+            if averaging:
+                self.averages = Averages([*self.trainable_variables, *self._statistics()], averaging)
         # What the host reads after a call lives outside the replicas.
         shapes = {"rows": [None, len(telemetry.ROW)], "edges": [None, 2], "counts": [None, histograms.BINS + 1]}
         kinds = {"counts": tf.int32}
@@ -171,29 +200,73 @@ class StableModel(keras.Model):
 
     # The training step.
 
-    def _gradients(self, images: tf.Tensor, labels: tf.Tensor):
-        """(loss for people, number right, logits, gradients of the scaled loss), this replica's parts of sums."""
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        with tf.GradientTape() as tape:
-            logits = self(images, training=True)
-            loss = tf.reduce_mean(self._per_example_loss.call(labels, logits))
-            # A part of the sum over replicas: their mean over the global batch.
-            loss = (loss + tf.add_n([0.0, *self.losses])) / replicas
-            scaled = self.optimizer.get_scaled_loss(loss)
-        right = tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == tf.cast(labels, tf.int64), tf.float32)) / replicas
-        return loss, right, logits, tape.gradient(scaled, self.trainable_variables)
+    def _gradients(self, images: tf.Tensor, labels: tf.Tensor, part: tf.Tensor | int = 0):
+        """(loss for people, number right, logits, gradients of the scaled loss), this part's parts of sums.
+
+        `labels` are int [b], or targets float [b, classes].
+        """
+        # The loss's part of the sum over parts and replicas: their mean over the global batch.
+        parts = self.distribute_strategy.num_replicas_in_sync * self._parts
+        self._part = part
+        try:
+            with tf.GradientTape() as tape:
+                logits = self(images, training=True)
+                loss = tf.reduce_mean(self._weighted(self._per_example_loss.call(labels, logits), labels))
+                loss = (loss + tf.add_n([0.0, *self.losses])) / parts
+                scaled = self.optimizer.get_scaled_loss(loss)
+        finally:
+            self._part = 0
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        missing = [v.name for v, g in zip(self.trainable_variables, gradients, strict=True) if g is None]
+        if missing:
+            raise ValueError(f"no gradient reaches {', '.join(missing)}: they do not lead to the output.")
+        right = tf.reduce_mean(rightness(labels, logits)) / parts
+        return loss, right, logits, gradients
+
+    def _weighted(self, per_example: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        if self._class_weights is None:
+            return per_example
+        weights = tf.constant(self._class_weights, tf.float32)[:, None]
+        return per_example * tf.matmul(losses.targets(labels, len(self._class_weights)), weights)[:, 0]
+
+    def _accumulated(self, images: tf.Tensor, labels: tf.Tensor):
+        """As `_gradients`, part after part."""
+        if self._parts == 1:
+            return self._forward_backward(images, labels)
+        size = images.shape[0] // self._parts
+
+        def add(part, loss, right, logits, gradients):
+            chosen = slice(part * size, (part + 1) * size)
+            more = self._forward_backward(images[chosen], labels[chosen], part)
+            gradients = [a + b for a, b in zip(gradients, more[3], strict=True)]
+            return part + 1, loss + more[0], right + more[1], logits.write(part, more[2]), gradients
+
+        logits = tf.TensorArray(tf.float32, self._parts, element_shape=[size, self.output_shape[-1]])
+        start = (0, 0.0, 0.0, logits, [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables])
+        _, loss, right, logits, gradients = tf.while_loop(
+            lambda part, *_: part < self._parts, add, start, parallel_iterations=1
+        )
+        return loss, right, logits.concat(), gradients
+
+    def _mixed(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if self._mixing is None:
+            return images, labels
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        key = tf.constant([self._seed, MIXING], tf.int32)
+        for number in (self.data_step, replica):
+            key = tf.random.experimental.stateless_fold_in(key, number, alg="philox")
+        return mixing.mixed(images, labels, self.output_shape[-1], self._mixing.mixup, self._mixing.cutmix, key)
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor):
         """One step on one replica: (telemetry row, histogram edges, histogram counts)."""
         optimizer, context = self.optimizer, tf.distribute.get_replica_context()
         statistics = self._statistics()
         before = [tf.identity(v) for v in statistics]
-        scale = tf.identity(optimizer.loss_scale)
-        loss, right, logits, gradients = self._forward_backward(images, labels)
-        missing = [v.name for v, g in zip(self.trainable_variables, gradients, strict=True) if g is None]
-        if missing:
-            raise ValueError(f"no gradient reaches {', '.join(missing)}: they do not lead to the output.")
-        gradients = optimizer.get_unscaled_gradients(gradients)
+        scale, rate = tf.identity(optimizer.loss_scale), self._learning_rate()
+        loss, right, logits, gradients = self._accumulated(*self._mixed(images, labels))
+        # A scale of 1 is not multiplied with; the empty list keeps Keras from warning of that.
+        unscaled = optimizer.get_unscaled_gradients(gradients if self._scales else [])
+        gradients = unscaled or gradients
         # One for all replicas: a checkpoint holds one, and evaluation reads each replica's own.
         means = [v / context.num_replicas_in_sync for v in statistics]
         loss, right, *both = context.all_reduce(SUM, [loss, right, *means, *gradients])
@@ -201,26 +274,36 @@ class StableModel(keras.Model):
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
         edges, counts = self._buckets(gradients)
-        if self._clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
+        gradients = self._clipping(gradients, norm, self)
         # The optimizer must skip on exactly what `finite` says, a norm that overflows included.
         gradients[0] += tf.where(finite, 0.0, np.nan)
-        optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables, strict=True), skip_gradients_aggregation=True
-        )
+        reduced = {"skip_gradients_aggregation": True}
+        if is_legacy(optimizer):
+            reduced = {"experimental_aggregate_gradients": False}
+        optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True), **reduced)
         for variable, mean, old in zip(statistics, means, before, strict=True):  # skipped like the update
             variable.assign(tf.where(finite, mean, old))
+        if self.averages is not None:
+            self.averages.update(self.data_step)
         if self._has_metrics:
             self.compiled_metrics.update_state(labels, logits)
         row = telemetry.row(
             loss=loss,
             accuracy=right,
             gradient_norm=norm,
-            learning_rate=optimizer.learning_rate,  # a schedule's is set by apply_gradients
+            learning_rate=rate,
             loss_scale=scale,
             nonfinite=~finite,
         )
         return row, edges, counts
+
+    def _learning_rate(self) -> tf.Tensor:
+        """That of the coming update."""
+        inner = self.optimizer.inner_optimizer
+        # Keras holds a schedule here, and what it gave last under `learning_rate`.
+        rate = getattr(inner, "_learning_rate", None)
+        rate = inner.learning_rate if rate is None else rate
+        return rate(self.optimizer.iterations) if callable(rate) else tf.identity(rate)
 
     def _statistics(self) -> list[tf.Variable]:
         """The floating-point state that training writes beside the weights: BatchNorm's moving mean and variance."""
@@ -287,21 +370,33 @@ class StableModel(keras.Model):
         if weights is None:
             weights = tf.ones_like(labels, tf.float32)
         logits = self(images, training=False)
-        losses = self._per_example_loss.call(labels, logits)
-        right = tf.cast(tf.argmax(logits, -1) == tf.cast(labels, tf.int64), tf.float32)
-        self._test_loss.update_state(losses, weights)
-        self._test_accuracy.update_state(right, weights)
+        self._test_loss.update_state(self._per_example_loss.call(labels, logits), weights)
+        self._test_accuracy.update_state(rightness(labels, logits), weights)
+        self._test_top_5.update_state(tf.math.in_top_k(labels, logits, 5), weights)
         self._confusion.update_state(labels, logits, weights)
+        self._calibration.update_state(labels, logits, weights)
         if self._has_metrics:
             self.compiled_metrics.update_state(labels, logits, weights)
         mine = {"loss": self._test_loss.result(), "accuracy": self._test_accuracy.result()}
         return {**{m.name: m.result() for m in self.compiled_metrics.metrics}, **mine}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's; leaves `confusion_matrix`, float32 [classes, classes] by true (row) and predicted class."""
-        results = super().evaluate(*args, **kwargs)
+        """Keras's, of the averaged weights where there are any.
+
+        Leaves `confusion_matrix`, float32 [classes, classes] by true (row) and predicted class, and `scores`, {name:
+        figure} as in `scores.all_scores`.
+        """
+        averages = self.averages if self.averages is not None and self.averages.ready(self.step) else None
+        with averages.applied() if averages else contextlib.nullcontext():
+            if averages and averages.averaging.recompute and self.statistics_batches:
+                if self._recompute is None:
+                    self._recompute = recomputing(self)
+                self._recompute(*self.statistics_batches)
+            results = super().evaluate(*args, **kwargs)
         # Read here because every worker of a cluster has to take part in reading it.
         self.confusion_matrix = self._confusion.result().numpy()
+        top_5 = float(self._test_top_5.result()) if len(self.confusion_matrix) > 5 else None
+        self.scores = scores.all_scores(self.confusion_matrix, self._calibration.result().numpy(), top_5)
         return results
 
     def _maybe_load_initial_counters_from_ckpt(self, steps_per_epoch: int, initial_epoch: int) -> tuple[int, int]:

@@ -86,6 +86,8 @@ class TensorBoard(keras.callbacks.Callback):
         logs, step = logs or {}, self.model.step
         of_train = {f"epoch/{name}": value for name, value in logs.items() if not name.startswith("val_")}
         of_validation = {f"epoch/{n.removeprefix('val_')}": v for n, v in logs.items() if n.startswith("val_")}
+        if of_validation:
+            of_validation.update({f"epoch/{name}": value for name, value in self.model.scores.items()})
         for writer, values in ((self._train, of_train), (self._validation, of_validation)):
             with writer.as_default():
                 tf.summary.experimental.write_raw_pb(scalars(values), step)

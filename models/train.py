@@ -14,22 +14,24 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from models import network, optimizers, run_directory, strategy
+from models import averaging, losses, network, optimizers, run_directory, strategy
 from models.checkpoints import Checkpointer, Checkpoints
-from models.config import TrainConfig
+from models.clipping import Clipping
+from models.config import AveragingConfig, TrainConfig
 from models.interruption import Interrupted, Interruption
-from models.losses import Crossentropy
 from models.progress import Progress
+from models.schedules import Schedule
 from models.stable_model import StableModel
 from models.summary import Meter, TrainingFailed, summarize
 from models.tensorboard import Profiler, TensorBoard
 from pipeline import build
 from pipeline.build import Data
-from pipeline.config import UsageError
+from pipeline.config import UsageError, require
 from pipeline.order import Share
 from pipeline.reader import evaluation_steps
 
 STEPS_PER_EXECUTION = 20  # more hides no more dispatch, and a signal waits for the call to end
+STATISTICS_STEPS = 100  # an error of the mean of a tenth of what one batch has
 
 
 def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -55,6 +57,7 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
         run_directory.create(model_dir, config, data.skipped, resume)
 
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
+    model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
     checkpointer = Checkpointer(checkpoints, config.checkpoint_every_epochs, state["best"])
     meter = Meter(config.data.batch_size, os.path.join(model_dir, "incidents.jsonl") if chief else None)
     interruption = Interruption()
@@ -126,23 +129,63 @@ def set_up(config: TrainConfig) -> None:
 
 
 def create_model(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, steps_per_epoch: int) -> StableModel:
-    """The compiled model, its variables on the strategy's devices."""
-    size, channels = config.data.image_size, config.data.channels
+    """The compiled model, its variables on the strategy's devices.
+
+    Raises:
+      UsageError: options that do not go together on these devices, or need tensorflow-addons where it is not.
+    """
+    size, channels, replicas = config.data.image_size, config.data.channels, devices.num_replicas_in_sync
+    refuse_on_replicas(config, replicas)
+    clip = config.optimizer
     with devices.scope():
         inner = network.create(config.model, (size, size, channels), len(data.classes))
         model = StableModel.wrap(inner, data.mean, data.std, config.seed)
-        optimizer = optimizers.create(
-            config.optimizer, steps_per_epoch, config.epochs, exempt=optimizers.biases_and_norms(model)
-        )
+        rate = Schedule(config.optimizer, config.data.batch_size, steps_per_epoch, config.epochs)
         model.compile(
-            optimizer,
-            Crossentropy(config.label_smoothing),
+            optimizers.create(config.optimizer, rate, model.trainable_variables),
+            losses.create(config.loss, config.label_smoothing, config.focal_gamma),
             xla=strategy.use_xla(config.xla),
-            clip_norm=config.optimizer.clip_norm,
+            clipping=Clipping(clip.clip_adaptive, clip.clip_value, clip.clip_norm),
             histograms_every=config.histograms_every,
+            accumulate=config.optimizer.accumulate,
+            class_weights=losses.balanced_weights(data.class_counts) if config.class_weights == "balanced" else None,
+            mixing=config.mixing,
+            averaging=chosen_averaging(config.averaging, steps_per_epoch, config.epochs),
             steps_per_execution=config.steps_per_execution or automatic_steps(config, steps_per_epoch),
         )
     return model
+
+
+def refuse_on_replicas(config: TrainConfig, replicas: int) -> None:
+    """Raises `UsageError` for what so many replicas cannot do."""
+    parts, batch = config.optimizer.accumulate, config.data.batch_size // replicas
+    require(
+        batch % parts == 0,
+        f"optimizer.accumulate ({parts}) must divide a replica's batch ({batch}): change it or data.batch_size.",
+    )
+    if replicas == 1:
+        return
+    require(
+        config.optimizer.name != "lookahead",
+        f"optimizer.name=lookahead runs on one replica, and there are {replicas}: use --strategy.name=one or radam.",
+    )
+    require(
+        config.model.norm != "sync_batch" or not strategy.use_xla(config.xla),
+        "model.norm=sync_batch communicates in the forward pass, which XLA cannot: add --xla=off.",
+    )
+    require(
+        config.model.norm != "sync_batch" or parts == 1,
+        f"model.norm=sync_batch communicates in the forward pass, which optimizer.accumulate ({parts}) cannot: use 1.",
+    )
+
+
+def chosen_averaging(config: AveragingConfig, steps_per_epoch: int, epochs: int) -> averaging.Averaging | None:
+    if config.name == "ema":
+        return averaging.ema(config.decay)
+    if config.name == "swa":
+        first = max(1, round(config.start * epochs)) * steps_per_epoch
+        return averaging.swa(first, every=steps_per_epoch)
+    return None
 
 
 def automatic_steps(config: TrainConfig, steps_per_epoch: int) -> int:
@@ -162,6 +205,16 @@ def batches(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, sh
         lambda _: build.evaluation_batches(data.validation, config.data, share)
     )
     return training, evaluation
+
+
+def statistics_batches(
+    config: TrainConfig, data: Data, devices: tf.distribute.Strategy, share: Share, steps_per_epoch: int
+) -> tuple[Any, int] | None:
+    """Training batches to recompute BatchNorm's statistics with, and how many; None where nothing asks for them."""
+    if config.averaging.name != "swa":
+        return None
+    training, _ = batches(config, data, devices, share, start_step=0)
+    return training, min(steps_per_epoch, STATISTICS_STEPS)
 
 
 def first_images(config: TrainConfig, data: Data, share: Share):

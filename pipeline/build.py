@@ -38,6 +38,7 @@ class Data:
     classes: tuple[str, ...]
     mean: list[float]
     std: list[float]
+    class_counts: np.ndarray  # training images of each class
     skipped: tuple[str, ...]  # a line for each image that cannot be used: name and reason
 
 
@@ -63,6 +64,7 @@ def open_data(config: DataConfig) -> Data:
         classes=index.features.classes,
         mean=mean,
         std=std,
+        class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
         skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in chosen[use].skipped),
     )
 

@@ -101,6 +101,7 @@ class DataConfig:
     image_size: int = option(32, "side of the square the model sees, in pixels")
     channels: int = option(3, "3 for colour, 1 for grayscale; images are converted")
     batch_size: int = option(128, "global batch, over all replicas")
+    balance: str = option("none", "order of training examples: none (each once an epoch) | classes (all equally often)")
     eval_crop: float = option(1.0, "evaluation sees the central square of this share of the shorter side")
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
     max_corrupt_fraction: float = option(0.01, "stop when more than this share of a split cannot be decoded")
@@ -116,6 +117,7 @@ class DataConfig:
         require(self.image_size >= 1, f"data.image_size ({self.image_size}) must be at least 1 pixel.")
         require(self.channels in (1, 3), f"data.channels ({self.channels}) must be 1 (grayscale) or 3 (colour).")
         require(self.batch_size >= 1, f"data.batch_size ({self.batch_size}) must be at least 1.")
+        one_of("data.balance", self.balance, ("none", "classes"))
         require(0 < self.eval_crop <= 1, f"data.eval_crop ({self.eval_crop}) must lie in (0, 1].")
         require(
             0 <= self.max_corrupt_fraction <= 1,

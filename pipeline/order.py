@@ -9,7 +9,9 @@ step 0 costs, and asking twice gives the same rows.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 # RandomIndexShuffle's default of 4 rounds leaves the orders of two epochs correlated by 0.62 at 50,000 rows.
@@ -40,6 +42,38 @@ def rows_at(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
         max_index=tf.constant(size - 1, tf.int64),
         rounds=ROUNDS,
     )
+
+
+def balanced_rows(labels: np.ndarray, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from int64 positions [n] to rows (int64 [n]) that has every class of `labels` [rows] equally often.
+
+    Every k consecutive positions from a multiple of k on hold each of the k classes once, in a drawn order; each class
+    goes through its own rows in shuffled order, again and again.
+    """
+    kinds, counts = np.unique(labels, return_counts=True)
+    by_class = tf.constant(np.argsort(labels, kind="stable"), tf.int64)
+    sizes, firsts = tf.constant(counts, tf.int64), tf.constant(np.cumsum(counts) - counts, tf.int64)
+    classes = len(kinds)
+
+    def rows(positions: tf.Tensor) -> tf.Tensor:
+        visit = positions // classes
+        of_class = tf.raw_ops.RandomIndexShuffle(
+            index=positions % classes,
+            seed=hashed(seed, visit, words=3),
+            max_index=tf.constant(classes - 1, tf.int64),
+            rounds=ROUNDS,
+        )
+        size = tf.gather(sizes, of_class)
+        # Each class's every pass is an order of its own; negative, so that it is no visit's.
+        within = tf.raw_ops.RandomIndexShuffle(
+            index=visit % size,
+            seed=hashed(seed, -1 - (visit // size * classes + of_class), words=3),
+            max_index=size - 1,
+            rounds=ROUNDS,
+        )
+        return tf.gather(by_class, tf.gather(firsts, of_class) + within)
+
+    return rows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from pipeline import mapping, order
-from pipeline.config import DataConfig, UsageError
+from pipeline.config import DataConfig, UsageError, require
 from pipeline.index import DAMAGED, Index
 from pipeline.order import Share
 
@@ -42,12 +42,19 @@ Reader = tuple[tf.data.Dataset, Callable[[tf.Tensor], tf.Tensor]]
 
 
 def training_reader(config: DataConfig, index: Index, seed: int, share: Share, start_step: int) -> Reader:
-    """Rows in shuffled order, for ever, from `start_step` on; every row exactly once an epoch."""
+    """Rows in shuffled order, for ever, from `start_step` on; every row exactly once an epoch, or every
+    class equally often."""
     first = start_step * share.local_replicas
     if use_mapping(config, index):
         elements = tf.data.Dataset.range(first, FOREVER)
-        rows = elements.map(lambda element: order.rows_at(share.positions(element), len(index), seed))
+        rows_of = chosen_order(config, index, seed)
+        rows = elements.map(lambda element: rows_of(share.positions(element)))
         return rows.map(lambda rows: (rows, rows)), mapped_images(index)
+    require(
+        config.balance == "none",
+        f"data.balance={config.balance} needs mapped shards, and these are streamed: copy the data set to a local disk"
+        " or use --data.balance=none.",
+    )
     logging.info("streaming: the order of examples depends on data.shuffle_buffer (%d)", config.shuffle_buffer)
     workers, worker = share.replicas // share.local_replicas, share.first_replica // share.local_replicas
     stream = _stream(index, parallel=16).filter(lambda row, image: row % workers == worker)
@@ -55,6 +62,13 @@ def training_reader(config: DataConfig, index: Index, seed: int, share: Share, s
     stream = stream.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=True).repeat()
     # No position to jump to: starting later reads over what came before.
     return stream.batch(share.batch_size, drop_remainder=True).skip(first), tf.identity
+
+
+def chosen_order(config: DataConfig, index: Index, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """int64 positions [n] of the endless training sequence -> rows (int64 [n])."""
+    if config.balance == "classes":
+        return order.balanced_rows(index.columns["label"], seed)
+    return lambda positions: order.rows_at(positions, len(index), seed)
 
 
 def evaluation_reader(config: DataConfig, index: Index, share: Share) -> Reader:

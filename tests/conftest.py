@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tf_keras, imported below, imports TensorFlow
 os.environ.setdefault("EVENKEEL_CACHE", tempfile.mkdtemp(prefix="evenkeel-tests-"))
 
 import pytest
 import tf_keras as keras
+from tensorflow.python.framework import config as tensorflow_config
 
 from models import strategy
 from models.config import StrategyConfig
@@ -40,3 +43,10 @@ def _fresh_keras():
     keras.utils.set_random_seed(0)
     yield
     keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture
+def determinism() -> Iterator[None]:
+    """Lets a test ask for op determinism, which holds for the process."""
+    yield
+    tensorflow_config.disable_op_determinism()

@@ -12,11 +12,12 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from models.averaging import ema
 from models.checkpoints import Checkpointer, Checkpoints, read_state
-from models.config import OptimizerConfig
+from models.config import OPTIMIZERS, OptimizerConfig
 from pipeline.config import UsageError
 from tests.test_network import normed, plain
-from tests.test_stable_model import StableModel, compiled, one, two
+from tests.test_stable_model import IMAGES, LABELS, StableModel, batches, compiled, one, two
 
 
 def checkpoints(directory: pathlib.Path, network: Callable = plain, **options: Any) -> tuple[Checkpoints, StableModel]:
@@ -53,6 +54,39 @@ def test_what_is_saved_is_restored_in_another_model(tmp_path: pathlib.Path) -> N
     assert len(slots) == 1 + 2 * 6
     for slot, value in zip(other.optimizer.inner_optimizer.variables, slots, strict=True):
         np.testing.assert_array_equal(slot, value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("determinism")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_optimizer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
+    name: str, replicas: int, tmp_path: pathlib.Path
+) -> None:
+    if name == "lookahead" and replicas == 2:
+        pytest.skip("lookahead runs on one replica only")
+    tf.config.experimental.enable_op_determinism()
+    devices = two() if replicas == 2 else one()
+    config = OptimizerConfig(name=name, learning_rate=0.01, weight_decay=0.1, schedule="cosine")
+    fed = batches(devices, IMAGES, LABELS)
+
+    def train(model: StableModel) -> None:
+        model.fit(fed, steps_per_epoch=7, verbose=0)
+
+    straight, stopped, resumed = (compiled(devices, normed, config, averaging=ema(0.9)) for _ in range(3))
+    train(straight)
+    train(straight)
+    train(stopped)
+    Checkpoints(str(tmp_path), stopped).save({"best": None})
+    before = [variable.numpy() for variable in stopped.trainable_variables]
+    Checkpoints(str(tmp_path), resumed).restore(str(tmp_path / "step-00000007"))
+    train(resumed)
+    state = lambda model: [*model.variables, *model.optimizer.variables(), *model.averages.variables]  # noqa: E731
+    for found, expected in zip(state(resumed), state(straight), strict=True):
+        np.testing.assert_array_equal(found.numpy(), expected.numpy(), err_msg=expected.name)
+    assert len(state(straight)) > 3 * len(before)
+    moved = [np.abs(v.numpy() - old).max() for v, old in zip(resumed.trainable_variables, before, strict=True)]
+    assert min(moved) > 1e-5
 
 
 def test_one_replicas_checkpoint_is_restored_on_two(tmp_path: pathlib.Path) -> None:

@@ -9,15 +9,18 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score, matthews_corrcoef, top_k_accuracy_score
 
 from models import evaluation, strategy, train
+from models.config import AveragingConfig
 from models.evaluation import Evaluation, evaluate_run
+from models.scores import precision, recall
 from pipeline import build
 from pipeline.config import UsageError
 from pipeline.order import Share
 from pipeline.reader import evaluation_steps
 from tests.test_losses import crossentropy
+from tests.test_scores import expected_error
 from tests.test_stable_model import one, two
 from tests.test_train import STEPS, TINY, finished
 
@@ -42,6 +45,13 @@ def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     assert result["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean(), rel=1e-6)
     np.testing.assert_array_equal(model.confusion_matrix, confusion_matrix(labels, logits.argmax(axis=1)))
     assert model.confusion_matrix.sum() == 60
+    predicted = logits.argmax(axis=1)
+    assert model.scores["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert model.scores["kappa"] == pytest.approx(cohen_kappa_score(labels, predicted))
+    assert model.scores["matthews"] == pytest.approx(matthews_corrcoef(labels, predicted))
+    assert model.scores["top_5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert model.scores["calibration_error"] == pytest.approx(expected_error(shares, labels), rel=1e-3)
 
 
 def test_a_run_is_evaluated_from_its_directory() -> None:
@@ -57,6 +67,15 @@ def test_a_run_is_evaluated_from_its_directory() -> None:
     assert training.matrix.sum() == 50
 
 
+@pytest.mark.slow
+def test_what_is_averaged_is_what_a_run_is_evaluated_with(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(TINY, averaging=AveragingConfig("swa", start=0.5))
+    summary = train.train(config, str(tmp_path / "run"))
+    found = evaluate_run(str(tmp_path / "run"), "last")
+    assert found.loss == pytest.approx(summary["final"]["loss"], rel=1e-5)
+    assert abs(found.loss - finished()[1]["final"]["loss"]) > 1e-4
+
+
 def predictions(classes: int = 4, count: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Labels and predictions that agree half of the time; nobody predicts or is of the last class."""
     rng = np.random.default_rng(0)
@@ -67,17 +86,13 @@ def predictions(classes: int = 4, count: int = 200) -> tuple[np.ndarray, np.ndar
 def evaluated(classes: int = 4) -> Evaluation:
     labels, predicted = predictions(classes)
     matrix = confusion_matrix(labels, predicted, labels=range(classes)).astype(np.float32)
-    return Evaluation("step-1", 1.25, matrix, tuple(f"class {number}" for number in range(classes)))
+    names = tuple(f"class {number}" for number in range(classes))
+    return Evaluation("step-1", 1.25, matrix, names, {"macro_f1": 0.5, "kappa": 0.25})
 
 
-def test_precision_and_recall_are_scikit_learns() -> None:
+def test_accuracy_is_the_share_of_the_diagonal() -> None:
     labels, predicted = predictions()
-    found = evaluated()
-    precision, recall, _, _ = precision_recall_fscore_support(labels, predicted, labels=range(4), zero_division=np.nan)
-    np.testing.assert_allclose(found.precision, precision)
-    np.testing.assert_allclose(found.recall, recall)
-    assert np.isnan(found.precision[3])
-    assert found.accuracy == pytest.approx((labels == predicted).mean())
+    assert evaluated().accuracy == pytest.approx((labels == predicted).mean())
 
 
 def test_the_text_holds_every_number() -> None:
@@ -85,9 +100,11 @@ def test_the_text_holds_every_number() -> None:
     lines = evaluation.text(found).splitlines()
     assert lines[0] == "200 images, step-1"
     assert lines[1] == f"accuracy {found.accuracy:.4f}  loss 1.2500"
-    for number, name in enumerate(found.classes):
+    assert lines[2] == "macro_f1 0.5000  kappa 0.2500"
+    of_class = zip(precision(found.matrix), recall(found.matrix), strict=True)
+    for number, (name, (right, found_again)) in enumerate(zip(found.classes, of_class, strict=True)):
         rows = [line.removeprefix(name).split() for line in lines if line.startswith(name)]
-        numbers = [f"{found.precision[number]:.4f}", f"{found.recall[number]:.4f}", f"{found.matrix[number].sum():.0f}"]
+        numbers = [f"{right:.4f}", f"{found_again:.4f}", f"{found.matrix[number].sum():.0f}"]
         assert rows == [numbers, [f"{count:.0f}" for count in found.matrix[number]]]
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from sklearn.utils.class_weight import compute_class_weight
 
-from models import telemetry
+from models import losses, telemetry
 from models.losses import Crossentropy
 from tests.test_stable_model import BATCH, CLASSES, IMAGES, LABELS, compiled, fit, one, two
 
@@ -42,6 +43,35 @@ def test_large_logits_stay_finite() -> None:
 
 def test_it_is_saved_with_its_smoothing() -> None:
     assert Crossentropy.from_config(Crossentropy(0.3).get_config()).smoothing == 0.3
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_it_takes_targets_in_place_of_labels(smoothing: float) -> None:
+    target = RNG.dirichlet(np.ones(7), 50)
+    shifted = LOGITS - LOGITS.max(axis=1, keepdims=True)
+    log_shares = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    expected = -((target * (1 - smoothing) + smoothing / 7) * log_shares).sum(axis=1)
+    loss = Crossentropy(smoothing).call(tf.constant(target, tf.float32), tf.constant(LOGITS, tf.float32))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_focal_loss_is_its_formula(gamma: float) -> None:
+    """Lin et al. 2017, equation 5, of every class against the rest."""
+    share, target = 1 / (1 + np.exp(-LOGITS)), np.eye(7)[TRUE]
+    right, alpha = np.where(target == 1, share, 1 - share), np.where(target == 1, 0.25, 0.75)
+    expected = (-alpha * (1 - right) ** gamma * np.log(right)).sum(axis=1)
+    loss = losses.create("focal", gamma=gamma)
+    for labels in (tf.constant(TRUE), tf.constant(target, tf.float32)):
+        np.testing.assert_allclose(loss.call(labels, tf.constant(LOGITS, tf.float32)), expected, rtol=1e-4)
+    assert losses.Focal.from_config(loss.get_config()).gamma == gamma
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    expected = compute_class_weight("balanced", classes=np.unique(TRUE), y=TRUE)
+    np.testing.assert_allclose(losses.balanced_weights(np.bincount(TRUE)), expected)
+    weights = losses.balanced_weights(np.array([30, 0, 10]))
+    np.testing.assert_allclose(weights, [2 / 3, 0, 2])
 
 
 def penalized(input_shape: tuple[int, int, int], classes: int) -> keras.Model:

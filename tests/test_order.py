@@ -167,3 +167,38 @@ def test_uniforms_are_uniform_and_differ_by_step_seed_row_and_column() -> None:
     assert np.abs(columns.mean(axis=1) - 0.5).max() < 5 * np.sqrt(1 / 12 / 5000)
     assert np.abs(columns.var(axis=1) - 1 / 12).max() < 5 * np.sqrt(1 / 180 / 5000)
     assert correlated(columns.astype(float)) == []
+
+
+LABELS = np.repeat([5, 2, 9], [40, 7, 1])
+
+
+def balanced(first: int, count: int, seed: int = 0, labels: np.ndarray = LABELS) -> np.ndarray:
+    return order.balanced_rows(labels, seed)(tf.range(first, first + count, dtype=tf.int64)).numpy()
+
+
+@pytest.mark.parametrize("first", [0, 3 * 10**12])
+def test_every_block_of_a_balanced_order_holds_each_class_once(first: int) -> None:
+    of_blocks = LABELS[balanced(first, 3 * 50)].reshape(50, 3)
+    np.testing.assert_array_equal(np.sort(of_blocks), np.tile([2, 5, 9], (50, 1)))
+    assert len({tuple(block) for block in of_blocks}) == 6, "in every order"
+
+
+def test_a_class_goes_through_its_rows_once_before_it_comes_back() -> None:
+    rows = balanced(0, 3 * 80)
+    for label, count in ((5, 40), (2, 7)):
+        own = rows[LABELS[rows] == label]
+        passes = own[: len(own) // count * count].reshape(-1, count)
+        assert len(passes) >= 2
+        for once in passes:
+            np.testing.assert_array_equal(np.sort(once), np.flatnonzero(label == LABELS))
+        assert (passes[0] != passes[1]).any()
+
+
+def test_a_balanced_order_is_a_function_of_the_position_and_the_seed() -> None:
+    np.testing.assert_array_equal(balanced(100, 50)[20:], balanced(120, 30))
+    assert (balanced(0, 60, seed=1) != balanced(0, 60)).any()
+
+
+def test_classes_without_images_are_no_part_of_the_balance() -> None:
+    labels = np.array([0, 0, 0, 7])
+    np.testing.assert_array_equal(np.bincount(labels[balanced(0, 400, labels=labels)]), [200, 0, 0, 0, 0, 0, 0, 200])

@@ -14,8 +14,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from models import optimizers, strategy, telemetry
-from models.config import OptimizerConfig, StrategyConfig
+from models.clipping import Clipping
+from models.config import OPTIMIZERS, MixingConfig, OptimizerConfig, StrategyConfig
 from models.losses import Crossentropy
+from models.schedules import Schedule
 from models.stable_model import LossScaleOptimizer, StableModel
 from tests.test_network import normed, plain
 
@@ -76,8 +78,9 @@ def compiled(
     keras.utils.set_random_seed(1)
     with devices.scope():
         model = StableModel.wrap(network((SIZE, SIZE, 3), CLASSES), [127.5] * 3, [74.0] * 3, seed=1)
-        optimizer = optimizers.create(config, 20, 1, exempt=optimizers.biases_and_norms(model))
-        options = {"clip_norm": config.clip_norm, **options}
+        rate = Schedule(config, BATCH, steps_per_epoch=20, epochs=1)
+        optimizer = optimizers.create(config, rate, model.trainable_variables)
+        options = {"clipping": Clipping(norm=config.clip_norm), "accumulate": config.accumulate, **options}
         model.compile(wrapped(optimizer), Crossentropy(), steps_per_execution=per_call, **options)
     return model
 
@@ -125,9 +128,8 @@ def falls(rows: np.ndarray, to: float = 0.8) -> bool:
 
 def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.Strategy, name: str) -> None:
     """`devices` train the weights that `alone` trains, from the same global batches."""
-    config = OptimizerConfig(
-        name=name, learning_rate=0.1 if name == "sgd" else 0.005, weight_decay=0.01, clip_norm=0.8, warmup_epochs=0.2
-    )
+    rate = {"sgd": 0.1, "sgdw": 0.1, "novograd": 0.01, "lamb": 0.02, "radam": 0.05}.get(name, 0.005)
+    config = OptimizerConfig(name=name, learning_rate=rate, weight_decay=0.01, clip_norm=0.8, warmup_epochs=0.2)
     (model, rows), (reference, expected) = fit(devices, plain, config), fit(alone, plain, config)
     for weight, other, start in zip(weights(model), weights(reference), weights(compiled(alone)), strict=True):
         np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
@@ -141,7 +143,7 @@ def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.
         assert all(np.array_equal(value, values[0]) for value in values)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "lookahead"])
 def test_two_replicas_train_the_weights_of_one_device(name: str) -> None:
     assert_replicas_agree(two(), one(), name)
 
@@ -224,16 +226,62 @@ def kernels_with_penalty(model: StableModel) -> list[keras.layers.Layer]:
     return [layer for layer in model._flatten_layers() if getattr(layer, "kernel_regularizer", None)]
 
 
-def test_gradients_are_clipped_to_the_global_norm() -> None:
-    config = OptimizerConfig(learning_rate=1.0, momentum=0, nesterov=False, schedule="constant", clip_norm=0.25)
-    before = compiled(one(), plain, config)
-    gradients = by_hand(before, IMAGES[:BATCH], LABELS[:BATCH])
-    norm = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients))
-    assert norm > 0.5
-    model, rows = fit(two(), plain, config, steps=1)
-    assert telemetry.column(rows, "gradient_norm")[0] == pytest.approx(norm, rel=1e-5), "the norm before clipping"
-    for weight, old, gradient in zip(weights(model), weights(before), gradients, strict=True):
-        np.testing.assert_allclose(weight, old - gradient * 0.25 / norm, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_batch_taken_in_parts_makes_the_same_update(replicas: int) -> None:
+    devices = two() if replicas == 2 else one()
+    (whole, expected), (parted, rows) = (
+        fit(devices, plain, OptimizerConfig(learning_rate=0.05, accumulate=parts), metrics=["accuracy"])
+        for parts in (1, 5)
+    )
+    for weight, other in zip(weights(parted), weights(whole), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(rows[:, :-1], expected[:, :-1], rtol=1e-4)
+    assert falls(rows)
+
+
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+def test_parts_of_a_batch_have_masks_of_their_own(xla: bool) -> None:
+    """All images are one image: without Dropout's own masks both halves would give the same logits."""
+
+    def dropped(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+    model = compiled(one(), dropped, xla=xla, accumulate=2)
+    images = tf.constant(np.repeat(IMAGES[:1], BATCH, axis=0))
+
+    @tf.function
+    def logits() -> tf.Tensor:
+        return model._accumulated(images, tf.zeros([BATCH], tf.int64))[2]
+
+    first, second = np.split(logits().numpy(), 2)
+    assert np.abs(first - second).max() > 1e-2
+    np.testing.assert_array_equal(logits().numpy(), np.concatenate([first, second]))
+    model.data_step.assign_add(1)
+    assert np.abs(logits().numpy()[: BATCH // 2] - second).max() > 1e-2, "step 1's first mask is not step 0's second"
+
+
+def test_class_weights_weigh_examples() -> None:
+    chosen = np.linspace(0, 3, CLASSES)
+    _, rows = fit(one(), steps=1, per_call=1, class_weights=chosen)
+    start = compiled(one())
+    logits = tf.cast(start(IMAGES[:BATCH]), tf.float64)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS[:BATCH], logits).numpy()
+    expected = (losses * chosen[LABELS[:BATCH]]).mean() + float(tf.add_n(start.losses))
+    assert telemetry.column(rows, "loss")[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("mixing", [MixingConfig(mixup=0.5), MixingConfig(cutmix=1.0), MixingConfig(0.5, 1.0)], ids=str)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_mixed_batches_train_and_repeat(mixing: MixingConfig, replicas: int) -> None:
+    devices = two() if replicas == 2 else one()
+    (model, rows), (again, _) = (fit(devices, steps=40, mixing=mixing, metrics=["accuracy"]) for _ in range(2))
+    assert falls(rows, to=0.95)
+    for weight, other in zip(weights(model), weights(again), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    _, plain_rows = fit(devices, steps=1)
+    assert abs(rows[0, 0] - plain_rows[0, 0]) > 1e-3
 
 
 @keras.utils.register_keras_serializable("tests")

@@ -14,9 +14,10 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
-from models import optimizers, pictures, telemetry, train
+from models import pictures, telemetry, train
 from models.config import ProfileConfig, config_json, flat
 from models.evaluation import evaluate_run
+from models.schedules import Schedule
 from models.tensorboard import GRID, Profiler
 from pipeline import build
 from pipeline.order import Share
@@ -34,11 +35,17 @@ def test_every_step_has_its_scalars_without_gaps() -> None:
     assert (columns["gradient_norm"] > 0).all()
     assert (columns["input_wait"] > 0).all()
     assert not columns["nonfinite"].any()
-    schedule = optimizers.schedule(TINY.optimizer, STEPS, 2)
+    schedule = Schedule(TINY.optimizer, TINY.data.batch_size, STEPS, 2)
     np.testing.assert_allclose(columns["learning_rate"], [schedule(step) for step in range(2 * STEPS)], rtol=1e-5)
     speeds = scalars(read, "step/images_per_second")
     assert [step for step, _ in speeds] == [3, 7, 11, 15, 18, 22, 26, 30, 34, 37], "the last step of each call"
     assert all(speed > 0 for _, speed in speeds)
+
+
+def scalar_scores(model_dir: str) -> dict[str, float]:
+    found = evaluate_run(model_dir, "last").scores
+    assert set(found) == {"macro_f1", "kappa", "matthews", "top_5", "calibration_error"}
+    return found
 
 
 def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
@@ -48,6 +55,10 @@ def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
     epochs = scalars(training, "epoch/loss")
     assert [step for step, _ in epochs] == [STEPS, 2 * STEPS]
     np.testing.assert_allclose([value for _, value in epochs], per_step.mean(axis=1), rtol=1e-5)
+    for name, value in scalar_scores(model_dir).items():
+        found = scalars(validation, f"epoch/{name}")
+        assert [step for step, _ in found] == [STEPS, 2 * STEPS]
+        assert found[-1][1] == pytest.approx(value, rel=1e-5)
     for name in ("loss", "accuracy"):
         found = scalars(validation, f"epoch/{name}")
         assert [step for step, _ in found] == [STEPS, 2 * STEPS]

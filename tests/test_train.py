@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,18 @@ import tensorflow as tf
 import tf_keras as keras
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
-from tensorflow.python.framework import config as tensorflow_config
 
 from models import run_directory, train
-from models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig, config_hash, config_json
+from models.config import (
+    AveragingConfig,
+    MixingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StrategyConfig,
+    TrainConfig,
+    config_hash,
+    config_json,
+)
 from models.progress import Progress
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
 from tests import test_network
@@ -116,13 +123,6 @@ def test_going_on_with_a_finished_run_changes_nothing(tmp_path: pathlib.Path) ->
     assert again["best"] == summary["best"]
 
 
-@pytest.fixture
-def determinism() -> Iterator[None]:
-    """Lets a test ask for op determinism, which holds for the process."""
-    yield
-    tensorflow_config.disable_op_determinism()
-
-
 class Interrupting(Progress):
     """Progress that sends this process a signal when a step is reached."""
 
@@ -148,7 +148,13 @@ def test_a_resumed_run_is_the_straight_run_bit_for_bit(
     replicas: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices = StrategyConfig(name="mirrored", logical_cpus=2) if replicas == 2 else StrategyConfig(name="one")
-    config = dataclasses.replace(TINY, deterministic=True, strategy=devices)
+    config = dataclasses.replace(
+        TINY,
+        deterministic=True,
+        strategy=devices,
+        averaging=AveragingConfig("ema", decay=0.9),
+        mixing=MixingConfig(mixup=0.2, cutmix=1.0),
+    )
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     train.train(config, str(straight))
     middle = STEPS + 8

@@ -8,7 +8,7 @@ import random
 import tensorflow as tf
 import tf_keras as keras
 
-from models.cnn import conv
+from models.convolution import Convolutions
 from models.losses import Crossentropy
 from models.stable_model import StableModel
 
@@ -18,6 +18,7 @@ BATCH = 128
 
 def network(width: int = 32) -> StableModel:
     """Four convolutions and two poolings: uint8 images [b, 32, 32, 3] -> logits [b, 10]."""
+    conv = Convolutions()
     inputs = x = layers.Input((32, 32, 3))
     x = layers.MaxPool2D()(conv(conv(x, width), 2 * width))
     x = layers.MaxPool2D()(conv(x, 4 * width))
