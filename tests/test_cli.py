@@ -46,7 +46,7 @@ def refused(done: subprocess.CompletedProcess) -> str:
         (["--epochs=many"], ["epochs", "many"]),
         (["extra"], ["extra", "--name=value"]),
         (["--preset=cifr"], ["cifr", "'cifar'"]),
-        (["--model.name=resnet8"], ["resnet8", "'resnet9'"]),
+        (["--model.name=resnet8"], ["resnet8", "'resnet18'"]),
         (["--optimizer.name=sdg"], ["sdg", "'sgd'"]),
         (["--optimizer.learning_rate=-1"], ["-1.0", "must be positive"]),
         (["--data.image_size=0"], ["data.image_size (0)", "at least 1"]),

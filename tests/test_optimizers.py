@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,24 +12,37 @@ import tensorflow as tf
 from models import optimizers
 from models.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from models.schedules import Schedule
-from tests.test_network import normed
+from pipeline import build
+from pipeline.build import Data
+from pipeline.config import DataConfig
+from pipeline.order import Share
+from tests.test_network import normed, plain
 
 
 def schedule(config: OptimizerConfig, steps: int) -> Schedule:
     return Schedule(config, global_batch_size=64, steps_per_epoch=steps, epochs=1)
 
 
+@pytest.fixture(scope="module")
+def shapes(data: Data, small: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """100 images of the embedded data set, normalized, and their labels."""
+    config = dataclasses.replace(small, batch_size=100)
+    images, labels = next(iter(build.training_batches(data, config, seed=0, share=Share(100))))
+    return (tf.cast(images, tf.float32) - data.mean) / data.std, labels
+
+
+RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.04, "radam": 0.02, "lookahead": 0.04, "novograd": 0.02}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SCHEDULES)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str) -> None:
-    """Logistic regression, step by step."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, 64)
-    images = tf.constant((np.eye(4)[labels] @ rng.normal(size=(4, 12)) + rng.normal(size=(64, 12))).astype(np.float32))
-    kernel, bias = tf.Variable(tf.zeros([12, 4])), tf.Variable(tf.zeros([4]))
+def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str, shapes) -> None:
+    images, labels = shapes
+    model = plain(images.shape[1:], 10)
     config = OptimizerConfig(
         name=name,
-        learning_rate=0.2 if name in ("sgd", "sgdw") else 0.05,
+        learning_rate=RATES.get(name, 0.005),
         schedule=shape,
         milestones="0.5,0.8",
         restart_epochs=0.3,
@@ -36,20 +50,21 @@ def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str
         weight_decay=0.01,
         beta_2=0.9,
     )
-    optimizer = optimizers.create(config, schedule(config, 40), [kernel, bias])
+    optimizer = optimizers.create(config, schedule(config, 40), model.trainable_variables)
 
     @tf.function
     def step() -> tf.Tensor:
         with tf.GradientTape() as tape:
-            logits = images @ kernel + bias
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        gradients = tape.gradient(loss, [kernel, bias])
-        optimizer.apply_gradients(zip(gradients, [kernel, bias], strict=True))
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True))
+            loss = tf.reduce_mean(losses)
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, model.trainable_variables), model.trainable_variables, strict=True)
+        )
         return loss
 
     losses = [float(step()) for _ in range(40)]
-    assert losses[0] == pytest.approx(np.log(4), rel=1e-5)
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[0] > 2
+    assert np.mean(losses[-3:]) < 0.75 * losses[0]
     assert int(optimizer.iterations) == 40
 
 
