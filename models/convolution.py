@@ -66,11 +66,9 @@ class Convolutions:
             groups = channels // math.gcd(channels, GROUP)
             # In float32: Keras takes the moments of bfloat16 in bfloat16.
             return layers.GroupNormalization(groups, gamma_initializer=scale, epsilon=1e-5, dtype="float32")
+        options = {"momentum": MOMENTUM, "epsilon": self.epsilon, "gamma_initializer": scale}
         # One replica has nothing to synchronize, and the fused kernel is not to be had with it.
-        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-        return layers.BatchNormalization(
-            momentum=MOMENTUM,
-            epsilon=self.epsilon,
-            gamma_initializer=scale,
-            synchronized=self.norm == "sync_batch" and several,
-        )
+        if self.norm == "sync_batch" and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            # In float32: Keras takes E(x^2) - E(x)^2 of bfloat16 in bfloat16.
+            return layers.BatchNormalization(**options, synchronized=True, dtype="float32")
+        return layers.BatchNormalization(**options)

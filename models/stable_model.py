@@ -93,7 +93,10 @@ class StableModel(keras.Model):
         def replaced(layer: keras.layers.Layer) -> keras.layers.Layer:
             if type(layer) is keras.layers.Dropout:
                 return Dropout(layer.rate, layer.noise_shape, name=layer.name)
-            return layer.__class__.from_config(layer.get_config())
+            config = layer.get_config()
+            if isinstance(layer, keras.layers.BatchNormalization):
+                config["synchronized"] = layer.synchronized  # Keras leaves it out
+            return layer.__class__.from_config(config)
 
         inner = keras.models.clone_model(network, clone_function=replaced)
         inner.set_weights(network.get_weights())

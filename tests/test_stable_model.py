@@ -15,7 +15,9 @@ import tf_keras as keras
 
 from models import optimizers, strategy, telemetry
 from models.clipping import Clipping
+from models.cnn import cnn
 from models.config import OPTIMIZERS, MixingConfig, OptimizerConfig, StrategyConfig
+from models.convolution import Convolutions
 from models.losses import Crossentropy
 from models.schedules import Schedule
 from models.stable_model import LossScaleOptimizer, StableModel
@@ -146,6 +148,26 @@ def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "lookahead"])
 def test_two_replicas_train_the_weights_of_one_device(name: str) -> None:
     assert_replicas_agree(two(), one(), name)
+
+
+def test_synchronized_statistics_are_those_of_the_whole_batch() -> None:
+    def network(norm: str) -> Network:
+        return lambda shape, classes: cnn(shape, classes, width=4, conv=Convolutions(norm), depths=(1,), multiples=(1,))
+
+    config = OptimizerConfig(learning_rate=0.02, schedule="constant")
+    alone, together, apart = (
+        fit(devices, network(norm), config, steps=5)[0]
+        for devices, norm in ((one(), "sync_batch"), (two(), "sync_batch"), (two(), "batch"))
+    )
+
+    def distance(model: StableModel) -> float:
+        pairs = zip(weights(model), weights(alone), strict=True)
+        return max(float(np.abs(value - other).max()) for value, other in pairs)
+
+    assert distance(together) < 1e-4
+    assert distance(apart) > 1e-3
+    for state, other in zip(together._statistics(), alone._statistics(), strict=True):
+        np.testing.assert_allclose(state.numpy(), other.numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_two_replicas_train_the_weights_of_one_device_in_float16() -> None:

@@ -339,3 +339,45 @@ def test_handlers_hold_for_a_while_and_a_second_signal_is_the_systems() -> None:
         with pytest.raises(train.Interrupted, match="SIGINT"):
             interruption.callback.on_train_batch_end(0)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+TOGETHER = StrategyConfig(name="mirrored", logical_cpus=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"optimizer": OptimizerConfig(name="lookahead")},
+            "optimizer.name=lookahead runs on one replica, and there are 2",
+        ),
+        (
+            {"optimizer": OptimizerConfig(accumulate=3)},
+            r"optimizer.accumulate \(3\) must divide a replica's batch \(8\)",
+        ),
+        ({"model": ModelConfig("cnn", norm="sync_batch"), "xla": "on"}, "which XLA cannot: add --xla=off"),
+        (
+            {"model": ModelConfig("cnn", norm="sync_batch"), "optimizer": OptimizerConfig(accumulate=2)},
+            r"which optimizer.accumulate \(2\) cannot: use 1",
+        ),
+        ({"model": ModelConfig("cnn", spectral_norm=True)}, "give --strategy.name=one or turn it off"),
+    ],
+)
+def test_what_several_replicas_cannot_do_is_refused(
+    changes: dict[str, Any], error: str, tmp_path: pathlib.Path
+) -> None:
+    config = dataclasses.replace(TINY, strategy=TOGETHER, **changes)
+    with pytest.raises(UsageError, match=error):
+        train.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_options_for_imbalanced_classes_go_together(tmp_path: pathlib.Path) -> None:
+    shapes = dataclasses.replace(TINY.data.shapes, imbalance=8.0)
+    data = dataclasses.replace(TINY.data, shapes=shapes, balance="classes")
+    config = dataclasses.replace(TINY, loss="focal", class_weights="balanced", data=data)
+    summary = train.train(config, str(tmp_path / "run"))
+    assert summary["status"] == "completed"
+    losses = [value for _, value in scalars(events(tmp_path / "run"), "step/loss")]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
