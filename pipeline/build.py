@@ -118,7 +118,7 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
 
     def plan(rows: tf.Tensor) -> tf.Tensor:
-        rows = tf.maximum(rows, 0)
+        rows = shown(rows)
         return crop.central_windows(tf.gather(heights, rows), tf.gather(widths, rows), config.eval_crop)
 
     ds, fetch = reader.evaluation_reader(config, index, share)
@@ -132,6 +132,11 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
     )
     ds = ds.prefetch(tf.data.AUTOTUNE)
     return ds.with_options(_options(config))
+
+
+def shown(rows: tf.Tensor) -> tf.Tensor:
+    """The rows whose images these are: row -1 - r shows r and does not count."""
+    return tf.where(rows < 0, -1 - rows, rows)
 
 
 def _seed(seed: int, use: int) -> int:
@@ -155,12 +160,12 @@ def _training_windows(
 
 
 def _decoder(index: Index, config: DataConfig, fetch: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
-    """(row, payload, window) -> (image uint8 [s, s, c], label int64 []); the label of row -1 is -1."""
+    """(row, payload, window) -> (image uint8 [s, s, c], label int64 []); the label of a negative row is -1."""
     kinds = np.unique(index.columns["is_jpeg"])
     is_jpeg, labels = tf.constant(index.columns["is_jpeg"]), tf.constant(index.columns["label"])
 
     def decoded(row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        at = tf.maximum(row, 0)
+        at = shown(row)
         kind = bool(kinds[0]) if len(kinds) == 1 else is_jpeg[at]
         image = decode(fetch(payload), window, kind, config.image_size, config.channels)
         return image, tf.where(row < 0, tf.constant(-1, tf.int64), labels[at])
@@ -175,7 +180,10 @@ def _augmented(config: DataConfig, seed: int, share: Share) -> Callable[[tf.Tens
     def augmented(element: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
         if change is None:
             return images
-        return change(images, order.uniforms(_seed(seed, AUGMENT), element, share, augment.COLUMNS))
+        own = _seed(seed, AUGMENT)
+        # A value that no step has, so that the key is not that of the uniforms.
+        key = order.hashed(own, -1 - share.step(element), words=2)
+        return change(images, order.uniforms(own, element, share, change.columns), key)
 
     return augmented
 

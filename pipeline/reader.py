@@ -72,15 +72,15 @@ def chosen_order(config: DataConfig, index: Index, seed: int) -> Callable[[tf.Te
 
 
 def evaluation_reader(config: DataConfig, index: Index, share: Share) -> Reader:
-    """All rows once, in order; row -1 (with the payload of another) fills up the last global batch."""
+    """All rows once, in order. Then row r comes as -1 - r, with its payload, to fill up the last global batch."""
     size = share.global_batch_size
     if use_mapping(config, index):
         elements = tf.data.Dataset.range(evaluation_steps(index, share) * share.local_replicas)
         positions = elements.map(share.positions)
-        padded = positions.map(lambda p: (tf.where(p < len(index), p, -1), tf.minimum(p, len(index) - 1)))
+        padded = positions.map(lambda p: (tf.where(p < len(index), p, -1), tf.where(p < len(index), p, 0)))
         return padded, mapped_images(index)
     stream = _stream(index, parallel=1)
-    padding = stream.take(1).repeat(-len(index) % size).map(lambda row, image: (tf.constant(-1, tf.int64), image))
+    padding = stream.take(1).repeat(-len(index) % size).map(lambda row, image: (-1 - row, image))
     first, last = share.first_replica, share.first_replica + share.local_replicas
     stream = stream.concatenate(padding).enumerate()
     stream = stream.filter(lambda p, _: (first <= p % size // share.batch_size) & (p % size // share.batch_size < last))

@@ -219,6 +219,23 @@ def test_evaluation_sees_every_example_exactly_once(
     assert labels[14:].min() >= 0  # a loss over them must be finite
 
 
+@pytest.mark.parametrize("reader", ["mapped", "streaming"])
+def test_what_fills_up_the_last_batch_is_cropped_by_its_own_size(mixed: tuple[DataConfig, Data], reader: str) -> None:
+    """Of the largest image and a smaller one of another kind, one must fill up: neither's window fits the other."""
+    config, data = mixed
+    area = data.validation.columns["height"].astype(int) * data.validation.columns["width"]
+    ends = np.array([area.argmax(), area.argmin()])
+    assert area.max() > 1.5 * area.min()
+    for rows in (ends, ends[::-1]):
+        chosen = data.validation.take(rows)
+        batches = evaluation_batches(chosen, dataclasses.replace(config, batch_size=7, reader=reader), Share(7))
+        images, _, weights = next(iter(batches))
+        assert weights.numpy().sum() == 2
+        counted_once = images[:2].numpy()
+        for image in images[2:].numpy():
+            assert (image == counted_once).all(axis=(1, 2, 3)).any()
+
+
 def test_evaluation_crops_the_share_it_is_told(mixed: tuple[DataConfig, Data]) -> None:
     config, index = dataclasses.replace(mixed[0], eval_crop=0.6), mixed[1].validation
     images = next(iter(evaluation_batches(index, config, Share(14))))[0]
