@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import os
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from pipeline import addons
 from pipeline.config import UsageError
+
+OF_ADDONS = ("lamb", "radam", "lookahead", "novograd")
+needs_addons = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_addons") is None, reason="tensorflow-addons stops at Python 3.11"
+)
+
+
+def where_available(names: Iterable[str]) -> list[Any]:
+    """Parameters for optimizers; those of tensorflow-addons are skipped where that is not installed."""
+    return [pytest.param(name, marks=needs_addons) if name in OF_ADDONS else name for name in names]
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from models.averaging import ema
 from models.checkpoints import Checkpointer, Checkpoints, read_state
 from models.config import OPTIMIZERS, OptimizerConfig
 from pipeline.config import UsageError
+from tests.test_addons import OF_ADDONS, needs_addons
 from tests.test_network import normed, plain
 from tests.test_stable_model import IMAGES, LABELS, StableModel, batches, compiled, one, two
 
@@ -56,15 +57,19 @@ def test_what_is_saved_is_restored_in_another_model(tmp_path: pathlib.Path) -> N
         np.testing.assert_array_equal(slot, value)
 
 
+# On two replicas one of each of Keras's families of optimizers.
+RESUMED = [*((name, 1) for name in OPTIMIZERS), ("adamw", 2), ("lamb", 2)]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("determinism")
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "replicas"),
+    [pytest.param(*of, marks=needs_addons if of[0] in OF_ADDONS else []) for of in RESUMED],
+)
 def test_every_optimizer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
     name: str, replicas: int, tmp_path: pathlib.Path
 ) -> None:
-    if name == "lookahead" and replicas == 2:
-        pytest.skip("lookahead runs on one replica only")
     tf.config.experimental.enable_op_determinism()
     devices = two() if replicas == 2 else one()
     config = OptimizerConfig(name=name, learning_rate=0.01, weight_decay=0.1, schedule="cosine")

@@ -10,6 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from models import losses, telemetry
 from models.losses import Crossentropy
+from tests.test_addons import needs_addons
 from tests.test_stable_model import BATCH, CLASSES, IMAGES, LABELS, compiled, fit, one, two
 
 RNG = np.random.default_rng(0)
@@ -55,6 +56,7 @@ def test_it_takes_targets_in_place_of_labels(smoothing: float) -> None:
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+@needs_addons
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
 def test_focal_loss_is_its_formula(gamma: float) -> None:
     """Lin et al. 2017, equation 5, of every class against the rest."""

@@ -16,6 +16,7 @@ from pipeline import build
 from pipeline.build import Data
 from pipeline.config import DataConfig
 from pipeline.order import Share
+from tests.test_addons import needs_addons, where_available
 from tests.test_network import normed, plain
 
 
@@ -36,7 +37,7 @@ RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.04, "radam": 0.02, "lookahead": 0.04
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SCHEDULES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", where_available(OPTIMIZERS))
 def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str, shapes) -> None:
     images, labels = shapes
     model = plain(images.shape[1:], 10)
@@ -68,7 +69,7 @@ def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str
     assert int(optimizer.iterations) == 40
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "lamb"])
+@pytest.mark.parametrize("name", where_available(name for name in OPTIMIZERS if name != "lamb"))
 def test_weight_decay_shrinks_kernels_by_rate_times_decay_and_nothing_else(name: str) -> None:
     model = normed((8, 8, 3), 10)
     for variable in model.trainable_variables:
@@ -159,6 +160,7 @@ def test_sgdw_and_adamw_decay_beside_the_gradient() -> None:
 MOMENTS = {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "schedule": "constant"}
 
 
+@needs_addons
 def test_lamb_is_its_formula() -> None:
     """You et al. 2020, algorithm 2; the decay is inside of the trust ratio."""
     weight, first, second, seen = START, 0.0, 0.0, []
@@ -189,11 +191,13 @@ def rectified(weight: np.ndarray, gradients: np.ndarray, decay: float) -> Iterat
         weight = weight if sent is None else sent
 
 
+@needs_addons
 def test_radam_is_its_formula() -> None:
     found = updates(OptimizerConfig(name="radam", weight_decay=0.3, **MOMENTS), GRADIENTS)
     np.testing.assert_allclose(found, list(rectified(START, GRADIENTS, 0.3)), rtol=1e-4, atol=1e-6)
 
 
+@needs_addons
 def test_lookahead_steps_back_halfway_every_sixth_step() -> None:
     """Zhang et al. 2019, algorithm 1, around radam."""
     inner, slow, seen = rectified(START, GRADIENTS, 0.3), START, []
@@ -208,6 +212,7 @@ def test_lookahead_steps_back_halfway_every_sixth_step() -> None:
     np.testing.assert_allclose(found, seen, rtol=1e-4, atol=1e-6)
 
 
+@needs_addons
 def test_novograd_is_its_formula() -> None:
     """Ginsburg et al. 2019, algorithm 1 without its averaging of gradients, with the decay beside it."""
     weight, velocity, second, seen = START, 0.0, 0.0, []
@@ -234,6 +239,7 @@ def test_what_decays_are_kernels() -> None:
     }
 
 
+@needs_addons
 def test_lamb_leaves_vectors_out_of_decay_and_of_the_trust_ratio() -> None:
     config = OptimizerConfig(name="lamb", weight_decay=0.3, **MOMENTS)
     bias = tf.Variable([3.0, 4.0], name="dense/bias")

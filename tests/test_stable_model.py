@@ -21,6 +21,7 @@ from models.convolution import Convolutions
 from models.losses import Crossentropy
 from models.schedules import Schedule
 from models.stable_model import LossScaleOptimizer, StableModel
+from tests.test_addons import where_available
 from tests.test_network import normed, plain
 
 CLASSES, SIZE, BATCH = 10, 8, 20
@@ -145,7 +146,7 @@ def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.
         assert all(np.array_equal(value, values[0]) for value in values)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "lookahead"])
+@pytest.mark.parametrize("name", where_available(name for name in OPTIMIZERS if name != "lookahead"))
 def test_two_replicas_train_the_weights_of_one_device(name: str) -> None:
     assert_replicas_agree(two(), one(), name)
 

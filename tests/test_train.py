@@ -36,6 +36,7 @@ from models.config import (
 from models.progress import Progress
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
 from tests import test_network
+from tests.test_addons import needs_addons
 
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 19  # of 16 images in an epoch of 300, and 4 evaluation steps, the last one filled up
@@ -373,6 +374,7 @@ def test_what_several_replicas_cannot_do_is_refused(
 
 
 @pytest.mark.slow
+@needs_addons
 def test_options_for_imbalanced_classes_go_together(tmp_path: pathlib.Path) -> None:
     shapes = dataclasses.replace(TINY.data.shapes, imbalance=8.0)
     data = dataclasses.replace(TINY.data, shapes=shapes, balance="classes")

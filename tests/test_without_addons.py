@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
-from models.config import ModelConfig, TrainConfig, to_dict
+from models.config import ModelConfig, TrainConfig, config_json, to_dict
+from pipeline.build import Data
 from pipeline.config import DataConfig
+from tests.test_addons import OF_ADDONS
 
 ROOT = pathlib.Path(__file__).parent.parent
 BLOCKED = """
@@ -41,17 +43,18 @@ print(summary["status"], summary["steps"])
     assert done.stdout.split() == ["completed", "15"]
 
 
-def test_an_option_that_needs_addons_says_so_in_one_line() -> None:
-    program = f"""{BLOCKED}
-from pipeline.addons import require_addons
-from pipeline.config import UsageError
-try:
-    require_addons("optimizer.name=lamb")
-except UsageError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("\n") == 1
-    assert "optimizer.name=lamb" in done.stdout
-    assert "Python 3.10 or 3.11" in done.stdout
+@pytest.mark.parametrize("option", [*(f"optimizer.name={name}" for name in OF_ADDONS), "loss=focal"])
+def test_an_option_that_needs_addons_says_so_in_one_line(
+    option: str, small: DataConfig, data: Data, tmp_path: pathlib.Path
+) -> None:
+    given = tmp_path / "config.json"
+    given.write_text(config_json(TrainConfig(data=small, model=ModelConfig("cnn", width=4))))
+    flags = [f"--config={given}", f"--model_dir={tmp_path / 'run'}", f"--{option}"]
+    program = f"{BLOCKED}\nimport runpy; runpy.run_module('tools.train', run_name='__main__', alter_sys=True)"
+    done = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr[-2000:]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert line.startswith(f"error: {option} needs tensorflow-addons")
+    assert "Python 3.10 or 3.11" in line
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
