@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 from absl import flags
 
 from benchmarks import command, results
-from benchmarks.timing import interleaved, paired_ratio
+from benchmarks.timing import Sample, paired_ratio, quiet_pairs
 from pipeline.config import require
 
 FLAGS = flags.FLAGS
@@ -40,29 +41,33 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as directory:
         cases = trainings(FLAGS.steps, directory)
         plain, watched, keras = cases["plain"], cases["observed"], cases["keras_tensorboard"]
-        mine = interleaved({"plain": plain, "observed": watched}, FLAGS.pairs * turns, warmup=turns)
-        theirs = interleaved({"plain": plain, "keras_tensorboard": keras}, FLAGS.keras_pairs * turns, warmup=turns)
+        mine = quiet_pairs({"plain": plain, "observed": watched}, FLAGS.pairs, turns, done=told)
+        theirs = quiet_pairs({"plain": plain, "keras_tensorboard": keras}, FLAGS.keras_pairs, turns, done=told)
     found = []
     for name, samples in (("observed", mine), ("keras_tensorboard", theirs)):
-        cpu = {case: sums_of([sample.cpu_seconds for sample in of], turns) for case, of in samples.items()}
+        cpu = {case: [sample.cpu_seconds for sample in of] for case, of in samples.items()}
         ratio = paired_ratio(cpu[name], cpu["plain"])
         low, high = ratio.ci95
-        print(f"{name}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%})")
+        others = max(sample.others_cores for of in samples.values() for sample in of)
+        print(
+            f"{name}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%});"
+            f" {len(cpu[name])} pairs, others took at most {others:.2f} cores"
+        )
         overhead = tuple(a / b - 1 for a, b in zip(cpu[name], cpu["plain"], strict=True))
         found.append(results.Result("observe", name, "added_cpu_fraction", "1", "lower", overhead))
         per_image = tuple(seconds / FLAGS.steps / BATCH * 1e3 for seconds in cpu[name])
         found.append(results.Result("observe", name, "cpu_ms_per_image", "ms", "lower", per_image))
-    plain_cpu = sums_of([sample.cpu_seconds for sample in mine["plain"]], turns)
-    per_image = tuple(seconds / FLAGS.steps / BATCH * 1e3 for seconds in plain_cpu)
+    per_image = tuple(sample.cpu_seconds / FLAGS.steps / BATCH * 1e3 for sample in mine["plain"])
     found.append(results.Result("observe", "plain", "cpu_ms_per_image", "ms", "lower", per_image))
     if FLAGS.output:
         results.write(FLAGS.output, found, results.environment())
     return 0
 
 
-def sums_of(values: Sequence[float], count: int) -> list[float]:
-    """The sum of every `count` values."""
-    return [sum(values[first : first + count]) for first in range(0, len(values), count)]
+def told(pair: Mapping[str, Sample]) -> None:
+    """A line for each pair: a run takes more than half an hour."""
+    seconds = ", ".join(f"{name} {sample.cpu_seconds:.2f} s of CPU" for name, sample in pair.items())
+    print(f"{seconds}; others {max(sample.others_cores for sample in pair.values()):.2f} cores", file=sys.stderr)
 
 
 def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:

@@ -11,6 +11,8 @@ frequency it does not leave out, hence the interleaving: neighbours in time are 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 import os
 import resource
 import time
@@ -18,13 +20,29 @@ from collections.abc import Callable, Mapping, Sequence
 
 from benchmarks.results import median_ci95
 
+QUIET_CORES = 0.1  # CPU time of others, in cores; OpenMP's barriers spin 10 times the work away beside a busy neighbour
+PATIENCE = 4  # rounds run at most, as a multiple of the rounds wanted
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What one call took: CPU seconds over all threads and waited-for children, and seconds."""
+    """What one call took: CPU seconds over all threads and waited-for children, seconds, and CPU seconds of others."""
 
     cpu_seconds: float
     wall_seconds: float
+    others_cpu_seconds: float = 0.0
+
+    @property
+    def others_cores(self) -> float:
+        """How many cores other programs kept busy meanwhile."""
+        return self.others_cpu_seconds / max(self.wall_seconds, 0.01)
+
+    def __add__(self, other: Sample) -> Sample:
+        return Sample(
+            self.cpu_seconds + other.cpu_seconds,
+            self.wall_seconds + other.wall_seconds,
+            self.others_cpu_seconds + other.others_cpu_seconds,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +78,17 @@ class Clock:
     """Where the time comes from; tests bring their own."""
 
     cpu: Callable[[], float] = cpu_seconds
+    machine: Callable[[], float | None] = machine_cpu_seconds
     wall: Callable[[], float] = time.perf_counter
 
 
 def measure(case: Callable[[], object], clock: Clock) -> Sample:
     """One call of `case`."""
-    wall, cpu = clock.wall(), clock.cpu()
+    machine, wall, cpu = clock.machine(), clock.wall(), clock.cpu()
     case()
-    return Sample(clock.cpu() - cpu, clock.wall() - wall)
+    cpu, wall, after = clock.cpu() - cpu, clock.wall() - wall, clock.machine()
+    others = 0.0 if machine is None or after is None else max(0.0, after - machine - cpu)
+    return Sample(cpu, wall, others)
 
 
 def turns(names: Sequence[str], round_: int) -> list[str]:
@@ -91,6 +112,34 @@ def interleaved(
         for name in turns(list(cases), round_):
             samples[name].append(measure(cases[name], clock))
     return samples
+
+
+def quiet_pairs(
+    cases: Mapping[str, Callable[[], object]],
+    pairs: int,
+    turns_each: int,
+    clock: Clock | None = None,
+    done: Callable[[Mapping[str, Sample]], None] = lambda pair: None,
+) -> dict[str, list[Sample]]:
+    """`pairs` samples of each case, each the sum of `turns_each` calls that alternate with the other cases'.
+
+    What disturbs the machine for some seconds falls on all cases of a pair. Goes on until `pairs` pairs were quiet,
+    that is others kept less than `QUIET_CORES` busy, at most `PATIENCE` times as many; keeps the quietest. Which they
+    are depends on the neighbours, not on the times. `done` is told of every pair.
+    """
+    interleaved(cases, rounds=0, warmup=turns_each)
+    taken: list[dict[str, Sample]] = []
+
+    def noise(pair: Mapping[str, Sample]) -> float:
+        return max(sample.others_cores for sample in pair.values())
+
+    while len(taken) < PATIENCE * pairs and sum(noise(pair) < QUIET_CORES for pair in taken) < pairs:
+        order = {name: cases[name] for name in turns(list(cases), len(taken))}
+        samples = interleaved(order, turns_each, warmup=0, clock=clock)
+        taken.append({name: functools.reduce(operator.add, of) for name, of in samples.items()})
+        done(taken[-1])
+    kept = sorted(sorted(range(len(taken)), key=lambda i: noise(taken[i]))[:pairs])
+    return {name: [taken[i][name] for i in kept] for name in cases}
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:

@@ -3,16 +3,26 @@ import sys
 
 import pytest
 
-from benchmarks.timing import Clock, Sample, cpu_seconds, interleaved, machine_cpu_seconds, measure, paired_ratio, turns
+from benchmarks.timing import (
+    Clock,
+    Sample,
+    cpu_seconds,
+    interleaved,
+    machine_cpu_seconds,
+    measure,
+    paired_ratio,
+    quiet_pairs,
+    turns,
+)
 
 
 class Machine:
     """Time that passes only when a case says so."""
 
     def __init__(self):
-        self.cpu = self.wall = 0.0
+        self.cpu = self.wall = self.others = 0.0
         self.log = []
-        self.clock = Clock(cpu=lambda: self.cpu, wall=lambda: self.wall)
+        self.clock = Clock(cpu=lambda: self.cpu, wall=lambda: self.wall, machine=lambda: 50.0 + self.cpu + self.others)
 
     def case(self, name, cpu, wall):
         def run():
@@ -36,6 +46,52 @@ def test_cases_take_turns_and_the_warmup_does_not_count():
     samples = interleaved(cases, rounds=4, warmup=1, clock=machine.clock)
     assert "".join(machine.log) == "ab" + "abbaabba"
     assert samples == {"a": [Sample(3.0, 0.25)] * 4, "b": [Sample(3.0, 0.25)] * 4}
+
+
+def test_what_others_took_is_told_apart():
+    machine = Machine()
+
+    def disturbed():
+        machine.others += 0.6
+        machine.case("a", 2.0, 0.5)()
+
+    sample = measure(disturbed, machine.clock)
+    assert sample == Sample(2.0, 0.5, pytest.approx(0.6))
+    assert sample.others_cores == pytest.approx(1.2)
+    assert (sample + sample).others_cores == pytest.approx(1.2)
+    silent = Clock(cpu=lambda: machine.cpu, wall=lambda: machine.wall, machine=lambda: None)
+    assert measure(disturbed, silent).others_cores == 0
+
+
+def test_disturbed_pairs_are_taken_again():
+    machine, told = Machine(), []
+    calls = {"a": 0, "b": 0}
+
+    def case(name, cpu):
+        def run():
+            calls[name] += 1
+            machine.case(name, cpu, 1.0)()
+            if name == "b" and calls[name] in (2 + 3, 2 + 9):  # after the warm-up, in the second and the fifth pair
+                machine.others += 0.5
+
+        return run
+
+    cases = {"a": case("a", 3.0), "b": case("b", 4.0)}
+    kept = quiet_pairs(cases, pairs=4, turns_each=2, clock=machine.clock, done=told.append)
+    assert "".join(machine.log) == "aabb" + "abba" + "baab" + "abba" + "baab" + "abba" + "baab"
+    assert kept == {"a": [Sample(6.0, 2.0)] * 4, "b": [Sample(8.0, 2.0)] * 4}
+    assert [pair["b"].others_cores for pair in told] == pytest.approx([0, 0.25, 0, 0, 0.25, 0])
+
+
+def test_a_machine_that_is_never_quiet_gives_its_quietest_pairs():
+    machine, noise = Machine(), iter([9.0, 0.9, 0.3, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4])
+
+    def noisy():
+        machine.case("a", 1.0, 1.0)()
+        machine.others += next(noise, 0.0)
+
+    kept = quiet_pairs({"a": noisy}, pairs=2, turns_each=1, clock=machine.clock)
+    assert [sample.others_cores for sample in kept["a"]] == pytest.approx([0.3, 0.2])
 
 
 def test_three_cases_go_to_and_fro():

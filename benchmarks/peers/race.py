@@ -22,12 +22,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.peers.environments import Unavailable
-from benchmarks.timing import Sample, machine_cpu_seconds, turns
+from benchmarks.timing import PATIENCE, QUIET_CORES, Sample, machine_cpu_seconds, turns
 
 START_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
 TURN_SECONDS = 300.0
-QUIET_CORES = 0.1  # CPU time of others, in cores; OpenMP's barriers spin 10 times the work away beside a busy neighbour
-PATIENCE = 4  # rounds run at most, as a multiple of the rounds wanted
 
 
 class Refused(Exception):
