@@ -70,8 +70,21 @@ class AugmentConfig:
         0.0, "crop a random area of at least 1 - this, aspect 3:4 to 4:3, and scale it (ImageNet's usual is 0.92)"
     )
     flip: float = option(0.0, "probability of a left-right flip")
+    rotation: float = option(0.0, "largest angle of a rotation, in degrees; borders are reflected")
+    translation: float = option(0.0, "largest shift, as a share of the side")
+    shear: float = option(0.0, "largest shear along either axis, in sides per side")
+    zoom: float = option(0.0, "largest zoom: scales by 1 / (1 + this) to 1 + this")
     brightness: float = option(0.0, "largest change of brightness, as a share of the full range")
     contrast: float = option(0.0, "largest relative change of contrast around the image's own mean")
+    saturation: float = option(0.0, "largest relative change of saturation")
+    hue: float = option(0.0, "largest turn of the hue, in turns: 0.5 reaches every hue")
+    sharpness: float = option(0.0, "largest blend with the image smoothed (blurs) or away from it (sharpens)")
+    equalize: float = option(0.0, "probability that each channel's histogram is made even")
+    posterize: int = option(0, "most bits that are cleared in every value")
+    noise: float = option(0.0, "standard deviation of Gaussian noise on every value, of 255")
+    cutout: float = option(0.0, "side of a square filled with gray, as a share of the image's")
+    randaugment_ops: int = option(0, "RandAugment: operations drawn for each image (ImageNet's usual is 2)")
+    randaugment_magnitude: float = option(9.0, "RandAugment: how strong its operations are, 0 to 10")
 
     def __post_init__(self) -> None:
         require(self.pad_crop >= 0, f"data.augment.pad_crop ({self.pad_crop}) must not be negative; 0 turns it off.")
@@ -79,9 +92,23 @@ class AugmentConfig:
             0 <= self.random_resized_crop < 1,
             f"data.augment.random_resized_crop ({self.random_resized_crop}) must lie in [0, 1); 0 turns it off.",
         )
-        for name in ("flip", "brightness", "contrast"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"data.augment.{name} ({value}) must lie in [0, 1]; 0 turns it off.")
+        require(
+            self.randaugment_ops >= 0,
+            f"data.augment.randaugment_ops ({self.randaugment_ops}) must not be negative; 0 turns it off.",
+        )
+        require(
+            0 <= self.randaugment_magnitude <= 10,
+            f"data.augment.randaugment_magnitude ({self.randaugment_magnitude}) must lie in [0, 10].",
+        )
+        most = {"rotation": 180, "hue": 0.5, "posterize": 7, "noise": 255}
+        for field in dataclasses.fields(self):
+            if field.name in ("pad_crop", "random_resized_crop", "randaugment_ops", "randaugment_magnitude"):
+                continue
+            value, largest = getattr(self, field.name), most.get(field.name, 1)
+            require(
+                0 <= value <= largest,
+                f"data.augment.{field.name} ({value}) must lie in [0, {largest}]; 0 turns it off.",
+            )
 
 
 READERS = ("auto", "mapped", "streaming")
@@ -132,3 +159,9 @@ class DataConfig:
             f"data.augment.pad_crop ({self.augment.pad_crop}) must be smaller than data.image_size"
             f" ({self.image_size}): a reflected border cannot be wider than the image.",
         )
+        for name in ("saturation", "hue"):
+            value = getattr(self.augment, name)
+            require(
+                value == 0 or self.channels == 3,
+                f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: turn it off.",
+            )

@@ -1,172 +1,135 @@
-"""Augmentations of whole batches against numpy, alone and inside tf.data."""
+"""The chain of augmentations: its order, what each strength turns on, and batches of real training through it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import inspect
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import augment
-from pipeline.config import AugmentConfig
+from pipeline.augment import augmentation
+from pipeline.build import Data, training_batches
+from pipeline.colour import colour, equalize, posterize, sharpness
+from pipeline.config import AugmentConfig, DataConfig
+from pipeline.geometry import flip, geometry
+from pipeline.noise import cutout, noise
+from pipeline.order import Share
+from pipeline.randaugment import randaugment
+from pipeline.stage import Stage
+from tests.stages import alone, batch, run, uniform
 
-CASES = pytest.mark.parametrize(("height", "width", "channels"), [(16, 16, 3), (16, 16, 1), (9, 20, 3), (20, 9, 1)])
-ALL = AugmentConfig(pad_crop=3, flip=0.5, brightness=0.2, contrast=0.4)
-
-
-def batch(count: int, height: int = 16, width: int = 16, channels: int = 3, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), np.uint8)
-
-
-def uniform(count: int, columns: int = augment.COLUMNS, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((count, columns), np.float32)
-
-
-def alone(op: Callable | None, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    assert op is not None
-    changed = op(tf.constant(images), tf.constant(draws, tf.float32))
-    assert changed.dtype == tf.uint8
-    assert changed.shape == images.shape
-    return changed.numpy()
+EACH = {
+    "pad_crop": 3, "flip": 0.5, "rotation": 30.0, "translation": 0.2, "shear": 0.2, "zoom": 0.3, "brightness": 0.2,
+    "contrast": 0.4, "saturation": 0.5, "hue": 0.2, "sharpness": 0.9, "equalize": 0.5, "posterize": 4, "noise": 8.0,
+    "cutout": 0.4, "randaugment_ops": 2,
+}  # fmt: skip
+COLOURED = {"saturation", "hue"}
+ALL = AugmentConfig(**EACH)  # type: ignore[arg-type]
 
 
-def run(op: Callable | None, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Alone and inside tf.data, which must agree in everything."""
-    changed = alone(op, images, draws)
-    ds = tf.data.Dataset.from_tensor_slices((images, draws)).batch(len(images)).map(op)
-    assert ds.element_spec == tf.TensorSpec([None, *images.shape[1:]], tf.uint8)
-    np.testing.assert_array_equal(next(iter(ds)), changed)
-    return changed
-
-
-@CASES
-def test_flip_mirrors_exactly_the_images_whose_draw_is_below_the_probability(
-    height: int, width: int, channels: int
-) -> None:
-    images = batch(5, height, width, channels)
-    found = run(augment.flip(0.4), images, np.array([[0.0], [0.39], [0.4], [0.41], [0.99]], np.float32))
-    np.testing.assert_array_equal(found[:2], images[:2, :, ::-1])
-    np.testing.assert_array_equal(found[2:], images[2:])
-
-
-def test_flip_of_probability_1_mirrors_every_image() -> None:
-    images, largest = batch(3), np.nextafter(np.float32(1), np.float32(0))
-    np.testing.assert_array_equal(run(augment.flip(1), images, np.full((3, 1), largest)), images[:, :, ::-1])
-
-
-@CASES
-@pytest.mark.parametrize("pad", [1, 4, 8])
-def test_pad_crop_cuts_a_window_out_of_the_reflected_image(height: int, width: int, channels: int, pad: int) -> None:
-    images, draws = batch(40, height, width, channels), uniform(40, 2)
-    found = run(augment.pad_crop(pad), images, draws)
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), "reflect")
-    for number, (y, x) in enumerate(np.floor(draws.astype(float) * (2 * pad + 1)).astype(int)):
-        np.testing.assert_array_equal(found[number], padded[number, y : y + height, x : x + width])
-
-
-def test_pad_crop_reaches_every_offset_equally_often() -> None:
-    pad, count = 2, 2500
-    images = np.repeat(np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1), count, axis=0)
-    found = alone(augment.pad_crop(pad), images, uniform(count, 2))
-    # The pixel that lands in the middle tells the offset.
-    values, counts = np.unique(found[:, 4, 4, 0], return_counts=True)
-    np.testing.assert_array_equal(values, (np.arange(2, 7)[:, None] * 8 + np.arange(2, 7)).ravel())
-    assert np.sum((counts - 100) ** 2 / 100) < 66  # chi squared with 24 degrees of freedom: p = 1e-5
-
-
-@pytest.mark.parametrize("pad", [1, 3, 4, 7, 15])
-def test_the_largest_possible_draw_stays_inside(pad: int) -> None:
-    images, largest = batch(1), np.full((1, 2), np.nextafter(np.float32(1), np.float32(0)))
-    found = alone(augment.pad_crop(pad), images, largest)
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), "reflect")
-    np.testing.assert_array_equal(found, padded[:, 2 * pad :, 2 * pad :])
-
-
-def adjusted(images: np.ndarray, draws: np.ndarray, brightness: float, contrast: float) -> np.ndarray:
-    """Before rounding and saturation, float64."""
-    x, u = images.astype(np.float64), 2 * draws.astype(np.float64)[:, :, None, None, None] - 1
-    mean = x.mean(axis=(1, 2, 3), keepdims=True)
-    return mean + (1 + u[:, 1] * contrast) * (x - mean) + u[:, 0] * brightness * 255
-
-
-@CASES
-@pytest.mark.parametrize(("brightness", "contrast"), [(0.3, 0.0), (0.0, 0.7), (0.2, 0.4), (1.0, 1.0)])
-def test_brightness_and_contrast_follow_the_formula(
-    height: int, width: int, channels: int, brightness: float, contrast: float
-) -> None:
-    images, draws = batch(6, height, width, channels), uniform(6, 2)
-    draws[0], draws[1] = 0, np.nextafter(np.float32(1), np.float32(0))
-    found = run(augment.brightness_contrast(brightness, contrast), images, draws)
-    exact = np.clip(adjusted(images, draws, brightness, contrast), 0, 255)
-    assert np.abs(found - exact).max() <= 0.5 + 1e-3
-
-
-def test_draws_in_the_middle_leave_brightness_and_contrast_alone() -> None:
-    images = batch(4)
-    found = run(augment.brightness_contrast(0.5, 0.5), images, np.full((4, 2), 0.5, np.float32))
-    np.testing.assert_array_equal(found, images)
-
-
-def test_contrast_keeps_the_mean_of_an_image_and_brightness_moves_it() -> None:
-    images = np.random.default_rng(0).integers(100, 156, (50, 16, 16, 3), np.uint8)
-    mean, draws = images.mean(axis=(1, 2, 3)), uniform(50, 2)
-    contrast = alone(augment.brightness_contrast(0, 0.5), images, draws)
-    assert np.abs(contrast.mean(axis=(1, 2, 3)) - mean).max() < 0.1
-    brightness = alone(augment.brightness_contrast(0.2, 0), images, draws)
-    moved = brightness.mean(axis=(1, 2, 3)) - mean
-    assert np.abs(moved - (2 * draws[:, 0] - 1) * 51).max() <= 0.5 + 1e-3
-
-
-@pytest.mark.parametrize("op", [augment.flip(0), augment.pad_crop(0), augment.brightness_contrast(0, 0)])
-def test_strength_0_is_no_op_at_all(op: object) -> None:
-    assert op is None
+def test_every_option_is_tried_here() -> None:
+    decoding = {"random_resized_crop", "randaugment_magnitude"}
+    assert {field.name for field in dataclasses.fields(AugmentConfig)} == {*EACH, *decoding}
 
 
 def test_augmentation_is_none_when_all_is_off_or_only_the_crop_is_on() -> None:
-    assert augment.augmentation(AugmentConfig()) is None
-    assert augment.augmentation(AugmentConfig(random_resized_crop=0.5)) is None
+    assert augmentation(AugmentConfig()) is None
+    assert augmentation(AugmentConfig(random_resized_crop=0.5)) is None
 
 
-@CASES
-def test_the_chain_is_flip_then_crop_then_colour_each_with_its_own_draws(
-    height: int, width: int, channels: int
-) -> None:
-    images, draws = batch(12, height, width, channels), uniform(12)
+def test_the_order_is_geometry_randaugment_colour_histogram_bits_edges_noise_cutout() -> None:
+    whole, images = augmentation(ALL), batch(12)
+    assert whole is not None
+    stages: list[Stage | None] = [
+        geometry(0.5, 3, 30, 0.2, 0.2, 0.3),
+        randaugment(2, 9),
+        colour(0.2, 0.4, 0.5, 0.2),
+        equalize(0.5),
+        posterize(4),
+        sharpness(0.9),
+        noise(8),
+        cutout(0.4),
+    ]
+    draws, at = uniform(12, whole.columns), 0
     expected = images
-    for stage, columns in (
-        (augment.flip(0.5), slice(0, 1)),
-        (augment.pad_crop(3), slice(1, 3)),
-        (augment.brightness_contrast(0.2, 0.4), slice(3, 5)),
-    ):
-        expected = alone(stage, expected, draws[:, columns])
-    found = run(augment.augmentation(ALL), images, draws)
-    np.testing.assert_array_equal(found, expected)
-    assert (found != images).any()
+    for stage in stages:
+        assert stage is not None
+        expected = alone(stage, expected, draws[:, at : at + stage.columns])
+        at += stage.columns
+    assert at == whole.columns
+    np.testing.assert_array_equal(run(whole, images, draws), expected)
+
+
+def test_a_flip_alone_resamples_nothing() -> None:
+    images, draws = batch(20), uniform(20, 1)
+    np.testing.assert_array_equal(
+        run(augmentation(AugmentConfig(flip=0.5)), images, draws), alone(flip(0.5), images, draws)
+    )
 
 
 @pytest.mark.parametrize(
-    ("config", "columns"),
-    [
-        (AugmentConfig(flip=0.5), {0}),
-        (AugmentConfig(pad_crop=3), {1, 2}),
-        (AugmentConfig(brightness=0.5), {3}),
-        (AugmentConfig(contrast=0.5), {4}),
-    ],
+    ("strength", "stage"), [("saturation", colour), ("hue", colour), ("zoom", geometry), ("pad_crop", geometry)]
 )
-def test_each_strength_alone_answers_to_its_own_draws_only(config: AugmentConfig, columns: set[int]) -> None:
-    op, images, draws = augment.augmentation(config), batch(30), uniform(30)
-    plain = alone(op, images, draws)
-    for column in range(augment.COLUMNS):
-        others = draws.copy()
-        others[:, column] = uniform(30, 1, seed=1)[:, 0]
-        assert (alone(op, images, others) != plain).any() == (column in columns)
+def test_a_strength_reaches_its_own_argument(strength: str, stage) -> None:
+    value = EACH[strength]
+    found, plain = augmentation(AugmentConfig(**{strength: value})), stage(**{strength: value})
+    images, draws = batch(8), uniform(8, plain.columns)
+    np.testing.assert_array_equal(alone(found, images, draws), alone(plain, images, draws))
+    assert strength in inspect.signature(stage).parameters
 
 
-@settings(max_examples=15, deadline=None)
+@pytest.mark.parametrize(("height", "width", "channels"), [(16, 16, 3), (16, 16, 1), (9, 20, 3), (20, 9, 1)])
+def test_every_shape_goes_through_all_of_it(height: int, width: int, channels: int) -> None:
+    config = ALL if channels == 3 else dataclasses.replace(ALL, saturation=0.0, hue=0.0)
+    stage, images = augmentation(config), batch(12, height, width, channels)
+    assert stage is not None
+    assert (run(stage, images, uniform(12, stage.columns)) != images).any()
+
+
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
 def test_the_same_draws_give_the_same_pixels_whatever_else_is_in_the_batch(seed: int, count: int) -> None:
-    op, images, draws = augment.augmentation(ALL), batch(8, seed=seed), uniform(8, seed=seed)
-    np.testing.assert_array_equal(alone(op, images[:count], draws[:count]), alone(op, images, draws)[:count])
+    stage, images = augmentation(ALL), batch(8, seed=seed)
+    assert stage is not None
+    draws = uniform(8, stage.columns, seed)
+    np.testing.assert_array_equal(alone(stage, images[:count], draws[:count]), alone(stage, images, draws)[:count])
+
+
+def batches(data: Data, config: DataConfig, share: Share, first: int, count: int) -> np.ndarray:
+    ds = training_batches(data, config, 0, share, start_step=first).take(count)
+    return np.concatenate([images for images, _ in ds.as_numpy_iterator()])
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("name", EACH)
+def test_training_shows_each_of_them(small: DataConfig, data: Data, name: str, channels: int) -> None:
+    if channels == 1 and name in COLOURED:
+        pytest.skip("needs colour, and the configuration says so")
+    plain = dataclasses.replace(small, channels=channels)
+    config = dataclasses.replace(plain, augment=AugmentConfig(**{name: EACH[name]}))
+    whole = batches(data, config, Share(20), 3, 1)
+    assert whole.dtype == np.uint8
+    assert whole.shape == (20, 16, 16, channels)
+    assert (whole != batches(data, plain, Share(20), 3, 1)).any()
+    np.testing.assert_array_equal(whole, batches(data, config, Share(20, 4, 0, 4), 3, 4))
+
+
+def test_all_together_are_the_same_pixels_on_one_replica_as_on_eight_over_two_workers(
+    small: DataConfig, data: Data
+) -> None:
+    config = dataclasses.replace(small, batch_size=24, augment=ALL)
+    parts = [batches(data, config, Share(24, 8, first, 4), 5, 4) for first in (0, 4)]
+    np.testing.assert_array_equal(np.concatenate(parts), batches(data, config, Share(24), 5, 1))
+
+
+def test_the_noise_of_every_step_is_its_own(small: DataConfig, data: Data) -> None:
+    config = dataclasses.replace(small, augment=AugmentConfig(noise=30))
+    plain = batches(data, small, Share(20), 0, 2).astype(int)
+    added = batches(data, config, Share(20), 0, 2) - plain
+    gray = (plain > 90) & (plain < 165)  # nothing saturates
+    same = gray[:20] & gray[20:]
+    assert same.sum() > 1000
+    assert abs(np.corrcoef(added[:20][same], added[20:][same])[0, 1]) < 0.15

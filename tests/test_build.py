@@ -21,7 +21,10 @@ from pipeline.index import Index
 from pipeline.order import Share
 
 Batch = tuple[np.ndarray, np.ndarray]  # images, labels
-EVERYTHING = AugmentConfig(pad_crop=2, random_resized_crop=0.5, flip=0.5, brightness=0.2, contrast=0.2)
+EVERYTHING = AugmentConfig(
+    pad_crop=2, random_resized_crop=0.5, flip=0.5, rotation=20, brightness=0.2, contrast=0.2, sharpness=0.5,
+    equalize=0.2, posterize=2, noise=4, cutout=0.2, randaugment_ops=2,
+)  # fmt: skip
 
 
 def train(
@@ -119,7 +122,9 @@ def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
     cropped = expected_images(data.train, rows, windows, config)
     change = augment.augmentation(config.augment)
     assert change is not None
-    expected = change(tf.constant(cropped), order.uniforms(3 * seed + 2, element, share, augment.COLUMNS))
+    draws = order.uniforms(3 * seed + 2, element, share, change.columns)
+    key = order.hashed(3 * seed + 2, tf.constant(-1 - step, tf.int64), words=2)
+    expected = change(tf.constant(cropped), draws, key)
     np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
 
