@@ -34,6 +34,19 @@ RANGES: list[tuple[type, str, str, tuple[float, ...], str]] = [
     (AugmentConfig, "data.augment", "flip", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
     (AugmentConfig, "data.augment", "brightness", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
     (AugmentConfig, "data.augment", "contrast", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "rotation", (-1.0, 180.5), "must lie in [0, 180]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "translation", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "shear", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "zoom", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "saturation", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "hue", (-0.1, 0.6), "must lie in [0, 0.5]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "sharpness", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "equalize", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "posterize", (-1, 8), "must lie in [0, 7]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "noise", (-0.1, 256.0), "must lie in [0, 255]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "cutout", (-0.1, 1.1), "must lie in [0, 1]; 0 turns it off."),
+    (AugmentConfig, "data.augment", "randaugment_ops", (-1,), "must not be negative; 0 turns it off."),
+    (AugmentConfig, "data.augment", "randaugment_magnitude", (-0.1, 10.5), "must lie in [0, 10]."),
     (DataConfig, "data", "channels", (0, 2, 4), "must be 1 (grayscale) or 3 (colour)."),
     (DataConfig, "data", "eval_crop", (0.0, 1.1), "must lie in (0, 1]."),
     (DataConfig, "data", "max_corrupt_fraction", (-0.1, 1.1), "is a share: it must lie in [0, 1]."),
@@ -59,6 +72,8 @@ def test_a_bad_value_is_refused_in_one_line(config: type, values: dict[str, Any]
         (ShapesConfig, {"size": 8, "count": 20, "quality": 1, "seed": 0, "imbalance": 1.0}),
         (ShapesConfig, {"quality": 100, "outliers": 0.999, "label_noise": 0.0, "corrupt": 0.5}),
         (AugmentConfig, {"pad_crop": 0, "random_resized_crop": 0.999, "flip": 1.0, "brightness": 1.0, "contrast": 1.0}),
+        (AugmentConfig, {"rotation": 180.0, "hue": 0.5, "posterize": 7, "noise": 255.0, "cutout": 1.0, "zoom": 1.0}),
+        (AugmentConfig, {"randaugment_ops": 3, "randaugment_magnitude": 10.0}),
         (DataConfig, {"image_size": 1, "channels": 1, "batch_size": 1, "eval_crop": 1.0, "max_corrupt_fraction": 0.0}),
         (DataConfig, {"max_corrupt_fraction": 1.0, "eval_crop": 0.01, "shuffle_buffer": 1, "ram_budget_mb": 16}),
         (DataConfig, {"image_size": 9, "augment": AugmentConfig(pad_crop=8), "reader": "streaming"}),
@@ -101,6 +116,14 @@ def test_a_border_as_wide_as_the_image_is_refused() -> None:
         "data.augment.pad_crop (8) must be smaller than data.image_size (8):"
         " a reflected border cannot be wider than the image."
     )
+
+
+@pytest.mark.parametrize("name", ["saturation", "hue"])
+def test_colours_of_gray_images_are_refused(name: str) -> None:
+    assert DataConfig(augment=AugmentConfig(**{name: 0.5})).channels == 3
+    with pytest.raises(UsageError) as raised:
+        DataConfig(channels=1, augment=AugmentConfig(**{name: 0.5}))
+    assert str(raised.value) == f"data.augment.{name} (0.5) needs colour, but data.channels is 1: turn it off."
 
 
 def test_replacing_checks_again() -> None:
