@@ -209,6 +209,17 @@ def test_resampling_reads_what_numpy_reads_up_to_three_sides_away(seed: int, rea
         assert np.abs(found[number] - expected).max() <= 0.5 + 255 / 256
 
 
+@pytest.mark.parametrize("off", [-0.4, 0.0, 0.4])
+def test_weights_and_values_are_rounded_to_the_nearest(off: float) -> None:
+    image = np.zeros((1, 4, 8, 1), np.uint8)
+    image[:, :, 1::2] = 255
+    weights = np.arange(1, 256)
+    matrices = np.tile(np.eye(2, 3), (255, 1, 1))
+    matrices[:, 0, 2] = (weights + off) / 256
+    found = resample(tf.constant(np.repeat(image, 255, axis=0)), tf.constant(matrices)).numpy()
+    np.testing.assert_array_equal(found[:, 0, 0, 0], np.floor(255 * weights / 256 + 0.5))
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (2, 3)])
 def test_tiny_images_stay_in_range(height: int, width: int) -> None:
     images = batch(6, height, width)
