@@ -35,7 +35,7 @@ def train(
     return list(ds.take(count).as_numpy_iterator())
 
 
-def equal(found: list[Batch], expected: list[Batch]) -> None:
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
     assert len(found) == len(expected) > 0
     for (images, labels), (expected_images, expected_labels) in zip(found, expected, strict=True):
         np.testing.assert_array_equal(images, expected_images)
@@ -141,9 +141,9 @@ def test_the_batch_of_any_step_can_be_built_alone_whatever_the_parallelism(
     mixed: tuple[DataConfig, Data], straight: list[Batch]
 ) -> None:
     config, data = dataclasses.replace(mixed[0], threads=2), mixed[1]
-    equal(train(data, config, 9), straight)
-    equal(train(data, config, 4, start_step=3), straight[3:7])
-    equal(train(data, config, 1, start_step=8), straight[8:])
+    assert_equal(train(data, config, 9), straight)
+    assert_equal(train(data, config, 4, start_step=3), straight[3:7])
+    assert_equal(train(data, config, 1, start_step=8), straight[8:])
 
 
 def test_a_step_far_away_is_built_without_those_before(small: DataConfig, data: Data) -> None:
@@ -164,7 +164,7 @@ def test_the_parts_of_replicas_and_workers_make_up_the_whole_batch_to_the_pixel(
         for worker in range(workers)
     ]
     steps = [[batch for part in parts for batch in part[step * local : (step + 1) * local]] for step in range(3)]
-    equal([joined(step) for step in steps], straight[5:8])
+    assert_equal([joined(step) for step in steps], straight[5:8])
 
 
 def test_another_seed_gives_another_order_and_other_augmentations(
