@@ -83,13 +83,15 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
     from pipeline import augment, crop, order, reader
     from pipeline.build import open_data
     from pipeline.decode import decode
+    from pipeline.index import JPEG
     from pipeline.order import Share
 
     share, columns = Share(config.batch_size), (data := open_data(config)).train.columns
     chosen, fetch = reader.training_reader(config, data.train, 0, share, 0)
     encoded = chosen.take(batches).unbatch().map(lambda row, payload: (row, fetch(payload)))
     rows, contents = zip(*encoded.as_numpy_iterator(), strict=True)
-    height, width, is_jpeg = (columns[name][list(rows)] for name in ("height", "width", "is_jpeg"))
+    height, width, kind = (columns[name][list(rows)] for name in ("height", "width", "kind"))
+    is_jpeg = kind == JPEG
     # Read to its end, and on one thread: what a buffer went on to decode would count for the next case.
     files = tf.data.Dataset.from_tensor_slices((list(contents), crop.central_windows(height, width), is_jpeg))
     size, channels, only = config.image_size, config.channels, bool(is_jpeg[0]) if len(set(is_jpeg)) == 1 else None

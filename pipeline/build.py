@@ -20,8 +20,8 @@ from absl import logging
 
 from pipeline import augment, crop, order, reader, sources
 from pipeline.config import DataConfig, UsageError
-from pipeline.decode import decode
-from pipeline.index import Index, open_index
+from pipeline.decode import decode, luma, resize
+from pipeline.index import JPEG, RAW, Index, open_index
 from pipeline.order import Share
 
 # Distinct uses of randomness get distinct seeds.
@@ -49,7 +49,7 @@ def open_data(config: DataConfig) -> Data:
       UsageError: source or split unusable, fewer than two classes, or too many corrupt images.
     """
     builder = sources.resolve(config)
-    index = open_index(builder, sources.cache_dir())
+    index = open_index(builder, sources.cache_dir(), config.max_pixels)
     splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
     chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
     train = chosen["train"].kept
@@ -71,19 +71,19 @@ def open_data(config: DataConfig) -> Data:
 
 def _usable(index: Index, split: str, config: DataConfig) -> Index:
     """`index` itself, with its corrupt images counted and named; stops when there are too many."""
-    skipped = index.skipped
-    if skipped:
-        for line in skipped[:NAMED]:
+    corrupt = index.corrupt.skipped
+    if corrupt:
+        for line in corrupt[:NAMED]:
             logging.warning("skipped in split %s: %s", split, line)
-        logging.warning("%d of %d images of split %s are skipped", len(skipped), len(index), split)
-    if len(skipped) > config.max_corrupt_fraction * len(index):
+        logging.warning("%d of %d images of split %s are skipped", len(corrupt), len(index), split)
+    if len(corrupt) > config.max_corrupt_fraction * len(index):
         raise UsageError(
-            f"{len(skipped)} of {len(index)} images of split {split!r} are corrupt, more than"
-            f" data.max_corrupt_fraction ({config.max_corrupt_fraction}) allows; the first is {skipped[0]}."
+            f"{len(corrupt)} of {len(index)} images of split {split!r} are corrupt, more than"
+            f" data.max_corrupt_fraction ({config.max_corrupt_fraction}) allows; the first is {corrupt[0]}."
             " Mend them or raise that fraction."
         )
-    if len(skipped) == len(index):
-        raise UsageError(f"split {split!r} holds no image that can be decoded; the first is {skipped[0]}.")
+    if len(corrupt) == len(index):
+        raise UsageError(f"split {split!r} holds no image that can be decoded; the first is {corrupt[0]}.")
     return index
 
 
@@ -161,14 +161,23 @@ def _training_windows(
 
 def _decoder(index: Index, config: DataConfig, fetch: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
     """(row, payload, window) -> (image uint8 [s, s, c], label int64 []); the label of a negative row is -1."""
-    kinds = np.unique(index.columns["is_jpeg"])
-    is_jpeg, labels = tf.constant(index.columns["is_jpeg"]), tf.constant(index.columns["label"])
+    columns = {name: tf.constant(index.columns[name]) for name in ("kind", "label", "height", "width")}
+    kinds = np.unique(index.columns["kind"]).tolist()
+
+    def cropped(at: tf.Tensor, contents: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        if kinds != [RAW]:
+            is_jpeg = kinds == [JPEG] if len(kinds) == 1 else columns["kind"][at] == JPEG
+            return decode(contents, window, is_jpeg, config.image_size, config.channels)
+        shape = [columns["height"][at], columns["width"][at], 3]
+        y, x, height, width = tf.unstack(window)
+        image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), shape)[y : y + height, x : x + width]
+        image = resize(image if config.channels == 3 else luma(image), config.image_size)
+        return tf.ensure_shape(image, [config.image_size, config.image_size, config.channels])
 
     def decoded(row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at = shown(row)
-        kind = bool(kinds[0]) if len(kinds) == 1 else is_jpeg[at]
-        image = decode(fetch(payload), window, kind, config.image_size, config.channels)
-        return image, tf.where(row < 0, tf.constant(-1, tf.int64), labels[at])
+        image = cropped(at, fetch(payload), window)
+        return image, tf.where(row < 0, tf.constant(-1, tf.int64), columns["label"][at])
 
     return decoded
 

@@ -132,6 +132,7 @@ class DataConfig:
     eval_crop: float = option(1.0, "evaluation sees the central square of this share of the shorter side")
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
     max_corrupt_fraction: float = option(0.01, "stop when more than this share of a split cannot be decoded")
+    max_pixels: int = option(100_000_000, "images of more pixels than this are never decoded: they count as corrupt")
     reader: str = option("auto", "mapped: memory-mapped shards, exact order | streaming: shuffle buffer | auto")
     shuffle_buffer: int = option(8192, "encoded images held by the streaming reader for shuffling")
     threads: int = option(0, "threads of the pipeline's own pool; 0 is one per core")
@@ -150,6 +151,7 @@ class DataConfig:
             0 <= self.max_corrupt_fraction <= 1,
             f"data.max_corrupt_fraction ({self.max_corrupt_fraction}) is a share: it must lie in [0, 1].",
         )
+        require(self.max_pixels >= 1, f"data.max_pixels ({self.max_pixels}) must be at least 1.")
         one_of("data.reader", self.reader, READERS)
         require(self.shuffle_buffer >= 1, f"data.shuffle_buffer ({self.shuffle_buffer}) must be at least 1.")
         require(self.threads >= 0, f"data.threads ({self.threads}) must not be negative; 0 is one per core.")

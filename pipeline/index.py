@@ -1,4 +1,4 @@
-"""THE DATA SET: a row per image (shard, offset, length, label, size, pixel sums, keep).
+"""THE DATA SET: a row per image (shard, offset, length, label, kind, size, pixel sums, keep).
 
     index = open_index(builder, cache_dir)
     train = index.split(builder, "train[:90%]")
@@ -11,6 +11,7 @@ or in the cache where those cannot be written to, and built again when a shard's
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import io
@@ -27,39 +28,55 @@ from absl import logging
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from pipeline.config import UsageError
+from pipeline.config import DataConfig, UsageError
 from pipeline.decode import decode_whole
+from pipeline.image_header import FORMATS, Header, read_header
+from pipeline.measure import measure
 
 DAMAGED = "the checksum does not match: the record is damaged"
 
-# A change of what the columns mean gets a new number: older files are then built again.
-VERSION = 1
+# In a data set's directory: a CSV of shard, record and reason for each row that is not to be trained on.
+DROPPED = "dropped.csv"
 
-# `sums` and `squares` hold, for red, green, blue and luma, the integer sums of the pixel values and of their squares:
-# exact, and so are the mean and deviation of any choice of rows.
+# A change of what the columns mean gets a new number: older files are then built again.
+VERSION = 2
+
+# How the bytes become pixels: by a decoder that can crop, by another, or they are pixels (uint8 [height, width, 3]).
+OTHER, JPEG, RAW = range(3)
+
 COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "shard": (np.int32, ()),
     "record": (np.int64, ()),
     "offset": (np.int64, ()),  # of the image's bytes in its shard
     "length": (np.int64, ()),
     "label": (np.int64, ()),
-    "is_jpeg": (np.bool_, ()),
-    "keep": (np.bool_, ()),
+    "kind": (np.int8, ()),  # OTHER, JPEG or RAW
+    "format": (np.int8, ()),  # in image_header.FORMATS; 0 where the bytes are pixels
+    "keep": (np.bool_, ()),  # can be trained on
+    "dropped": (np.bool_, ()),  # could be, and is left out on purpose
     "height": (np.int32, ()),
     "width": (np.int32, ()),
+    # As pipeline.measure says: of red, green, blue and luma; of luma's Laplacian; of the pixels.
     "sums": (np.int64, (4,)),
     "squares": (np.int64, (4,)),
+    "laplacian": (np.int64, (2,)),
+    "fingerprint": (np.int64, ()),
+    "name": (np.bytes_, ()),  # the file name, where the data set has one
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """The names of a TFDS data set's image, label and (if it has one) file name, and the names of its classes."""
+    """What a TFDS data set calls its image, label and (if it has one) file name, and the names of its classes.
+
+    These are keys of its tf.Examples. Where images are stored as pixels, `shape` is the key of their shapes, else None.
+    """
 
     image: str
     label: str
     filename: str | None
     classes: tuple[str, ...]
+    shape: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +109,31 @@ class Index:
         """A line for each row that is not kept: its name and the reason."""
         lost = self.take(~self.columns["keep"]).columns
         return [self.faults[int(s), int(r)] for s, r in zip(lost["shard"], lost["record"], strict=True)]
+
+    @property
+    def corrupt(self) -> Index:
+        """Only the rows that could not be used if one wanted to."""
+        return self.take(~self.columns["keep"] & ~self.columns["dropped"])
+
+    @property
+    def names(self) -> list[str]:
+        """What to call each row: its file name, or its place in the shards."""
+        return [
+            name.decode(errors="backslashreplace") or f"{self.shards[shard]} record {record}"
+            for name, shard, record in zip(
+                *(self.columns[c].tolist() for c in ("name", "shard", "record")), strict=True
+            )
+        ]
+
+    def drop(self, reasons: dict[int, str]) -> Index:
+        """The same rows, those numbered in `reasons` not kept, for these reasons; what is not kept stays so."""
+        rows = np.array([row for row in reasons if self.columns["keep"][row]], np.int64)
+        columns = {**self.columns, "keep": self.columns["keep"].copy(), "dropped": self.columns["dropped"].copy()}
+        columns["keep"][rows], columns["dropped"][rows] = False, True
+        of = self.take(rows)
+        places = zip(*(of.columns[c].tolist() for c in ("shard", "record")), of.names, rows.tolist(), strict=True)
+        faults = {(shard, record): f"{name}: {reasons[row]}" for shard, record, name, row in places}
+        return dataclasses.replace(self, columns=columns, faults={**self.faults, **faults})
 
     def split(self, builder: Any, split: str) -> Index:
         """The rows of a TFDS split: `train`, `train[:90%]`, `train+test`.
@@ -135,23 +177,45 @@ def find_features(builder: Any) -> Features:
     """
     import tensorflow_datasets as tfds
 
-    features, found = builder.info.features, {}
-    for kind, of in (("image", tfds.features.Image), ("class label", tfds.features.ClassLabel)):
-        names = [name for name, feature in features.items() if type(feature) is of]
+    features = builder.info.features
+    kinds: dict[str, list[str]] = {"image": [], "class label": []}
+    for name, feature in features.items():
+        if type(feature) is tfds.features.Image or _holds_pixels(feature):
+            kinds["image"].append(name)
+        elif type(feature) is tfds.features.ClassLabel:
+            kinds["class label"].append(name)
+    for kind, names in kinds.items():
         if len(names) != 1:
             raise UsageError(
                 f"{builder.info.full_name} has {len(names)} {kind} features among {', '.join(features)};"
                 " image classification needs exactly one: choose another data set."
             )
-        found[kind] = names[0]
-    classes = tuple(features[found["class label"]].names)
+    (image,), (label,) = kinds.values()
+    classes = tuple(features[label].names)
     if len(classes) < 2:
         raise UsageError(f"{builder.info.full_name} has one class only ({classes[0]}); classification needs two.")
-    return Features(found["image"], found["class label"], "filename" if "filename" in features else None, classes)
+    filename = "filename" if "filename" in features else None
+    if _holds_pixels(features[image]):
+        # A shape that is not known beforehand is stored beside the pixels.
+        return Features(f"{image}/value", label, filename, classes, f"{image}/shape")
+    return Features(image, label, filename, classes)
 
 
-def open_index(builder: Any, cache_dir: str) -> Index:
+def _holds_pixels(feature: Any) -> bool:
+    """Whether a feature is `Tensor((None, None, 3), uint8, encoding="bytes")`: pixels that need no decoder."""
+    import tensorflow_datasets as tfds
+
+    return (
+        type(feature) is tfds.features.Tensor
+        and (feature.shape, feature.np_dtype) == ((None, None, 3), np.uint8)
+        and feature._encoding == tfds.features.Encoding.BYTES
+    )
+
+
+def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pixels) -> Index:
     """The index of a TFDS data set with all its splits: read back, or built where there is none that fits.
+
+    Images of more than `max_pixels` are not decoded and not kept.
 
     Raises:
       UsageError: the data set is not stored as TFRecords, or a shard is missing.
@@ -168,18 +232,12 @@ def open_index(builder: Any, cache_dir: str) -> Index:
         for info in builder.info.splits.values()
         for path, length in zip(info.filepaths, info.shard_lengths, strict=True)
     }
+    directory = str(builder.data_dir)
     try:
-        stats = [tf.io.gfile.stat(path) for path in lengths]
+        state = state_of(list(lengths), directory, max_pixels)
     except tf.errors.OpError as error:
         raise UsageError(f"a shard of {builder.info.full_name} cannot be read: {error.message}") from error
-    sizes = tuple(stat.length for stat in stats)
-    state = {
-        "version": VERSION,
-        "shards": list(lengths),
-        "sizes": list(sizes),
-        "times": [stat.mtime_nsec for stat in stats],
-    }
-    directory = str(builder.data_dir)
+    sizes = tuple(state["sizes"])
     name = hashlib.blake2b(directory.encode(), digest_size=8).hexdigest()
     places = [os.path.join(cache_dir, "indexes", name + ".npz")]
     if "://" not in directory:
@@ -193,19 +251,59 @@ def open_index(builder: Any, cache_dir: str) -> Index:
                     faults = {(int(s), int(r)): why for s, r, why in header["faults"]}
                     return Index(tuple(lengths), sizes, features, columns, faults)
     try:
-        columns, faults = _build(lengths, features)
+        columns, faults = _build(lengths, features, max_pixels)
     except tf.errors.OpError as error:
         raise UsageError(f"a shard of {builder.info.full_name} cannot be read: {error.message}") from error
-    header = json.dumps({"state": state, "faults": [[s, r, why] for (s, r), why in faults.items()]})
+    index = Index(tuple(lengths), sizes, features, columns, faults)
+    if state["dropped"]:
+        index = _without_dropped(index, os.path.join(directory, DROPPED))
     for place in places:
         try:
-            _write(place, header, columns)
+            store(place, state, index)
             break
         except OSError as error:
             logging.info("the index cannot be stored as %s (%s)", place, error)
     else:
         logging.warning("the index of %s could not be stored; it is built at every start", directory)
-    return Index(tuple(lengths), sizes, features, columns, faults)
+    return index
+
+
+def state_of(shards: list[str], directory: str, max_pixels: int) -> dict[str, Any]:
+    """What an index depends on: another state, another index. Raises an `OpError` where a shard cannot be read."""
+    stats = [tf.io.gfile.stat(path) for path in shards]
+    dropped = os.path.join(directory, DROPPED)
+    text = b""
+    if tf.io.gfile.exists(dropped):
+        with tf.io.gfile.GFile(dropped, "rb") as file:
+            text = file.read()
+    return {
+        "version": VERSION,
+        "shards": shards,
+        "sizes": [stat.length for stat in stats],
+        "times": [stat.mtime_nsec for stat in stats],
+        "max_pixels": max_pixels,
+        "dropped": hashlib.blake2b(text, digest_size=8).hexdigest() if text else "",
+    }
+
+
+def _without_dropped(index: Index, path: str) -> Index:
+    """`index` without the rows that the data set's list of dropped ones names by shard and record."""
+    with tf.io.gfile.GFile(path) as file:
+        listed = [(line["shard"], line["record"], line["reason"]) for line in csv.DictReader(file)]
+    shard_of = {os.path.basename(path): number for number, path in enumerate(index.shards)}
+    places = zip(*(index.columns[c].tolist() for c in ("shard", "record")), strict=True)
+    row_of = {place: row for row, place in enumerate(places)}
+    try:
+        return index.drop({row_of[shard_of[shard], int(record)]: reason for shard, record, reason in listed})
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{path} names a record that is not there ({error}): mend or remove that file.") from error
+
+
+def store(path: str, state: dict[str, Any], index: Index) -> None:
+    """Writes an index; `open_index` takes it for a data set that is still in that state."""
+    _write(
+        path, json.dumps({"state": state, "faults": [[*at, why] for at, why in index.faults.items()]}), index.columns
+    )
 
 
 def _write(path: str, header: str, columns: dict[str, np.ndarray]) -> None:
@@ -217,14 +315,17 @@ def _write(path: str, header: str, columns: dict[str, np.ndarray]) -> None:
     os.replace(beside, path)
 
 
-def _build(lengths: dict[str, int], features: Features) -> tuple[dict[str, np.ndarray], dict[tuple[int, int], str]]:
+def _build(
+    lengths: dict[str, int], features: Features, max_pixels: int = DataConfig.max_pixels
+) -> tuple[dict[str, np.ndarray], dict[tuple[int, int], str]]:
     """Columns over all records of the shards, and the faults of those not kept."""
     total = sum(lengths.values())
     columns: dict[str, np.ndarray] = {name: np.zeros((total, *shape), kind) for name, (kind, shape) in COLUMNS.items()}
     faults: dict[tuple[int, int], str] = {}
     undecoded: dict[int, str] = {}
+    names = [b""] * total
 
-    def encoded() -> Iterator[tuple[int, bytes]]:
+    def encoded() -> Iterator[tuple[int, bytes, list[int]]]:
         row = 0
         for shard, (path, length) in enumerate(lengths.items()):
             for record, (offset, data, fault) in enumerate(records(path, length)):
@@ -235,61 +336,83 @@ def _build(lengths: dict[str, int], features: Features) -> tuple[dict[str, np.nd
                         raise ValueError(fault)
                     values = tf.train.Example.FromString(data).features.feature
                     if features.filename:
-                        name = values[features.filename].bytes_list.value[0].decode(errors="backslashreplace")
+                        names[row] = values[features.filename].bytes_list.value[0]
+                        name = names[row].decode(errors="backslashreplace")
                     image, label = (
                         values[features.image].bytes_list.value[0],
                         values[features.label].int64_list.value[0],
                     )
                     if not 0 <= label < len(features.classes):
                         raise ValueError(f"label {label} is none of the {len(features.classes)} classes")
-                    if image[8:16] == b"WEBPVP8X" and image[20:21] and image[20] & 2:
-                        # Without an alpha channel it makes TensorFlow 2.21's decoder write beyond its buffer.
-                        raise ValueError("an animated WebP cannot be decoded")
+                    shape = list(values[features.shape].int64_list.value) if features.shape else []
+                    kind, image_format = check_image(image, max_pixels, shape if features.shape else None)
                 except (IndexError, ValueError, DecodeError) as error:
                     faults[shard, record] = f"{name}: {error}"
                 else:
                     # Equal bytes are equal wherever they stand, so the first occurrence will do.
                     columns["offset"][row], columns["length"][row] = offset + data.find(image), len(image)
-                    columns["label"][row], columns["is_jpeg"][row] = label, image[:3] == b"\xff\xd8\xff"
+                    columns["label"][row], columns["kind"][row], columns["format"][row] = label, kind, image_format
                     undecoded[row] = name  # before the image is out of hand
-                    yield row, image
+                    yield row, image, shape
                 row += 1
 
     unread: list[Exception] = []
 
-    def encoded_or_unread() -> Iterator[tuple[int, bytes]]:
+    def encoded_or_unread() -> Iterator[tuple[int, bytes, list[int]]]:
         # Raised here, `ignore_errors` would end the data set early and without a word.
         try:
             yield from encoded()
         except Exception as error:
             unread.append(error)
 
-    signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string))
+    def pixels(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+        if features.shape is None:
+            return decode_whole(image, channels=3)
+        return tf.reshape(tf.io.decode_raw(image, tf.uint8), tf.ensure_shape(shape, [3]))
+
+    signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int64))
     measured = tf.data.Dataset.from_generator(encoded_or_unread, output_signature=signature).map(
-        lambda row, image: (row, *_measure(image)), num_parallel_calls=tf.data.AUTOTUNE
+        lambda row, image, shape: (row, *measure(pixels(image, shape))), num_parallel_calls=tf.data.AUTOTUNE
     )
     with tqdm(total=total, desc="indexing", unit=" images", delay=1, disable=None) as bar:
         # An image that does not decode is missing from what comes back, and that is how it is found.
-        for row, size, sums, squares in measured.ignore_errors().as_numpy_iterator():
+        for row, size, *figures in measured.ignore_errors().as_numpy_iterator():
             columns["keep"][row], columns["height"][row], columns["width"][row] = True, size[0], size[1]
-            columns["sums"][row], columns["squares"][row] = sums, squares
+            for figure, name in zip(figures, ("sums", "squares", "laplacian", "fingerprint"), strict=True):
+                columns[name][row] = figure
             del undecoded[int(row)]
             bar.update()
     if unread:
         raise unread[0]
     for row, name in undecoded.items():
         faults[int(columns["shard"][row]), int(columns["record"][row])] = f"{name}: cannot be decoded as an image"
+    columns["name"] = np.array(names, np.bytes_)
     return columns, faults
 
 
-def _measure(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Size (int32 [2]) and the sums and squares (int64 [4]) over red, green, blue and luma of an encoded image."""
-    image = decode_whole(contents, channels=3)
-    luma = tf.tensordot(tf.cast(image, tf.float32), tf.constant([[0.299], [0.587], [0.114]]), 1)
-    pixels = tf.concat([tf.cast(image, tf.int32), tf.cast(tf.round(luma), tf.int32)], axis=2)
-    # int32 within a line (65025 x 33,000 pixels fit), int64 over the lines: half the cost of int64 throughout.
-    over_lines = lambda x: tf.reduce_sum(tf.cast(tf.reduce_sum(x, axis=1), tf.int64), axis=0)  # noqa: E731
-    return tf.shape(image)[:2], over_lines(pixels), over_lines(pixels * pixels)
+def check_image(image: bytes, max_pixels: int, shape: list[int] | None = None) -> tuple[int, int]:
+    """(kind, format) of encoded bytes, or with a `shape` of pixels; nothing is decoded.
+
+    Raises:
+      ValueError: they are no image, one that a decoder must not see, or one of more than `max_pixels`.
+    """
+    if shape is not None:
+        if len(shape) != 3 or shape[2] != 3 or min(shape) < 1 or np.prod(shape, dtype=object) != len(image):
+            raise ValueError(f"{len(image)} bytes are no pixels of shape {shape}")
+        header = Header(0, shape[1], shape[0], shape[0] * shape[1])
+    else:
+        found = read_header(image)
+        if found is None:
+            raise ValueError("cannot be decoded as an image")
+        header = found
+    if header.refusal:
+        raise ValueError(header.refusal)
+    if header.pixels > max_pixels:
+        size = f"{header.width} x {header.height}"
+        several = f" of all its frames, {header.pixels}," if header.pixels != header.width * header.height else ""
+        raise ValueError(f"the pixels{several} of {size} are more than data.max_pixels ({max_pixels}) lets be decoded")
+    kind = RAW if shape is not None else JPEG if FORMATS[header.format] == "JPEG" else OTHER
+    return kind, header.format
 
 
 def records(path: str, expected: int) -> Iterator[tuple[int, bytes, str]]:

@@ -17,7 +17,7 @@ from pipeline import augment, crop, order, reader
 from pipeline.build import Data, evaluation_batches, open_data, training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
 from pipeline.decode import decode
-from pipeline.index import Index
+from pipeline.index import JPEG, Index
 from pipeline.order import Share
 
 Batch = tuple[np.ndarray, np.ndarray]  # images, labels
@@ -58,7 +58,7 @@ def undecoded(index: Index) -> list[bytes]:
 
 
 def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: DataConfig) -> np.ndarray:
-    files, kinds = undecoded(index), index.columns["is_jpeg"].tolist()
+    files, kinds = undecoded(index), (index.columns["kind"] == JPEG).tolist()
     images = [
         decode(tf.constant(files[row]), window, kinds[row], config.image_size, config.channels)
         for row, window in zip(rows, windows, strict=True)

@@ -23,7 +23,9 @@ from PIL import Image
 
 from pipeline import decode, index
 from pipeline.config import UsageError
+from pipeline.image_header import FORMATS
 from pipeline.index import Index, open_index
+from pipeline.measure import measure
 
 CLASSES = ("cat", "dog", "eel")
 Example = dict[str, Any]
@@ -120,7 +122,8 @@ def test_every_image_stands_where_its_row_says(builder: Any, whole: Index) -> No
 
 def test_sizes_and_kinds_are_those_of_the_images(whole: Index) -> None:
     assert whole.columns["keep"].all()
-    assert not whole.columns["is_jpeg"].any()
+    assert not whole.columns["kind"].any()
+    assert (whole.columns["format"] == FORMATS.index("PNG")).all()
     for row, contents in enumerate(stored_bytes(whole)):
         image = Image.open(io.BytesIO(contents))
         assert (whole.columns["width"][row], whole.columns["height"][row]) == image.size
@@ -181,7 +184,7 @@ def test_sums_of_a_large_image_do_not_overflow() -> None:
     """3000 x 3000 white pixels: the squares sum to 5.9e11."""
     file = io.BytesIO()
     Image.new("RGB", (3000, 3000), (255, 255, 255)).save(file, "PNG")
-    size, sums, squares = index._measure(tf.constant(file.getvalue()))
+    size, sums, squares, _, _ = measure(tf.io.decode_image(file.getvalue()))
     assert size.numpy().tolist() == [3000, 3000]
     assert sums.numpy().tolist() == [255 * 3000 * 3000] * 4
     assert squares.numpy().tolist() == [255 * 255 * 3000 * 3000] * 4
@@ -268,7 +271,7 @@ def test_a_still_webp_with_alpha_is_kept_and_jpegs_are_known_as_such(tmp_path: p
     kinds: dict[int, Example] = {3: {"image": file.getvalue()}, 4: {"image": picture(4, "JPEG")}}
     found = open_index(prepared(tmp_path, {"train": spoilt(kinds)}), "unused")
     assert found.skipped == []
-    assert np.flatnonzero(found.columns["is_jpeg"]).tolist() == [4]
+    assert np.flatnonzero(found.columns["kind"] == index.JPEG).tolist() == [4]
 
 
 def forbid(*_: object) -> None:
