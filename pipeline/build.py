@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import augment, crop, order, reader, sources
+from pipeline import augment, crop, order, reader, service, sources
 from pipeline.config import DataConfig, UsageError
 from pipeline.decode import decode, luma, resize
 from pipeline.index import JPEG, RAW, Index, open_index
@@ -91,23 +91,25 @@ def training_batches(data: Data, config: DataConfig, seed: int, share: Share, st
     """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
 
     Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism and
-    wherever the data set starts. Streaming gives the same tensors in an order of its own.
+    wherever the data set starts. Streaming gives the same tensors in an order of its own. A tf.data service makes the
+    very batches that mapping does, as `service` says which, and they come as they are ready.
     """
-    first = start_step * share.local_replicas
     plan = _training_windows(data.train, config, seed, share)
     augmented = _augmented(config, seed, share)
 
     ds, fetch = reader.training_reader(config, data.train, _seed(seed, ORDER), share, start_step)
-    ds = ds.enumerate(first)
-    ds = ds.map(lambda element, chosen: (*chosen, plan(element, chosen[0])))
+    decoded = _decoder(data.train, config, fetch)
+    ds = ds.map(lambda element, rows, payloads: (tf.fill(tf.shape(rows), element), rows, payloads, plan(element, rows)))
     ds = ds.unbatch()
-    ds = ds.map(_decoder(data.train, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.map(lambda element, *image: (element, *decoded(*image)), num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(share.batch_size, drop_remainder=True)
-    ds = ds.enumerate(first)
     # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
-    ds = ds.map(lambda element, batch: (augmented(element, batch[0]), batch[1]), num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.map(
+        lambda elements, images, labels: (augmented(elements[0], images), labels), num_parallel_calls=tf.data.AUTOTUNE
+    )
     ds = ds.prefetch(tf.data.AUTOTUNE)
-    return ds.with_options(_options(config))
+    ds = ds.with_options(_options(config))
+    return service.distribute(ds, config) if config.service else ds
 
 
 def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.data.Dataset:
@@ -198,8 +200,10 @@ def _augmented(config: DataConfig, seed: int, share: Share) -> Callable[[tf.Tens
 
 
 def _options(config: DataConfig) -> tf.data.Options:
+    cores = len(os.sched_getaffinity(0))
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.ram_budget = config.ram_budget_mb << 20
-    options.threading.private_threadpool_size = config.threads or len(os.sched_getaffinity(0))
+    # A service worker's own number of cores is the default there.
+    options.threading.private_threadpool_size = config.threads or (0 if config.service else cores)
     return options

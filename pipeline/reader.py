@@ -1,7 +1,7 @@
 """Rows -> encoded bytes: out of mapped memory in an exact order, or streamed where nothing can be mapped.
 
 ds, fetch = training_reader(config, index, seed=0, share=share, start_step=0)
-rows, payloads = next(iter(ds))
+element, rows, payloads = next(iter(ds))
 contents = fetch(payloads[0])
 """
 
@@ -19,6 +19,9 @@ from pipeline.index import DAMAGED, Index
 from pipeline.order import Share
 
 FOREVER = 2**62  # elements: training is one endless sequence
+START_RANGE = 2**40  # of the elements where a worker that deals out everything may start
+READS = 4  # batches that a service worker reads at a time; each is in memory, encoded
+AROUND = 256  # bytes of an example around its image: label, file name
 
 
 def use_mapping(config: DataConfig, index: Index) -> bool:
@@ -38,6 +41,7 @@ def use_mapping(config: DataConfig, index: Index) -> bool:
 
 # A reader is a data set of (rows int64 [batch_size], payloads [batch_size]), a batch for one replica at a time, and
 # the function that makes a payload an encoded image: a row to fetch from the mapping, or the streamed bytes themselves.
+# For training the number of the element (int64 []) comes first: on a tf.data service no worker sees them all.
 Reader = tuple[tf.data.Dataset, Callable[[tf.Tensor], tf.Tensor]]
 
 
@@ -45,11 +49,19 @@ def training_reader(config: DataConfig, index: Index, seed: int, share: Share, s
     """Rows in shuffled order, for ever, from `start_step` on; every row exactly once an epoch, or every
     class equally often."""
     first = start_step * share.local_replicas
+    rows_of = chosen_order(config, index, seed)
+    if config.service:
+        read = stored_images(index)
+
+        def batch(element: tf.Tensor) -> tf.data.Dataset:
+            rows = rows_of(share.positions(element))
+            return read(rows).batch(share.batch_size).map(lambda images: (element, rows, images))
+
+        return dealt_elements(config, first).interleave(batch, READS, num_parallel_calls=READS), tf.identity
     if use_mapping(config, index):
         elements = tf.data.Dataset.range(first, FOREVER)
-        rows_of = chosen_order(config, index, seed)
-        rows = elements.map(lambda element: rows_of(share.positions(element)))
-        return rows.map(lambda rows: (rows, rows)), mapped_images(index)
+        rows = elements.map(lambda element: (element, rows_of(share.positions(element))))
+        return rows.map(lambda element, rows: (element, rows, rows)), mapped_images(index)
     require(
         config.balance == "none",
         f"data.balance={config.balance} needs mapped shards, and these are streamed: copy the data set to a local disk"
@@ -61,7 +73,27 @@ def training_reader(config: DataConfig, index: Index, seed: int, share: Share, s
     # Shuffle, then repeat: the other way round blurs epochs into each other.
     stream = stream.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=True).repeat()
     # No position to jump to: starting later reads over what came before.
-    return stream.batch(share.batch_size, drop_remainder=True).skip(first), tf.identity
+    batches = stream.batch(share.batch_size, drop_remainder=True).skip(first).enumerate(first)
+    return batches.map(lambda element, batch: (element, *batch)), tf.identity
+
+
+def dealt_elements(config: DataConfig, first: int) -> tf.data.Dataset:
+    """Numbers (int64 []) of the elements that one worker of a tf.data service makes, from `first` on.
+
+    The element is what is dealt out: whoever makes it reads the same rows and draws the same random numbers, so that
+    no two workers augment alike and all together make what one process would.
+    """
+    elements = tf.data.Dataset.range(first, FOREVER)
+    if config.service_sharding == "static":
+        hint = tf.data.experimental.SHARD_HINT  # the worker puts in the number of workers and its own
+        return elements.shard(hint, hint)
+    if config.service_sharding == "off":
+        # Drawn by each worker for itself: seeds of 0 mean that the kernel takes one from the operating system.
+        drawn = tf.data.Dataset.from_tensors(np.int64(START_RANGE)).map(
+            lambda end: tf.raw_ops.RandomUniformInt(shape=tf.constant([], tf.int32), minval=np.int64(0), maxval=end)
+        )
+        return drawn.flat_map(lambda start: tf.data.Dataset.range(start, FOREVER))
+    return elements
 
 
 def chosen_order(config: DataConfig, index: Index, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -105,6 +137,34 @@ def mapped_images(index: Index) -> Callable[[tf.Tensor], tf.Tensor]:
         return tf.strings.substr(serialized, -length, length)
 
     return fetch
+
+
+def stored_images(index: Index) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """A function (rows int64 [n]) -> data set of their encoded images (string []): each record read where it stands.
+
+    Any row at any time, as from the mapping, in a graph that can be sent elsewhere. Checksums are checked. CPU of an
+    image: 0.03 ms at 1 KB and 0.10 at 100, less than streaming whole shards (0.07 and 0.19).
+    """
+    columns, paths = index.columns, tf.constant(index.shards)
+    shards, starts = tf.constant(columns["shard"]), tf.constant(columns["start"])
+    # An example is little more than its image, so this reads it at once, or in two.
+    buffers = tf.constant(columns["offset"] - columns["start"] + columns["length"] + AROUND)
+    feature = {index.features.image: tf.io.FixedLenFeature([], tf.string)}
+
+    def record(row: tf.Tensor) -> tf.data.Dataset:
+        found = tf.raw_ops.TFRecordDatasetV2(
+            filenames=paths[shards[row]][None],
+            compression_type="",
+            buffer_size=buffers[row],
+            byte_offsets=starts[row][None],
+        )
+        return tf.data.experimental.from_variant(found, tf.TensorSpec([], tf.string)).take(1)
+
+    def images(rows: tf.Tensor) -> tf.data.Dataset:
+        examples = tf.data.Dataset.from_tensor_slices(rows).flat_map(record)
+        return examples.map(lambda example: tf.io.parse_single_example(example, feature)[index.features.image])
+
+    return images
 
 
 def _stream(index: Index, parallel: int) -> tf.data.Dataset:
