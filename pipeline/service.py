@@ -61,10 +61,10 @@ def wait_for_workers(config: DataConfig) -> None:
     """Returns once `config.service` is a dispatcher with a worker.
 
     Raises:
-      UsageError: it is not within `config.service_timeout` seconds.
+      UsageError: it is not, within `config.service_timeout` seconds.
     """
     deadline = time.monotonic() + config.service_timeout
-    while not _workers(config.service, deadline, config.service_timeout, "data.service"):
+    while not _workers(config.service, config.service_timeout, "data.service"):
         if time.monotonic() > deadline:
             raise UsageError(
                 f"data.service ({config.service}) has no worker after {config.service_timeout:g} s: start one with"
@@ -73,12 +73,11 @@ def wait_for_workers(config: DataConfig) -> None:
         time.sleep(RETRY_SECONDS)
 
 
-def _workers(address: str, deadline: float, timeout: float, name: str) -> bool:
+def _workers(address: str, timeout: float, name: str) -> bool:
     """Whether the dispatcher at `address` has workers; waits for it to answer."""
-    left = max(0.001, deadline - time.monotonic())
     with grpc.insecure_channel(address.removeprefix(PROTOCOL)) as channel:
         try:
-            return bool(channel.unary_unary(GET_WORKERS)(b"", timeout=left, wait_for_ready=True))
+            return bool(channel.unary_unary(GET_WORKERS)(b"", timeout=timeout, wait_for_ready=True))
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
                 reason = f"no dispatcher answers within {timeout:g} s"
@@ -117,7 +116,7 @@ def start_worker(dispatcher: str, host: str, port: int = 0, timeout: float = 60.
     Raises:
       UsageError: no dispatcher answers within `timeout` seconds, it was told of other workers, or the port is taken.
     """
-    _workers(dispatcher, time.monotonic() + timeout, timeout, "--dispatcher")
+    _workers(dispatcher, timeout, "--dispatcher")
     if port:
         _require_free(port)
     config = tf.data.experimental.service.WorkerConfig(
