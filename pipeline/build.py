@@ -94,22 +94,46 @@ def training_batches(data: Data, config: DataConfig, seed: int, share: Share, st
     wherever the data set starts. Streaming gives the same tensors in an order of its own. A tf.data service makes the
     very batches that mapping does, as `service` says which, and they come as they are ready.
     """
-    plan = _training_windows(data.train, config, seed, share)
-    augmented = _augmented(config, seed, share)
-
-    ds, fetch = reader.training_reader(config, data.train, _seed(seed, ORDER), share, start_step)
-    decoded = _decoder(data.train, config, fetch)
-    ds = ds.map(lambda element, rows, payloads: (tf.fill(tf.shape(rows), element), rows, payloads, plan(element, rows)))
-    ds = ds.unbatch()
-    ds = ds.map(lambda element, *image: (element, *decoded(*image)), num_parallel_calls=tf.data.AUTOTUNE)
-    ds = ds.batch(share.batch_size, drop_remainder=True)
-    # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
-    ds = ds.map(
-        lambda elements, images, labels: (augmented(elements[0], images), labels), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    ds = ds.prefetch(tf.data.AUTOTUNE)
-    ds = ds.with_options(_options(config))
+    (_, read), *stages = training_stages(data, config, seed, share, start_step)
+    ds = read()
+    for _, stage in stages:
+        ds = stage(ds)
+    ds = ds.with_options(options(config))
     return service.distribute(ds, config) if config.service else ds
+
+
+def training_stages(
+    data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0
+) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
+    """The training chain: each stage's name, and the function that goes on with the data set before it.
+
+    The first takes none: it is the source.
+    """
+    payloads, fetch = reader.training_reader(config, data.train, _seed(seed, ORDER), share, start_step)
+    plan = _training_windows(data.train, config, seed, share)
+    decoded, augmented = _decoder(data.train, config, fetch), _augmented(config, seed, share)
+
+    def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tf.fill(tf.shape(rows), element), rows, payloads, plan(element, rows)
+
+    return [
+        ("read", lambda: payloads),
+        ("plan", lambda ds: ds.map(planned).unbatch()),
+        (
+            "decode",
+            lambda ds: ds.map(lambda element, *of: (element, *decoded(*of)), num_parallel_calls=tf.data.AUTOTUNE),
+        ),
+        ("batch", lambda ds: ds.batch(share.batch_size, drop_remainder=True)),
+        # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
+        (
+            "augment",
+            lambda ds: ds.map(
+                lambda elements, images, labels: (augmented(elements[0], images), labels),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            ),
+        ),
+        ("prefetch", lambda ds: ds.prefetch(tf.data.AUTOTUNE)),
+    ]
 
 
 def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.data.Dataset:
@@ -133,7 +157,7 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     ds = ds.prefetch(tf.data.AUTOTUNE)
-    return ds.with_options(_options(config))
+    return ds.with_options(options(config))
 
 
 def shown(rows: tf.Tensor) -> tf.Tensor:
