@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow as tf
 
 ROUNDS = 3  # the middle one counts, so that a disturbance in one does not
-SECONDS = 0.4  # that a long run is to take
+SECONDS = 0.25  # that a long run is to take
 ELEMENT_MS = 0.01  # that counting an element takes at least
 Chain = Callable[[int], tf.data.Dataset]  # a data set of so many units
 
@@ -34,8 +34,8 @@ class Cost:
 
 def cost(chain: Chain, elements: int, images: int, rounds: int = ROUNDS) -> Cost:
     """Of one image of `chain`, whose unit holds so many `elements`, which hold so many `images`."""
-    short = _drained(chain(1), elements)
-    trial = _cost(chain, elements, images, 2, short)
+    _drained(chain(1), elements)  # traces and compiles
+    trial = _cost(chain, elements, images, 4, _drained(chain(1), elements))
     least = ELEMENT_MS * elements / images
     units = max(2, int(SECONDS * 1000 / max(trial.cpu, trial.wall, least) / images))
     runs = [_cost(chain, elements, images, units, _drained(chain(1), elements)) for _ in range(rounds)]

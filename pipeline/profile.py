@@ -22,7 +22,7 @@ import tensorflow as tf
 from pipeline import build, crop, reader
 from pipeline.build import Data
 from pipeline.config import AugmentConfig, DataConfig
-from pipeline.cost import Chain, cost
+from pipeline.cost import ROUNDS, Chain, cost
 from pipeline.decode import decode, decode_whole, resize, to_uint8
 from pipeline.index import JPEG, RAW
 from pipeline.order import Share
@@ -188,10 +188,11 @@ def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
             own[first] += fetching
             before += fetching
         elements = batch if name in PER_IMAGE else 1
-        alone = cost(_with(lambda n, of=stage, kept=kept: of(kept.repeat(n)), options), KEPT * elements, KEPT * batch)
+        alone = cost(_with(_then(kept.repeat, stage), options), KEPT * elements, KEPT * batch)
         own[name] = max(0.0, alone.cpu - before)
         chain = _then(chain, stage)
-        costs[name] = cost(_with(chain, options), elements, batch)
+        last = name == rest[-1][0]
+        costs[name] = cost(_with(chain, options), elements, batch, rounds=ROUNDS if last else 1)
     whole = costs[rest[-1][0]].cpu
     scale = whole / max(sum(own.values()), 1e-9)
     tuned = _tuned(build.training_batches(data, config, seed, Share(batch)))
