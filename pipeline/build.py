@@ -11,6 +11,7 @@ Images are uint8 [batch, size, size, channels]; normalization is the model's fir
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -18,14 +19,18 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import augment, crop, order, reader, sources
+from pipeline import augment, cache, crop, frames, order, reader, sources
+from pipeline.cache import Images
 from pipeline.config import DataConfig, UsageError
-from pipeline.decode import decode, luma, resize
-from pipeline.index import JPEG, RAW, Index, open_index
+from pipeline.frames import Frames
+from pipeline.geometry import CROP_X, CROP_Y, MIRROR
+from pipeline.images import decoder, shown, whole
+from pipeline.index import Index, open_index
 from pipeline.order import Share
 
 # Distinct uses of randomness get distinct seeds.
 ORDER, CROP, AUGMENT = range(USES := 3)
+CACHING_BATCH = 256
 NAMED = 10  # skipped images named in the log; all of them stand in `Data.skipped`
 
 
@@ -90,24 +95,53 @@ def _usable(index: Index, split: str, config: DataConfig) -> Index:
 def training_batches(data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0) -> tf.data.Dataset:
     """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
 
-    Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism and
-    wherever the data set starts. Streaming gives the same tensors in an order of its own.
+    Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism, wherever
+    the data set starts and whether images are cached. Streaming gives the same tensors in an order of its own.
     """
-    first = start_step * share.local_replicas
-    plan = _training_windows(data.train, config, seed, share)
-    augmented = _augmented(config, seed, share)
+    (_, read), *stages = training_stages(data, config, seed, share, start_step)
+    ds = read()
+    for _, stage in stages:
+        ds = stage(ds)
+    return ds.with_options(options(config))
 
-    ds, fetch = reader.training_reader(config, data.train, _seed(seed, ORDER), share, start_step)
-    ds = ds.enumerate(first)
-    ds = ds.map(lambda element, chosen: (*chosen, plan(element, chosen[0])))
-    ds = ds.unbatch()
-    ds = ds.map(_decoder(data.train, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
-    ds = ds.batch(share.batch_size, drop_remainder=True)
-    ds = ds.enumerate(first)
+
+def training_stages(
+    data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0
+) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
+    """The training chain: each stage's name, and the function that goes on with the data set before it.
+
+    The first takes none: it is the source.
+    """
+    first, index = start_step * share.local_replicas, data.train
+    held = cached(index, config)
+    augmented = _augmented(config, seed, share, moved=isinstance(held, Frames) and augment.copied(config.augment))
     # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
-    ds = ds.map(lambda element, batch: (augmented(element, batch[0]), batch[1]), num_parallel_calls=tf.data.AUTOTUNE)
-    ds = ds.prefetch(tf.data.AUTOTUNE)
-    return ds.with_options(_options(config))
+    last = [
+        ("augment", lambda ds: ds.enumerate(first).map(augmented, num_parallel_calls=tf.data.AUTOTUNE)),
+        ("prefetch", lambda ds: ds.prefetch(tf.data.AUTOTUNE)),
+    ]
+    if isinstance(held, Frames):
+        copied = _copied(held, index, config, seed, share)
+        rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
+        return [
+            ("read", lambda: rows),
+            ("crop", lambda ds: ds.enumerate(first).map(copied, num_parallel_calls=tf.data.AUTOTUNE)),
+            *last,
+        ]
+    if isinstance(held, Images):
+        rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
+        payloads, index, fetch = rows.map(lambda rows: (rows, rows)), held.index, held.fetch
+    else:
+        payloads, fetch = reader.training_reader(config, index, _seed(seed, ORDER), share, start_step)
+    planned = _planned(index, config, seed, share)
+    decoded = decoder(index, config, fetch)
+    return [
+        ("read", lambda: payloads),
+        ("plan", lambda ds: ds.enumerate(first).map(planned).unbatch()),
+        ("decode", lambda ds: ds.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)),
+        ("batch", lambda ds: ds.batch(share.batch_size, drop_remainder=True)),
+        *last,
+    ]
 
 
 def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.data.Dataset:
@@ -115,89 +149,117 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
 
     The last global batch is filled up with examples of weight 0; there are ceil(rows / global batch) steps.
     """
-    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-
-    def plan(rows: tf.Tensor) -> tf.Tensor:
-        rows = shown(rows)
-        return crop.central_windows(tf.gather(heights, rows), tf.gather(widths, rows), config.eval_crop)
-
+    windows = _central(index, config.eval_crop)
     ds, fetch = reader.evaluation_reader(config, index, share)
-    ds = ds.map(lambda rows, payloads: (rows, payloads, plan(rows)))
+    ds = ds.map(lambda rows, payloads: (rows, payloads, windows(rows)))
     ds = ds.unbatch()
-    ds = ds.map(_decoder(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.map(decoder(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(share.batch_size, drop_remainder=True)
     ds = ds.map(
         lambda images, labels: (images, tf.maximum(labels, 0), tf.cast(labels >= 0, tf.float32)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     ds = ds.prefetch(tf.data.AUTOTUNE)
-    return ds.with_options(_options(config))
-
-
-def shown(rows: tf.Tensor) -> tf.Tensor:
-    """The rows whose images these are: row -1 - r shows r and does not count."""
-    return tf.where(rows < 0, -1 - rows, rows)
+    return ds.with_options(options(config))
 
 
 def _seed(seed: int, use: int) -> int:
     return seed * USES + use
 
 
-def _training_windows(
-    index: Index, config: DataConfig, seed: int, share: Share
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(element, rows int64 [b]) -> crop windows int32 [b, 4]."""
+def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tensor]:
+    """rows int64 [b] -> their central windows, int32 [b, 4]."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-    strength = config.augment.random_resized_crop
 
-    def windows(element: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        h, w = tf.gather(heights, rows), tf.gather(widths, rows)
-        if strength == 0:
-            return crop.central_windows(h, w)
-        return crop.random_windows(h, w, strength, order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS))
+    def windows(rows: tf.Tensor) -> tf.Tensor:
+        rows = shown(rows)
+        return crop.central_windows(tf.gather(heights, rows), tf.gather(widths, rows), share)
 
     return windows
 
 
-def _decoder(index: Index, config: DataConfig, fetch: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
-    """(row, payload, window) -> (image uint8 [s, s, c], label int64 []); the label of a negative row is -1."""
-    columns = {name: tf.constant(index.columns[name]) for name in ("kind", "label", "height", "width")}
-    kinds = np.unique(index.columns["kind"]).tolist()
+def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
+    """(element, (rows, payloads)) -> (rows, payloads, crop windows int32 [b, 4])."""
+    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
+    strength, central = config.augment.random_resized_crop, _central(index)
 
-    def cropped(at: tf.Tensor, contents: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        if kinds != [RAW]:
-            is_jpeg = kinds == [JPEG] if len(kinds) == 1 else columns["kind"][at] == JPEG
-            return decode(contents, window, is_jpeg, config.image_size, config.channels)
-        shape = [columns["height"][at], columns["width"][at], 3]
-        y, x, height, width = tf.unstack(window)
-        image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), shape)[y : y + height, x : x + width]
-        image = resize(image if config.channels == 3 else luma(image), config.image_size)
-        return tf.ensure_shape(image, [config.image_size, config.image_size, config.channels])
+    def planned(element: tf.Tensor, chosen: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        rows, payloads = chosen
+        if strength == 0:
+            return rows, payloads, central(rows)
+        draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
+        return rows, payloads, crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
 
-    def decoded(row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        at = shown(row)
-        image = cropped(at, fetch(payload), window)
-        return image, tf.where(row < 0, tf.constant(-1, tf.int64), columns["label"][at])
-
-    return decoded
+    return planned
 
 
-def _augmented(config: DataConfig, seed: int, share: Share) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(element, images) -> images, changed as `config.augment` says."""
-    change = augment.augmentation(config.augment)
+def _augmented(config: DataConfig, seed: int, share: Share, moved: bool) -> Callable:
+    """(element, (images, labels)) -> images, changed as `config.augment` says, and labels."""
+    change, own = augment.augmentation(config.augment, moved), _seed(seed, AUGMENT)
 
-    def augmented(element: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    def augmented(element: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        images, labels = batch
         if change is None:
-            return images
-        own = _seed(seed, AUGMENT)
+            return images, labels
         # A value that no step has, so that the key is not that of the uniforms.
         key = order.hashed(own, -1 - share.step(element), words=2)
-        return change(images, order.uniforms(own, element, share, change.columns), key)
+        return change(images, augmentation_draws(config, own, element, share), key), labels
 
     return augmented
 
 
-def _options(config: DataConfig) -> tf.data.Options:
+def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
+    """(element, rows) -> (images, labels): flipped and cropped by copying, by the draws `_augmented` would use."""
+    labels, own, cells = tf.constant(index.columns["label"]), _seed(seed, AUGMENT), 2 * frames.border + 1
+
+    def copied(element: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draws = augmentation_draws(config, own, element, share)
+        mirrored = draws[:, MIRROR] < config.augment.flip if frames.mirrored else tf.zeros_like(rows, tf.bool)
+        down = tf.cast(draws[:, CROP_Y] * cells, tf.int64) if frames.border else tf.zeros_like(rows)
+        starts = order.cell_starts(element, share, cells)
+        right = order.permutation(own, element, share, cells)
+        return frames.batch(rows, mirrored, down, starts, right), tf.gather(labels, rows)
+
+    return copied
+
+
+def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share: Share) -> tf.Tensor:
+    """float32 [batch_size, columns] in [0, 1) for `augment.augmentation`.
+
+    Horizontal crops are stratified: the global batch is split into as many cells as there are offsets, all images of a
+    cell get the same one, and which cell gets which is drawn anew in every step. So lines of images can be copied.
+    """
+    change = augment.augmentation(config.augment)
+    draws = order.uniforms(seed, element, share, change.columns if change else 1)
+    if config.augment.pad_crop:
+        cells = 2 * config.augment.pad_crop + 1
+        offsets = tf.gather(order.permutation(seed, element, share, cells), order.cells(element, share, cells))
+        across = (tf.cast(offsets, tf.float32) + 0.5) / cells
+        draws = tf.concat([draws[:, :CROP_X], across[:, None], draws[:, CROP_X + 1 :]], axis=1)
+    return draws
+
+
+@functools.lru_cache(maxsize=1)  # a data set that starts again, or at another step, finds it there
+def cached(index: Index, config: DataConfig) -> Frames | Images | None:
+    """The decoded images of `index` in memory, as `config.cache` says; None where they are decoded as they are used.
+
+    Raises:
+      UsageError: they do not fit.
+    """
+    plan = cache.plan(index, config)
+    if not plan:
+        return None
+    share = Share(min(len(index), CACHING_BATCH))
+    if plan.frames:
+        batches = evaluation_batches(index, dataclasses.replace(config, eval_crop=1.0), share)
+        shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
+        return frames.hold(shown, len(index), plan.border, plan.mirror)
+    ds, fetch = reader.evaluation_reader(config, index, share)
+    ds = ds.unbatch().take(len(index)).map(whole(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
+    return cache.hold(ds.with_options(options(config)).as_numpy_iterator(), index, config.channels)
+
+
+def options(config: DataConfig) -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.ram_budget = config.ram_budget_mb << 20
