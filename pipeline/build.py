@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -114,20 +115,10 @@ def training_stages(
     """
     first, index = start_step * share.local_replicas, data.train
     held = cached(index, config)
-    augmented = _augmented(config, seed, share, moved=isinstance(held, Frames) and augment.copied(config.augment))
-    # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
-    last = [
-        ("augment", lambda ds: ds.enumerate(first).map(augmented, num_parallel_calls=tf.data.AUTOTUNE)),
-        ("prefetch", lambda ds: ds.prefetch(tf.data.AUTOTUNE)),
-    ]
     if isinstance(held, Frames):
-        copied = _copied(held, index, config, seed, share)
         rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
-        return [
-            ("read", lambda: rows),
-            ("crop", lambda ds: ds.enumerate(first).map(copied, num_parallel_calls=tf.data.AUTOTUNE)),
-            *last,
-        ]
+        augmented = _augmented(config, seed, share, copied=_copied(held, index, config, seed, share))
+        return [("read", lambda: rows), *_last(first, augmented)]
     if isinstance(held, Images):
         rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
         payloads, index, fetch = rows.map(lambda rows: (rows, rows)), held.index, held.fetch
@@ -140,7 +131,15 @@ def training_stages(
         ("plan", lambda ds: ds.enumerate(first).map(planned).unbatch()),
         ("decode", lambda ds: ds.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)),
         ("batch", lambda ds: ds.batch(share.batch_size, drop_remainder=True)),
-        *last,
+        *_last(first, _augmented(config, seed, share)),
+    ]
+
+
+def _last(first: int, augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
+    # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
+    return [
+        ("augment", lambda ds: ds.enumerate(first).map(augmented, num_parallel_calls=tf.data.AUTOTUNE)),
+        ("prefetch", lambda ds: ds.prefetch(tf.data.AUTOTUNE)),
     ]
 
 
@@ -193,31 +192,38 @@ def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Calla
     return planned
 
 
-def _augmented(config: DataConfig, seed: int, share: Share, moved: bool) -> Callable:
-    """(element, (images, labels)) -> images, changed as `config.augment` says, and labels."""
-    change, own = augment.augmentation(config.augment, moved), _seed(seed, AUGMENT)
+def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | None = None) -> Callable:
+    """(element, batch) -> (images, labels), changed as `config.augment` says.
 
-    def augmented(element: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        images, labels = batch
+    The batch holds images and labels, or what `copied` makes them of: with the draws of the flips and crops that it
+    does, if it does them.
+    """
+    own = _seed(seed, AUGMENT)
+    change = augment.augmentation(config.augment, moved=copied is not None and augment.copied(config.augment))
+
+    def augmented(element: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        draws = augmentation_draws(config, own, element, share)
+        images, labels = copied(element, batch, draws) if copied else batch
         if change is None:
             return images, labels
         # A value that no step has, so that the key is not that of the uniforms.
         key = order.hashed(own, -1 - share.step(element), words=2)
-        return change(images, augmentation_draws(config, own, element, share), key), labels
+        return change(images, draws, key), labels
 
     return augmented
 
 
 def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
-    """(element, rows) -> (images, labels): flipped and cropped by copying, by the draws `_augmented` would use."""
-    labels, own, cells = tf.constant(index.columns["label"]), _seed(seed, AUGMENT), 2 * frames.border + 1
+    """(element, rows, draws) -> (images, labels): held frames, flipped and cropped on the way."""
+    labels, cells = tf.constant(index.columns["label"]), 2 * frames.border + 1
 
-    def copied(element: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        draws = augmentation_draws(config, own, element, share)
+    def copied(element: tf.Tensor, rows: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         mirrored = draws[:, MIRROR] < config.augment.flip if frames.mirrored else tf.zeros_like(rows, tf.bool)
-        down = tf.cast(draws[:, CROP_Y] * cells, tf.int64) if frames.border else tf.zeros_like(rows)
+        down = (
+            tf.cast(tf.cast(draws[:, CROP_Y], tf.float64) * cells, tf.int64) if frames.border else tf.zeros_like(rows)
+        )
         starts = order.cell_starts(element, share, cells)
-        right = order.permutation(own, element, share, cells)
+        right = order.permutation(_seed(seed, AUGMENT), element, share, cells)
         return frames.batch(rows, mirrored, down, starts, right), tf.gather(labels, rows)
 
     return copied

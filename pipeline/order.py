@@ -113,14 +113,14 @@ def uniforms(seed: int, element: tf.Tensor, share: Share, columns: int) -> tf.Te
     Drawn for the whole global batch and then cut, so that a step's images get the same numbers on one replica as on
     eight. Distinct uses pass distinct seeds.
     """
-    key = hashed(seed, share.step(element), words=2)
+    # Four words, of which `permutation` takes the others: a graph then holds the hash once.
+    key = hashed(seed, share.step(element), words=4)[:2]
     whole = tf.random.stateless_uniform([share.global_batch_size, columns], key)
     return tf.gather(whole, share.places(element))
 
 
 def permutation(seed: int, element: tf.Tensor, share: Share, cells: int) -> tf.Tensor:
     """int32 [cells]: 0 to `cells` - 1 in an order drawn for the element's step, the same on all replicas."""
-    # Other words of the hash than those of `uniforms`.
     keys = tf.random.stateless_uniform([cells], hashed(seed, share.step(element), words=4)[2:])
     return tf.argsort(keys, stable=True)
 
