@@ -356,7 +356,7 @@ def _build(
                     name = found.name.decode(errors="backslashreplace") or name
                     if not 0 <= found.label < len(features.classes):
                         raise ValueError(f"label {found.label} is none of the {len(features.classes)} classes")
-                    kind, image_format = check_image(found.image, max_pixels, found.shape)
+                    kind, header = check_image(found.image, max_pixels, found.shape)
                 except (IndexError, ValueError, DecodeError) as error:
                     faults[shard, record] = f"{name}: {error}"
                 else:
@@ -365,7 +365,7 @@ def _build(
                     columns["label"][row], columns["kind"][row], columns["format"][row] = (
                         found.label,
                         kind,
-                        image_format,
+                        header.format,
                     )
                     undecoded[row] = name  # before the image is out of hand
                     yield row, found.image, found.shape
@@ -422,8 +422,8 @@ def parse_example(data: bytes, features: Features) -> Example:
     return Example(values[features.image].bytes_list.value[0], values[features.label].int64_list.value[0], name, shape)
 
 
-def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tuple[int, int]:
-    """(kind, format) of encoded bytes, or with a `shape` of pixels; nothing is decoded.
+def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tuple[int, Header]:
+    """The kind and header of encoded bytes, or with a `shape` of pixels; nothing is decoded.
 
     Raises:
       ValueError: they are no image, one that a decoder must not see, or one of more than `max_pixels`.
@@ -444,7 +444,7 @@ def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tup
         several = f" of all its frames, {header.pixels}," if header.pixels != header.width * header.height else ""
         raise ValueError(f"the pixels{several} of {size} are more than data.max_pixels ({max_pixels}) lets be decoded")
     kind = RAW if len(shape) else JPEG if FORMATS[header.format] == "JPEG" else OTHER
-    return kind, header.format
+    return kind, header
 
 
 def records(path: str, expected: int) -> Iterator[tuple[int, bytes, str]]:

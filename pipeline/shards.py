@@ -21,11 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.config import Tier
-from pipeline.decode import decode_whole
 from pipeline.examples import Examples
 from pipeline.index import COLUMNS, JPEG, RAW, check_image
 from pipeline.measure import measure
-from pipeline.tier import stored_as
+from pipeline.tier import decode_for, scale_for, stored_as
 
 READERS = 8  # files opened at once: storage that is far away answers late
 AHEAD = 32  # images read ahead of the decoders
@@ -63,20 +62,20 @@ def stored_images(examples: Examples, rows: np.ndarray, storing: Storing, lost: 
     undecoded: dict[int, None] = {}
     unread: list[Exception] = []
 
-    def checked() -> Iterator[tuple[int, bytes, np.ndarray]]:
+    def checked() -> Iterator[tuple[int, bytes, np.ndarray, int]]:
         for row, contents in _read_ahead(examples, rows.tolist()):
             shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]
             try:
                 if not 0 <= examples.label[row] < len(examples.classes):
                     raise ValueError(f"label {examples.label[row]} is none of the {len(examples.classes)} classes")
-                kinds[row] = check_image(contents, storing.max_pixels, shape.tolist())
+                kind, header = check_image(contents, storing.max_pixels, shape.tolist())
             except ValueError as error:
                 lost[row] = str(error)
             else:
-                undecoded[row] = None
-                yield row, contents, shape
+                kinds[row], undecoded[row] = (kind, header.format), None
+                yield row, contents, shape, scale_for(storing.tier, storing.bound, header)
 
-    def checked_or_unread() -> Iterator[tuple[int, bytes, np.ndarray]]:
+    def checked_or_unread() -> Iterator[tuple[int, bytes, np.ndarray, int]]:
         # Raised here, `ignore_errors` would end the data set early and without a word.
         try:
             yield from checked()
@@ -85,15 +84,16 @@ def stored_images(examples: Examples, rows: np.ndarray, storing: Storing, lost: 
 
     store = stored_as(storing.tier, storing.bound)
 
-    def process(row: tf.Tensor, contents: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def process(row: tf.Tensor, contents: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if examples.shapes is None:
-            image = decode_whole(contents, channels=3)
+            image = decode_for(contents, scale)
         else:
             image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(shape, [3]))
         contents, image = store(image, contents)
         return row, contents, *measure(image)
 
-    signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int64))
+    number = tf.TensorSpec([], tf.int64)
+    signature = (number, tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int64), number)
     ds = tf.data.Dataset.from_generator(checked_or_unread, output_signature=signature)
     ds = ds.map(process, num_parallel_calls=storing.threads, deterministic=True)
     options = tf.data.Options()
