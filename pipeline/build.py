@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import augment, cache, crop, frames, order, reader, sources
+from pipeline import augment, cache, crop, frames, order, reader, selection, sources
 from pipeline.cache import Images
 from pipeline.config import DataConfig, UsageError
 from pipeline.frames import Frames
@@ -58,6 +58,8 @@ def open_data(config: DataConfig) -> Data:
     index = open_index(builder, sources.cache_dir(), config.max_pixels)
     splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
     chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
+    if config.drop:
+        chosen["train"] = _selected(chosen["train"], chosen["validation"], index, config)
     train = chosen["train"].kept
     mean, std = (
         train.channel_statistics(config.channels)
@@ -73,6 +75,17 @@ def open_data(config: DataConfig) -> Data:
         class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
         skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in chosen[use].skipped),
     )
+
+
+def _selected(train: Index, validation: Index, index: Index, config: DataConfig) -> Index:
+    """`train` without what `data.drop` names, which is counted in the log and stands among the skipped ones."""
+    # Numbered by all rows of the split, corrupt ones too; those are never chosen.
+    kept = np.flatnonzero(train.columns["keep"])
+    unwanted = selection.unwanted(config.drop, train.kept, validation.kept, index)
+    if len(unwanted) == len(kept):
+        raise UsageError(f"data.drop ({config.drop}) leaves no training image: drop less.")
+    logging.warning("%d of %d training images are dropped (data.drop=%s)", len(unwanted), len(kept), config.drop)
+    return train.drop({int(kept[row]): reason for row, reason in unwanted.items()})
 
 
 def _usable(index: Index, split: str, config: DataConfig) -> Index:
