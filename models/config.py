@@ -255,6 +255,11 @@ class TrainConfig:
             f"label_smoothing ({self.label_smoothing}) goes with --loss=crossentropy: set it to 0 or change the loss.",
         )
         require(0 <= self.focal_gamma < float("inf"), f"focal_gamma ({self.focal_gamma}) must not be negative.")
+        require(
+            not (self.deterministic and self.data.service),
+            f"deterministic cannot go with data.service ({self.data.service}): its batches come as they are ready;"
+            " use --data.service= or --nodeterministic.",
+        )
         for name in ("steps_per_execution", "histograms_every", "early_stopping"):
             value = getattr(self, name)
             require(value >= 0, f"{name} ({value}) must not be negative.")

@@ -24,7 +24,7 @@ from models.schedules import Schedule
 from models.stable_model import StableModel
 from models.summary import Meter, TrainingFailed, summarize
 from models.tensorboard import Profiler, TensorBoard
-from pipeline import build
+from pipeline import build, service
 from pipeline.build import Data
 from pipeline.config import UsageError, require
 from pipeline.order import Share
@@ -48,6 +48,8 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
         run_directory.check(model_dir, config, resume, overwrite)
     share = strategy.share(devices, config.data.batch_size)
     set_up(config)
+    if config.data.service:
+        service.wait_for_workers(config.data)
     data = build.open_data(config.data)
     steps_per_epoch = steps_in_epoch(config, data)
     model = create_model(config, data, devices, steps_per_epoch)

@@ -14,13 +14,12 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import augment, cache, crop, frames, order, reader, selection, sources
+from pipeline import augment, cache, crop, frames, order, reader, selection, service, sources
 from pipeline.cache import Images
 from pipeline.config import DataConfig, UsageError
 from pipeline.frames import Frames
@@ -110,13 +109,15 @@ def training_batches(data: Data, config: DataConfig, seed: int, share: Share, st
     """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
 
     Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism, wherever
-    the data set starts and whether images are cached. Streaming gives the same tensors in an order of its own.
+    the data set starts and whether images are cached. Streaming gives the same tensors in an order of its own. A
+    tf.data service makes the very batches that mapping does, as `service` says which, and they come as they are ready.
     """
     (_, read), *stages = training_stages(data, config, seed, share, start_step)
     ds = read()
     for _, stage in stages:
         ds = stage(ds)
-    return ds.with_options(options(config))
+    ds = ds.with_options(options(config))
+    return service.distribute(ds, config) if config.service else ds
 
 
 def training_stages(
@@ -126,32 +127,34 @@ def training_stages(
 
     The first takes none: it is the source.
     """
-    first, index = start_step * share.local_replicas, data.train
-    held = cached(index, config)
+    index, held = data.train, cached(data.train, config)
     if isinstance(held, Frames):
         rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
-        augmented = _augmented(config, seed, share, copied=_copied(held, index, config, seed, share))
-        return [("read", lambda: rows), *_last(first, augmented)]
+        copied = _copied(held, index, config, seed, share)
+        return [("read", lambda: rows), *_last(_augmented(config, seed, share, copied))]
     if isinstance(held, Images):
         rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
-        payloads, index, fetch = rows.map(lambda rows: (rows, rows)), held.index, held.fetch
+        payloads, index, fetch = rows.map(lambda element, rows: (element, rows, rows)), held.index, held.fetch
     else:
         payloads, fetch = reader.training_reader(config, index, _seed(seed, ORDER), share, start_step)
     planned = _planned(index, config, seed, share)
     decoded = decoder(index, config, fetch)
     return [
         ("read", lambda: payloads),
-        ("plan", lambda ds: ds.enumerate(first).map(planned).unbatch()),
-        ("decode", lambda ds: ds.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)),
+        ("plan", lambda ds: ds.map(planned).unbatch()),
+        (
+            "decode",
+            lambda ds: ds.map(lambda element, *of: (element, *decoded(*of)), num_parallel_calls=tf.data.AUTOTUNE),
+        ),
         ("batch", lambda ds: ds.batch(share.batch_size, drop_remainder=True)),
-        *_last(first, _augmented(config, seed, share)),
+        *_last(_augmented(config, seed, share)),
     ]
 
 
-def _last(first: int, augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
+def _last(augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
     # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
     return [
-        ("augment", lambda ds: ds.enumerate(first).map(augmented, num_parallel_calls=tf.data.AUTOTUNE)),
+        ("augment", lambda ds: ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)),
         ("prefetch", lambda ds: ds.prefetch(tf.data.AUTOTUNE)),
     ]
 
@@ -191,32 +194,33 @@ def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tenso
 
 
 def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
-    """(element, (rows, payloads)) -> (rows, payloads, crop windows int32 [b, 4])."""
+    """(element, rows, payloads) -> (element [b], rows, payloads, crop windows int32 [b, 4])."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
     strength, central = config.augment.random_resized_crop, _central(index)
 
-    def planned(element: tf.Tensor, chosen: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        rows, payloads = chosen
+    def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if strength == 0:
-            return rows, payloads, central(rows)
-        draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
-        return rows, payloads, crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
+            windows = central(rows)
+        else:
+            draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
+            windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
+        return tf.fill(tf.shape(rows), element), rows, payloads, windows
 
     return planned
 
 
 def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | None = None) -> Callable:
-    """(element, batch) -> (images, labels), changed as `config.augment` says.
+    """(elements, images, labels) -> (images, labels), changed as `config.augment` says.
 
-    The batch holds images and labels, or what `copied` makes them of: with the draws of the flips and crops that it
-    does, if it does them.
+    The batch may also be (element, rows), which `copied` makes images and labels of, flips and crops done.
     """
     own = _seed(seed, AUGMENT)
     change = augment.augmentation(config.augment, moved=copied is not None and augment.copied(config.augment))
 
-    def augmented(element: tf.Tensor, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def augmented(elements: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        element = elements if copied else elements[0]
         draws = augmentation_draws(config, own, element, share)
-        images, labels = copied(element, batch, draws) if copied else batch
+        images, labels = copied(element, *batch, draws) if copied else batch
         if change is None:
             return images, labels
         # A value that no step has, so that the key is not that of the uniforms.
@@ -279,8 +283,10 @@ def cached(index: Index, config: DataConfig) -> Frames | Images | None:
 
 
 def options(config: DataConfig) -> tf.data.Options:
+    cores = len(os.sched_getaffinity(0))
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.ram_budget = config.ram_budget_mb << 20
-    options.threading.private_threadpool_size = config.threads or len(os.sched_getaffinity(0))
+    # A service worker's own number of cores is the default there.
+    options.threading.private_threadpool_size = config.threads or (0 if config.service else cores)
     return options

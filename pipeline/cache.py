@@ -42,7 +42,7 @@ def plan(index: Index, config: DataConfig) -> Plan | None:
     Raises:
       UsageError: `data.cache=memory`, and it does not fit.
     """
-    if config.cache == "none" or (config.cache == "auto" and config.reader == "streaming"):
+    if config.cache == "none" or (config.cache == "auto" and (config.reader == "streaming" or config.service)):
         return None
     changes = config.augment
     if changes.random_resized_crop:

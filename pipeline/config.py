@@ -8,6 +8,7 @@ Every dataclass is frozen and checks itself; a bad value raises `UsageError`, on
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, NamedTuple
 
 
@@ -112,6 +113,7 @@ class AugmentConfig:
 
 
 READERS = ("auto", "mapped", "streaming")
+SHARDINGS = ("dynamic", "static", "off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,16 @@ class DataConfig:
     cache_budget_mb: int = option(0, "most memory for cached images, in MiB; 0 is half of what is free")
     reader: str = option("auto", "mapped: memory-mapped shards, exact order | streaming: shuffle buffer | auto")
     shuffle_buffer: int = option(8192, "encoded images held by the streaming reader for shuffling")
+    service: str = option(
+        "", "grpc://HOST:PORT of a tf.data service dispatcher (tools.data_service): its workers do it"
+    )
+    service_sharding: str = option(
+        "dynamic",
+        "how the service's workers divide training: dynamic: each batch once, lost if its worker dies | static: fixed"
+        " parts of the workers the dispatcher was told of, begun again if one restarts | off: each worker deals out"
+        " everything in an order of its own",
+    )
+    service_timeout: float = option(60.0, "seconds to wait for the service's dispatcher and its first worker")
     threads: int = option(0, "threads of the pipeline's own pool; 0 is one per core")
     ram_budget_mb: int = option(512, "most memory that tf.data's autotuning may give to buffers, in MiB")
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -159,6 +171,23 @@ class DataConfig:
         one_of("data.cache", self.cache, ("none", "memory", "auto"))
         require(self.cache_budget_mb >= 0, f"data.cache_budget_mb ({self.cache_budget_mb}) must not be negative.")
         require(self.shuffle_buffer >= 1, f"data.shuffle_buffer ({self.shuffle_buffer}) must be at least 1.")
+        one_of("data.service_sharding", self.service_sharding, SHARDINGS)
+        require(self.service_timeout > 0, f"data.service_timeout ({self.service_timeout}) must be positive.")
+        if self.service:
+            require(
+                re.fullmatch(r"grpc://[^/:]+:[0-9]+", self.service) is not None,
+                f"data.service ({self.service}) must be written grpc://HOST:PORT, as the dispatcher prints it.",
+            )
+            require(
+                self.reader != "mapped",
+                "data.reader=mapped cannot go with data.service: mapped memory cannot be sent to its workers;"
+                " use data.reader=auto.",
+            )
+            require(
+                self.cache != "memory",
+                "data.cache=memory cannot go with data.service: what this process holds cannot be sent to its workers;"
+                " use data.cache=auto.",
+            )
         require(self.threads >= 0, f"data.threads ({self.threads}) must not be negative; 0 is one per core.")
         require(self.ram_budget_mb >= 16, f"data.ram_budget_mb ({self.ram_budget_mb}) must be at least 16.")
         require(

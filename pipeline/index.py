@@ -33,6 +33,7 @@ from pipeline.decode import decode_whole
 from pipeline.image_header import FORMATS, Header, read_header
 from pipeline.measure import measure
 
+HEADER = 12  # bytes before the data of a TFRecord: its length and the checksum of that
 DAMAGED = "the checksum does not match: the record is damaged"
 
 # In a data set's directory: a CSV of shard, record and reason for each row that is not to be trained on.
@@ -40,7 +41,7 @@ DROPPED = "dropped.csv"
 STORED = "evenkeel-index.npz"
 
 # A change of what the columns mean gets a new number: older files are then built again.
-VERSION = 2
+VERSION = 3
 
 # How the bytes become pixels: by a decoder that can crop, by another, or they are pixels (uint8 [height, width, 3]).
 OTHER, JPEG, RAW = range(3)
@@ -48,6 +49,7 @@ OTHER, JPEG, RAW = range(3)
 COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "shard": (np.int32, ()),
     "record": (np.int64, ()),
+    "start": (np.int64, ()),  # of the record in its shard
     "offset": (np.int64, ()),  # of the image's bytes in its shard
     "length": (np.int64, ()),
     "label": (np.int64, ()),
@@ -347,6 +349,7 @@ def _build(
         for shard, (path, length) in enumerate(lengths.items()):
             for record, (offset, data, fault) in enumerate(records(path, length)):
                 columns["shard"][row], columns["record"][row] = shard, record
+                columns["start"][row] = offset - HEADER
                 name = f"{path} record {record}"
                 try:
                     if fault:
@@ -457,19 +460,19 @@ def records(path: str, expected: int) -> Iterator[tuple[int, bytes, str]]:
         file = io.BufferedReader(_Raw(raw), 1 << 20)
         offset = 0
         while found < expected:
-            header = file.read(12)
-            if len(header) < 12 or masked_crc(header[:8]) != header[8:]:
+            header = file.read(HEADER)
+            if len(header) < HEADER or masked_crc(header[:8]) != header[8:]:
                 break
             (length,) = struct.unpack("<Q", header[:8])
             data, checksum = file.read(length), file.read(4)
             if len(data) < length or len(checksum) < 4:
                 break
             fault = "" if masked_crc(data) == checksum else DAMAGED
-            yield offset + 12, data, fault
+            yield offset + HEADER, data, fault
             found += 1
             offset += 16 + length
     for _ in range(found, expected):
-        yield 0, b"", "lost behind a damaged or missing part of its shard"
+        yield HEADER, b"", "lost behind a damaged or missing part of its shard"
 
 
 class _Raw(io.RawIOBase):

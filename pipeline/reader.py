@@ -1,7 +1,7 @@
 """Rows -> bytes: out of mapped memory in an exact order, or streamed where nothing can be mapped.
 
 ds, fetch = training_reader(config, index, seed=0, share=share, start_step=0)
-rows, payloads = next(iter(ds))
+element, rows, payloads = next(iter(ds))
 contents = fetch.encoded(payloads[0])
 """
 
@@ -22,6 +22,9 @@ from pipeline.order import Share
 FOREVER = 2**62  # elements: training is one endless sequence
 # Images announced before they are read, and at least a batch: 1.9 ms of waiting per cold 110 KB image became 0.07.
 AHEAD = 64
+START_RANGE = 2**40  # of the elements where a worker that deals out everything may start
+READS = 4  # batches that a service worker reads at a time; each is in memory, encoded
+AROUND = 256  # bytes of an example around its image: label, file name
 
 
 def use_mapping(config: DataConfig, index: Index) -> bool:
@@ -40,6 +43,7 @@ def use_mapping(config: DataConfig, index: Index) -> bool:
 
 
 # A data set of (rows int64 [batch_size], payloads [batch_size]), a batch for one replica at a time, and what fetches.
+# For training the number of the element (int64 []) comes first: on a tf.data service no worker sees them all.
 Reader = tuple[tf.data.Dataset, Fetch]
 
 
@@ -47,9 +51,18 @@ def training_reader(config: DataConfig, index: Index, seed: int, share: Share, s
     """Rows in shuffled order, for ever, from `start_step` on; every row exactly once an epoch, or every
     class equally often."""
     first = start_step * share.local_replicas
+    rows_of = chosen_order(config, index, seed)
+    if config.service:
+        read = stored_images(index)
+
+        def batch(element: tf.Tensor) -> tf.data.Dataset:
+            rows = rows_of(share.positions(element))
+            return read(rows).batch(share.batch_size).map(lambda images: (element, rows, images))
+
+        return dealt_elements(config, first).interleave(batch, READS, num_parallel_calls=READS), fetch.STREAMED
     if use_mapping(config, index):
-        rows = training_rows(config, index, seed, share, start_step)
-        return _announced(rows, index, share).map(lambda rows: (rows, rows)), fetch.mapped(index)
+        rows = _announced(training_rows(config, index, seed, share, start_step), index, share)
+        return rows.map(lambda element, rows: (element, rows, rows)), fetch.mapped(index)
     require(
         config.balance == "none",
         f"data.balance={config.balance} needs mapped shards, and these are streamed: copy the data set to a local disk"
@@ -61,14 +74,34 @@ def training_reader(config: DataConfig, index: Index, seed: int, share: Share, s
     # Shuffle, then repeat: the other way round blurs epochs into each other.
     stream = stream.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=True).repeat()
     # No position to jump to: starting later reads over what came before.
-    return stream.batch(share.batch_size, drop_remainder=True).skip(first), fetch.STREAMED
+    batches = stream.batch(share.batch_size, drop_remainder=True).skip(first).enumerate(first)
+    return batches.map(lambda element, batch: (element, *batch)), fetch.STREAMED
 
 
 def training_rows(config: DataConfig, index: Index, seed: int, share: Share, start_step: int) -> tf.data.Dataset:
-    """The rows alone (int64 [batch_size]), in their exact order, wherever the images come from."""
+    """Elements (int64 []) and their rows (int64 [batch_size]) in exact order, wherever the images come from."""
     rows_of = chosen_order(config, index, seed)
     elements = tf.data.Dataset.range(start_step * share.local_replicas, FOREVER)
-    return elements.map(lambda element: rows_of(share.positions(element)))
+    return elements.map(lambda element: (element, rows_of(share.positions(element))))
+
+
+def dealt_elements(config: DataConfig, first: int) -> tf.data.Dataset:
+    """Numbers (int64 []) of the elements that one worker of a tf.data service makes, from `first` on.
+
+    The element is what is dealt out: whoever makes it reads the same rows and draws the same random numbers, so that
+    no two workers augment alike and all together make what one process would.
+    """
+    elements = tf.data.Dataset.range(first, FOREVER)
+    if config.service_sharding == "static":
+        hint = tf.data.experimental.SHARD_HINT  # the worker puts in the number of workers and its own
+        return elements.shard(hint, hint)
+    if config.service_sharding == "off":
+        # Drawn by each worker for itself: seeds of 0 mean that the kernel takes one from the operating system.
+        drawn = tf.data.Dataset.from_tensors(np.int64(START_RANGE)).map(
+            lambda end: tf.raw_ops.RandomUniformInt(shape=tf.constant([], tf.int32), minval=np.int64(0), maxval=end)
+        )
+        return drawn.flat_map(lambda start: tf.data.Dataset.range(start, FOREVER))
+    return elements
 
 
 def chosen_order(config: DataConfig, index: Index, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -99,7 +132,7 @@ def evaluation_steps(index: Index, share: Share) -> int:
 
 
 def _announced(rows: tf.data.Dataset, index: Index, share: Share) -> tf.data.Dataset:
-    """The same rows (int64 [batch_size]), `AHEAD` images after the kernel was told to read their bytes."""
+    """The same as `training_rows`, `AHEAD` images after the kernel was told to read their bytes."""
     _, starts = mapping.flat_memory(index.shards, index.sizes)
     announce, columns = mapping.announcer(index.shards, index.sizes), index.columns
     offsets = starts[columns["shard"]] + columns["offset"]
@@ -108,9 +141,39 @@ def _announced(rows: tf.data.Dataset, index: Index, share: Share) -> tf.data.Dat
         announce(offsets[rows], columns["length"][rows])
         return rows
 
-    rows = rows.map(lambda rows: tf.ensure_shape(tf.numpy_function(told, [rows], tf.int64), [share.batch_size]))
+    def announced(element: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return element, tf.ensure_shape(tf.numpy_function(told, [rows], tf.int64), [share.batch_size])
+
     # A buffer between the announcement and the reading.
-    return rows.prefetch(-(-AHEAD // share.batch_size))
+    return rows.map(announced).prefetch(-(-AHEAD // share.batch_size))
+
+
+def stored_images(index: Index) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """A function (rows int64 [n]) -> data set of their encoded images (string []): each record read where it stands.
+
+    Any row at any time, as from the mapping, in a graph that can be sent elsewhere. Checksums are checked. CPU of an
+    image: 0.03 ms at 1 KB and 0.10 at 100, less than streaming whole shards (0.07 and 0.19).
+    """
+    columns, paths = index.columns, tf.constant(index.shards)
+    shards, starts = tf.constant(columns["shard"]), tf.constant(columns["start"])
+    # An example is little more than its image, so this reads it at once, or in two.
+    buffers = tf.constant(columns["offset"] - columns["start"] + columns["length"] + AROUND)
+    feature = {index.features.image: tf.io.FixedLenFeature([], tf.string)}
+
+    def record(row: tf.Tensor) -> tf.data.Dataset:
+        found = tf.raw_ops.TFRecordDatasetV2(
+            filenames=paths[shards[row]][None],
+            compression_type="",
+            buffer_size=buffers[row],
+            byte_offsets=starts[row][None],
+        )
+        return tf.data.experimental.from_variant(found, tf.TensorSpec([], tf.string)).take(1)
+
+    def images(rows: tf.Tensor) -> tf.data.Dataset:
+        examples = tf.data.Dataset.from_tensor_slices(rows).flat_map(record)
+        return examples.map(lambda example: tf.io.parse_single_example(example, feature)[index.features.image])
+
+    return images
 
 
 def _stream(index: Index, parallel: int) -> tf.data.Dataset:

@@ -152,8 +152,12 @@ def run(
     cls: type | None = None,
     own: tuple[str, ...] = (),
     presets: bool = True,
+    roles: tuple[str, ...] = (),
 ) -> None:
-    """Parses the flags, calls `main` and exits with what it returns; a `UsageError` is one line and exit code 2."""
+    """Parses the flags, calls `main` and exits with what it returns; a `UsageError` is one line and exit code 2.
+
+    Where there are `roles`, the first argument must be one of them; `main` gets it as argv[1].
+    """
     # TensorFlow's native log: what matters in it also comes as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -161,15 +165,18 @@ def run(
         if {"--help", "-help", "-h"} & set(argv[1:]):
             print(help_text(usage, cls, [*own, *(OWN if cls and presets else ())]))
             sys.exit(0)
+        role = argv[1:2] if roles else []
+        if roles and not set(role) & set(roles):
+            fail(f"say first what to run, {' or '.join(roles)}; --help tells more.")
         try:
-            left = FLAGS(argv)
+            left = FLAGS([argv[0], *argv[1 + len(role) :]])
         except absl_flags.Error as error:
             fail(" ".join(str(error).split()))
         if not FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         if left[1:]:
             fail(f"unexpected argument {left[1]!r}: options are written --name=value; --help lists them.")
-        return left
+        return [*left, *role]
 
     def checked(argv: list[str]) -> int:
         if cls and presets and FLAGS.list_presets:
