@@ -226,6 +226,9 @@ class TrainConfig:
     label_smoothing: float = option(0.0, "share of crossentropy's target spread evenly over all classes")
     focal_gamma: float = option(2.0, "focal: how fast the weight of an example falls as it is got right")
     class_weights: str = option("none", "none | balanced: every class weighs the same in the training loss")
+    evaluate_flipped: bool = option(
+        False, "evaluate the mean of the logits of each image and its mirror image: more accurate, twice the time"
+    )
     steps_per_execution: int = option(0, "training steps in one compiled call; 0 chooses")
     histograms_every: int = option(100, "steps between histograms of weights and gradients; 0 is off")
     checkpoint_every_epochs: int = option(1, "epochs between checkpoints; the last three and the best are kept")

@@ -128,6 +128,7 @@ class StableModel(keras.Model):
         class_weights: Sequence[float] | None = None,
         mixing: MixingConfig | None = None,
         averaging: Averaging | None = None,
+        evaluate_flipped: bool = False,
         **kwargs: Any,
     ) -> None:
         """Keras's, and more.
@@ -140,6 +141,7 @@ class StableModel(keras.Model):
           histograms_every: steps between histograms of all weights and gradients; 0 is off.
           accumulate: parts that each replica's batch is taken in, one after another; they make one update.
           class_weights: weights of the classes in the training loss.
+          evaluate_flipped: evaluation takes the mean of the logits of each image and of its mirror image.
           mixing: mixup and CutMix of each replica's batch.
           averaging: which average of the weights `evaluate` sees.
         """
@@ -152,6 +154,7 @@ class StableModel(keras.Model):
         kwargs.setdefault("weighted_metrics", [])
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self._per_example_loss = keras.losses.get(loss)
+        self._evaluate_flipped = evaluate_flipped
         self._has_metrics = bool(kwargs.get("metrics") or kwargs.get("weighted_metrics"))
         self._clipping, self._histograms_every, self._parts = clipping or Clipping(), histograms_every, accumulate
         self._class_weights = None if class_weights is None else list(class_weights)
@@ -373,6 +376,8 @@ class StableModel(keras.Model):
         if weights is None:
             weights = tf.ones_like(labels, tf.float32)
         logits = self(images, training=False)
+        if self._evaluate_flipped:
+            logits = (logits + self(images[:, :, ::-1], training=False)) / 2
         self._test_loss.update_state(self._per_example_loss.call(labels, logits), weights)
         self._test_accuracy.update_state(rightness(labels, logits), weights)
         self._test_top_5.update_state(tf.math.in_top_k(labels, logits, 5), weights)

@@ -152,6 +152,7 @@ def create_model(config: TrainConfig, data: Data, devices: tf.distribute.Strateg
             accumulate=config.optimizer.accumulate,
             class_weights=losses.balanced_weights(data.class_counts) if config.class_weights == "balanced" else None,
             mixing=config.mixing,
+            evaluate_flipped=config.evaluate_flipped,
             averaging=chosen_averaging(config.averaging, steps_per_epoch, config.epochs),
             steps_per_execution=config.steps_per_execution or automatic_steps(config, steps_per_epoch),
         )

@@ -17,13 +17,19 @@ from pipeline.randaugment import randaugment
 from pipeline.stage import Stage, chain
 
 
-def augmentation(config: AugmentConfig) -> Stage | None:
-    """(images uint8 [b, h, w, c], draws [b, columns], key int32 [2]) -> the same, augmented; None when all is off."""
+def augmentation(config: AugmentConfig, moved: bool = False) -> Stage | None:
+    """(images uint8 [b, h, w, c], draws [b, columns], key int32 [2]) -> the same, augmented; None when all is off.
+
+    With `moved`, flips and crops have been done, by the same draws: see `copied`.
+    """
     # A flip alone copies pixels, which is cheaper than to resample them.
-    moved = geometry(config.flip, config.pad_crop, config.rotation, config.translation, config.shear, config.zoom)
+    first = geometry(config.flip, config.pad_crop, config.rotation, config.translation, config.shear, config.zoom)
+    first = first or flip(config.flip)
+    if first and moved:
+        first = Stage(first.columns, lambda images, draws, key: images)
     return chain(
         [
-            moved or flip(config.flip),
+            first,
             randaugment(config.randaugment_ops, config.randaugment_magnitude),
             colour(config.brightness, config.contrast, config.saturation, config.hue),
             equalize(config.equalize),
@@ -33,3 +39,8 @@ def augmentation(config: AugmentConfig) -> Stage | None:
             cutout(config.cutout),
         ]
     )
+
+
+def copied(config: AugmentConfig) -> bool:
+    """Whether all that moves pixels is flips and shifts by whole pixels: where frames are held, copying does it."""
+    return config.rotation == config.translation == config.shear == config.zoom == 0

@@ -11,6 +11,7 @@ Images are uint8 [batch, size, size, channels]; normalization is the model's fir
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
@@ -18,14 +19,18 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import augment, crop, order, reader, service, sources
+from pipeline import augment, cache, crop, frames, order, reader, selection, service, sources
+from pipeline.cache import Images
 from pipeline.config import DataConfig, UsageError
-from pipeline.decode import decode, luma, resize
-from pipeline.index import JPEG, RAW, Index, open_index
+from pipeline.frames import Frames
+from pipeline.geometry import CROP_X, CROP_Y, MIRROR
+from pipeline.images import decoder, shown, whole
+from pipeline.index import Index, open_index
 from pipeline.order import Share
 
 # Distinct uses of randomness get distinct seeds.
 ORDER, CROP, AUGMENT = range(USES := 3)
+CACHING_BATCH = 256
 NAMED = 10  # skipped images named in the log; all of them stand in `Data.skipped`
 
 
@@ -52,6 +57,8 @@ def open_data(config: DataConfig) -> Data:
     index = open_index(builder, sources.cache_dir(), config.max_pixels)
     splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
     chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
+    if config.drop:
+        chosen["train"] = _selected(chosen["train"], chosen["validation"], index, config)
     train = chosen["train"].kept
     mean, std = (
         train.channel_statistics(config.channels)
@@ -67,6 +74,17 @@ def open_data(config: DataConfig) -> Data:
         class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
         skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in chosen[use].skipped),
     )
+
+
+def _selected(train: Index, validation: Index, index: Index, config: DataConfig) -> Index:
+    """`train` without what `data.drop` names, which is counted in the log and stands among the skipped ones."""
+    # Numbered by all rows of the split, corrupt ones too; those are never chosen.
+    kept = np.flatnonzero(train.columns["keep"])
+    unwanted = selection.unwanted(config.drop, train.kept, validation.kept, index)
+    if len(unwanted) == len(kept):
+        raise UsageError(f"data.drop ({config.drop}) leaves no training image: drop less.")
+    logging.warning("%d of %d training images are dropped (data.drop=%s)", len(unwanted), len(kept), config.drop)
+    return train.drop({int(kept[row]): reason for row, reason in unwanted.items()})
 
 
 def _usable(index: Index, split: str, config: DataConfig) -> Index:
@@ -90,9 +108,9 @@ def _usable(index: Index, split: str, config: DataConfig) -> Index:
 def training_batches(data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0) -> tf.data.Dataset:
     """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
 
-    Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism and
-    wherever the data set starts. Streaming gives the same tensors in an order of its own. A tf.data service makes the
-    very batches that mapping does, as `service` says which, and they come as they are ready.
+    Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism, wherever
+    the data set starts and whether images are cached. Streaming gives the same tensors in an order of its own. A
+    tf.data service makes the very batches that mapping does, as `service` says which, and they come as they are ready.
     """
     (_, read), *stages = training_stages(data, config, seed, share, start_step)
     ds = read()
@@ -109,13 +127,19 @@ def training_stages(
 
     The first takes none: it is the source.
     """
-    payloads, fetch = reader.training_reader(config, data.train, _seed(seed, ORDER), share, start_step)
-    plan = _training_windows(data.train, config, seed, share)
-    decoded, augmented = _decoder(data.train, config, fetch), _augmented(config, seed, share)
-
-    def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tf.fill(tf.shape(rows), element), rows, payloads, plan(element, rows)
-
+    # A cache is this process's; a service's workers read for themselves.
+    index, held = data.train, None if config.service else cached(data.train, config)
+    if isinstance(held, Frames):
+        rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
+        copied = _copied(held, index, config, seed, share)
+        return [("read", lambda: rows), *_last(_augmented(config, seed, share, copied))]
+    if isinstance(held, Images):
+        rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
+        payloads, index, fetch = rows.map(lambda element, rows: (element, rows, rows)), held.index, held.fetch
+    else:
+        payloads, fetch = reader.training_reader(config, index, _seed(seed, ORDER), share, start_step)
+    planned = _planned(index, config, seed, share)
+    decoded = decoder(index, config, fetch)
     return [
         ("read", lambda: payloads),
         ("plan", lambda ds: ds.map(planned).unbatch()),
@@ -124,14 +148,14 @@ def training_stages(
             lambda ds: ds.map(lambda element, *of: (element, *decoded(*of)), num_parallel_calls=tf.data.AUTOTUNE),
         ),
         ("batch", lambda ds: ds.batch(share.batch_size, drop_remainder=True)),
-        # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
-        (
-            "augment",
-            lambda ds: ds.map(
-                lambda elements, images, labels: (augmented(elements[0], images), labels),
-                num_parallel_calls=tf.data.AUTOTUNE,
-            ),
-        ),
+        *_last(_augmented(config, seed, share)),
+    ]
+
+
+def _last(augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
+    # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
+    return [
+        ("augment", lambda ds: ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)),
         ("prefetch", lambda ds: ds.prefetch(tf.data.AUTOTUNE)),
     ]
 
@@ -141,16 +165,11 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
 
     The last global batch is filled up with examples of weight 0; there are ceil(rows / global batch) steps.
     """
-    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-
-    def plan(rows: tf.Tensor) -> tf.Tensor:
-        rows = shown(rows)
-        return crop.central_windows(tf.gather(heights, rows), tf.gather(widths, rows), config.eval_crop)
-
+    windows = _central(index, config.eval_crop)
     ds, fetch = reader.evaluation_reader(config, index, share)
-    ds = ds.map(lambda rows, payloads: (rows, payloads, plan(rows)))
+    ds = ds.map(lambda rows, payloads: (rows, payloads, windows(rows)))
     ds = ds.unbatch()
-    ds = ds.map(_decoder(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.map(decoder(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(share.batch_size, drop_remainder=True)
     ds = ds.map(
         lambda images, labels: (images, tf.maximum(labels, 0), tf.cast(labels >= 0, tf.float32)),
@@ -160,67 +179,108 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
     return ds.with_options(options(config))
 
 
-def shown(rows: tf.Tensor) -> tf.Tensor:
-    """The rows whose images these are: row -1 - r shows r and does not count."""
-    return tf.where(rows < 0, -1 - rows, rows)
-
-
 def _seed(seed: int, use: int) -> int:
     return seed * USES + use
 
 
-def _training_windows(
-    index: Index, config: DataConfig, seed: int, share: Share
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(element, rows int64 [b]) -> crop windows int32 [b, 4]."""
+def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tensor]:
+    """rows int64 [b] -> their central windows, int32 [b, 4]."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-    strength = config.augment.random_resized_crop
 
-    def windows(element: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        h, w = tf.gather(heights, rows), tf.gather(widths, rows)
-        if strength == 0:
-            return crop.central_windows(h, w)
-        return crop.random_windows(h, w, strength, order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS))
+    def windows(rows: tf.Tensor) -> tf.Tensor:
+        rows = shown(rows)
+        return crop.central_windows(tf.gather(heights, rows), tf.gather(widths, rows), share)
 
     return windows
 
 
-def _decoder(index: Index, config: DataConfig, fetch: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
-    """(row, payload, window) -> (image uint8 [s, s, c], label int64 []); the label of a negative row is -1."""
-    columns = {name: tf.constant(index.columns[name]) for name in ("kind", "label", "height", "width")}
-    kinds = np.unique(index.columns["kind"]).tolist()
+def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
+    """(element, rows, payloads) -> (element [b], rows, payloads, crop windows int32 [b, 4])."""
+    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
+    strength, central = config.augment.random_resized_crop, _central(index)
 
-    def cropped(at: tf.Tensor, contents: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        if kinds != [RAW]:
-            is_jpeg = kinds == [JPEG] if len(kinds) == 1 else columns["kind"][at] == JPEG
-            return decode(contents, window, is_jpeg, config.image_size, config.channels)
-        shape = [columns["height"][at], columns["width"][at], 3]
-        y, x, height, width = tf.unstack(window)
-        image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), shape)[y : y + height, x : x + width]
-        image = resize(image if config.channels == 3 else luma(image), config.image_size)
-        return tf.ensure_shape(image, [config.image_size, config.image_size, config.channels])
+    def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        if strength == 0:
+            windows = central(rows)
+        else:
+            draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
+            windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
+        return tf.fill(tf.shape(rows), element), rows, payloads, windows
 
-    def decoded(row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        at = shown(row)
-        image = cropped(at, fetch(payload), window)
-        return image, tf.where(row < 0, tf.constant(-1, tf.int64), columns["label"][at])
-
-    return decoded
+    return planned
 
 
-def _augmented(config: DataConfig, seed: int, share: Share) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(element, images) -> images, changed as `config.augment` says."""
-    change = augment.augmentation(config.augment)
+def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | None = None) -> Callable:
+    """(elements, images, labels) -> (images, labels), changed as `config.augment` says.
 
-    def augmented(element: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    The batch may also be (element, rows), which `copied` makes images and labels of, flips and crops done.
+    """
+    own = _seed(seed, AUGMENT)
+    change = augment.augmentation(config.augment, moved=copied is not None and augment.copied(config.augment))
+
+    def augmented(elements: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        element = elements if copied else elements[0]
+        draws = augmentation_draws(config, own, element, share)
+        images, labels = copied(element, *batch, draws) if copied else batch
         if change is None:
-            return images
-        own = _seed(seed, AUGMENT)
+            return images, labels
         # A value that no step has, so that the key is not that of the uniforms.
         key = order.hashed(own, -1 - share.step(element), words=2)
-        return change(images, order.uniforms(own, element, share, change.columns), key)
+        return change(images, draws, key), labels
 
     return augmented
+
+
+def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
+    """(element, rows, draws) -> (images, labels): held frames, flipped and cropped on the way."""
+    labels, cells = tf.constant(index.columns["label"]), 2 * frames.border + 1
+
+    def copied(element: tf.Tensor, rows: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        mirrored = draws[:, MIRROR] < config.augment.flip if frames.mirrored else tf.zeros_like(rows, tf.bool)
+        down = (
+            tf.cast(tf.cast(draws[:, CROP_Y], tf.float64) * cells, tf.int64) if frames.border else tf.zeros_like(rows)
+        )
+        starts = order.cell_starts(element, share, cells)
+        right = order.permutation(_seed(seed, AUGMENT), element, share, cells)
+        return frames.batch(rows, mirrored, down, starts, right), tf.gather(labels, rows)
+
+    return copied
+
+
+def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share: Share) -> tf.Tensor:
+    """float32 [batch_size, columns] in [0, 1) for `augment.augmentation`.
+
+    Horizontal crops are stratified: the global batch is split into as many cells as there are offsets, all images of a
+    cell get the same one, and which cell gets which is drawn anew in every step. So lines of images can be copied.
+    """
+    change = augment.augmentation(config.augment)
+    draws = order.uniforms(seed, element, share, change.columns if change else 1)
+    if config.augment.pad_crop:
+        cells = 2 * config.augment.pad_crop + 1
+        offsets = tf.gather(order.permutation(seed, element, share, cells), order.cells(element, share, cells))
+        across = (tf.cast(offsets, tf.float32) + 0.5) / cells
+        draws = tf.concat([draws[:, :CROP_X], across[:, None], draws[:, CROP_X + 1 :]], axis=1)
+    return draws
+
+
+@functools.lru_cache(maxsize=1)  # a data set that starts again, or at another step, finds it there
+def cached(index: Index, config: DataConfig) -> Frames | Images | None:
+    """The decoded images of `index` in memory, as `config.cache` says; None where they are decoded as they are used.
+
+    Raises:
+      UsageError: they do not fit.
+    """
+    plan = cache.plan(index, config)
+    if not plan:
+        return None
+    share = Share(min(len(index), CACHING_BATCH))
+    if plan.frames:
+        batches = evaluation_batches(index, dataclasses.replace(config, eval_crop=1.0), share)
+        shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
+        return frames.hold(shown, len(index), plan.border, plan.mirror)
+    ds, fetch = reader.evaluation_reader(config, index, share)
+    ds = ds.unbatch().take(len(index)).map(whole(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
+    return cache.hold(ds.with_options(options(config)).as_numpy_iterator(), index, config.channels)
 
 
 def options(config: DataConfig) -> tf.data.Options:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class UsageError(ValueError):
@@ -131,10 +131,13 @@ class DataConfig:
     channels: int = option(3, "3 for colour, 1 for grayscale; images are converted")
     batch_size: int = option(128, "global batch, over all replicas")
     balance: str = option("none", "order of training examples: none (each once an epoch) | classes (all equally often)")
+    drop: str = option("", "training images left out: outliers, duplicates or a file of image names, several by comma")
     eval_crop: float = option(1.0, "evaluation sees the central square of this share of the shorter side")
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
     max_corrupt_fraction: float = option(0.01, "stop when more than this share of a split cannot be decoded")
     max_pixels: int = option(100_000_000, "images of more pixels than this are never decoded: they count as corrupt")
+    cache: str = option("auto", "decoded images in memory: none | memory | auto: small ones, where they fit")
+    cache_budget_mb: int = option(0, "most memory for cached images, in MiB; 0 is half of what is free")
     reader: str = option("auto", "mapped: memory-mapped shards, exact order | streaming: shuffle buffer | auto")
     shuffle_buffer: int = option(8192, "encoded images held by the streaming reader for shuffling")
     service: str = option(
@@ -165,6 +168,8 @@ class DataConfig:
         )
         require(self.max_pixels >= 1, f"data.max_pixels ({self.max_pixels}) must be at least 1.")
         one_of("data.reader", self.reader, READERS)
+        one_of("data.cache", self.cache, ("none", "memory", "auto"))
+        require(self.cache_budget_mb >= 0, f"data.cache_budget_mb ({self.cache_budget_mb}) must not be negative.")
         require(self.shuffle_buffer >= 1, f"data.shuffle_buffer ({self.shuffle_buffer}) must be at least 1.")
         one_of("data.service_sharding", self.service_sharding, SHARDINGS)
         require(self.service_timeout > 0, f"data.service_timeout ({self.service_timeout}) must be positive.")
@@ -177,6 +182,15 @@ class DataConfig:
                 self.reader != "mapped",
                 "data.reader=mapped cannot go with data.service: mapped memory cannot be sent to its workers;"
                 " use data.reader=auto.",
+            )
+            require(
+                self.cache != "memory",
+                "data.cache=memory cannot go with data.service: its workers read for themselves; use data.cache=none.",
+            )
+            require(
+                self.cache != "memory",
+                "data.cache=memory cannot go with data.service: what this process holds cannot be sent to its workers;"
+                " use data.cache=auto.",
             )
         require(self.threads >= 0, f"data.threads ({self.threads}) must not be negative; 0 is one per core.")
         require(self.ram_budget_mb >= 16, f"data.ram_budget_mb ({self.ram_budget_mb}) must be at least 16.")
@@ -191,3 +205,65 @@ class DataConfig:
                 value == 0 or self.channels == 3,
                 f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: turn it off.",
             )
+
+
+class Tier(NamedTuple):
+    """How images are stored: `jpeg` with side 0 (as they are), `jpeg` re-encoded, or `raw` pixels.
+
+    `side` bounds one side, which one is `PrepareConfig.bound`; no image is enlarged.
+    """
+
+    kind: str
+    side: int = 0
+    quality: int = 0
+
+
+def parse_tier(text: str) -> Tier:
+    """`jpeg`, `jpeg:SIDE:QUALITY` or `raw:SIDE`. Raises `UsageError` for anything else."""
+    kind, *numbers = text.split(":")
+    known = {"jpeg": (0, 2), "raw": (1,)}
+    require(
+        kind in known and len(numbers) in known[kind] and all(number.isdecimal() for number in numbers),
+        f"tier ({text!r}) must be jpeg (files as they are), jpeg:SIDE:QUALITY such as jpeg:256:90, or raw:SIDE.",
+    )
+    tier = Tier(kind, *map(int, numbers))
+    require(not numbers or tier.side >= 1, f"tier ({text!r}): the side must be at least 1 pixel.")
+    require(len(numbers) != 2 or 1 <= tier.quality <= 100, f"tier ({text!r}): the quality must lie in 1 to 100.")
+    return tier
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """What `tools.prepare` reads and how it stores and checks it."""
+
+    source: str = option("shapes", "shapes | tfds:NAME[/CONFIG][:VERSION] | a TFDS directory | a folder of images")
+    data_dir: str = option("", "where tfds:NAME is prepared; default ~/tensorflow_datasets")
+    tier: str = option("jpeg", "jpeg (files as they are) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (pixels)")
+    bound: str = option("shorter", "which side SIDE bounds: shorter | longer; images are never enlarged")
+    shard_mb: int = option(128, "size of a shard, in MiB; there is at least one for each split")
+    shards: int = option(0, "shards for each split instead; 0 goes by shard_mb")
+    seed: int = option(0, "the order in which images are stored is a function of it")
+    max_pixels: int = option(100_000_000, "images of more pixels than this are never decoded, and left out")
+    max_corrupt_fraction: float = option(0.01, "stop when more than this share of the images must be left out")
+    outliers: str = option("flag", "keep | flag (outliers.csv, outliers.png) | drop (from training, too)")
+    max_outlier_fraction: float = option(0.05, "drop: refuse when more than this share of training images would go")
+    schema: str = option("", "check against this schema.pbtxt; default: one inferred from the training split")
+    severity: str = option("error", "anomalies from here on end with exit code 4: warning | error")
+    previous: str = option("", "a directory prepared earlier: report drift from it")
+    threads: int = option(0, "images worked on at once; 0 is one per core")
+    shapes: ShapesConfig = dataclasses.field(default_factory=ShapesConfig)
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "source is empty: give shapes, tfds:NAME or a directory.")
+        parse_tier(self.tier)
+        one_of("bound", self.bound, ("shorter", "longer"))
+        require(self.shard_mb >= 1, f"shard_mb ({self.shard_mb}) must be at least 1.")
+        require(self.shards >= 0, f"shards ({self.shards}) must not be negative; 0 goes by shard_mb.")
+        require(self.seed >= 0, f"seed ({self.seed}) must not be negative.")
+        require(self.max_pixels >= 1, f"max_pixels ({self.max_pixels}) must be at least 1.")
+        for name in ("max_corrupt_fraction", "max_outlier_fraction"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"{name} ({value}) is a share: it must lie in [0, 1].")
+        one_of("outliers", self.outliers, ("keep", "flag", "drop"))
+        one_of("severity", self.severity, ("warning", "error"))
+        require(self.threads >= 0, f"threads ({self.threads}) must not be negative; 0 is one per core.")

@@ -1,4 +1,7 @@
-"""Which part of each image to decode: windows (y, x, height, width), for a whole batch at once."""
+"""Which part of each image to decode, and how much of its detail, for a whole batch at once.
+
+windows = random_windows(heights, widths, 0.92, draws)    # (y, x, height, width)
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,26 @@ def random_windows(heights: tf.Tensor, widths: tf.Tensor, strength: float, draws
     x = tf.floor((w - wide + 1) * tf.where(central, 0.5, draws[:, -1:]))
     y, x = tf.minimum(y, h - tall), tf.minimum(x, w - wide)
     return tf.cast(tf.concat([y, x, tall, wide], axis=1), tf.int32)
+
+
+def scaled(window: tf.Tensor, height: tf.Tensor, width: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """How a JPEG decoder that can shrink by 2, 4 and 8 shows a `window` (int32 [4]) on `size` x `size` pixels.
+
+    The ratio is the largest one that leaves both sides of the window at least `size` pixels.
+
+    Returns:
+      exponent: int32 [], 0 to 3: decode at a ratio of 2 to this power.
+      region: int32 [4], what to decode, in pixels of the shrunk image: the window and a pixel around it, so that
+        resampling reads what lies between two of them as it would in the whole image.
+      placement: float32 [4], the scale (y, x) and translation (y, x) from the region to the output, as
+        tf.raw_ops.ScaleAndTranslate wants them: exact, where rounding to pixels would shift by half of one.
+    """
+    corner, extent = window[:2], window[2:]
+    exponent = tf.reduce_sum(tf.cast(tf.reduce_min(extent) >= [2 * size, 4 * size, 8 * size], tf.int32))
+    ratio = tf.bitwise.left_shift(1, exponent)
+    first = tf.maximum(corner // ratio - 1, 0)
+    last = tf.minimum(-(-(corner + extent) // ratio) + 1, -(-tf.stack([height, width]) // ratio))
+    corner, extent, origin = (tf.cast(value, tf.float32) for value in (corner, extent, first))
+    scale = size * tf.cast(ratio, tf.float32) / extent
+    translation = (origin - corner / tf.cast(ratio, tf.float32)) * scale
+    return exponent, tf.concat([first, last - first], axis=0), tf.concat([scale, translation], axis=0)

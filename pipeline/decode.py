@@ -33,23 +33,48 @@ def to_uint8(image: tf.Tensor) -> tf.Tensor:
     return tf.saturate_cast(tf.round(image), tf.uint8)
 
 
-def _cropped_jpeg(contents: tf.Tensor, window: tf.Tensor, channels: int) -> tf.Tensor:
-    def cropped(channels: int) -> tf.Tensor:
+def _cropped_jpeg(contents: tf.Tensor, window: tf.Tensor, channels: int, ratio: int = 1) -> tf.Tensor:
+    def decoded(channels: int) -> tf.Tensor:
         # Plain chroma upsampling and the fast DCT: what a network sees differs by less than JPEG's own loss.
         return tf.image.decode_and_crop_jpeg(
-            contents, window, channels=channels, fancy_upscaling=False, dct_method="INTEGER_FAST"
+            contents, window, channels=channels, ratio=ratio, fancy_upscaling=False, dct_method="INTEGER_FAST"
         )
 
     if channels == 3:
-        return cropped(3)
+        return decoded(3)
     # libjpeg makes colour of CMYK, but refuses to make gray of it.
     is_cmyk = tf.image.extract_jpeg_shape(contents)[2] == 4
-    return tf.cond(is_cmyk, lambda: luma(cropped(3)), lambda: cropped(1))
+    return tf.cond(is_cmyk, lambda: luma(decoded(3)), lambda: decoded(1))
 
 
 def _cropped_other(contents: tf.Tensor, window: tf.Tensor, channels: int) -> tf.Tensor:
     y, x, height, width = tf.unstack(window)
     return decode_whole(contents, channels)[y : y + height, x : x + width]
+
+
+def decode_scaled(
+    contents: tf.Tensor, region: tf.Tensor, placement: tf.Tensor, exponent: tf.Tensor, size: int, channels: int
+) -> tf.Tensor:
+    """A JPEG shrunk while it is decoded, by 2, 4 or 8 (`exponent` 1 to 3), to uint8 [size, size, channels].
+
+    `region` and `placement` are of `crop.scaled`. The inverse DCT at a lower resolution averages; what then is left to
+    shrink, less than twice, is averaged too: closer to scaling the whole image down with antialiasing than bilinear
+    reading of all its pixels is, and cheaper.
+    """
+
+    def decoded(ratio: int) -> tf.Tensor:
+        return _cropped_jpeg(contents, region, channels, ratio)
+
+    image = tf.switch_case(exponent - 1, [lambda ratio=ratio: decoded(ratio) for ratio in (2, 4, 8)])
+    shown = tf.raw_ops.ScaleAndTranslate(
+        images=image[None],
+        size=[size, size],
+        scale=placement[:2],
+        translation=placement[2:],
+        kernel_type="triangle",
+        antialias=True,
+    )[0]
+    return tf.ensure_shape(to_uint8(shown), [size, size, channels])
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -58,21 +83,25 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     return tf.cond(
         (shape[0] == size) & (shape[1] == size),
         lambda: image,
-        lambda: to_uint8(tf.image.resize(image, [size, size])),
+        # A blend of bytes is never out of their range: adding a half and cutting off is all the rounding it needs.
+        lambda: tf.cast(tf.image.resize(image, [size, size]) + 0.5, tf.uint8),
     )
 
 
-def decode(contents: tf.Tensor, window: tf.Tensor, is_jpeg: tf.Tensor | bool, size: int, channels: int) -> tf.Tensor:
-    """The `window` (int32 y, x, height, width) of an encoded image, scaled to uint8 [size, size, channels].
+def cropped(contents: tf.Tensor, window: tf.Tensor, is_jpeg: tf.Tensor | bool, channels: int) -> tf.Tensor:
+    """The `window` (int32 y, x, height, width) of an encoded image, uint8 [height, width, channels].
 
     `is_jpeg` may be a Python bool where the whole data set is of one kind: then the graph holds one decoder.
     """
     if isinstance(is_jpeg, bool):
-        image = (_cropped_jpeg if is_jpeg else _cropped_other)(contents, window, channels)
-    else:
-        image = tf.cond(
-            is_jpeg,
-            lambda: _cropped_jpeg(contents, window, channels),
-            lambda: _cropped_other(contents, window, channels),
-        )
-    return tf.ensure_shape(resize(image, size), [size, size, channels])
+        return (_cropped_jpeg if is_jpeg else _cropped_other)(contents, window, channels)
+    return tf.cond(
+        is_jpeg,
+        lambda: _cropped_jpeg(contents, window, channels),
+        lambda: _cropped_other(contents, window, channels),
+    )
+
+
+def decode(contents: tf.Tensor, window: tf.Tensor, is_jpeg: tf.Tensor | bool, size: int, channels: int) -> tf.Tensor:
+    """As `cropped`, scaled to uint8 [size, size, channels]."""
+    return tf.ensure_shape(resize(cropped(contents, window, is_jpeg, channels), size), [size, size, channels])

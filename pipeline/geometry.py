@@ -14,6 +14,7 @@ from pipeline.stage import Stage, in_chunks, where_drawn
 
 FRACTION = 16  # bits after the point of a coordinate: good for sides up to 4,096 pixels
 WEIGHT = 8  # bits of an interpolation weight
+MIRROR, CROP_Y, CROP_X = range(3)  # columns of draws
 
 
 def flip(probability: float) -> Stage | None:

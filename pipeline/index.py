@@ -18,8 +18,8 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -38,6 +38,7 @@ DAMAGED = "the checksum does not match: the record is damaged"
 
 # In a data set's directory: a CSV of shard, record and reason for each row that is not to be trained on.
 DROPPED = "dropped.csv"
+STORED = "evenkeel-index.npz"
 
 # A change of what the columns mean gets a new number: older files are then built again.
 VERSION = 3
@@ -126,6 +127,15 @@ class Index:
                 *(self.columns[c].tolist() for c in ("name", "shard", "record")), strict=True
             )
         ]
+
+    @property
+    def undropped(self) -> Index:
+        """The same rows, none of them dropped."""
+        keep, dropped = self.columns["keep"], self.columns["dropped"]
+        places = set(zip(*(self.columns[c][dropped].tolist() for c in ("shard", "record")), strict=True))
+        faults = {place: why for place, why in self.faults.items() if place not in places}
+        columns = {**self.columns, "keep": keep | dropped, "dropped": np.zeros_like(dropped)}
+        return dataclasses.replace(self, columns=columns, faults=faults)
 
     def drop(self, reasons: dict[int, str]) -> Index:
         """The same rows, those numbered in `reasons` not kept, for these reasons; what is not kept stays so."""
@@ -223,17 +233,7 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
       UsageError: the data set is not stored as TFRecords, or a shard is missing.
     """
     features = find_features(builder)
-    file_format = builder.info.file_format.value
-    if file_format != "tfrecord":
-        raise UsageError(
-            f"{builder.info.full_name} is stored as {file_format}; evenkeel reads tfrecord: prepare it with"
-            " builder.download_and_prepare(file_format='tfrecord')."
-        )
-    lengths = {
-        str(path): length
-        for info in builder.info.splits.values()
-        for path, length in zip(info.filepaths, info.shard_lengths, strict=True)
-    }
+    lengths = shard_lengths(builder)
     directory = str(builder.data_dir)
     try:
         state = state_of(list(lengths), directory, max_pixels)
@@ -243,7 +243,7 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
     name = hashlib.blake2b(directory.encode(), digest_size=8).hexdigest()
     places = [os.path.join(cache_dir, "indexes", name + ".npz")]
     if "://" not in directory:
-        places.insert(0, os.path.join(directory, "evenkeel-index.npz"))
+        places.insert(0, os.path.join(directory, STORED))
     for place in places:
         if os.path.exists(place):
             with np.load(place, allow_pickle=False) as stored:
@@ -257,8 +257,7 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
     except tf.errors.OpError as error:
         raise UsageError(f"a shard of {builder.info.full_name} cannot be read: {error.message}") from error
     index = Index(tuple(lengths), sizes, features, columns, faults)
-    if state["dropped"]:
-        index = _without_dropped(index, os.path.join(directory, DROPPED))
+    index = without_dropped(index, directory)
     for place in places:
         try:
             store(place, state, index)
@@ -268,6 +267,21 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
     else:
         logging.warning("the index of %s could not be stored; it is built at every start", directory)
     return index
+
+
+def shard_lengths(builder: Any) -> dict[str, int]:
+    """{path of a shard: its records}, over all splits. Raises `UsageError` unless they are TFRecords."""
+    file_format = builder.info.file_format.value
+    if file_format != "tfrecord":
+        raise UsageError(
+            f"{builder.info.full_name} is stored as {file_format}; evenkeel reads tfrecord: prepare it with"
+            " builder.download_and_prepare(file_format='tfrecord')."
+        )
+    return {
+        str(path): length
+        for info in builder.info.splits.values()
+        for path, length in zip(info.filepaths, info.shard_lengths, strict=True)
+    }
 
 
 def state_of(shards: list[str], directory: str, max_pixels: int) -> dict[str, Any]:
@@ -280,7 +294,7 @@ def state_of(shards: list[str], directory: str, max_pixels: int) -> dict[str, An
             text = file.read()
     return {
         "version": VERSION,
-        "shards": shards,
+        "shards": [os.path.basename(path) for path in shards],  # the directory may be moved
         "sizes": [stat.length for stat in stats],
         "times": [stat.mtime_nsec for stat in stats],
         "max_pixels": max_pixels,
@@ -288,8 +302,11 @@ def state_of(shards: list[str], directory: str, max_pixels: int) -> dict[str, An
     }
 
 
-def _without_dropped(index: Index, path: str) -> Index:
-    """`index` without the rows that the data set's list of dropped ones names by shard and record."""
+def without_dropped(index: Index, directory: str) -> Index:
+    """`index` without the rows that the list of dropped ones, if the directory has one, names by shard and record."""
+    path = os.path.join(directory, DROPPED)
+    if not tf.io.gfile.exists(path):
+        return index
     with tf.io.gfile.GFile(path) as file:
         listed = [(line["shard"], line["record"], line["reason"]) for line in csv.DictReader(file)]
     shard_of = {os.path.basename(path): number for number, path in enumerate(index.shards)}
@@ -337,26 +354,24 @@ def _build(
                 try:
                     if fault:
                         raise ValueError(fault)
-                    values = tf.train.Example.FromString(data).features.feature
-                    if features.filename:
-                        names[row] = values[features.filename].bytes_list.value[0]
-                        name = names[row].decode(errors="backslashreplace")
-                    image, label = (
-                        values[features.image].bytes_list.value[0],
-                        values[features.label].int64_list.value[0],
-                    )
-                    if not 0 <= label < len(features.classes):
-                        raise ValueError(f"label {label} is none of the {len(features.classes)} classes")
-                    shape = list(values[features.shape].int64_list.value) if features.shape else []
-                    kind, image_format = check_image(image, max_pixels, shape if features.shape else None)
+                    found = parse_example(data, features)
+                    names[row] = found.name
+                    name = found.name.decode(errors="backslashreplace") or name
+                    if not 0 <= found.label < len(features.classes):
+                        raise ValueError(f"label {found.label} is none of the {len(features.classes)} classes")
+                    kind, header = check_image(found.image, max_pixels, found.shape)
                 except (IndexError, ValueError, DecodeError) as error:
                     faults[shard, record] = f"{name}: {error}"
                 else:
                     # Equal bytes are equal wherever they stand, so the first occurrence will do.
-                    columns["offset"][row], columns["length"][row] = offset + data.find(image), len(image)
-                    columns["label"][row], columns["kind"][row], columns["format"][row] = label, kind, image_format
+                    columns["offset"][row], columns["length"][row] = offset + data.find(found.image), len(found.image)
+                    columns["label"][row], columns["kind"][row], columns["format"][row] = (
+                        found.label,
+                        kind,
+                        header.format,
+                    )
                     undecoded[row] = name  # before the image is out of hand
-                    yield row, image, shape
+                    yield row, found.image, found.shape
                 row += 1
 
     unread: list[Exception] = []
@@ -393,14 +408,31 @@ def _build(
     return columns, faults
 
 
-def check_image(image: bytes, max_pixels: int, shape: list[int] | None = None) -> tuple[int, int]:
-    """(kind, format) of encoded bytes, or with a `shape` of pixels; nothing is decoded.
+class Example(NamedTuple):
+    """What a record holds; `name` is empty where it has none, `shape` where its image is encoded."""
+
+    image: bytes
+    label: int
+    name: bytes
+    shape: list[int]
+
+
+def parse_example(data: bytes, features: Features) -> Example:
+    """Raises an `IndexError`, `ValueError` or `DecodeError` where a record lacks a feature or is no tf.Example."""
+    values = tf.train.Example.FromString(data).features.feature
+    name = values[features.filename].bytes_list.value[0] if features.filename else b""
+    shape = [values[features.shape].int64_list.value[axis] for axis in range(3)] if features.shape else []
+    return Example(values[features.image].bytes_list.value[0], values[features.label].int64_list.value[0], name, shape)
+
+
+def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tuple[int, Header]:
+    """The kind and header of encoded bytes, or with a `shape` of pixels; nothing is decoded.
 
     Raises:
       ValueError: they are no image, one that a decoder must not see, or one of more than `max_pixels`.
     """
-    if shape is not None:
-        if len(shape) != 3 or shape[2] != 3 or min(shape) < 1 or np.prod(shape, dtype=object) != len(image):
+    if len(shape):
+        if shape[2] != 3 or min(shape) < 1 or np.prod(shape, dtype=object) != len(image):
             raise ValueError(f"{len(image)} bytes are no pixels of shape {shape}")
         header = Header(0, shape[1], shape[0], shape[0] * shape[1])
     else:
@@ -414,8 +446,8 @@ def check_image(image: bytes, max_pixels: int, shape: list[int] | None = None) -
         size = f"{header.width} x {header.height}"
         several = f" of all its frames, {header.pixels}," if header.pixels != header.width * header.height else ""
         raise ValueError(f"the pixels{several} of {size} are more than data.max_pixels ({max_pixels}) lets be decoded")
-    kind = RAW if shape is not None else JPEG if FORMATS[header.format] == "JPEG" else OTHER
-    return kind, header.format
+    kind = RAW if len(shape) else JPEG if FORMATS[header.format] == "JPEG" else OTHER
+    return kind, header
 
 
 def records(path: str, expected: int) -> Iterator[tuple[int, bytes, str]]:

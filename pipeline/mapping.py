@@ -15,16 +15,19 @@ import functools
 import mmap
 import os
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from pipeline.config import UsageError
+from pipeline.memory import tensor_over
 
 available = sys.platform.startswith("linux")
 
 # <sys/mman.h> on Linux; Python's mmap module cannot map at a chosen address.
 PROT_NONE, PROT_READ = 0x0, 0x1
+MADV_WILLNEED = 3
 MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 0x02, 0x10, 0x20, 0x4000
 MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -52,14 +55,21 @@ def flat_memory(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[tf.Tens
     Raises:
       UsageError: a file's size is not the one in `sizes` (reading behind a cut end would be a SIGBUS).
     """
+    base, starts = _mapped(paths, sizes)
+    total = int(starts[-1])
+    return tensor_over(np.ctypeslib.as_array((ctypes.c_uint8 * total).from_address(base))), starts[:-1]
+
+
+@functools.cache
+def _mapped(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[int, np.ndarray]:
+    """The address of the mapping, and where in it each file begins and the last one ends."""
     for path, size in zip(paths, sizes, strict=True):
         found = os.path.getsize(path)
         if found != size:
             raise UsageError(f"{path} holds {found} bytes, its index says {size}: it changed while it was being read.")
     rooms = [-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes]
     starts = np.concatenate([[0], np.cumsum(rooms)]).astype(np.int64)
-    total = int(starts[-1])
-    base = _mmap(None, total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1)
+    base = _mmap(None, int(starts[-1]), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1)
     for path, size, start in zip(paths, sizes, starts[:-1], strict=True):
         if size == 0:
             continue
@@ -68,5 +78,23 @@ def flat_memory(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[tf.Tens
             _mmap(base + int(start), size, PROT_READ, MAP_PRIVATE | MAP_FIXED, descriptor)
         finally:
             os.close(descriptor)
-    array = np.ctypeslib.as_array((ctypes.c_uint8 * total).from_address(base))
-    return tf.experimental.dlpack.from_dlpack(array.__dlpack__()), starts[:-1]
+    return base, starts
+
+
+def announcer(paths: tuple[str, ...], sizes: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], None]:
+    """A function (first int64 [n], lengths int64 [n]) that has the kernel read these bytes of `flat_memory` ahead.
+
+    Returns at once; cold storage then sees all requests together, and a page fault finds its page there.
+    """
+    base, _ = _mapped(paths, sizes)
+    advise = ctypes.CDLL(None).madvise
+    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    page = mmap.PAGESIZE
+
+    def announce(first: np.ndarray, lengths: np.ndarray) -> None:
+        begin = base + first
+        aligned = begin // page * page
+        for address, length in zip(aligned.tolist(), (begin + lengths - aligned).tolist(), strict=True):
+            advise(address, length, MADV_WILLNEED)  # advice: without it the bytes come later, and no less rightly
+
+    return announce

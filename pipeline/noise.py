@@ -5,6 +5,7 @@ images = noise(8.0)(images, draws, key)
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.decode import to_uint8
@@ -12,6 +13,7 @@ from pipeline.stage import Stage
 
 STRIP = 3  # images' worth of noise that a step draws
 GRAY = 128
+WORDS = (np.int64, np.int32, np.int16, np.int8)  # the widest that lines are made of
 
 
 def noise(deviation: float) -> Stage | None:
@@ -46,18 +48,18 @@ def cutout(share: float) -> Stage | None:
     def change(images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         _, height, width, channels = images.shape
         side = max(1, round(share * min(height, width)))
-        y, x = tf.unstack(tf.cast(draws * [height, width], tf.int32) - side // 2, axis=1)
-        rows, columns = (
-            (at >= first[:, None]) & (at < first[:, None] + side)
-            for at, first in ((tf.range(height), y), (tf.repeat(tf.range(width), channels), x))
-        )
-        # Bits instead of tf.where, which takes 0.5 ms at 224 for what takes 0.06 like this.
-        hidden = _bits(rows)[:, :, None] & _bits(columns)[:, None, :]
-        kept = tf.reshape(images, tf.shape(hidden)) & tf.bitwise.invert(hidden)
-        return tf.reshape(kept | (hidden & GRAY), [-1, height, width, channels])
+        y, x = tf.unstack(tf.cast(draws * [height, width], tf.int32), axis=1)
+        # A line of a mask for each place of the centre, and one behind them that hides nothing: what is left to do to
+        # the pixels is copies and bit operations on whole words. A broadcast of bytes costs several times as much.
+        first, places = np.arange(width)[:, None] - side // 2, np.arange(width)
+        hidden = np.pad((places >= first) & (places < first + side), ((0, 1), (0, 0)))
+        lines = np.repeat(np.where(hidden, 0, 255).astype(np.uint8), channels, axis=1)
+        word = next(kind for kind in WORDS if lines.shape[1] % kind().itemsize == 0)
+        rows = tf.range(height) - (y[:, None] - side // 2)
+        kept = tf.gather(lines.view(word), tf.where((rows >= 0) & (rows < side), x[:, None], width))
+        gray = np.full(word().itemsize, GRAY, np.uint8).view(word)[0]
+        words = tf.reshape(images, [-1, height, kept.shape[2], word().itemsize])
+        words = tf.reshape(tf.bitcast(words, word), tf.shape(kept))
+        return tf.reshape(tf.bitcast(((words ^ gray) & kept) ^ gray, tf.uint8), tf.shape(images))
 
     return Stage(2, change)
-
-
-def _bits(flags: tf.Tensor) -> tf.Tensor:
-    return tf.cast(flags, tf.uint8) * 255

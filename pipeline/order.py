@@ -113,6 +113,27 @@ def uniforms(seed: int, element: tf.Tensor, share: Share, columns: int) -> tf.Te
     Drawn for the whole global batch and then cut, so that a step's images get the same numbers on one replica as on
     eight. Distinct uses pass distinct seeds.
     """
-    key = hashed(seed, share.step(element), words=2)
+    # Four words, of which `permutation` takes the others: a graph then holds the hash once.
+    key = hashed(seed, share.step(element), words=4)[:2]
     whole = tf.random.stateless_uniform([share.global_batch_size, columns], key)
     return tf.gather(whole, share.places(element))
+
+
+def permutation(seed: int, element: tf.Tensor, share: Share, cells: int) -> tf.Tensor:
+    """int32 [cells]: 0 to `cells` - 1 in an order drawn for the element's step, the same on all replicas."""
+    keys = tf.random.stateless_uniform([cells], hashed(seed, share.step(element), words=4)[2:])
+    return tf.argsort(keys, stable=True)
+
+
+def cell_starts(element: tf.Tensor, share: Share, cells: int) -> tf.Tensor:
+    """int32 [cells + 1]: the global batch is split into `cells` equal parts; which of the element's images begin them.
+
+    Image i of the element belongs to cell c where starts[c] <= i < starts[c + 1].
+    """
+    bounds = tf.constant([-(-cell * share.global_batch_size // cells) for cell in range(cells + 1)], tf.int64)
+    return tf.cast(tf.clip_by_value(bounds - share.places(element)[0], 0, share.batch_size), tf.int32)
+
+
+def cells(element: tf.Tensor, share: Share, count: int) -> tf.Tensor:
+    """int32 [batch_size]: the cell of each of the element's images; see `cell_starts`."""
+    return tf.cast(share.places(element) * count // share.global_batch_size, tf.int32)

@@ -23,9 +23,10 @@ from pipeline import build, crop, reader
 from pipeline.build import Data
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.cost import ROUNDS, Chain, cost
-from pipeline.decode import decode, decode_whole, resize, to_uint8
+from pipeline.decode import decode, decode_whole, resize
 from pipeline.index import JPEG, RAW
 from pipeline.order import Share
+from pipeline.tier import bounded
 
 KINDS = {"read": "read", "plan": "read", "decode": "decode", "batch": "decode", "augment": "augment"}
 PER_IMAGE = ("plan", "decode")  # stages whose elements are images; those of the others are batches
@@ -229,7 +230,7 @@ def _waiting(data: Data, config: DataConfig, seed: int) -> float:
     # One thread, so that what neither runs nor queues for a core waits.
     options = build.options(dataclasses.replace(config, threads=1))
     options.autotune.enabled = False
-    contents = lambda n: payloads.take(n).map(lambda *of: of[-1]).unbatch().map(fetch)  # noqa: E731
+    contents = lambda n: payloads.take(n).map(lambda *of: of[-1]).unbatch().map(fetch.encoded)  # noqa: E731
     return cost(_with(contents, options), config.batch_size, config.batch_size, rounds=1).wait
 
 
@@ -242,7 +243,7 @@ def _fetching(planned: tf.data.Dataset, data: Data, config: DataConfig, seed: in
         run = lambda n: planned.repeat(n).map(lambda *row: of(row[-2]), num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
         return cost(_with(run, options), images, images).cpu
 
-    return max(0.0, mapped(fetch) - mapped(lambda payload: (payload, payload)))
+    return max(0.0, mapped(fetch.encoded) - mapped(lambda payload: (payload, payload)))
 
 
 def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
@@ -328,7 +329,7 @@ def _decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[st
     if np.median(np.minimum(heights, widths)) <= side:
         return floor, {}
     now = taken(lambda contents, window, jpeg: decode(contents, window, jpeg, size, channels), stored, chosen, is_jpeg)
-    images = [_bounded(decode_whole(contents, channels=3), side).numpy() for contents in stored]
+    images = [bounded(decode_whole(contents, channels=3), side, "shorter").numpy() for contents in stored]
     shapes = np.array([image.shape for image in images], np.int32)
     chosen = windows(shapes[:, 0], shapes[:, 1])
     smaller = [tf.io.encode_jpeg(image, quality=QUALITY).numpy() for image in images]
@@ -344,10 +345,3 @@ def _decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[st
 
 def _bare_jpeg(contents: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return tf.image.decode_and_crop_jpeg(contents, window, channels=3, fancy_upscaling=False, dct_method="INTEGER_FAST")
-
-
-def _bounded(image: tf.Tensor, side: int) -> tf.Tensor:
-    """Scaled down so that the shorter side is `side`, as a prepared tier is."""
-    height, width, _ = image.shape
-    scale = min(1.0, side / min(height, width))
-    return to_uint8(tf.image.resize(image, [round(height * scale), round(width * scale)], antialias=True))

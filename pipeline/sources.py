@@ -7,6 +7,7 @@ builder.info.splits
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import os
 import sys
@@ -50,10 +51,24 @@ def resolve(config: DataConfig) -> Any:
         raise UsageError(
             f"data.source ({source}) is neither shapes, nor tfds:NAME, nor an existing directory: check the spelling."
         )
-    try:
+    with told_in_one_line(source):
         if tf.io.gfile.exists(os.path.join(source, "dataset_info.json")):
             return tfds.builder_from_directory(source)
         return _from_folder(source)
+
+
+def files_of_folder(source: str) -> dict[str, list[str]] | None:
+    """What `scan` finds in a source that is a folder of images; None for any other source."""
+    if source == "shapes" or source.startswith("tfds:") or not tf.io.gfile.isdir(source):
+        return None
+    return None if tf.io.gfile.exists(os.path.join(source, "dataset_info.json")) else scan(source)
+
+
+@contextlib.contextmanager
+def told_in_one_line(source: str) -> Iterator[None]:
+    """What goes wrong with a user's files inside becomes a `UsageError`."""
+    try:
+        yield
     except UsageError:
         raise
     except (OSError, ValueError, ParseError, tf.errors.OpError) as error:

@@ -16,7 +16,8 @@ from PIL import Image
 from pipeline import augment, crop, order, reader
 from pipeline.build import Data, evaluation_batches, open_data, training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
-from pipeline.decode import decode
+from pipeline.decode import decode, decode_scaled
+from pipeline.geometry import CROP_X
 from pipeline.index import JPEG, Index
 from pipeline.order import Share
 
@@ -58,12 +59,17 @@ def undecoded(index: Index) -> list[bytes]:
 
 
 def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: DataConfig) -> np.ndarray:
-    files, kinds = undecoded(index), (index.columns["kind"] == JPEG).tolist()
-    images = [
-        decode(tf.constant(files[row]), window, kinds[row], config.image_size, config.channels)
-        for row, window in zip(rows, windows, strict=True)
-    ]
-    return np.stack(images)
+    files, side, channels = undecoded(index), config.image_size, config.channels
+
+    def image(row: int, window: tf.Tensor) -> tf.Tensor:
+        contents, is_jpeg = tf.constant(files[row]), index.columns["kind"][row] == JPEG
+        height, width = (tf.constant(index.columns[name][row]) for name in ("height", "width"))
+        exponent, region, placement = crop.scaled(window, height, width, side)
+        if is_jpeg and exponent > 0:
+            return decode_scaled(contents, region, placement, exponent, side, channels)
+        return decode(contents, window, bool(is_jpeg), side, channels)
+
+    return np.stack([image(row, window) for row, window in zip(rows, windows, strict=True)])
 
 
 def sizes(index: Index, rows: list[int]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -122,7 +128,10 @@ def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
     cropped = expected_images(data.train, rows, windows, config)
     change = augment.augmentation(config.augment)
     assert change is not None
-    draws = order.uniforms(3 * seed + 2, element, share, change.columns)
+    draws = order.uniforms(3 * seed + 2, element, share, change.columns).numpy()
+    # The place of the crop from left to right is the same for a whole cell of the batch.
+    offsets = order.permutation(3 * seed + 2, element, share, 5).numpy()[np.arange(12) * 5 // 12]
+    draws[:, CROP_X] = (offsets + 0.5) / 5
     key = order.hashed(3 * seed + 2, tf.constant(-1 - step, tf.int64), words=2)
     expected = change(tf.constant(cropped), draws, key)
     np.testing.assert_array_equal(images, expected)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.decode import decode, decode_whole, luma, resize, to_uint8
+from pipeline import crop
+from pipeline.decode import decode, decode_scaled, decode_whole, luma, resize, to_uint8
 
 HEIGHT, WIDTH = 24, 36
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -189,3 +190,28 @@ def test_to_uint8_rounds_and_saturates() -> None:
 def test_what_is_no_image_raises(contents: bytes) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_whole(tf.constant(contents), channels=3)
+
+
+def test_shrinking_in_the_decoder_is_closer_to_antialiased_scaling_than_reading_all_pixels_is() -> None:
+    """A photograph's spectrum: noise at every scale, so that what a plain resize leaves out shows."""
+    size, (height, width) = 32, (300, 420)
+    rng = np.random.default_rng(0)
+    layers = [
+        np.asarray(
+            Image.fromarray(rng.integers(0, 256, (height // s, width // s, 3), np.uint8)).resize((width, height))
+        )
+        for s in (1, 3, 9, 27)
+    ]
+    contents = encoded(np.mean(layers, axis=0).astype(np.uint8), "JPEG", quality=92)
+    whole = tf.cast(tf.io.decode_jpeg(contents, channels=3), tf.float32)
+    for window in ([0, 0, height, width], [37, 51, 64, 101], [3, 5, 150, 130], [44, 163, 256, 257]):
+        y, x, tall, wide = window
+        exact = tf.image.resize(whole[y : y + tall, x : x + wide], [size, size], antialias=True)
+        exponent, region, placement = crop.scaled(tf.constant(window), height, width, size)
+        assert exponent == int(np.log2(min(tall, wide) / size))
+        shrunk = decode_scaled(tf.constant(contents), region, placement, exponent, size, 3)
+        assert shrunk.dtype == tf.uint8
+        plain = decode(tf.constant(contents), tf.constant(window), True, size, 3)
+        assert apart(shrunk, exact).mean() < 0.6 * apart(plain, exact).mean()
+        gray = decode_scaled(tf.constant(contents), region, placement, exponent, size, 1)
+        assert apart(gray, luma(shrunk)).mean() < 1

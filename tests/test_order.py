@@ -202,3 +202,28 @@ def test_a_balanced_order_is_a_function_of_the_position_and_the_seed() -> None:
 def test_classes_without_images_are_no_part_of_the_balance() -> None:
     labels = np.array([0, 0, 0, 7])
     np.testing.assert_array_equal(np.bincount(labels[balanced(0, 400, labels=labels)]), [200, 0, 0, 0, 0, 0, 0, 200])
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 9, 64])
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_cells_are_equal_parts_of_the_global_batch_on_any_number_of_replicas(batch: int, count: int) -> None:
+    whole = np.arange(batch) * count // batch
+    sizes = np.bincount(whole, minlength=count)
+    assert sizes.max() - sizes.min() <= 1
+    for replicas in (r for r in (1, 2, 4) if batch % r == 0):
+        share = Share(batch, replicas, 0, replicas)
+        found = [order.cells(tf.constant(replica, tf.int64), share, count).numpy() for replica in range(replicas)]
+        np.testing.assert_array_equal(np.concatenate(found), whole)
+        for replica, mine in enumerate(found):
+            starts = order.cell_starts(tf.constant(replica, tf.int64), share, count).numpy()
+            assert (starts[0], starts[-1]) == (0, len(mine))
+            np.testing.assert_array_equal(np.searchsorted(starts, np.arange(len(mine)), side="right") - 1, mine)
+
+
+def test_a_steps_permutation_is_the_same_on_all_replicas_and_every_place_takes_every_value_equally_often() -> None:
+    share = Share(8, 2, 0, 2)
+    drawn = np.stack([order.permutation(3, tf.constant(e, tf.int64), share, 5).numpy() for e in range(1200)])
+    np.testing.assert_array_equal(drawn[::2], drawn[1::2])
+    np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(5), (1200, 1)))
+    counts = np.stack([np.bincount(column, minlength=5) for column in drawn[::2].T])
+    assert np.sum((counts - 120) ** 2 / 120) < 60  # chi squared with 16 degrees of freedom: p = 1e-6

@@ -60,7 +60,7 @@ def taken(made: reader.Reader, count: int = -1) -> list[Element]:
     """The first elements, or all: the payloads fetched inside tf.data, image by image."""
     ds, fetch = made
     # The number of the element comes first where there is one.
-    ds = ds.map(lambda *of: (of[-2], tf.map_fn(fetch, of[-1], fn_output_signature=tf.string)))
+    ds = ds.map(lambda *of: (of[-2], tf.map_fn(fetch.encoded, of[-1], fn_output_signature=tf.string)))
     return [(rows.tolist(), images.tolist()) for rows, images in ds.take(count).as_numpy_iterator()]
 
 

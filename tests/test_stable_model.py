@@ -457,3 +457,16 @@ def test_a_wrapped_network_keeps_its_weights_and_normalizes() -> None:
     normalized = (IMAGES[:5].astype(np.float64) - [10, 20, 30]) / [2, 3, 4]
     expected = network(normalized.astype(np.float32)).numpy()
     np.testing.assert_allclose(model(IMAGES[:5]).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_can_take_the_mean_of_an_image_and_its_mirror() -> None:
+    model = StableModel.wrap(plain((SIZE, SIZE, 3), CLASSES), mean=[127.5] * 3, std=[60.0] * 3)
+    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), evaluate_flipped=True)
+    images, labels = IMAGES[:60], LABELS[:60]
+    results = model.evaluate(images, labels, batch_size=20, verbose=0, return_dict=True)
+    straight, mirrored = (model(view).numpy().astype(np.float64) for view in (images, images[:, :, ::-1]))
+    assert np.abs(straight - mirrored).max() > 0.01
+    logits = (straight + mirrored) / 2
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert results["loss"] == pytest.approx(-np.log(chances[np.arange(60), labels]).mean(), rel=1e-5)
+    assert results["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels), abs=1e-6)

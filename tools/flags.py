@@ -50,8 +50,8 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
             yield Option(name, kind, field.default, field.metadata["help"])
 
 
-def define(cls: type) -> None:
-    """A flag for each option of `cls`, `--preset`, `--config` and what prints them."""
+def define(cls: type, presets: bool = True) -> None:
+    """A flag for each option of `cls`; with `presets`, `--preset`, `--config` and what prints them."""
     makers: dict[type, Callable[..., Any]] = {
         bool: absl_flags.DEFINE_bool,
         int: absl_flags.DEFINE_integer,
@@ -60,6 +60,8 @@ def define(cls: type) -> None:
     }
     for option in options(cls):
         makers[option.kind](option.name, option.default, option.help)
+    if not presets:
+        return
     for short, name in SHORT.items():
         absl_flags.DEFINE_alias(short, name)
     absl_flags.DEFINE_string("preset", "", f"start from one of {', '.join(PRESETS)}")
@@ -68,21 +70,23 @@ def define(cls: type) -> None:
     absl_flags.DEFINE_bool("print_config", False, "print the resolved configuration and exit")
 
 
-def config(cls: type) -> Any:
-    """The configuration that the parsed flags give.
+def config(cls: type, presets: bool = True) -> Any:
+    """The configuration that the parsed flags give, as `define` made them.
 
     Raises:
       UsageError: an unknown preset, an unreadable file, or a bad value.
     """
     values: dict[str, Any] = {}
-    if FLAGS.preset:
+    if presets and FLAGS.preset:
         one_of("preset", FLAGS.preset, tuple(PRESETS))
         _merge(values, PRESETS[FLAGS.preset])
-    if FLAGS.config:
+    if presets and FLAGS.config:
         _merge(values, _read(FLAGS.config))
     short_of = {name: short for short, name in SHORT.items()}
     for option in options(cls):
-        given = FLAGS[option.name].present or (option.name in short_of and FLAGS[short_of[option.name]].present)
+        given = FLAGS[option.name].present or (
+            presets and option.name in short_of and FLAGS[short_of[option.name]].present
+        )
         if given:
             *groups, last = option.name.split(".")
             group = values
@@ -128,8 +132,8 @@ def help_text(usage: str, cls: type | None, own: list[str]) -> str:
             group = this
         lines.append(_flag_lines(option.name, f"{option.help} [{option.kind.__name__}]", option.default))
     if cls:
-        short = ", ".join(f"--{short} is --{name}" for short, name in SHORT.items())
-        lines += ["", f"{short}; --noNAME turns a bool off; --flagfile=FILE reads flags, one a line."]
+        short = "".join(f"--{short} is --{name}; " for short, name in SHORT.items() if name in FLAGS)
+        lines += ["", f"{short}--noNAME turns a bool off; --flagfile=FILE reads flags, one a line."]
     return "\n".join(lines)
 
 
@@ -147,6 +151,7 @@ def run(
     usage: str,
     cls: type | None = None,
     own: tuple[str, ...] = (),
+    presets: bool = True,
     roles: tuple[str, ...] = (),
 ) -> None:
     """Parses the flags, calls `main` and exits with what it returns; a `UsageError` is one line and exit code 2.
@@ -158,7 +163,7 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-help", "-h"} & set(argv[1:]):
-            print(help_text(usage, cls, [*own, *(OWN if cls else ())]))
+            print(help_text(usage, cls, [*own, *(OWN if cls and presets else ())]))
             sys.exit(0)
         role = argv[1:2] if roles else []
         if roles and not set(role) & set(roles):
@@ -174,7 +179,7 @@ def run(
         return [*left, *role]
 
     def checked(argv: list[str]) -> int:
-        if cls and FLAGS.list_presets:
+        if cls and presets and FLAGS.list_presets:
             print(json.dumps(PRESETS, indent=2))
             return 0
         try:

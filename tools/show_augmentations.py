@@ -86,7 +86,7 @@ def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.nd
         if config.channels == 1 and (name == "saturation" or name == "hue"):
             continue
         augment = dataclasses.replace(augment, pad_crop=min(augment.pad_crop, config.image_size - 1))
-        chosen = dataclasses.replace(config, batch_size=count, augment=augment)
+        chosen = dataclasses.replace(config, batch_size=count, augment=augment, cache="none")
         rows[name] = next(iter(training_batches(data, chosen, seed, Share(count))))[0].numpy()
     return rows
 

@@ -1,0 +1,69 @@
+"""What a reader's payload holds -> bytes or pixels: a row to copy out of memory, or the streamed bytes themselves.
+
+fetch = mapped(index)
+contents = fetch.encoded(row)    # inside tf.data, per image
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline import mapping
+from pipeline.index import Index
+
+Pixels = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetch:
+    """`encoded`: payload -> an encoded image's bytes (string []).
+
+    `pixels`, for images stored as such: payload, window (int32 y, x, height, width) and the image's height and width
+    (int32 []) -> the window, uint8 [height, width, c].
+    """
+
+    encoded: Callable[[tf.Tensor], tf.Tensor]
+    pixels: Pixels
+
+
+def mapped(index: Index) -> Fetch:
+    """Payloads are rows, copied out of the mapped shards: 0.07 ms of CPU for 110 KB."""
+    memory, starts = mapping.flat_memory(index.shards, index.sizes)
+    offsets = starts[index.columns["shard"]] + index.columns["offset"]
+    at, lengths = tf.constant(offsets), tf.constant(index.columns["length"])
+
+    def encoded(row: tf.Tensor) -> tf.Tensor:
+        length = lengths[row]
+        # A serialized tensor ends with its content: the cheapest way from uint8 memory to a string.
+        serialized = tf.io.serialize_tensor(tf.slice(memory, [at[row]], [length]))
+        length = tf.cast(length, tf.int32)
+        return tf.strings.substr(serialized, -length, length)
+
+    return Fetch(encoded, pixels_in(memory, offsets, channels=3))
+
+
+def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Pixels:
+    """`Fetch.pixels` for rows whose images lie in `memory` (uint8 [n]) from `offsets` (int64 [rows]) on."""
+    at = tf.constant(offsets)
+
+    def pixels(row: tf.Tensor, window: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+        y, x, tall, wide = tf.unstack(window)
+        line = width * channels
+        # Only the window's lines are touched.
+        first = at[row] + tf.cast(y, tf.int64) * tf.cast(line, tf.int64)
+        lines = tf.reshape(tf.slice(memory, [first], [tf.cast(tall * line, tf.int64)]), [tall, line])
+        return tf.reshape(tf.slice(lines, [0, x * channels], [tall, wide * channels]), [tall, wide, channels])
+
+    return pixels
+
+
+def _streamed(contents: tf.Tensor, window: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    y, x, tall, wide = tf.unstack(window)
+    return tf.reshape(tf.io.decode_raw(contents, tf.uint8), [height, width, 3])[y : y + tall, x : x + wide]
+
+
+STREAMED = Fetch(tf.identity, _streamed)

@@ -1,0 +1,48 @@
+"""Memory for decoded images: how much there may be, and arrays that TensorFlow uses without a copy."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.config import UsageError
+
+SHARE = 0.5  # of what is free: the model, tf.data's buffers and others want some too
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def budget(megabytes: int) -> int:
+    """Bytes that images may take: `megabytes` MiB, or where that is 0 half of what is free now."""
+    return megabytes << 20 if megabytes else int(SHARE * free())
+
+
+def free(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
+    """Bytes that can still be allocated: the kernel's estimate, or what a container's limit leaves if that is less."""
+    fields = (line.split() for line in meminfo.read_text().splitlines())
+    found = [1024 * next(int(field[1]) for field in fields if field[0] == "MemAvailable:")]
+    limit, used = cgroup / "memory.max", cgroup / "memory.current"
+    if limit.is_file() and limit.read_text().strip() != "max":
+        found.append(int(limit.read_text()) - int(used.read_text()))
+    return max(0, min(found))
+
+
+def refuse_beyond(needed: int, allowed: int, what: str) -> None:
+    """Raises `UsageError` with both numbers where `what` does not fit."""
+    if needed > allowed:
+        raise UsageError(
+            f"data.cache=memory: {what} take {needed >> 20} MiB, and the budget is {allowed >> 20} MiB: raise"
+            " data.cache_budget_mb (its default is half of what is free), or use data.cache=none."
+        )
+
+
+def empty(size: int) -> np.ndarray:
+    """uint8 [size], from the start of a page: TensorFlow wants its tensors aligned."""
+    return np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]
+
+
+def tensor_over(array: np.ndarray) -> tf.Tensor:
+    """A tensor that shares the memory of `array`, where tf.constant would copy it; do not write to it any more."""
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
