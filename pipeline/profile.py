@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import build, crop, reader
+from pipeline import build, cache, crop, reader
 from pipeline.build import Data
-from pipeline.config import AugmentConfig, DataConfig
+from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.cost import ROUNDS, Chain, cost
 from pipeline.decode import decode, decode_whole, resize
 from pipeline.index import JPEG, RAW
@@ -32,6 +32,7 @@ KINDS = {"read": "read", "plan": "read", "decode": "decode", "batch": "decode", 
 PER_IMAGE = ("plan", "decode")  # stages whose elements are images; those of the others are batches
 KEPT = 2  # batches held in memory before a stage, to run it alone
 TUNING_SECONDS = 1.0  # that autotuning gets to choose
+HELD = 512  # images held in memory to try what that would gain
 SAMPLE = 64  # images decoded for the decoder's floor and re-encoded for what a prepared tier would gain
 QUALITY = 90
 SIDE_MARGIN = 8 / 7  # of the stored shorter side over the random crop's: ImageNet's usual 256 for 224
@@ -157,14 +158,19 @@ def _savings(
 ) -> dict[str, tuple[float, float]]:
     """{a change that the bound calls for: ms of CPU and of waiting per image that it saves}."""
     own = {stage.name: stage for stage in stages}
+    changes: dict[str, tuple[float, float]] = {}
     if bound == "read":
-        return {"a faster disk, or a copy of the data set on one": (0.0, own["read"].wait_ms)}
+        changes["a faster disk, or a copy of the data set on one"] = (0.0, own["read"].wait_ms)
     if bound == "decode":
-        command = "smaller files, python -m tools.prepare --source={} --tier={} --output=DIR"
-        return {
-            command.format(config.source, tier): (own["decode"].cpu_ms * (1 - ratio), 0.0)
-            for tier, ratio in prepared.items()
-        }
+        for tier, ratio in prepared.items():
+            command = f"python -m tools.prepare --source={config.source} --tier={tier} --output=DIR"
+            changes[f"smaller files, {command}"] = (own["decode"].cpu_ms * (1 - ratio), 0.0)
+    if bound in ("read", "decode"):
+        left = _from_memory(data, config, seed)
+        if left is not None:
+            spent = sum(stage.cpu_ms for stage in stages), sum(stage.wait_ms for stage in stages)
+            changes["decoded images in memory, --data.cache=memory"] = (spent[0] - left, spent[1])
+        return changes
     return {
         f"doing without the dearest augmentation, --data.augment.{name}=0": (own["augment"].cpu_ms * part, 0.0)
         for name, part in _augmentations(data, config, seed).items()
@@ -176,14 +182,15 @@ def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
     batch, options = config.batch_size, build.options(config)
     (first, read), *rest = build.training_stages(data, config, seed, Share(batch))
     # Before all else, so that pages are as cold as training finds them.
-    wait = _waiting(data, config, seed)
+    held = build.cached(data.train, config) is not None
+    wait = 0.0 if held else _waiting(data, config, seed)
     chain: Chain = lambda n: read().take(n)  # noqa: E731
     costs = {first: cost(_with(chain, options), 1, batch)}
     own, elements = {first: costs[first].cpu}, 1
     for name, stage in rest:
         kept = chain(KEPT).cache()
         before = cost(_with(kept.repeat, options), KEPT * elements, KEPT * batch).cpu
-        if name == "decode":
+        if name == "decode" and not held:
             # The bytes are fetched in the stage that decodes them, and belong to reading.
             fetching = _fetching(kept, data, config, seed)
             own[first] += fetching
@@ -244,6 +251,23 @@ def _fetching(planned: tf.data.Dataset, data: Data, config: DataConfig, seed: in
         return cost(_with(run, options), images, images).cpu
 
     return max(0.0, mapped(fetch.encoded) - mapped(lambda payload: (payload, payload)))
+
+
+def _from_memory(data: Data, config: DataConfig, seed: int) -> float | None:
+    """ms of CPU per image with decoded images in memory, tried on some; None where they are there or do not fit."""
+    changed = dataclasses.replace(config, cache="memory", reader="auto")
+    if build.cached(data.train, config) is not None:
+        return None
+    try:
+        cache.plan(data.train, changed)
+    except UsageError:
+        return None
+    few = dataclasses.replace(data, train=data.train.take(np.arange(min(len(data.train), HELD))))
+    (_, read), *rest = build.training_stages(few, changed, seed, Share(config.batch_size))
+    chain: Chain = lambda n: read().take(n)  # noqa: E731
+    for _, stage in rest:
+        chain = _then(chain, stage)
+    return cost(_with(chain, build.options(config)), 1, config.batch_size).cpu
 
 
 def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
