@@ -10,6 +10,7 @@ the same in a short run and in a long one, and the difference of the two is what
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import tensorflow as tf
 
 ROUNDS = 3  # the middle one counts, so that a disturbance in one does not
 SECONDS = 0.25  # that a long run is to take
-ELEMENT_MS = 0.01  # that counting an element takes at least
+ELEMENT_SECONDS = 1e-5  # that counting one takes at least
 Chain = Callable[[int], tf.data.Dataset]  # a data set of so many units
 
 
@@ -35,18 +36,20 @@ class Cost:
 def cost(chain: Chain, elements: int, images: int, rounds: int = ROUNDS) -> Cost:
     """Of one image of `chain`, whose unit holds so many `elements`, which hold so many `images`."""
     _drained(chain(1), elements)  # traces and compiles
-    trial = _cost(chain, elements, images, 4, _drained(chain(1), elements))
-    least = ELEMENT_MS * elements / images
-    units = max(2, int(SECONDS * 1000 / max(trial.cpu, trial.wall, least) / images))
-    runs = [_cost(chain, elements, images, units, _drained(chain(1), elements)) for _ in range(rounds)]
-    return sorted(runs, key=lambda run: run.cpu)[rounds // 2]
+    short = _drained(chain(1), elements)
+    taken = max(short[0], ELEMENT_SECONDS * elements)  # too much, by what starting takes
+    units = max(2, int(SECONDS / taken))
+    runs = sorted(_drained(chain(1 + units), elements * (1 + units)) for _ in range(rounds))
+    cpu, queued, wall = ((b - a) * 1000 / (units * images) for a, b in zip(short, runs[rounds // 2], strict=True))
+    counted = _counting() * 1000 * elements / images
+    return Cost(max(0.0, cpu - counted), max(0.0, wall - cpu - queued), max(0.0, wall))
 
 
-def _cost(chain: Chain, elements: int, images: int, units: int, short: tuple[float, float, float]) -> Cost:
-    long = _drained(chain(1 + units), elements * (1 + units))
-    counting = _drained(tf.data.Dataset.range(units * elements), units * elements)
-    cpu, queued, wall = ((b - a) * 1000 / (units * images) for a, b in zip(short, long, strict=True))
-    return Cost(max(0.0, cpu - counting[0] * 1000 / (units * images)), max(0.0, wall - cpu - queued), wall)
+@functools.cache
+def _counting() -> float:
+    """Seconds of CPU that draining takes per element, whatever the element."""
+    many = 20_000
+    return min(_drained(tf.data.Dataset.range(many), many)[0] for _ in range(ROUNDS)) / many
 
 
 def _drained(ds: tf.data.Dataset, elements: int) -> tuple[float, float, float]:

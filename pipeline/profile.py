@@ -30,7 +30,7 @@ from pipeline.tier import bounded
 
 KINDS = {"read": "read", "plan": "read", "decode": "decode", "batch": "decode", "augment": "augment"}
 PER_IMAGE = ("plan", "decode")  # stages whose elements are images; those of the others are batches
-KEPT = 2  # batches held in memory before a stage, to run it alone
+KEPT = 1  # batches held in memory before a stage, to run it alone
 TUNING_SECONDS = 1.0  # that autotuning gets to choose
 HELD = 512  # images held in memory to try what that would gain
 SAMPLE = 64  # images decoded for the decoder's floor and re-encoded for what a prepared tier would gain
@@ -56,10 +56,11 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Suggestion:
-    """A change and how many times as fast training's input gets by it."""
+    """A change, how many times as fast training gets by it, and the options of `DataConfig` (or the tier) it means."""
 
     change: str
     gain: float
+    options: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +123,18 @@ def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None
         )
     else:
         bound = max(KINDS.values(), key=lambda kind: sum(stage.share for stage in stages if stage.kind == kind))
-        saved = _savings(bound, stages, prepared, data, config, seed)
-        changes = {change: machine.rate(cpu - less, wait - waits) for change, (less, waits) in saved.items()}
-        more = dataclasses.replace(machine, threads=cores)
-        changes[f"all {cores} cores, --data.threads=0"] = more.rate(cpu, wait)
-        gains = sorted((Suggestion(change, after / rate) for change, after in changes.items()), key=lambda s: -s.gain)
+        gains = [
+            Suggestion(each.change, machine.rate(cpu - each.cpu, wait - each.wait) / rate, each.options)
+            for each in _savings(bound, stages, prepared, data, config, seed)
+        ]
+        all_cores = dataclasses.replace(machine, threads=cores).rate(cpu, wait)
+        gains.append(Suggestion(f"all {cores} cores, --data.threads=0", all_cores / rate, {"threads": 0}))
+        gains.sort(key=lambda suggestion: -suggestion.gain)
+        # Last whatever it gains: it takes other machines.
         twice = dataclasses.replace(machine, threads=2 * machine.threads, cores=2 * cores).rate(cpu, wait)
         elsewhere = f"{cores} more cores elsewhere, python -m tools.data_service and --data.service"
-        suggestions = [each for each in (*gains, Suggestion(elsewhere, twice / rate)) if each.gain >= WORTH]
+        gains.append(Suggestion(elsewhere, twice / rate, {}))
+        suggestions = [each for each in gains if each.gain >= WORTH]
         best = "no change to the input is worth much"
         if suggestions:
             best = f"best is {suggestions[0].change}: {suggestions[0].gain:.2f} times as fast"
@@ -153,28 +158,53 @@ def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Saving:
+    """What a change takes away from an image's ms of CPU and of waiting."""
+
+    change: str
+    options: dict[str, Any]
+    cpu: float
+    wait: float = 0.0
+
+
 def _savings(
     bound: str, stages: tuple[Stage, ...], prepared: dict[str, float], data: Data, config: DataConfig, seed: int
-) -> dict[str, tuple[float, float]]:
-    """{a change that the bound calls for: ms of CPU and of waiting per image that it saves}."""
+) -> list[_Saving]:
+    """The changes that a bound calls for."""
     own = {stage.name: stage for stage in stages}
-    changes: dict[str, tuple[float, float]] = {}
+    if bound == "augment":
+        return [
+            _Saving(
+                f"doing without the dearest augmentation, --data.augment.{name}=0",
+                {f"augment.{name}": 0},
+                own["augment"].cpu_ms * part,
+            )
+            for name, part in _augmentations(data, config, seed).items()
+        ]
+    changes = []
     if bound == "read":
-        changes["a faster disk, or a copy of the data set on one"] = (0.0, own["read"].wait_ms)
+        change = "a faster disk, or a copy of the data set on one"
+        changes.append(_Saving(change, {}, 0.0, own["read"].wait_ms))
     if bound == "decode":
-        for tier, ratio in prepared.items():
+        for tier, left in prepared.items():
             command = f"python -m tools.prepare --source={config.source} --tier={tier} --output=DIR"
-            changes[f"smaller files, {command}"] = (own["decode"].cpu_ms * (1 - ratio), 0.0)
-    if bound in ("read", "decode"):
-        left = _from_memory(data, config, seed)
-        if left is not None:
-            spent = sum(stage.cpu_ms for stage in stages), sum(stage.wait_ms for stage in stages)
-            changes["decoded images in memory, --data.cache=memory"] = (spent[0] - left, spent[1])
-        return changes
-    return {
-        f"doing without the dearest augmentation, --data.augment.{name}=0": (own["augment"].cpu_ms * part, 0.0)
-        for name, part in _augmentations(data, config, seed).items()
-    }
+            changes.append(_Saving(f"smaller files, {command}", {"tier": tier}, own["decode"].cpu_ms * (1 - left)))
+    held = _from_memory(data, config, seed)
+    if held is not None:
+        cpu, wait = sum(stage.cpu_ms for stage in stages) - held, sum(stage.wait_ms for stage in stages)
+        changes.append(_Saving("decoded images in memory, --data.cache=memory", {"cache": "memory"}, cpu, wait))
+    return changes
+
+
+def taken(data: Data, config: DataConfig, seed: int = 0) -> tuple[float, float]:
+    """ms of CPU and of waiting that one image takes in the whole chain."""
+    wait = 0.0 if build.cached(data.train, config) is not None else _waiting(data, config, seed)
+    (_, read), *rest = build.training_stages(data, config, seed, Share(config.batch_size))
+    chain: Chain = lambda n: read().take(n)  # noqa: E731
+    for _, stage in rest:
+        chain = _then(chain, stage)
+    return cost(_with(chain, build.options(config)), 1, config.batch_size).cpu, wait
 
 
 def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
@@ -263,11 +293,7 @@ def _from_memory(data: Data, config: DataConfig, seed: int) -> float | None:
     except UsageError:
         return None
     few = dataclasses.replace(data, train=data.train.take(np.arange(min(len(data.train), HELD))))
-    (_, read), *rest = build.training_stages(few, changed, seed, Share(config.batch_size))
-    chain: Chain = lambda n: read().take(n)  # noqa: E731
-    for _, stage in rest:
-        chain = _then(chain, stage)
-    return cost(_with(chain, build.options(config)), 1, config.batch_size).cpu
+    return taken(few, changed, seed)[0]
 
 
 def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
