@@ -61,7 +61,7 @@ class Found:
 def cases(batch_size: int = 64) -> dict[str, Case]:
     small = DataConfig(batch_size=batch_size, shapes=ShapesConfig(size=32, count=400))
     large = dataclasses.replace(small, cache="none", shapes=ShapesConfig(size=256, count=200))
-    dear = AugmentConfig(rotation=20, hue=0.2, sharpness=0.5, noise=10)
+    dear = AugmentConfig(rotation=20, noise=10, randaugment_ops=2)
     return {
         "slow disk": Case("read", dataclasses.replace(small, cache="none"), late=True),
         "heavy decode": Case("decode", large),

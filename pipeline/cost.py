@@ -37,7 +37,7 @@ def cost(chain: Chain, elements: int, images: int, rounds: int = ROUNDS) -> Cost
     """Of one image of `chain`, whose unit holds so many `elements`, which hold so many `images`."""
     _drained(chain(1), elements)  # traces and compiles
     short = _drained(chain(1), elements)
-    taken = max(short[0], ELEMENT_SECONDS * elements)  # too much, by what starting takes
+    taken = max(short[0], short[2] / 2, ELEMENT_SECONDS * elements)  # too much, by what starting takes
     units = max(2, int(SECONDS / taken))
     runs = sorted(_drained(chain(1 + units), elements * (1 + units)) for _ in range(rounds))
     cpu, queued, wall = ((b - a) * 1000 / (units * images) for a, b in zip(short, runs[rounds // 2], strict=True))

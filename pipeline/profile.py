@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,7 @@ from pipeline.tier import bounded
 
 KINDS = {"read": "read", "plan": "read", "decode": "decode", "batch": "decode", "augment": "augment"}
 PER_IMAGE = ("plan", "decode")  # stages whose elements are images; those of the others are batches
+TURNS = 5  # of comparing augmentations, which differ by little
 KEPT = 1  # batches held in memory before a stage, to run it alone
 TUNING_SECONDS = 1.0  # that autotuning gets to choose
 HELD = 512  # images held in memory to try what that would gain
@@ -319,8 +321,10 @@ def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
 
 def _augmentations(data: Data, config: DataConfig, seed: int) -> dict[str, float]:
     """{option: the part of the augmentations' CPU time that is gone without it}."""
+    options, off = build.options(config), AugmentConfig()
 
-    def taken(augment: AugmentConfig) -> float:
+    def alone(augment: AugmentConfig) -> tuple[Chain, Chain]:
+        """What the stage gets, and what it makes of that."""
         changed = dataclasses.replace(config, augment=augment)
         (_, read), *rest = build.training_stages(data, changed, seed, Share(config.batch_size))
         chain = read().take(KEPT)
@@ -328,20 +332,26 @@ def _augmentations(data: Data, config: DataConfig, seed: int) -> dict[str, float
             if name == "augment":
                 break
             chain = stage(chain)
-        kept, options = chain.cache(), build.options(config)
-        whole = cost(_with(lambda n: stage(kept.repeat(n)), options), KEPT, KEPT * config.batch_size)
-        return whole.cpu - cost(_with(kept.repeat, options), KEPT, KEPT * config.batch_size).cpu
+        given = chain.cache().repeat
+        return _with(given, options), _with(_then(given, stage), options)
 
-    off = AugmentConfig()
     on = [
         field.name
         for field in dataclasses.fields(AugmentConfig)
         if getattr(config.augment, field.name) != getattr(off, field.name)
         and field.name not in ("random_resized_crop", "randaugment_magnitude")
     ]
-    whole = taken(config.augment)
-    without = {name: taken(dataclasses.replace(config.augment, **{name: getattr(off, name)})) for name in on}
-    return {name: float(np.clip(1 - left / whole, 0, 1)) for name, left in without.items()}
+    variants = {"": alone(config.augment)} | {
+        name: alone(dataclasses.replace(config.augment, **{name: getattr(off, name)})) for name in on
+    }
+    runs: dict[str, list[float]] = {name: [] for name in variants}
+    # In turns: what disturbs the machine for a while then disturbs all of them.
+    for _ in range(TURNS):
+        for name, (given, made) in variants.items():
+            before, after = (cost(chain, KEPT, KEPT * config.batch_size, rounds=1).cpu for chain in (given, made))
+            runs[name].append(max(0.0, after - before))
+    whole, *_ = middle = [statistics.median(of) for of in runs.values()]
+    return {name: float(np.clip(1 - left / max(whole, 1e-9), 0, 1)) for name, left in zip(on, middle[1:], strict=True)}
 
 
 def _decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[str, float]]:
