@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import augment, cache, crop, frames, order, reader, selection, service, sources
+from pipeline import augment, cache, crop, frames, order, prepare, reader, selection, service, sources
 from pipeline.cache import Images
-from pipeline.config import DataConfig, UsageError
+from pipeline.config import DataConfig, PrepareConfig, UsageError
 from pipeline.frames import Frames
 from pipeline.geometry import CROP_X, CROP_Y, MIRROR
 from pipeline.images import decoder, shown, whole
@@ -53,7 +53,7 @@ def open_data(config: DataConfig) -> Data:
     Raises:
       UsageError: source or split unusable, fewer than two classes, or too many corrupt images.
     """
-    builder = sources.resolve(config)
+    builder = sources.resolve(in_tier(config))
     index = open_index(builder, sources.cache_dir(), config.max_pixels)
     splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
     chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
@@ -74,6 +74,28 @@ def open_data(config: DataConfig) -> Data:
         class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
         skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in chosen[use].skipped),
     )
+
+
+def in_tier(config: DataConfig) -> DataConfig:
+    """`config` with its source prepared in the storage tier that `data.cache` names, if it names one: once, on disk."""
+    if ":" not in config.cache:
+        return config
+    with sources.told_in_one_line(config.source):
+        name = f"{sources.state(config)}-{config.cache.replace(':', '-')}"
+    output = os.path.join(sources.cache_dir(), "tiers", name)
+    if not os.path.exists(output):
+        wanted = PrepareConfig(
+            source=config.source,
+            data_dir=config.data_dir,
+            tier=config.cache,
+            max_pixels=config.max_pixels,
+            max_corrupt_fraction=config.max_corrupt_fraction,
+            outliers="keep",
+            threads=config.threads,
+            shapes=config.shapes,
+        )
+        prepare.prepare(wanted, output)
+    return dataclasses.replace(config, source=output)
 
 
 def _selected(train: Index, validation: Index, index: Index, config: DataConfig) -> Index:

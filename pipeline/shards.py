@@ -147,6 +147,7 @@ def write_shard(
             # Equal bytes are equal wherever they stand, so the first occurrence will do.
             place = {
                 "record": record,
+                "start": start,
                 "offset": start + 12 + data.find(stored.contents),
                 "length": len(stored.contents),
             }
