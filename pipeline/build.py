@@ -308,6 +308,8 @@ def options(config: DataConfig) -> tf.data.Options:
     cores = len(os.sched_getaffinity(0))
     options = tf.data.Options()
     options.deterministic = True
+    # Rewriting the graph of a data set copies every tensor it holds: all of the mapped shards, into each iterator.
+    options.experimental_optimization.apply_default_optimizations = False
     options.autotune.ram_budget = config.ram_budget_mb << 20
     # A service worker's own number of cores is the default there.
     options.threading.private_threadpool_size = config.threads or (0 if config.service else cores)

@@ -6,6 +6,8 @@ import collections
 import dataclasses
 import logging
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from pipeline.geometry import CROP_X
 from pipeline.index import JPEG, Index
 from pipeline.order import Share
 
+ROOT = pathlib.Path(__file__).parent.parent
 Batch = tuple[np.ndarray, np.ndarray]  # images, labels
 EVERYTHING = AugmentConfig(
     pad_crop=2, random_resized_crop=0.5, flip=0.5, rotation=20, brightness=0.2, contrast=0.2, sharpness=0.5,
@@ -355,3 +358,15 @@ def test_a_split_without_a_single_sound_image_is_refused(tmp_path: pathlib.Path)
 def test_a_split_that_does_not_exist_is_named(small: DataConfig, split: str) -> None:
     with pytest.raises(UsageError, match=r"^split 'trian' does not exist in .*, which has train \(300\), validation"):
         open_data(dataclasses.replace(small, **{split: "trian"}))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_data(tmp_path: pathlib.Path) -> None:
+    peaks = {}
+    for shards in (4, 40):
+        directory = tmp_path / str(shards)
+        directory.mkdir()
+        command = [sys.executable, "-m", "tests.passes", str(directory), str(shards)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks[shards] = int(done.stdout.split()[-1])
+    assert peaks[40] < 1.05 * peaks[4]
