@@ -1,4 +1,4 @@
-"""Mutated image files through preparing and through training's index: nothing crashes or hangs, each bad one is named."""
+"""Mutated image files through preparing and training: nothing crashes or hangs, and each bad one is named."""
 
 from __future__ import annotations
 

@@ -183,7 +183,9 @@ def test_raw_pixels_are_those_of_the_image_averaged_down(pets: tuple[str, Files]
         before = Image.open(io.BytesIO(pets[1][row["filename"].decode()])).convert("RGB")
         height, width, _ = row["image"].shape
         expected = before.resize((width, height), Image.Resampling.BILINEAR)  # Pillow's averages, too
-        assert np.abs(row["image"].astype(int) - np.asarray(expected)).mean() < 3
+        # A JPEG is scaled before its inverse transform where it can be, which keeps more of the noise in these.
+        most = 8 if row["filename"].endswith(b"jpeg") else 1
+        assert np.abs(row["image"].astype(int) - np.asarray(expected)).mean() < most
 
 
 def test_training_from_raw_pixels_sees_them(pets: tuple[str, Files], tmp_path: pathlib.Path) -> None:
