@@ -241,7 +241,9 @@ class PrepareConfig:
 
     source: str = option("shapes", "shapes | tfds:NAME[/CONFIG][:VERSION] | a TFDS directory | a folder of images")
     data_dir: str = option("", "where tfds:NAME is prepared; default ~/tensorflow_datasets")
-    tier: str = option("jpeg", "jpeg (files as they are) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (pixels)")
+    tier: str = option(
+        "jpeg", "jpeg (files as they are; WebP and GIF as PNG) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (pixels)"
+    )
     bound: str = option("shorter", "which side SIDE bounds: shorter | longer; images are never enlarged")
     shard_mb: int = option(128, "size of a shard, in MiB; there is at least one for each split")
     shards: int = option(0, "shards for each split instead; 0 goes by shard_mb")
