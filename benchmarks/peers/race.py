@@ -5,7 +5,7 @@
         for worker in workers.values():
             worker.start()
         refuse_unequal(workers)
-        outcome = race(workers, steps=10, rounds=5, dropped=print)
+        outcome = race(workers, steps={name: 10 for name in workers}, rounds=5, dropped=print)
 
 A worker that fails leaves the race: `dropped(name, reason)`. Rounds in which other programs took CPU time are repeated.
 """
@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import select
+import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,7 @@ from benchmarks.timing import PATIENCE, QUIET_CORES, Sample, machine_cpu_seconds
 
 START_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
 TURN_SECONDS = 300.0
+UNLIKE = 8.0  # gray levels; 1024 random crops of the same photographs differ by 2
 
 
 class Refused(Exception):
@@ -156,14 +158,38 @@ def refuse_unequal(workers: Mapping[str, Worker]) -> None:
             raise Refused(f"not compared: {key} must be equal and are not ({listed}); make the networks one.")
 
 
+def unlike(workers: Mapping[str, Worker], tolerance: float = UNLIKE) -> dict[str, str]:
+    """Why a worker does not do the work of the others: a number of its `alike` is far from their median."""
+    reasons: dict[str, str] = {}
+    for key in dict.fromkeys(key for worker in workers.values() for key in worker.facts.get("alike", {})):
+        values = {name: worker.facts["alike"][key] for name, worker in workers.items() if "alike" in worker.facts}
+        middle = statistics.median(values.values())
+        for name, value in values.items():
+            if not abs(value - middle) <= tolerance:  # not a number is unlike, too
+                reasons.setdefault(name, f"its {key} is {value:.1f}, the median of all peers' {middle:.1f}")
+    return reasons
+
+
+def steps_of_a_turn(worker: Worker, seconds: float) -> int:
+    """How many steps take about so many seconds; the worker has warmed up afterwards.
+
+    Raises:
+      Unavailable: it failed.
+    """
+    steps = 1
+    while (took := worker.run(steps).sample.wall_seconds) < seconds / 2:
+        steps *= 2
+    return max(1, round(steps * seconds / took))
+
+
 def race(
     workers: Mapping[str, Worker],
-    steps: int,
+    steps: Mapping[str, int],
     rounds: int,
     dropped: Callable[[str, str], None],
     quiet_cores: float = QUIET_CORES,
 ) -> Outcome:
-    """Turns A B C, C B A, ... of `steps` steps each, after one uncounted turn each.
+    """Turns A B C, C B A, ... of so many steps each, after one uncounted turn each.
 
     Goes on until `rounds` rounds were quiet, that is other programs took less than `quiet_cores` in each turn, at most
     `PATIENCE` times as many; keeps the `rounds` quietest. Which they are depends on the neighbours, not on the times.
@@ -175,7 +201,7 @@ def race(
         taken = {}
         for name in names:
             try:
-                taken[name] = running[name].run(steps)
+                taken[name] = running[name].run(steps[name])
             except Unavailable as error:
                 dropped(name, str(error))
                 del running[name]

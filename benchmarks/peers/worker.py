@@ -1,10 +1,15 @@
 """The side of a race that runs inside a peer's own environment; standard library only.
 
     PEER/bin/python worker.py step32_torch.py 2
+    PEER/bin/python worker.py load_torch.py 2 '{"folder": "/data/jpeg224"}'
 
-A task file defines `prepare(threads) -> (facts, run)`. `facts` is a dict: `same`, numbers that all peers must share for
-the race to be fair; `images_per_step`; `about`, versions and settings for the record. `run(steps)` does that many steps
-and returns what is worth a look, such as the loss.
+A task file defines `prepare(threads, **settings) -> (facts, run)`. `facts` is a dict: `same`, what all peers must share
+for the race to be fair; `alike`, numbers that may differ a little, such as the mean of what they put out;
+`images_per_step`; `about`, versions and settings for the record; `works_ahead`, true for who does not stop working when
+`run` returns. `run(steps)` does that many steps and returns what is worth a look, such as the loss.
+
+Who works ahead fills its buffers again before its turn is over. It started with full buffers, so its turn holds the
+work of exactly its steps, and nothing of it falls into another's turn.
 
 Prints one line of JSON once ready, then one for each line `run STEPS` it reads, until its input ends:
     {"facts": {...}}   {"error": ".."}
@@ -22,9 +27,12 @@ import sys
 import time
 import types
 
+# A loader is still when it takes less than a quarter of a core for 50 ms; /proc counts in steps of 10 ms.
+LOOK_SECONDS, STILL_CORES, SETTLE_SECONDS = 0.05, 0.25, 3.0
+
 
 def load(path: str) -> types.ModuleType:
-    """The task file as a module that compilers can find again by its name."""
+    """The task file as a module that compilers and child processes can find again by its name."""
     name = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
@@ -33,12 +41,50 @@ def load(path: str) -> types.ModuleType:
 
 
 def cpu_seconds() -> float:
-    """User and system time, all threads and all children that were waited for."""
+    """User and system time of all threads and all descendants, alive or waited for."""
     parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in parts)
+    return sum(part.ru_utime + part.ru_stime for part in parts) + living_descendants_cpu_seconds(os.getpid())
 
 
-def serve(path: str, threads: int) -> int:
+def living_descendants_cpu_seconds(ancestor: int) -> float:
+    """What getrusage leaves out: the time of children that still live, such as a loader's worker processes.
+
+    Out of /proc, to 10 ms a process; 0 where there is no /proc.
+    """
+    parent, ticks = {}, {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()  # the name before it may hold spaces
+            except (FileNotFoundError, ProcessLookupError):  # it has just ended
+                continue
+            # proc(5): ppid is field 4, utime to cstime are 14 to 17; the first here is field 3.
+            parent[int(name)], ticks[int(name)] = int(fields[1]), sum(map(int, fields[11:15]))
+    family = {ancestor}
+    grown = True
+    while grown:
+        young = {pid for pid, of in parent.items() if of in family} - family
+        family |= young
+        grown = bool(young)
+    return sum(ticks[pid] for pid in family - {ancestor}) / os.sysconf("SC_CLK_TCK")
+
+
+def settled() -> tuple[float, float]:
+    """Waits until this process and its descendants do next to nothing: (CPU seconds now, time of the last work)."""
+    start = time.perf_counter()
+    before = cpu_seconds(), start
+    while True:
+        time.sleep(LOOK_SECONDS)
+        now = cpu_seconds(), time.perf_counter()
+        if now[0] - before[0] < STILL_CORES * (now[1] - before[1]):
+            return now[0], before[1]
+        if now[1] - start > SETTLE_SECONDS:
+            return now
+        before = now
+
+
+def serve(path: str, threads: int, settings: dict[str, str]) -> int:
     # Replies get the real standard output to themselves; what frameworks print goes to standard error.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -47,14 +93,17 @@ def serve(path: str, threads: int) -> int:
         replies.write(json.dumps(message) + "\n")
 
     try:
-        facts, run = load(path).prepare(threads)
+        facts, run = load(path).prepare(threads, **settings)
+        ahead = facts.get("works_ahead", False)
+        if ahead:
+            settled()
         reply(facts=facts)
         waiting = cpu_seconds(), time.perf_counter()
         for line in sys.stdin:
             _, steps = line.split()
             start = cpu_seconds(), time.perf_counter()
             seen = run(int(steps))
-            end = cpu_seconds(), time.perf_counter()
+            end = settled() if ahead else (cpu_seconds(), time.perf_counter())
             reply(
                 cpu_seconds=end[0] - start[0],
                 wall_seconds=end[1] - start[1],
@@ -62,7 +111,7 @@ def serve(path: str, threads: int) -> int:
                 idle_wall_seconds=start[1] - waiting[1],
                 seen=seen,
             )
-            waiting = end
+            waiting = end[0], time.perf_counter()
     except Exception as error:
         reply(error=" ".join(f"{type(error).__name__}: {error}".split())[:300])
         raise
@@ -70,4 +119,4 @@ def serve(path: str, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], int(sys.argv[2])))
+    sys.exit(serve(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}))

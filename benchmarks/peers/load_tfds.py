@@ -1,0 +1,37 @@
+"""Loading with TFDS: `as_dataset` decodes, then crop, scale and flip per image; uint8 out.
+
+Reads the same TFDS directory as evenkeel. Small images are cached decoded, as TFDS's own performance guide advises.
+"""
+
+from __future__ import annotations
+
+import loading
+import loading_tf
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from pipeline import sources
+from pipeline.config import DataConfig
+
+
+def prepare(threads: int, folder: str):
+    work = loading.read(folder)
+    prepared = sources.resolve(DataConfig(str(work.folder / "files")))
+    builder = tfds.builder_from_directory(str(prepared.data_dir))
+
+    def augmented(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if work.small:
+            return loading_tf.padded_crop(tf.ensure_shape(image, [work.size, work.size, 3]), work.size), label
+        return tf.cast(tf.round(loading_tf.random_resized_crop(image, work.size)), tf.uint8), label
+
+    ds = builder.as_dataset("train", as_supervised=True, shuffle_files=True)
+    if work.small:
+        ds = ds.cache().shuffle(work.images).repeat()
+    else:
+        ds = ds.repeat().shuffle(256)  # decoded images: more would take gigabytes
+    ds = ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.batch(work.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    ds = ds.with_options(loading_tf.options(threads))
+    about = f"tensorflow-datasets {tfds.__version__}, tensorflow {tf.__version__}, uint8 out, {threads} threads"
+    work = loading.Work(work.task, work.folder, builder.info.splits["train"].num_examples)
+    return loading_tf.served(ds, work, about)
