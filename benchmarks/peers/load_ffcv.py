@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
-import cv2
-import ffcv
 import loading
 import numpy as np
 import PIL.Image
@@ -94,5 +93,5 @@ def prepare(threads: int, folder: str):
         drop_last=True,
     )
     batches = loading.endless(lambda: loader)
-    about = f"ffcv {ffcv.__version__}, OpenCV {cv2.__version__} to write, uint8 out, {threads} threads"
+    about = f"ffcv {version('ffcv')}, uint8 out, {threads} threads"
     return loading.served(batches, work, about, lambda batch: batch[0])

@@ -1,6 +1,7 @@
 """Loading with TFDS: `as_dataset` decodes, then crop, scale and flip per image; uint8 out.
 
-Reads the same TFDS directory as evenkeel. Small images are cached decoded, as TFDS's own performance guide advises.
+Reads the same TFDS directory as evenkeel. Small images are cached decoded, as TFDS's own performance guide advises;
+large ones are not: by default TFDS would, but only below 250 MB, which a sample is and a data set is not.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def prepare(threads: int, folder: str):
             return loading_tf.padded_crop(tf.ensure_shape(image, [work.size, work.size, 3]), work.size), label
         return tf.cast(tf.round(loading_tf.random_resized_crop(image, work.size)), tf.uint8), label
 
-    ds = builder.as_dataset("train", as_supervised=True, shuffle_files=True)
+    reading = tfds.ReadConfig(try_autocache=False)
+    ds = builder.as_dataset("train", as_supervised=True, shuffle_files=True, read_config=reading)
     if work.small:
         ds = ds.cache().shuffle(work.images).repeat()
     else:

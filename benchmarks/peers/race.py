@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import select
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -62,7 +64,12 @@ class Outcome:
 
 
 class Worker:
-    """A process that runs `worker.py` with a task file. Use as a context manager: it ends with the block."""
+    """A process that runs `worker.py` with a task file. Use as a context manager: it ends with the block.
+
+    Where its facts say `works_ahead`, it and its children are stopped between its turns: a loader would fill its
+    buffers in another's turn, seconds of work that its own turns would then lack. Stopped, it goes on where it was, so
+    that its turns hold the work of exactly their steps, however deep its buffers are.
+    """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self.command, self.environ = list(command), dict(environ)
@@ -75,6 +82,7 @@ class Worker:
     def __exit__(self, *exc: object) -> None:
         if not hasattr(self, "_process"):
             return
+        self._signal(signal.SIGCONT)
         with contextlib.suppress(OSError):
             self._pipe(self._process.stdin).close()
         try:
@@ -82,6 +90,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._signal(signal.SIGKILL)  # what is left of its children
         self._pipe(self._process.stdout).close()
         self._log.close()
 
@@ -105,6 +114,7 @@ class Worker:
             self._log.close()
             raise Unavailable(f"{self.command[0]} cannot be run: {error.strerror}") from error
         self.facts = self._reply(seconds)["facts"]
+        self._pause()
 
     def run(self, steps: int, seconds: float = TURN_SECONDS) -> Turn:
         """`steps` steps.
@@ -113,6 +123,7 @@ class Worker:
           Unavailable: it failed, died or gave no answer.
         """
         before = machine_cpu_seconds()
+        self._signal(signal.SIGCONT)
         try:
             pipe = self._pipe(self._process.stdin)
             pipe.write(f"run {steps}\n")
@@ -120,6 +131,7 @@ class Worker:
         except OSError:  # it has died; the reply says why
             pass
         reply = self._reply(seconds)
+        self._pause()
         after = machine_cpu_seconds()
         sample = Sample(reply["cpu_seconds"], reply["wall_seconds"])
         others = 0.0
@@ -127,6 +139,14 @@ class Worker:
             others = max(0.0, after - before - sample.cpu_seconds) / max(sample.wall_seconds, 0.01)
         self.seen.append(reply["seen"])
         return Turn(sample, Sample(reply["idle_cpu_seconds"], reply["idle_wall_seconds"]), others)
+
+    def _pause(self) -> None:
+        if self.facts.get("works_ahead"):
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, or not yet come as far as its own group
+            os.killpg(self._process.pid, number)
 
     def _reply(self, seconds: float) -> dict[str, Any]:
         pipe = self._pipe(self._process.stdout)
@@ -171,15 +191,15 @@ def unlike(workers: Mapping[str, Worker], tolerance: float = UNLIKE) -> dict[str
 
 
 def steps_of_a_turn(worker: Worker, seconds: float) -> int:
-    """How many steps take about so many seconds; the worker has warmed up afterwards.
+    """How many steps take about so many seconds; the worker has warmed up and emptied its buffers afterwards.
 
     Raises:
       Unavailable: it failed.
     """
     steps = 1
-    while (took := worker.run(steps).sample.wall_seconds) < seconds / 2:
+    while worker.run(steps).sample.wall_seconds < seconds / 2:
         steps *= 2
-    return max(1, round(steps * seconds / took))
+    return max(1, round(steps * seconds / worker.run(steps).sample.wall_seconds))
 
 
 def race(

@@ -5,11 +5,8 @@
 
 A task file defines `prepare(threads, **settings) -> (facts, run)`. `facts` is a dict: `same`, what all peers must share
 for the race to be fair; `alike`, numbers that may differ a little, such as the mean of what they put out;
-`images_per_step`; `about`, versions and settings for the record; `works_ahead`, true for who does not stop working when
-`run` returns. `run(steps)` does that many steps and returns what is worth a look, such as the loss.
-
-Who works ahead fills its buffers again before its turn is over. It started with full buffers, so its turn holds the
-work of exactly its steps, and nothing of it falls into another's turn.
+`images_per_step`; `about`, versions and settings for the record; `works_ahead`, true for who goes on working when `run`
+has returned and must be stopped. `run(steps)` does that many steps and returns what is worth a look, such as the loss.
 
 Prints one line of JSON once ready, then one for each line `run STEPS` it reads, until its input ends:
     {"facts": {...}}   {"error": ".."}
@@ -26,9 +23,6 @@ import resource
 import sys
 import time
 import types
-
-# A loader is still when it takes less than a quarter of a core for 50 ms; /proc counts in steps of 10 ms.
-LOOK_SECONDS, STILL_CORES, SETTLE_SECONDS = 0.05, 0.25, 3.0
 
 
 def load(path: str) -> types.ModuleType:
@@ -70,21 +64,8 @@ def living_descendants_cpu_seconds(ancestor: int) -> float:
     return sum(ticks[pid] for pid in family - {ancestor}) / os.sysconf("SC_CLK_TCK")
 
 
-def settled() -> tuple[float, float]:
-    """Waits until this process and its descendants do next to nothing: (CPU seconds now, time of the last work)."""
-    start = time.perf_counter()
-    before = cpu_seconds(), start
-    while True:
-        time.sleep(LOOK_SECONDS)
-        now = cpu_seconds(), time.perf_counter()
-        if now[0] - before[0] < STILL_CORES * (now[1] - before[1]):
-            return now[0], before[1]
-        if now[1] - start > SETTLE_SECONDS:
-            return now
-        before = now
-
-
 def serve(path: str, threads: int, settings: dict[str, str]) -> int:
+    os.setpgid(0, 0)  # so that all of its processes can be stopped at once, and end when what started it is killed
     # Replies get the real standard output to themselves; what frameworks print goes to standard error.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -94,16 +75,13 @@ def serve(path: str, threads: int, settings: dict[str, str]) -> int:
 
     try:
         facts, run = load(path).prepare(threads, **settings)
-        ahead = facts.get("works_ahead", False)
-        if ahead:
-            settled()
         reply(facts=facts)
         waiting = cpu_seconds(), time.perf_counter()
         for line in sys.stdin:
             _, steps = line.split()
             start = cpu_seconds(), time.perf_counter()
             seen = run(int(steps))
-            end = settled() if ahead else (cpu_seconds(), time.perf_counter())
+            end = cpu_seconds(), time.perf_counter()
             reply(
                 cpu_seconds=end[0] - start[0],
                 wall_seconds=end[1] - start[1],
@@ -111,7 +89,7 @@ def serve(path: str, threads: int, settings: dict[str, str]) -> int:
                 idle_wall_seconds=start[1] - waiting[1],
                 seen=seen,
             )
-            waiting = end[0], time.perf_counter()
+            waiting = end
     except Exception as error:
         reply(error=" ".join(f"{type(error).__name__}: {error}".split())[:300])
         raise
