@@ -18,7 +18,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from absl import flags
+from absl import flags, logging
 
 from benchmarks import command, results
 from benchmarks.peers import environments
@@ -26,12 +26,15 @@ from benchmarks.peers.tasks import LOADING, OWN, TASKS, Task, compare
 from pipeline.config import one_of, require
 
 FLAGS = flags.FLAGS
-PEERS = tuple(dict.fromkeys(peer for task in TASKS.values() for peer in task.peers))
+
+
+def peers() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(peer for task in TASKS.values() for peer in task.peers))
 
 
 def define_flags() -> None:
     flags.DEFINE_list("only", list(TASKS), f"tasks to run, of: {', '.join(TASKS)}")
-    flags.DEFINE_list("loaders", list(PEERS), f"peers that take part, of: {', '.join(PEERS)}")
+    flags.DEFINE_list("loaders", list(peers()), f"peers that take part, of: {', '.join(peers())}")
     flags.DEFINE_string(
         "data.source",
         "shapes",
@@ -50,9 +53,13 @@ def check(extra: list[str]) -> None:
     require(bool(FLAGS.only), f"only () names no task: give some of {', '.join(TASKS)}.")
     for name in FLAGS.only:
         one_of("only", name, tuple(TASKS))
-    require(bool(FLAGS.loaders), f"loaders () names none: give some of {', '.join(PEERS)}.")
+    require(bool(FLAGS.loaders), f"loaders () names none: give some of {', '.join(peers())}.")
     for name in FLAGS.loaders:
-        one_of("loaders", name, PEERS)
+        one_of("loaders", name, peers())
+    for name in FLAGS.only:
+        taking_part = [peer for peer in TASKS[name].peers if peer in FLAGS.loaders]
+        known = ", ".join(TASKS[name].peers)
+        require(bool(taking_part), f"loaders ({', '.join(FLAGS.loaders)}): {name} has none of them, it has {known}.")
     require(FLAGS.rounds >= 5, f"rounds ({FLAGS.rounds}) must be at least 5: fewer give no interval worth the name.")
     if FLAGS.output:
         output = Path(FLAGS.output)
@@ -68,12 +75,13 @@ def prepared(name: str) -> Task:
     """
     task = TASKS[name]
     task = dataclasses.replace(task, peers=tuple(peer for peer in task.peers if peer in FLAGS.loaders))
-    if name not in LOADING or not task.peers:
+    if name not in LOADING:
         return task
+    logging.set_verbosity(logging.WARNING)
     from benchmarks.peers import sources  # loads TensorFlow
 
     source = FLAGS["data.small_source" if name == "small32" else "data.source"].value
-    return dataclasses.replace(task, settings={"folder": str(sources.written(name, source))})
+    return dataclasses.replace(task, settings={"folder": str(sources.written(name, str(source)))})
 
 
 def main(argv: list[str]) -> int:

@@ -35,8 +35,7 @@ def raw_tier(source: str, output: Path) -> str:
     """The files' pixels as a TFDS directory, written once; they are not larger than the tier, so nothing is scaled."""
     if importlib.util.find_spec("pipeline.prepare") is None:
         raise NotImplementedError("there is no pipeline.prepare yet that writes decoded pixels")
-    from pipeline import prepare as preparing
-
-    if not (output / "dataset_info.json").is_file():
-        preparing.prepare(preparing.PrepareConfig(source=source, tier="raw:256"), str(output))
+    preparing = importlib.import_module("pipeline.prepare")
+    if not output.is_dir():
+        preparing.prepare(preparing.PrepareConfig(source=source, tier="raw:256", outliers="keep"), str(output))
     return str(output)

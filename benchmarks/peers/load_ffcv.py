@@ -7,7 +7,7 @@ reflecting it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class JpegFiles(RGBImageField):
 class Rows:
     """(image, label) by row, as the writer wants it."""
 
-    def __init__(self, images: object, labels: object) -> None:
+    def __init__(self, images: Sequence | loading.Pixels | np.ndarray, labels: Sequence | np.ndarray) -> None:
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:

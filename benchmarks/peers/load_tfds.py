@@ -27,10 +27,8 @@ def prepare(threads: int, folder: str):
 
     reading = tfds.ReadConfig(try_autocache=False)
     ds = builder.as_dataset("train", as_supervised=True, shuffle_files=True, read_config=reading)
-    if work.small:
-        ds = ds.cache().shuffle(work.images).repeat()
-    else:
-        ds = ds.repeat().shuffle(256)  # decoded images: more would take gigabytes
+    # A shuffle buffer of large decoded images would take gigabytes if it held them all.
+    ds = ds.cache().shuffle(work.images).repeat() if work.small else ds.repeat().shuffle(256)
     ds = ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(work.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
     ds = ds.with_options(loading_tf.options(threads))

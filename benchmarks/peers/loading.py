@@ -152,7 +152,11 @@ def facts(work: Work, next_images: Callable[[], np.ndarray], about: str) -> dict
     squares = [float(np.square(images, dtype=np.float64).mean()) for images in looked]
     mean = sum(means) / len(means)
     return {
-        "same": {"images": work.images, "images a batch": work.batch, "output": "x".join(map(str, looked[0].shape[1:]))},
+        "same": {
+            "images": work.images,
+            "images a batch": work.batch,
+            "output": "x".join(map(str, looked[0].shape[1:])),
+        },
         "alike": {"mean": mean, "deviation": math.sqrt(max(sum(squares) / len(squares) - mean**2, 0.0))},
         "images_per_step": work.batch,
         "about": about,
