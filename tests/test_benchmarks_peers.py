@@ -154,6 +154,16 @@ def ended(pid: int) -> bool:
         os.close(descriptor)
 
 
+def stopped(pid: int) -> bool:
+    """Whether a process comes to a stop within some seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with open(f"/proc/{pid}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] == "T":
+                return True
+    return False
+
+
 def test_who_works_ahead_stands_still_between_turns_children_too_and_leaves_none_behind(tmp_path):
     path = tmp_path / "ahead.py"
     path.write_text(AHEAD.format(spin=SPIN))
@@ -180,6 +190,7 @@ with Worker([sys.executable, {str(HERE / "worker.py")!r}, {str(path)!r}, "2"], {
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 2
+        assert all(stopped(pid) for pid in pids)
         process.kill()
     assert all(ended(pid) for pid in pids)
 
