@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import loading
 import loading_tf
 import tensorflow as tf
 
+from pipeline import prepare as preparing
 from pipeline.build import open_data, training_batches
-from pipeline.config import AugmentConfig, DataConfig
+from pipeline.config import AugmentConfig, DataConfig, PrepareConfig
 from pipeline.order import Share
 
 
@@ -33,9 +33,6 @@ def prepare(threads: int, folder: str):
 
 def raw_tier(source: str, output: Path) -> str:
     """The files' pixels as a TFDS directory, written once; they are not larger than the tier, so nothing is scaled."""
-    if importlib.util.find_spec("pipeline.prepare") is None:
-        raise NotImplementedError("there is no pipeline.prepare yet that writes decoded pixels")
-    preparing = importlib.import_module("pipeline.prepare")
     if not output.is_dir():
-        preparing.prepare(preparing.PrepareConfig(source=source, tier="raw:256", outliers="keep"), str(output))
+        preparing.prepare(PrepareConfig(source=source, tier="raw:256", outliers="keep"), str(output))
     return str(output)
