@@ -149,7 +149,8 @@ def training_stages(
 
     The first takes none: it is the source.
     """
-    index, held = data.train, cached(data.train, config)
+    # A cache is this process's; a service's workers read for themselves.
+    index, held = data.train, None if config.service else cached(data.train, config)
     if isinstance(held, Frames):
         rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
         copied = _copied(held, index, config, seed, share)
@@ -305,6 +306,7 @@ def cached(index: Index, config: DataConfig) -> Frames | Images | None:
 
 
 def options(config: DataConfig) -> tf.data.Options:
+    """Of every data set made here: exact order, bounded memory, a thread pool of its own."""
     cores = len(os.sched_getaffinity(0))
     options = tf.data.Options()
     options.deterministic = True

@@ -192,6 +192,10 @@ class DataConfig:
             )
             require(
                 self.cache != "memory",
+                "data.cache=memory cannot go with data.service: its workers read for themselves; use data.cache=none.",
+            )
+            require(
+                self.cache != "memory",
                 "data.cache=memory cannot go with data.service: what this process holds cannot be sent to its workers;"
                 " use data.cache=auto.",
             )

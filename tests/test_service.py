@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from models import train as training
 from models.config import ModelConfig, TrainConfig
-from pipeline import reader, service
+from pipeline import fetch, reader, service
 from pipeline.build import Data, open_data, training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
 from pipeline.order import Share
@@ -244,8 +244,8 @@ def test_off_every_pass_from_the_random_start_on_is_whole(local: DataConfig, dat
 
 def test_stored_images_are_those_of_the_mapping(data: Data) -> None:
     rows = tf.constant(np.random.default_rng(0).permutation(COUNT))
-    fetch = reader.mapped_images(data.train)
-    expected = [fetch(row).numpy() for row in rows]
+    mapped = fetch.mapped(data.train)
+    expected = [mapped.encoded(row).numpy() for row in rows]
     assert list(reader.stored_images(data.train)(rows).as_numpy_iterator()) == expected
 
 
@@ -255,6 +255,7 @@ def test_stored_images_are_those_of_the_mapping(data: Data) -> None:
         ({"service": "localhost:5050"}, r"^data\.service \(localhost:5050\) must be written grpc://HOST:PORT"),
         ({"service": "grpc://localhost"}, r"must be written grpc://HOST:PORT"),
         ({"service": "grpc://a:1", "reader": "mapped"}, r"^data\.reader=mapped cannot go with data\.service"),
+        ({"service": "grpc://a:1", "cache": "memory"}, r"^data\.cache=memory cannot go with data\.service"),
         ({"service_sharding": "file"}, r"^data\.service_sharding \('file'\) must be one of dynamic, static, off"),
         ({"service_timeout": 0}, r"^data\.service_timeout \(0\) must be positive"),
     ],

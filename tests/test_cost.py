@@ -1,0 +1,39 @@
+"""What an image costs, of data sets whose cost is known."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from pipeline.cost import cost
+
+
+def spun(x: np.ndarray) -> np.ndarray:
+    end = time.thread_time() + 0.002
+    while time.thread_time() < end:
+        pass
+    return x
+
+
+def slept(x: np.ndarray) -> np.ndarray:
+    time.sleep(0.002)
+    return x
+
+
+def each(of) -> tf.data.Dataset:
+    return tf.data.Dataset.range(10**6).map(lambda x: tf.numpy_function(of, [x], tf.int64))
+
+
+def test_running_is_cpu_time_and_sleeping_is_waiting() -> None:
+    ran = cost(each(spun).take, elements=1, images=1)
+    assert 0.7 * 2 < ran.cpu < 1.5 * 2
+    assert ran.wait < 0.7 * 2
+    waited = cost(each(slept).take, elements=1, images=1)
+    assert waited.cpu < 0.7 * 2 < waited.wait
+
+
+def test_an_element_of_many_images_is_divided_among_them() -> None:
+    ran = cost(each(spun).take, elements=1, images=10)
+    assert 0.7 * 0.2 < ran.cpu < 1.5 * 0.2
