@@ -219,7 +219,6 @@ def test_a_race_of_evenkeel_and_naive_tfdata(tmp_path):
         assert ours["same"] == theirs["same"]
         assert ours["same"]["images"] == json.loads((folder / "work.json").read_text())["images"]
         assert ours["alike"]["mean"] == pytest.approx(theirs["alike"]["mean"], abs=8)
-        assert max(compared.about["idle_cores"].values()) < 0.2
 
 
 BUILT = [

@@ -411,8 +411,8 @@ def test_what_was_stopped_goes_on_with_what_is_missing(
         prepare(PrepareConfig(source=pets[0], shards=3), str(output))
     assert not output.exists()
     prepare(PrepareConfig(source=pets[0], shards=3), str(output))
-    # Two shards of 13 were whole; the 4 images of the third were written in vain.
-    assert len(written) == 50 + 4
+    # All of `test` and a training shard of 13 were whole; 7 images of the next one were written in vain.
+    assert len(written) == 50 + 7
     assert contents(output) == contents(pathlib.Path(plain[0]))
     assert not (tmp_path / "pets.unfinished").exists()
 
