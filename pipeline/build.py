@@ -24,7 +24,7 @@ from pipeline.cache import Images
 from pipeline.config import DataConfig, PrepareConfig, UsageError
 from pipeline.frames import Frames
 from pipeline.geometry import CROP_X, CROP_Y, MIRROR
-from pipeline.images import decoder, shown, whole
+from pipeline.images import decoder, regions_of, shown, whole
 from pipeline.index import Index, open_index
 from pipeline.order import Share
 
@@ -187,9 +187,9 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
 
     The last global batch is filled up with examples of weight 0; there are ceil(rows / global batch) steps.
     """
-    windows = _central(index, config.eval_crop)
+    windows, regions = _central(index, config.eval_crop), regions_of(index, config)
     ds, fetch = reader.evaluation_reader(config, index, share)
-    ds = ds.map(lambda rows, payloads: (rows, payloads, windows(rows)))
+    ds = ds.map(lambda rows, payloads: (rows, payloads, regions(rows, windows(rows))))
     ds = ds.unbatch()
     ds = ds.map(decoder(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(share.batch_size, drop_remainder=True)
@@ -217,9 +217,9 @@ def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tenso
 
 
 def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
-    """(element, rows, payloads) -> (element [b], rows, payloads, crop windows int32 [b, 4])."""
+    """(element, rows, payloads) -> (element [b], rows, payloads, regions int32 [b, 5])."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-    strength, central = config.augment.random_resized_crop, _central(index)
+    strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config)
 
     def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if strength == 0:
@@ -227,7 +227,7 @@ def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Calla
         else:
             draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
             windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
-        return tf.fill(tf.shape(rows), element), rows, payloads, windows
+        return tf.fill(tf.shape(rows), element), rows, payloads, regions(rows, windows)
 
     return planned
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline import augment, crop, order, reader
 from pipeline.build import Data, evaluation_batches, open_data, training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
-from pipeline.decode import decode, decode_scaled
+from pipeline.decode import decode, decode_shrunk
 from pipeline.geometry import CROP_X
 from pipeline.index import JPEG, Index
 from pipeline.order import Share
@@ -65,12 +65,12 @@ def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: D
     files, side, channels = undecoded(index), config.image_size, config.channels
 
     def image(row: int, window: tf.Tensor) -> tf.Tensor:
-        contents, is_jpeg = tf.constant(files[row]), index.columns["kind"][row] == JPEG
-        height, width = (tf.constant(index.columns[name][row]) for name in ("height", "width"))
-        exponent, region, placement = crop.scaled(window, height, width, side)
-        if is_jpeg and exponent > 0:
-            return decode_scaled(contents, region, placement, exponent, side, channels)
-        return decode(contents, window, bool(is_jpeg), side, channels)
+        contents, is_jpeg = tf.constant(files[row]), bool(index.columns["kind"][row] == JPEG)
+        height, width = (index.columns[name][row : row + 1] for name in ("height", "width"))
+        region = crop.regions(window[None], height, width, side, tf.constant([is_jpeg]))[0]
+        if region[4] > 0:
+            return decode_shrunk(contents, region, side, channels)
+        return decode(contents, window, is_jpeg, side, channels)
 
     return np.stack([image(row, window) for row, window in zip(rows, windows, strict=True)])
 
