@@ -88,7 +88,8 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
 
     share, columns = Share(config.batch_size), (data := open_data(config)).train.columns
     chosen, fetch = reader.training_reader(config, data.train, 0, share, 0)
-    encoded = chosen.take(batches).unbatch().map(lambda row, payload: (row, fetch.encoded(payload)))
+    encoded = chosen.take(batches).map(lambda element, rows, payloads: (rows, payloads)).unbatch()
+    encoded = encoded.map(lambda row, payload: (row, fetch.encoded(payload)))
     rows, contents = zip(*encoded.as_numpy_iterator(), strict=True)
     height, width, kind = (columns[name][list(rows)] for name in ("height", "width", "kind"))
     is_jpeg = kind == JPEG

@@ -21,6 +21,27 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model": {"name": "resnet9", "width": 32},
         "optimizer": {"learning_rate": 0.4, "weight_decay": 5e-4, "schedule": "one_cycle", "warmup_epochs": 2.0},
     },
+    # The best that 30 epochs of 10,000 such photographs were found to give: four times the weights, more augmentation
+    # against learning them by heart, half the batch for twice the steps, averaged weights, mirrored evaluation.
+    "cifar-best": {
+        "epochs": 30,
+        "label_smoothing": 0.1,
+        "evaluate_flipped": True,
+        "data": {
+            "image_size": 32,
+            "batch_size": 64,
+            "augment": {
+                "flip": 0.5,
+                "pad_crop": 4,
+                "cutout": 0.375,
+                "randaugment_ops": 1,
+                "randaugment_magnitude": 5.0,
+            },
+        },
+        "model": {"name": "resnet9", "width": 64},
+        "optimizer": {"learning_rate": 0.2, "weight_decay": 4e-3, "schedule": "one_cycle", "warmup_epochs": 2.0},
+        "averaging": {"name": "ema", "decay": 0.995},
+    },
     # ImageNet as MLPerf's reference trains ResNet-50 v1.5 with momentum, in its terms: global_batch_size 256,
     # opt_base_learning_rate 0.1 per 256, opt_learning_rate_warmup_epochs 5, 90 epochs, opt_weight_decay 1e-4 (half of
     # it is the coefficient of the sum of squares), label smoothing 0.1, crops of 8 to 100% of the area.

@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import augment, cache, crop, frames, order, reader, selection, service, sources
+from pipeline import augment, cache, crop, frames, order, prepare, reader, selection, service, sources
 from pipeline.cache import Images
-from pipeline.config import DataConfig, UsageError
+from pipeline.config import DataConfig, PrepareConfig, UsageError
 from pipeline.frames import Frames
 from pipeline.geometry import CROP_X, CROP_Y, MIRROR
-from pipeline.images import decoder, shown, whole
+from pipeline.images import decoder, regions_of, shown, whole
 from pipeline.index import Index, open_index
 from pipeline.order import Share
 
@@ -53,7 +53,7 @@ def open_data(config: DataConfig) -> Data:
     Raises:
       UsageError: source or split unusable, fewer than two classes, or too many corrupt images.
     """
-    builder = sources.resolve(config)
+    builder = sources.resolve(in_tier(config))
     index = open_index(builder, sources.cache_dir(), config.max_pixels)
     splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
     chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
@@ -74,6 +74,28 @@ def open_data(config: DataConfig) -> Data:
         class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
         skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in chosen[use].skipped),
     )
+
+
+def in_tier(config: DataConfig) -> DataConfig:
+    """`config` with its source prepared in the storage tier that `data.cache` names, if it names one: once, on disk."""
+    if ":" not in config.cache:
+        return config
+    with sources.told_in_one_line(config.source):
+        name = f"{sources.state(config)}-{config.cache.replace(':', '-')}"
+    output = os.path.join(sources.cache_dir(), "tiers", name)
+    if not os.path.exists(output):
+        wanted = PrepareConfig(
+            source=config.source,
+            data_dir=config.data_dir,
+            tier=config.cache,
+            max_pixels=config.max_pixels,
+            max_corrupt_fraction=config.max_corrupt_fraction,
+            outliers="keep",
+            threads=config.threads,
+            shapes=config.shapes,
+        )
+        prepare.prepare(wanted, output)
+    return dataclasses.replace(config, source=output)
 
 
 def _selected(train: Index, validation: Index, index: Index, config: DataConfig) -> Index:
@@ -165,9 +187,9 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
 
     The last global batch is filled up with examples of weight 0; there are ceil(rows / global batch) steps.
     """
-    windows = _central(index, config.eval_crop)
+    windows, regions = _central(index, config.eval_crop), regions_of(index, config)
     ds, fetch = reader.evaluation_reader(config, index, share)
-    ds = ds.map(lambda rows, payloads: (rows, payloads, windows(rows)))
+    ds = ds.map(lambda rows, payloads: (rows, payloads, regions(rows, windows(rows))))
     ds = ds.unbatch()
     ds = ds.map(decoder(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(share.batch_size, drop_remainder=True)
@@ -195,9 +217,9 @@ def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tenso
 
 
 def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
-    """(element, rows, payloads) -> (element [b], rows, payloads, crop windows int32 [b, 4])."""
+    """(element, rows, payloads) -> (element [b], rows, payloads, regions int32 [b, 5])."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-    strength, central = config.augment.random_resized_crop, _central(index)
+    strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config)
 
     def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if strength == 0:
@@ -205,7 +227,7 @@ def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Calla
         else:
             draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
             windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
-        return tf.fill(tf.shape(rows), element), rows, payloads, windows
+        return tf.fill(tf.shape(rows), element), rows, payloads, regions(rows, windows)
 
     return planned
 
@@ -288,6 +310,8 @@ def options(config: DataConfig) -> tf.data.Options:
     cores = len(os.sched_getaffinity(0))
     options = tf.data.Options()
     options.deterministic = True
+    # Rewriting the graph of a data set copies every tensor it holds: all of the mapped shards, into each iterator.
+    options.experimental_optimization.apply_default_optimizations = False
     options.autotune.ram_budget = config.ram_budget_mb << 20
     # A service worker's own number of cores is the default there.
     options.threading.private_threadpool_size = config.threads or (0 if config.service else cores)

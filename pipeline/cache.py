@@ -42,7 +42,9 @@ def plan(index: Index, config: DataConfig) -> Plan | None:
     Raises:
       UsageError: `data.cache=memory`, and it does not fit.
     """
-    if config.cache == "none" or (config.cache == "auto" and (config.reader == "streaming" or config.service)):
+    if config.cache not in ("memory", "auto"):
+        return None
+    if config.cache == "auto" and (config.reader == "streaming" or config.service):
         return None
     changes = config.augment
     if changes.random_resized_crop:

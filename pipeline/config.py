@@ -136,7 +136,11 @@ class DataConfig:
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
     max_corrupt_fraction: float = option(0.01, "stop when more than this share of a split cannot be decoded")
     max_pixels: int = option(100_000_000, "images of more pixels than this are never decoded: they count as corrupt")
-    cache: str = option("auto", "decoded images in memory: none | memory | auto: small ones, where they fit")
+    cache: str = option(
+        "auto",
+        "none | memory: decoded images | auto: small ones, where they fit | raw:SIDE or jpeg:SIDE:QUALITY: that"
+        " storage tier, prepared once, on disk",
+    )
     cache_budget_mb: int = option(0, "most memory for cached images, in MiB; 0 is half of what is free")
     reader: str = option("auto", "mapped: memory-mapped shards, exact order | streaming: shuffle buffer | auto")
     shuffle_buffer: int = option(8192, "encoded images held by the streaming reader for shuffling")
@@ -168,7 +172,10 @@ class DataConfig:
         )
         require(self.max_pixels >= 1, f"data.max_pixels ({self.max_pixels}) must be at least 1.")
         one_of("data.reader", self.reader, READERS)
-        one_of("data.cache", self.cache, ("none", "memory", "auto"))
+        if ":" in self.cache:
+            parse_tier(self.cache)
+        else:
+            one_of("data.cache", self.cache, ("none", "memory", "auto", "jpeg:SIDE:QUALITY", "raw:SIDE"))
         require(self.cache_budget_mb >= 0, f"data.cache_budget_mb ({self.cache_budget_mb}) must not be negative.")
         require(self.shuffle_buffer >= 1, f"data.shuffle_buffer ({self.shuffle_buffer}) must be at least 1.")
         one_of("data.service_sharding", self.service_sharding, SHARDINGS)
@@ -238,7 +245,9 @@ class PrepareConfig:
 
     source: str = option("shapes", "shapes | tfds:NAME[/CONFIG][:VERSION] | a TFDS directory | a folder of images")
     data_dir: str = option("", "where tfds:NAME is prepared; default ~/tensorflow_datasets")
-    tier: str = option("jpeg", "jpeg (files as they are) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (pixels)")
+    tier: str = option(
+        "jpeg", "jpeg (files as they are; WebP and GIF as PNG) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (pixels)"
+    )
     bound: str = option("shorter", "which side SIDE bounds: shorter | longer; images are never enlarged")
     shard_mb: int = option(128, "size of a shard, in MiB; there is at least one for each split")
     shards: int = option(0, "shards for each split instead; 0 goes by shard_mb")

@@ -47,24 +47,18 @@ def random_windows(heights: tf.Tensor, widths: tf.Tensor, strength: float, draws
     return tf.cast(tf.concat([y, x, tall, wide], axis=1), tf.int32)
 
 
-def scaled(window: tf.Tensor, height: tf.Tensor, width: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """How a JPEG decoder that can shrink by 2, 4 and 8 shows a `window` (int32 [4]) on `size` x `size` pixels.
+def regions(windows: tf.Tensor, heights: tf.Tensor, widths: tf.Tensor, size: int, is_jpeg: tf.Tensor) -> tf.Tensor:
+    """int32 [n, 5]: what to decode for `windows` (int32 [n, 4]) to be shown on `size` x `size` pixels.
 
-    The ratio is the largest one that leaves both sides of the window at least `size` pixels.
-
-    Returns:
-      exponent: int32 [], 0 to 3: decode at a ratio of 2 to this power.
-      region: int32 [4], what to decode, in pixels of the shrunk image: the window and a pixel around it, so that
-        resampling reads what lies between two of them as it would in the whole image.
-      placement: float32 [4], the scale (y, x) and translation (y, x) from the region to the output, as
-        tf.raw_ops.ScaleAndTranslate wants them: exact, where rounding to pixels would shift by half of one.
+    A JPEG decoder can shrink by 2, 4 or 8 on the way. It does by the largest ratio that leaves both sides of the window
+    at least `size`; the fifth number is the ratio's exponent, 0 to 3, and the others are in pixels of the shrunk image.
+    Windows are moved to multiples of the ratio, by 4 pixels in 1,800 at most: a fraction of a pixel of the result.
     """
-    corner, extent = window[:2], window[2:]
-    exponent = tf.reduce_sum(tf.cast(tf.reduce_min(extent) >= [2 * size, 4 * size, 8 * size], tf.int32))
-    ratio = tf.bitwise.left_shift(1, exponent)
-    first = tf.maximum(corner // ratio - 1, 0)
-    last = tf.minimum(-(-(corner + extent) // ratio) + 1, -(-tf.stack([height, width]) // ratio))
-    corner, extent, origin = (tf.cast(value, tf.float32) for value in (corner, extent, first))
-    scale = size * tf.cast(ratio, tf.float32) / extent
-    translation = (origin - corner / tf.cast(ratio, tf.float32)) * scale
-    return exponent, tf.concat([first, last - first], axis=0), tf.concat([scale, translation], axis=0)
+    corner, extent = windows[:, :2], windows[:, 2:]
+    fits = tf.reduce_min(extent, axis=1)[:, None] >= size * tf.constant([[2, 4, 8]])
+    exponents = tf.where(is_jpeg, tf.reduce_sum(tf.cast(fits, tf.int32), axis=1), 0)[:, None]
+    nearest = lambda at: tf.bitwise.right_shift(at + tf.bitwise.left_shift(1, exponents) // 2, exponents)  # noqa: E731
+    # Of a block cut off by the border the decoder makes a whole pixel; it is left out.
+    ends = tf.minimum(nearest(corner + extent), tf.bitwise.right_shift(tf.stack([heights, widths], axis=1), exponents))
+    first = nearest(corner)
+    return tf.concat([first, ends - first, exponents], axis=1)

@@ -52,29 +52,20 @@ def _cropped_other(contents: tf.Tensor, window: tf.Tensor, channels: int) -> tf.
     return decode_whole(contents, channels)[y : y + height, x : x + width]
 
 
-def decode_scaled(
-    contents: tf.Tensor, region: tf.Tensor, placement: tf.Tensor, exponent: tf.Tensor, size: int, channels: int
-) -> tf.Tensor:
-    """A JPEG shrunk while it is decoded, by 2, 4 or 8 (`exponent` 1 to 3), to uint8 [size, size, channels].
+def decode_shrunk(contents: tf.Tensor, region: tf.Tensor, size: int, channels: int) -> tf.Tensor:
+    """A JPEG shrunk while it is decoded, by 2, 4 or 8, to uint8 [size, size, channels]; `region` is of `crop.regions`.
 
-    `region` and `placement` are of `crop.scaled`. The inverse DCT at a lower resolution averages; what then is left to
-    shrink, less than twice, is averaged too: closer to scaling the whole image down with antialiasing than bilinear
-    reading of all its pixels is, and cheaper.
+    The inverse DCT at a lower resolution averages; what then is left to shrink, less than twice, is averaged too: that
+    is closer to scaling the whole image down with antialiasing than bilinear reading of all its pixels, and cheaper.
     """
 
     def decoded(ratio: int) -> tf.Tensor:
-        return _cropped_jpeg(contents, region, channels, ratio)
+        return _cropped_jpeg(contents, region[:4], channels, ratio)
 
-    image = tf.switch_case(exponent - 1, [lambda ratio=ratio: decoded(ratio) for ratio in (2, 4, 8)])
-    shown = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=[size, size],
-        scale=placement[:2],
-        translation=placement[2:],
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
-    return tf.ensure_shape(to_uint8(shown), [size, size, channels])
+    image = tf.switch_case(region[4] - 1, [lambda ratio=ratio: decoded(ratio) for ratio in (2, 4, 8)])
+    # A quarter of the cost of tf.image.resize with antialiasing, and as close.
+    averaged = tf.raw_ops.ResizeArea(images=image[None], size=[size, size])[0]
+    return tf.ensure_shape(tf.cast(averaged + 0.5, tf.uint8), [size, size, channels])
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

@@ -18,7 +18,7 @@ def first_copies(*indexes: Index) -> np.ndarray:
     Two images count as equal when a 64-bit hash of their pixels, their sizes and all sums over them are.
     """
     columns = [np.concatenate([index.columns[name] for index in indexes]) for name in COMPARED]
-    keys = np.concatenate([column.astype(np.int64).reshape(len(column), -1) for column in columns], axis=1)
+    keys = np.column_stack([column.astype(np.int64) for column in columns])
     order = np.lexsort(keys.T[::-1])  # stable: of equal rows the first comes first
     new = np.ones(len(keys), np.bool_)
     new[1:] = (keys[order][1:] != keys[order][:-1]).any(axis=1)

@@ -87,17 +87,21 @@ def _png(contents: bytes) -> Header | None:
 
 
 def _bmp(contents: bytes) -> Header | None:
-    (size,) = struct.unpack_from("<I", contents, 14)
+    first, size = struct.unpack_from("<iI", contents, 10)
     if size < 40:
         width, height = struct.unpack_from("<HH", contents, 18)
         return Header(BMP, width, height, width * height, "a BMP with a header of OS/2 cannot be decoded")
     width, height, _, bits, compression = struct.unpack_from("<iiHHI", contents, 18)
     height = abs(height)  # negative: the top row comes first
+    line = (bits * width + 31) // 32 * 4
     refusal = ""
     if bits not in (8, 24, 32):
         refusal = f"a BMP of {bits} bits a pixel cannot be decoded"
     elif compression and (compression, bits) != (3, 32):  # 3: the order of channels, as alpha has it
         refusal = "a compressed BMP cannot be decoded"
+    elif first < 14 + size or first + (height - 1) * line + bits * width // 8 > len(contents):
+        # TensorFlow reads from `first` on even where that is negative, and counts rows in 32 bits.
+        refusal = f"a BMP of {width} x {height} pixels from byte {first} on cannot be {len(contents)} bytes long"
     elif bits == 8:
         (colours,) = struct.unpack_from("<I", contents, 46)
         palette = contents[14 + size : 14 + size + 4 * min(colours or 256, 256)]

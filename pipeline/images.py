@@ -1,7 +1,7 @@
 """A row of the index -> its image: what to decode of which kind of bytes, and how.
 
-decoded = decoder(index, config, fetch)
-image, label = decoded(row, payload, window)    # inside tf.data, per image
+regions = regions_of(index, config)(rows, windows)    # inside tf.data, per batch
+image, label = decoder(index, config, fetch)(row, payload, region)    # per image
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from pipeline import crop
 from pipeline.config import DataConfig
-from pipeline.decode import cropped, decode, decode_scaled, luma, resize
+from pipeline.decode import cropped, decode, decode_shrunk, luma, resize
 from pipeline.fetch import Fetch
 from pipeline.index import JPEG, OTHER, RAW, Index
 
@@ -24,36 +24,52 @@ def shown(rows: tf.Tensor) -> tf.Tensor:
     return tf.where(rows < 0, -1 - rows, rows)
 
 
+def _can_shrink(index: Index, size: int) -> bool:
+    shorter = np.minimum(index.columns["height"], index.columns["width"])[index.columns["kind"] == JPEG]
+    return bool(shorter.max(initial=0) >= 2 * size)
+
+
+def regions_of(index: Index, config: DataConfig) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(rows int64 [b], windows int32 [b, 4]) -> what to decode of each, int32 [b, 5], as in `crop.regions`."""
+    if not _can_shrink(index, config.image_size):
+        return lambda rows, windows: tf.pad(windows, [[0, 0], [0, 1]])
+    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
+    is_jpeg = tf.constant(index.columns["kind"] == JPEG)
+
+    def regions(rows: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
+        height, width, jpeg = (tf.gather(column, shown(rows)) for column in (heights, widths, is_jpeg))
+        return crop.regions(windows, height, width, config.image_size, jpeg)
+
+    return regions
+
+
 def decoder(
     index: Index, config: DataConfig, fetch: Fetch
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """(row, payload, window) -> (image uint8 [s, s, c], label int64 []); the label of a negative row is -1."""
+    """(row, payload, region) -> (image uint8 [s, s, c], label int64 []); the label of a negative row is -1."""
     size, channels = config.image_size, config.channels
     labels, heights, widths = (tf.constant(index.columns[name]) for name in ("label", "height", "width"))
-    shorter = np.minimum(index.columns["height"], index.columns["width"])[index.columns["kind"] == JPEG]
-    can_shrink = shorter.max(initial=0) >= 2 * size
+    shrinks = _can_shrink(index, size)
 
-    def jpeg(at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    def jpeg(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         contents = fetch.encoded(payload)
-        as_it_is = lambda: decode(contents, window, True, size, channels)  # noqa: E731
-        if not can_shrink:
+        as_it_is = lambda: decode(contents, region[:4], True, size, channels)  # noqa: E731
+        if not shrinks:
             return as_it_is()
-        exponent, region, placement = crop.scaled(window, heights[at], widths[at], size)
-        shrunk = lambda: decode_scaled(contents, region, placement, exponent, size, channels)  # noqa: E731
-        return tf.cond(exponent > 0, shrunk, as_it_is)
+        return tf.cond(region[4] > 0, lambda: decode_shrunk(contents, region, size, channels), as_it_is)
 
-    def other(at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return decode(fetch.encoded(payload), window, False, size, channels)
+    def other(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+        return decode(fetch.encoded(payload), region[:4], False, size, channels)
 
-    def raw(at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        image = fetch.pixels(payload, window, heights[at], widths[at])
+    def raw(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+        image = fetch.pixels(payload, region[:4], heights[at], widths[at])
         return tf.ensure_shape(resize(_converted(image, channels), size), [size, size, channels])
 
     image_of = _by_kind(index, {OTHER: other, JPEG: jpeg, RAW: raw})
 
-    def decoded(row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def decoded(row: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         at = shown(row)
-        return image_of(at, payload, window), tf.where(row < 0, tf.constant(-1, tf.int64), labels[at])
+        return image_of(at, payload, region), tf.where(row < 0, tf.constant(-1, tf.int64), labels[at])
 
     return decoded
 

@@ -67,14 +67,16 @@ def judged(index: Index) -> dict[str, np.ndarray]:
 
 def find(index: Index, reference: Index | None = None) -> list[Outlier]:
     """The outliers among the rows of `index`, measured against those of `reference` (default: themselves)."""
-    usual, plain = judged(reference or index), per_image(index)
+    reference = reference or index
+    usual, plain = judged(reference), per_image(index)
+    present = {name: of[np.isfinite(of)] for name, of in per_image(reference).items()}
+    medians = {name: float(np.median(of)) for name, of in present.items() if len(of)}
     found = []
     for statistic, values in judged(index).items():
         scores = modified_z(values, usual[statistic])
-        median = np.nanmedian(per_image(reference or index)[statistic]) if len(reference or index) else np.nan
         for row in np.flatnonzero(np.abs(scores) > LIMIT).tolist():
             value, word = float(plain[statistic][row]), WORDS[statistic][int(scores[row] > 0)]
-            reason = f"{word}: {statistic} {value:.4g}, the median is {median:.4g}"
+            reason = f"{word}: {statistic} {value:.4g}, the median is {medians[statistic]:.4g}"
             found.append(Outlier(row, statistic, value, float(scores[row]), reason))
     return found
 

@@ -221,8 +221,12 @@ def write_quarantine(data: str, examples: Examples, written: dict[str, Written])
 
 def write_metadata(data: str, config: PrepareConfig, examples: Examples, written: dict[str, Written]) -> None:
     """features.json and dataset_info.json: from now on TFDS opens the directory."""
-    raw = parse_tier(config.tier).kind == "raw"
-    pixels = tfds.features.Tensor(shape=(None, None, 3), dtype=np.uint8, encoding="bytes")
+    tier = parse_tier(config.tier)
+    if tier.kind == "raw":
+        image = tfds.features.Tensor(shape=(None, None, 3), dtype=np.uint8, encoding="bytes")
+    else:
+        # With three channels TFDS would ask the decoder for them, and that of BMP refuses to convert gray ones.
+        image = tfds.features.Image(shape=(None, None, 3 if tier.side else None))
     template = tfds.core.ShardedFileTemplate(data_dir=data, dataset_name=examples.name, filetype_suffix="tfrecord")
     infos = []
     for split in examples.splits:
@@ -240,7 +244,7 @@ def write_metadata(data: str, config: PrepareConfig, examples: Examples, written
     tfds.folder_dataset.write_metadata(
         data_dir=data,
         features={
-            "image": pixels if raw else tfds.features.Image(shape=(None, None, None)),
+            "image": image,
             "label": tfds.features.ClassLabel(names=examples.classes),
             "filename": tfds.features.Text(),
         },

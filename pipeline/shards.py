@@ -24,7 +24,7 @@ from pipeline.config import Tier
 from pipeline.examples import Examples
 from pipeline.index import COLUMNS, JPEG, RAW, check_image
 from pipeline.measure import measure
-from pipeline.tier import decode_for, scale_for, stored_as
+from pipeline.tier import decode_for, kept_as, scale_for, stored_as
 
 READERS = 8  # files opened at once: storage that is far away answers late
 AHEAD = 32  # images read ahead of the decoders
@@ -62,7 +62,7 @@ def stored_images(examples: Examples, rows: np.ndarray, storing: Storing, lost: 
     undecoded: dict[int, None] = {}
     unread: list[Exception] = []
 
-    def checked() -> Iterator[tuple[int, bytes, np.ndarray, int]]:
+    def checked() -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
         for row, contents in _read_ahead(examples, rows.tolist()):
             shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]
             try:
@@ -72,10 +72,12 @@ def stored_images(examples: Examples, rows: np.ndarray, storing: Storing, lost: 
             except ValueError as error:
                 lost[row] = str(error)
             else:
-                kinds[row], undecoded[row] = (kind, header.format), None
-                yield row, contents, shape, scale_for(storing.tier, storing.bound, header)
+                image_format = kept_as(header.format)
+                kinds[row], undecoded[row] = (kind, image_format), None
+                scale = scale_for(storing.tier, storing.bound, header)
+                yield row, contents, shape, scale, image_format == header.format
 
-    def checked_or_unread() -> Iterator[tuple[int, bytes, np.ndarray, int]]:
+    def checked_or_unread() -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
         # Raised here, `ignore_errors` would end the data set early and without a word.
         try:
             yield from checked()
@@ -84,16 +86,24 @@ def stored_images(examples: Examples, rows: np.ndarray, storing: Storing, lost: 
 
     store = stored_as(storing.tier, storing.bound)
 
-    def process(row: tf.Tensor, contents: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def process(
+        row: tf.Tensor, contents: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor, whole: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         if examples.shapes is None:
             image = decode_for(contents, scale)
         else:
             image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(shape, [3]))
-        contents, image = store(image, contents)
+        contents, image = store(image, contents, whole)
         return row, contents, *measure(image)
 
     number = tf.TensorSpec([], tf.int64)
-    signature = (number, tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int64), number)
+    signature = (
+        number,
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([None], tf.int64),
+        number,
+        tf.TensorSpec([], tf.bool),
+    )
     ds = tf.data.Dataset.from_generator(checked_or_unread, output_signature=signature)
     ds = ds.map(process, num_parallel_calls=storing.threads, deterministic=True)
     options = tf.data.Options()
@@ -147,6 +157,7 @@ def write_shard(
             # Equal bytes are equal wherever they stand, so the first occurrence will do.
             place = {
                 "record": record,
+                "start": start,
                 "offset": start + 12 + data.find(stored.contents),
                 "length": len(stored.contents),
             }

@@ -111,12 +111,30 @@ def validation_split(builder: Any, config: DataConfig) -> str:
 def _from_folder(root: str) -> Any:
     """A folder SPLIT/CLASS/IMAGE or CLASS/IMAGE, written once as a TFDS directory into the cache."""
     files = scan(root)
-    stats = [tf.io.gfile.stat(os.path.join(root, path)) for paths in files.values() for path in paths]
-    state = repr([root, files, [(s.length, s.mtime_nsec) for s in stats]])
-    digest = hashlib.blake2b(state.encode(errors="surrogateescape"), digest_size=8).hexdigest()
-    builder = ImageFolders(root=root, files=files, data_dir=os.path.join(cache_dir(), "folders", digest))
+    builder = ImageFolders(
+        root=root, files=files, data_dir=os.path.join(cache_dir(), "folders", _folder_state(root, files))
+    )
     builder.download_and_prepare(file_format="tfrecord")
     return tfds.builder_from_directory(str(builder.data_dir))
+
+
+def state(config: DataConfig) -> str:
+    """A name for what `config.source` holds now: another one once a file of it is added, removed or changed."""
+    files = files_of_folder(config.source)
+    if files:
+        return _folder_state(config.source, files)
+    splits = resolve(config).info.splits.values()
+    return _state(config.source, [str(path) for info in splits for path in info.filepaths])
+
+
+def _folder_state(root: str, files: dict[str, list[str]]) -> str:
+    return _state(repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths])
+
+
+def _state(of: str, paths: list[str]) -> str:
+    stats = [tf.io.gfile.stat(path) for path in paths]
+    whole = repr([of, paths, [(s.length, s.mtime_nsec) for s in stats]])
+    return hashlib.blake2b(whole.encode(errors="surrogateescape"), digest_size=8).hexdigest()
 
 
 def scan(root: str) -> dict[str, list[str]]:

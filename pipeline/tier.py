@@ -2,7 +2,7 @@
 
 tier = parse_tier("jpeg:256:90")
 image = decode_for(contents, scale_for(tier, "shorter", header))
-contents, pixels = stored_as(tier, "shorter")(image, contents)      # inside tf.data, per image
+contents, pixels = stored_as(tier, "shorter")(image, contents, True)      # inside tf.data, per image
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ import tensorflow as tf
 
 from pipeline.config import Tier
 from pipeline.decode import decode_whole, to_uint8
-from pipeline.image_header import JPEG, Header
+from pipeline.image_header import BMP, JPEG, PNG, Header
 
 SCALES = (1, 2, 4, 8)  # what libjpeg scales down by before the inverse transform
+
+
+def kept_as(image_format: int) -> int:
+    """The format in which a file is stored that is not to be encoded anew: its own, or PNG, which loses nothing.
+
+    Readers that know only TFDS fail to decode WebP and GIF: `tf.io.decode_image` makes an animation of each.
+    """
+    return image_format if image_format in (JPEG, PNG, BMP) else PNG
 
 
 def scale_for(tier: Tier, bound: str, header: Header) -> int:
@@ -40,12 +48,13 @@ def decode_for(contents: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.switch_case(tf.cast(which, tf.int32), branches), [None, None, 3])
 
 
-def stored_as(tier: Tier, bound: str) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """A function (uint8 [h, w, 3], the bytes it was decoded from) -> (bytes to store, uint8 [h', w', 3] they hold)."""
+def stored_as(tier: Tier, bound: str) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """A function (uint8 [h, w, 3], the bytes it was decoded from, whether these may be stored) -> (bytes to store,
+    uint8 [h', w', 3] that they hold)."""
 
-    def store(image: tf.Tensor, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def store(image: tf.Tensor, contents: tf.Tensor, whole: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if not tier.side:
-            return contents, image
+            return tf.cond(whole, lambda: contents, lambda: tf.io.encode_png(image)), image
         image = bounded(image, tier.side, bound)
         if tier.kind == "raw":
             # A serialized tensor ends with its content: the cheapest way from pixels to a string.

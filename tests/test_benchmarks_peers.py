@@ -1,5 +1,7 @@
 import contextlib
 import json
+import os
+import select
 import subprocess
 import sys
 import time
@@ -8,7 +10,7 @@ import pytest
 
 from benchmarks.peers import environments, tasks
 from benchmarks.peers.environments import Unavailable
-from benchmarks.peers.race import Refused, Turn, Worker, race, refuse_unequal
+from benchmarks.peers.race import Refused, Turn, Worker, race, refuse_unequal, steps_of_a_turn, unlike
 from benchmarks.peers.tasks import HERE, Task, compare
 from benchmarks.results import ROOT, read
 from benchmarks.timing import Sample
@@ -112,6 +114,117 @@ def test_a_worker_that_cannot_start_says_why(tmp_path):
         worker.start()
 
 
+CHILD = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\nsys.stdin.read()"
+
+
+def test_the_time_of_children_that_go_on_living_counts(tmp_path):
+    body = f"""
+        import subprocess, sys
+        child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        child.stdout.readline()
+        kept.append(child)"""
+    path = write_fake(tmp_path, "parent", body=body)
+    path.write_text("kept = []\n" + path.read_text())
+    with worker_of(path) as worker:
+        first, second = worker.run(1).sample, worker.run(1).sample
+    assert 0.28 < first.cpu_seconds < 0.6
+    assert 0.28 < second.cpu_seconds < 0.6  # the first child's is not counted again
+
+
+SPIN = "while True: pass"
+AHEAD = """
+import subprocess, sys
+
+def prepare(threads):
+    child = subprocess.Popen([sys.executable, "-c", {spin!r}])
+    facts = {{"same": {{}}, "images_per_step": 1, "about": str(child.pid), "works_ahead": True}}
+    return facts, lambda steps: {{}}
+"""
+
+
+def ended(pid: int) -> bool:
+    """Whether a process ends within some seconds; it need not be a child."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 10)[0])
+    finally:
+        os.close(descriptor)
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process comes to a stop within some seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        with open(f"/proc/{pid}/stat") as file:
+            if file.read().rpartition(")")[2].split()[0] == "T":
+                return True
+    return False
+
+
+def test_who_works_ahead_stands_still_between_turns_children_too_and_leaves_none_behind(tmp_path):
+    path = tmp_path / "ahead.py"
+    path.write_text(AHEAD.format(spin=SPIN))
+    with worker_of(path) as worker:
+        worker.run(1)
+        burn(0.5)
+        assert worker.run(1).idle.cpu_seconds < 0.1
+        child = int(worker.facts["about"])
+    assert ended(child)
+
+
+def test_a_stopped_worker_ends_when_the_race_is_killed(tmp_path):
+    path = tmp_path / "ahead.py"
+    path.write_text(AHEAD.format(spin=SPIN))
+    code = f"""
+import sys
+from benchmarks.peers.race import Worker
+with Worker([sys.executable, {str(HERE / "worker.py")!r}, {str(path)!r}, "2"], {{}}) as worker:
+    worker.start()
+    print(worker._process.pid, worker.facts["about"], flush=True)
+    sys.stdin.read()
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 2
+        assert all(stopped(pid) for pid in pids)
+        process.kill()
+    assert all(ended(pid) for pid in pids)
+
+
+def test_steps_of_a_turn_go_by_the_rate_behind_the_buffers():
+    class Buffered:
+        """100 steps lie ready; every further one takes 0.01 s."""
+
+        ready, asked = 100, 0
+
+        def run(self, steps):
+            made = max(0, steps - self.ready)
+            self.ready, self.asked = max(0, self.ready - steps), self.asked + steps
+            return Turn(Sample(0.01 * made, 0.01 * made), Sample(0.0, 1.0), 0.0)
+
+    buffered = Buffered()
+    assert steps_of_a_turn(buffered, seconds=2.0) == 200
+    assert buffered.asked < 1000
+
+
+def test_a_peer_whose_images_look_different_is_named():
+    def looks(mean, deviation):
+        worker = Worker([], {})
+        worker.facts = {"same": {}, "alike": {"mean": mean, "deviation": deviation}}
+        return worker
+
+    workers = {"evenkeel": looks(111.0, 66.0), "torch": looks(112.5, 65.0), "black": looks(0.0, 0.0)}
+    assert unlike(workers) == {"black": "its mean is 0.0, the median of all peers' 111.0"}
+    assert list(unlike({**workers, "broken": looks(111.0, float("nan"))})) == ["black", "broken"]
+    plain = Worker([], {})
+    plain.facts = {"same": {}}
+    assert unlike({"evenkeel": plain}) == {}
+
+
 class Scripted:
     """A worker whose turns are given; others keep `noise` cores busy, turn by turn."""
 
@@ -128,7 +241,9 @@ class Scripted:
 
 def raced(workers, rounds):
     dropped = []
-    outcome = race(workers, steps=1, rounds=rounds, dropped=lambda *entry: dropped.append(entry))
+    outcome = race(
+        workers, steps=dict.fromkeys(workers, 1), rounds=rounds, dropped=lambda *entry: dropped.append(entry)
+    )
     return outcome, dropped
 
 
@@ -187,7 +302,7 @@ def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
     write_fake(tmp_path, "quick_rival", body=BURN.replace("0.02", "0.04"))
     monkeypatch.setattr(tasks, "PACKAGES", {"ghost": ("no-such-package",)})
     task = Task(("evenkeel", "rival", "ghost", "absent"), steps=4, folder=tmp_path)
-    compared = compare("quick", rounds=2, directory=tmp_path / "environments", tasks={"quick": task})
+    compared = compare("quick", rounds=2, directory=tmp_path / "environments", task=task)
     medians = {(r.case, r.metric): r.median for r in compared.results}
     assert set(medians) == {
         (f"{peer}/quick", metric)
@@ -215,7 +330,7 @@ def test_a_refused_comparison_records_everybody_as_skipped(tmp_path):
     write_fake(tmp_path, "quick_evenkeel", parameters=10)
     write_fake(tmp_path, "quick_rival", parameters=11)
     task = Task(("evenkeel", "rival"), steps=1, folder=tmp_path)
-    compared = compare("quick", rounds=1, directory=tmp_path, tasks={"quick": task})
+    compared = compare("quick", rounds=1, directory=tmp_path, task=task)
     assert compared.results == []
     assert [entry.case for entry in compared.skipped] == ["evenkeel/quick", "rival/quick"]
     assert "evenkeel 10, rival 11" in compared.skipped[0].reason
@@ -276,6 +391,8 @@ def command_line(*arguments, cwd=ROOT):
         ("--rounds=many", "--rounds=many"),
         ("--onyl=step32", "Unknown command line flag 'onyl'"),
         ("step32", "argument (step32) is not understood"),
+        ("--loaders=dalli", "loaders ('dalli') must be one of evenkeel"),
+        ("--loaders=dali", "loaders (dali): step32 has none of them, it has evenkeel, torch"),
         ("--output=/no/such/folder/result.json", "output (/no/such/folder/result.json) must be a file in a directory"),
     ],
 )
@@ -304,7 +421,7 @@ def test_the_command_line_writes_what_was_measured_and_fails_without_our_own_sid
 import sys, pathlib
 from benchmarks import command
 from benchmarks.peers import __main__ as cli, tasks
-tasks.TASKS["quick"] = tasks.Task(("evenkeel", "rival"), 1, pathlib.Path(sys.argv.pop()))
+tasks.TASKS["quick"] = tasks.Task(("evenkeel", "rival"), 1, folder=pathlib.Path(sys.argv.pop()))
 cli.define_flags()
 command.run(cli.main)
 """
@@ -354,5 +471,6 @@ def test_every_task_has_the_files_of_its_peers():
     for name, task in tasks.TASKS.items():
         assert task.peers[0] == tasks.OWN
         for peer in task.peers:
-            assert (task.folder / f"{name}_{peer}.py").is_file()
-            assert peer == tasks.OWN or peer in tasks.PACKAGES
+            assert (task.folder / task.file.format(task=name, peer=peer)).is_file()
+            # The others run on what the project has anyway.
+            assert peer in (tasks.OWN, "tfdata_naive", "tfds") or peer in tasks.PACKAGES

@@ -6,6 +6,8 @@ import collections
 import dataclasses
 import logging
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,12 @@ from PIL import Image
 from pipeline import augment, crop, order, reader
 from pipeline.build import Data, evaluation_batches, open_data, training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
-from pipeline.decode import decode, decode_scaled
+from pipeline.decode import decode, decode_shrunk
 from pipeline.geometry import CROP_X
 from pipeline.index import JPEG, Index
 from pipeline.order import Share
 
+ROOT = pathlib.Path(__file__).parent.parent
 Batch = tuple[np.ndarray, np.ndarray]  # images, labels
 EVERYTHING = AugmentConfig(
     pad_crop=2, random_resized_crop=0.5, flip=0.5, rotation=20, brightness=0.2, contrast=0.2, sharpness=0.5,
@@ -62,12 +65,12 @@ def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: D
     files, side, channels = undecoded(index), config.image_size, config.channels
 
     def image(row: int, window: tf.Tensor) -> tf.Tensor:
-        contents, is_jpeg = tf.constant(files[row]), index.columns["kind"][row] == JPEG
-        height, width = (tf.constant(index.columns[name][row]) for name in ("height", "width"))
-        exponent, region, placement = crop.scaled(window, height, width, side)
-        if is_jpeg and exponent > 0:
-            return decode_scaled(contents, region, placement, exponent, side, channels)
-        return decode(contents, window, bool(is_jpeg), side, channels)
+        contents, is_jpeg = tf.constant(files[row]), bool(index.columns["kind"][row] == JPEG)
+        height, width = (index.columns[name][row : row + 1] for name in ("height", "width"))
+        region = crop.regions(window[None], height, width, side, tf.constant([is_jpeg]))[0]
+        if region[4] > 0:
+            return decode_shrunk(contents, region, side, channels)
+        return decode(contents, window, is_jpeg, side, channels)
 
     return np.stack([image(row, window) for row, window in zip(rows, windows, strict=True)])
 
@@ -355,3 +358,15 @@ def test_a_split_without_a_single_sound_image_is_refused(tmp_path: pathlib.Path)
 def test_a_split_that_does_not_exist_is_named(small: DataConfig, split: str) -> None:
     with pytest.raises(UsageError, match=r"^split 'trian' does not exist in .*, which has train \(300\), validation"):
         open_data(dataclasses.replace(small, **{split: "trian"}))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_data(tmp_path: pathlib.Path) -> None:
+    peaks = {}
+    for shards in (4, 40):
+        directory = tmp_path / str(shards)
+        directory.mkdir()
+        command = [sys.executable, "-m", "tests.passes", str(directory), str(shards)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        peaks[shards] = int(done.stdout.split()[-1])
+    assert peaks[40] < 1.05 * peaks[4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pipeline import build, cache
 from pipeline.build import Data, training_batches
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.frames import Frames
+from pipeline.index import JPEG, RAW
 from pipeline.order import Share
 
 
@@ -75,3 +77,29 @@ def test_auto_decodes_as_it_goes_where_images_do_not_fit(small: DataConfig, data
 def test_a_data_set_that_starts_again_finds_its_images_held(small: DataConfig, data: Data) -> None:
     config = dataclasses.replace(small, cache="memory")
     assert build.cached(data.train, config) is build.cached(data.train, config)
+
+
+@pytest.mark.parametrize("tier", ["raw:16", "jpeg:16:95"])
+def test_a_storage_tier_is_prepared_once_and_read_in_the_sources_place(small: DataConfig, tier: str) -> None:
+    config = dataclasses.replace(small, cache=tier, shapes=dataclasses.replace(small.shapes, size=24, count=60))
+    prepared = build.in_tier(config)
+    stored = build.open_data(config).train
+    assert stored.shards[0].startswith(prepared.source)
+    assert set(stored.columns["kind"]) == {RAW if tier.startswith("raw") else JPEG}
+    assert set(stored.columns["height"]) == {16}
+    written = {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()}
+    assert build.in_tier(config) == prepared
+    assert {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()} == written
+    images, _ = next(iter(training_batches(build.open_data(config), config, 0, Share(20))))
+    # The same pictures, stored smaller.
+    whole = dataclasses.replace(config, cache="none")
+    plain, _ = next(iter(training_batches(build.open_data(whole), whole, 0, Share(20))))
+    assert images.shape == plain.shape
+    assert abs(images.numpy().mean() - plain.numpy().mean()) < 30
+
+
+def test_what_is_no_cache_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"data\.cache \('disk'\) must be one of none, memory, auto"):
+        DataConfig(cache="disk")
+    with pytest.raises(UsageError, match="raw:x"):
+        DataConfig(cache="raw:x")

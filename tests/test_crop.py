@@ -145,24 +145,24 @@ def test_windows_inside_tf_data_equal_those_outside() -> None:
 SIZE = 20
 
 
-@given(st.integers(1, 400), st.integers(1, 400), st.data())
+@given(st.integers(1, 400), st.integers(1, 400), st.booleans(), st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_scaled_region_is_the_window_and_what_lies_around_it_in_the_shrunk_image(
-    height: int, width: int, data
-) -> None:
+def test_a_region_is_the_window_in_pixels_of_the_shrunk_image(height: int, width: int, is_jpeg: bool, data) -> None:
     tall, wide = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     y, x = data.draw(st.integers(0, height - tall)), data.draw(st.integers(0, width - wide))
-    exponent, region, placement = (
-        value.numpy() for value in crop.scaled(tf.constant([y, x, tall, wide]), height, width, SIZE)
-    )
+    regions = crop.regions(tf.constant([[y, x, tall, wide]]), [height], [width], SIZE, tf.constant([is_jpeg]))
+    *region, exponent = regions.numpy()[0].tolist()
     ratio = 2**exponent
-    assert min(tall, wide) >= SIZE * ratio or exponent == 0
-    assert min(tall, wide) < 2 * SIZE * ratio or exponent == 3
+    if not is_jpeg:
+        assert exponent == 0
+    else:
+        assert min(tall, wide) >= SIZE * ratio or exponent == 0
+        assert min(tall, wide) < 2 * SIZE * ratio or exponent == 3
+    if exponent == 0:
+        assert region == [y, x, tall, wide]
     for at, (first, extent, whole) in enumerate(((y, tall, height), (x, wide, width))):
         begin, end = region[at], region[at] + region[at + 2]
-        assert 0 <= begin <= max(0, first / ratio - 1)
-        assert min(first / ratio + extent / ratio, -(-whole // ratio)) <= end <= -(-whole // ratio)
-        # A place of the window, from 0 to 1, is where the placement puts it in the output.
-        for part in (0.0, 0.3, 1.0):
-            inside = (first + part * extent) / ratio - begin
-            assert inside * placement[at] + placement[at + 2] == pytest.approx(part * SIZE, abs=1e-3 * SIZE)
+        assert 0 <= begin < end <= whole // ratio
+        assert abs(begin * ratio - first) <= ratio / 2
+        # Rounded to the nearest, but for a block that the border cuts off.
+        assert abs(end * ratio - (first + extent)) <= (ratio / 2 if first + extent <= whole // ratio * ratio else ratio)

@@ -62,7 +62,9 @@ def test_no_module_uses_flags_but_the_command_lines() -> None:
             assert not imported(path) & {"absl.flags", "absl.app"}, path.name
 
 
-@pytest.mark.parametrize("module", ["pipeline.config", "models.config", "models.presets", "tools.flags", "tools.train"])
+@pytest.mark.parametrize(
+    "module", ["pipeline.config", "models.config", "models.presets", "tools.flags", "tools.train", "tools.prepare"]
+)
 def test_configuration_and_flags_load_without_tensorflow(module: str) -> None:
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules or 'tf_keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

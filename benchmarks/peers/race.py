@@ -5,7 +5,7 @@
         for worker in workers.values():
             worker.start()
         refuse_unequal(workers)
-        outcome = race(workers, steps=10, rounds=5, dropped=print)
+        outcome = race(workers, steps={name: 10 for name in workers}, rounds=5, dropped=print)
 
 A worker that fails leaves the race: `dropped(name, reason)`. Rounds in which other programs took CPU time are repeated.
 """
@@ -15,7 +15,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import select
+import signal
+import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +29,7 @@ from benchmarks.timing import PATIENCE, QUIET_CORES, Sample, machine_cpu_seconds
 
 START_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
 TURN_SECONDS = 300.0
+UNLIKE = 8.0  # gray levels; 1024 random crops of the same photographs differ by 2
 
 
 class Refused(Exception):
@@ -60,7 +64,12 @@ class Outcome:
 
 
 class Worker:
-    """A process that runs `worker.py` with a task file. Use as a context manager: it ends with the block."""
+    """A process that runs `worker.py` with a task file. Use as a context manager: it ends with the block.
+
+    Where its facts say `works_ahead`, it and its children are stopped between its turns: a loader would fill its
+    buffers in another's turn, seconds of work that its own turns would then lack. Stopped, it goes on where it was, so
+    that its turns hold the work of exactly their steps, however deep its buffers are.
+    """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
         self.command, self.environ = list(command), dict(environ)
@@ -73,6 +82,7 @@ class Worker:
     def __exit__(self, *exc: object) -> None:
         if not hasattr(self, "_process"):
             return
+        self._signal(signal.SIGCONT)
         with contextlib.suppress(OSError):
             self._pipe(self._process.stdin).close()
         try:
@@ -80,6 +90,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._signal(signal.SIGKILL)  # what is left of its children
         self._pipe(self._process.stdout).close()
         self._log.close()
 
@@ -103,6 +114,7 @@ class Worker:
             self._log.close()
             raise Unavailable(f"{self.command[0]} cannot be run: {error.strerror}") from error
         self.facts = self._reply(seconds)["facts"]
+        self._pause()
 
     def run(self, steps: int, seconds: float = TURN_SECONDS) -> Turn:
         """`steps` steps.
@@ -111,6 +123,7 @@ class Worker:
           Unavailable: it failed, died or gave no answer.
         """
         before = machine_cpu_seconds()
+        self._signal(signal.SIGCONT)
         try:
             pipe = self._pipe(self._process.stdin)
             pipe.write(f"run {steps}\n")
@@ -118,6 +131,7 @@ class Worker:
         except OSError:  # it has died; the reply says why
             pass
         reply = self._reply(seconds)
+        self._pause()
         after = machine_cpu_seconds()
         sample = Sample(reply["cpu_seconds"], reply["wall_seconds"])
         others = 0.0
@@ -125,6 +139,14 @@ class Worker:
             others = max(0.0, after - before - sample.cpu_seconds) / max(sample.wall_seconds, 0.01)
         self.seen.append(reply["seen"])
         return Turn(sample, Sample(reply["idle_cpu_seconds"], reply["idle_wall_seconds"]), others)
+
+    def _pause(self) -> None:
+        if self.facts.get("works_ahead"):
+            self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, or not yet come as far as its own group
+            os.killpg(self._process.pid, number)
 
     def _reply(self, seconds: float) -> dict[str, Any]:
         pipe = self._pipe(self._process.stdout)
@@ -156,14 +178,38 @@ def refuse_unequal(workers: Mapping[str, Worker]) -> None:
             raise Refused(f"not compared: {key} must be equal and are not ({listed}); make the networks one.")
 
 
+def unlike(workers: Mapping[str, Worker], tolerance: float = UNLIKE) -> dict[str, str]:
+    """Why a worker does not do the work of the others: a number of its `alike` is far from their median."""
+    reasons: dict[str, str] = {}
+    for key in dict.fromkeys(key for worker in workers.values() for key in worker.facts.get("alike", {})):
+        values = {name: worker.facts["alike"][key] for name, worker in workers.items() if "alike" in worker.facts}
+        middle = statistics.median(values.values())
+        for name, value in values.items():
+            if not abs(value - middle) <= tolerance:  # not a number is unlike, too
+                reasons.setdefault(name, f"its {key} is {value:.1f}, the median of all peers' {middle:.1f}")
+    return reasons
+
+
+def steps_of_a_turn(worker: Worker, seconds: float) -> int:
+    """How many steps take about so many seconds; the worker has warmed up and emptied its buffers afterwards.
+
+    Raises:
+      Unavailable: it failed.
+    """
+    steps = 1
+    while worker.run(steps).sample.wall_seconds < seconds / 2:
+        steps *= 2
+    return max(1, round(steps * seconds / worker.run(steps).sample.wall_seconds))
+
+
 def race(
     workers: Mapping[str, Worker],
-    steps: int,
+    steps: Mapping[str, int],
     rounds: int,
     dropped: Callable[[str, str], None],
     quiet_cores: float = QUIET_CORES,
 ) -> Outcome:
-    """Turns A B C, C B A, ... of `steps` steps each, after one uncounted turn each.
+    """Turns A B C, C B A, ... of so many steps each, after one uncounted turn each.
 
     Goes on until `rounds` rounds were quiet, that is other programs took less than `quiet_cores` in each turn, at most
     `PATIENCE` times as many; keeps the `rounds` quietest. Which they are depends on the neighbours, not on the times.
@@ -175,7 +221,7 @@ def race(
         taken = {}
         for name in names:
             try:
-                taken[name] = running[name].run(steps)
+                taken[name] = running[name].run(steps[name])
             except Unavailable as error:
                 dropped(name, str(error))
                 del running[name]

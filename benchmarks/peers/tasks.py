@@ -1,6 +1,7 @@
-"""What is compared with whom: a task is a row here and a file TASK_PEER.py for each of its peers.
+"""What is compared with whom: a task is a row here and a file for each of its peers, TASK_PEER.py or load_PEER.py.
 
-compared = compare("step32", rounds=5, directory=environments.default_directory())
+task = dataclasses.replace(TASKS["jpeg224"], settings={"folder": str(sources.written("jpeg224", "shapes"))})
+compared = compare("jpeg224", rounds=5, directory=environments.default_directory(), task=task)
 print(compared.summary)
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -17,26 +19,49 @@ from typing import Any
 from benchmarks import results
 from benchmarks.peers import environments
 from benchmarks.peers.environments import Unavailable
-from benchmarks.peers.race import Outcome, Refused, Worker, race, refuse_unequal
+from benchmarks.peers.race import Outcome, Refused, Worker, race, refuse_unequal, steps_of_a_turn, unlike
 from benchmarks.results import Result, Skipped
 from benchmarks.timing import paired_ratio
 
-OWN = "evenkeel"  # runs in the project's own environment; the others are compared with it
-# What is installed for each of the others.
-PACKAGES = {"torch": ("torch",), "torch_eager": ("torch",), "keras": ("keras", "tensorflow")}
+OWN = "evenkeel"  # the others are compared with it
+# What is installed for a peer, the environment's name first; who is not here runs in the project's own environment.
+PACKAGES = {
+    "torch": ("torch", "numpy", "pillow"),
+    "torch_eager": ("torch", "numpy", "pillow"),
+    "keras": ("keras", "tensorflow"),
+    "dali": ("nvidia-dali-cuda120", "numpy"),
+    "ffcv": ("ffcv", "numba", "numpy", "opencv-python", "pillow", "torch"),
+    "grain": ("grain", "numpy", "pillow"),
+}
+# What pip cannot install, for the reason when it fails.
+SYSTEM_PACKAGES = {"ffcv": "g++, pkg-config, libopencv-dev and libturbojpeg0-dev"}
 HERE = Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Who takes part, and the steps of one turn: some seconds of work."""
+    """Who takes part and the work of one turn: a number of steps, or as many as take so many seconds."""
 
     peers: tuple[str, ...]
-    steps: int
+    steps: int | None = None
+    seconds: float = 3.0
     folder: Path = HERE
+    file: str = "{task}_{peer}.py"
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)  # for `prepare` of the peers' files
 
 
-TASKS = {"step32": Task((OWN, "torch", "torch_eager", "keras"), steps=10)}
+def _loading(*peers: str) -> Task:
+    return Task((OWN, "tfdata_naive", *peers), file="load_{peer}.py")
+
+
+TASKS = {
+    "step32": Task((OWN, "torch", "torch_eager", "keras"), steps=10),
+    "jpeg224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
+    "prepared224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
+    "raw224": Task((OWN, "torch", "ffcv", "grain"), file="load_{peer}.py"),
+    "small32": _loading("keras", "tfds", "torch", "ffcv", "grain"),
+}
+LOADING = tuple(name for name, task in TASKS.items() if task.file == "load_{peer}.py")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +74,9 @@ class Compared:
     summary: str
 
 
-def compare(name: str, rounds: int, directory: Path, tasks: Mapping[str, Task] = TASKS) -> Compared:
+def compare(name: str, rounds: int, directory: Path, task: Task) -> Compared:
     """Installs, starts, checks and measures the peers of a task; environments live in `directory`."""
-    task, skipped = tasks[name], []
+    skipped: list[Skipped] = []
 
     def skip(peer: str, reason: str) -> None:
         print(f"{peer}/{name}: skipped: {reason}", flush=True)
@@ -75,19 +100,28 @@ def compare(name: str, rounds: int, directory: Path, tasks: Mapping[str, Task] =
             for peer in workers:
                 skip(peer, str(error))
             return Compared([], skipped, {}, f"{name}: {error}")
-        outcome = race(workers, task.steps, rounds, skip)
-    found = [
-        result
-        for peer in outcome.turns
-        for result in metrics(f"{peer}/{name}", outcome, peer, task.steps * workers[peer].facts["images_per_step"])
-    ]
+        for peer, reason in unlike(workers).items():
+            skip(peer, reason)
+            del workers[peer]
+        steps: dict[str, int] = {}
+        for peer in list(workers):
+            try:
+                steps[peer] = task.steps or steps_of_a_turn(workers[peer], task.seconds)
+            except Unavailable as error:
+                skip(peer, str(error))
+                del workers[peer]
+        outcome = race(workers, steps, rounds, skip)
+    images = {peer: steps[peer] * workers[peer].facts["images_per_step"] for peer in outcome.turns}
+    found = [result for peer in outcome.turns for result in metrics(f"{peer}/{name}", outcome, peer, images[peer])]
     about = {
+        "settings": dict(task.settings),
+        "images_a_turn": images,
         "rounds_run": outcome.rounds_run,
         "others_cores": outcome.others_cores,
         "idle_cores": {peer: outcome.idle_cores(peer) for peer in outcome.turns},
         "peers": {peer: {**workers[peer].facts, "seen": workers[peer].seen} for peer in outcome.turns},
     }
-    return Compared(found, skipped, about, summary(name, outcome))
+    return Compared(found, skipped, about, summary(name, outcome, images))
 
 
 def command(name: str, task: Task, peer: str, directory: Path) -> list[str]:
@@ -98,8 +132,14 @@ def command(name: str, task: Task, peer: str, directory: Path) -> list[str]:
     """
     python = sys.executable
     if peer in PACKAGES:
-        python = str(environments.python_of(PACKAGES[peer][0], PACKAGES[peer], directory))
-    return [python, str(HERE / "worker.py"), str(task.folder / f"{name}_{peer}.py"), str(results.cores())]
+        try:
+            python = str(environments.python_of(PACKAGES[peer][0], PACKAGES[peer], directory))
+        except Unavailable as error:
+            if peer not in SYSTEM_PACKAGES:
+                raise
+            raise Unavailable(f"{error}; it needs Debian's {SYSTEM_PACKAGES[peer]}") from error
+    file = task.folder / task.file.format(task=name, peer=peer)
+    return [python, str(HERE / "worker.py"), str(file), str(results.cores()), json.dumps(dict(task.settings))]
 
 
 def environ(peer: str) -> dict[str, str]:
@@ -126,16 +166,16 @@ def metrics(case: str, outcome: Outcome, peer: str, images: int) -> list[Result]
     ]
 
 
-def summary(name: str, outcome: Outcome) -> str:
-    """How much more the others take than we do, and what limits the worth of that."""
+def summary(name: str, outcome: Outcome, images: Mapping[str, int]) -> str:
+    """How much more the others take for an image than we do, and what limits the worth of that."""
     lines = []
     if OWN in outcome.turns:
         ours = [turn.sample for turn in outcome.turns[OWN]]
         rows = [(name, f"CPU time / {OWN}'s", f"time / {OWN}'s")]
         for peer, turns in outcome.turns.items():
-            theirs = [turn.sample for turn in turns]
-            cpu = paired_ratio([s.cpu_seconds for s in theirs], [s.cpu_seconds for s in ours])
-            wall = paired_ratio([s.wall_seconds for s in theirs], [s.wall_seconds for s in ours])
+            theirs, more = [turn.sample for turn in turns], images[peer] / images[OWN]
+            cpu = paired_ratio([s.cpu_seconds / more for s in theirs], [s.cpu_seconds for s in ours])
+            wall = paired_ratio([s.wall_seconds / more for s in theirs], [s.wall_seconds for s in ours])
             rows.append((peer, str(cpu), str(wall)))
         lines.append(results.aligned(rows))
     idle = ", ".join(f"{peer} {outcome.idle_cores(peer):.4f}" for peer in outcome.turns)

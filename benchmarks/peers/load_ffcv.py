@@ -1,0 +1,97 @@
+"""Loading with FFCV: its decoder with the random resized crop, its flip, translation and cutout; uint8 out.
+
+JPEG files are written into its format byte for byte. Its translation fills the border with one colour instead of
+reflecting it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import loading
+import numpy as np
+import PIL.Image
+from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder, SimpleRGBImageDecoder
+from ffcv.fields.rgb_image import IMAGE_MODES
+from ffcv.loader import Loader, OrderOption
+from ffcv.transforms import Cutout, RandomHorizontalFlip, RandomTranslate
+from ffcv.writer import DatasetWriter
+
+EPOCH = 1 << 18  # images: every epoch starts its thread and allocates its buffers again
+
+
+class JpegFiles(RGBImageField):
+    """Takes a JPEG file for an image and stores its bytes; FFCV's own field would encode pixels again."""
+
+    def encode(self, destination: np.ndarray, path: str, malloc: Callable) -> None:
+        contents = np.fromfile(path, np.uint8)
+        with PIL.Image.open(path) as image:
+            destination["width"], destination["height"] = image.size
+        destination["mode"] = IMAGE_MODES["jpg"]
+        destination["data_ptr"], storage = malloc(contents.nbytes)
+        storage[:] = contents
+
+
+class Rows:
+    """(image, label) by row, as the writer wants it."""
+
+    def __init__(self, images: Sequence | loading.Pixels | np.ndarray, labels: Sequence | np.ndarray) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[object, int]:
+        return self.images[row], int(self.labels[row])
+
+
+def written(work: loading.Work) -> Path:
+    """The work in FFCV's format, written once."""
+    path = work.folder / "ffcv.beton"
+    if path.is_file():
+        return path
+    if work.task in ("small32", "raw224"):
+        rows = Rows(work.small_images() if work.small else work.raw_images(), work.labels())
+        field = RGBImageField(write_mode="raw")
+    else:
+        rows, field = Rows(*work.paths()), JpegFiles()
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    writer = DatasetWriter(str(beside), {"image": field, "label": IntField()}, num_workers=2)
+    writer.from_indexed_dataset(rows)
+    beside.rename(path)
+    return path
+
+
+def prepare(threads: int, folder: str):
+    work = loading.read(folder)
+    path = written(work)
+    if work.small:
+        gray = (loading.GRAY,) * 3
+        pipeline = [
+            SimpleRGBImageDecoder(),
+            RandomHorizontalFlip(),
+            RandomTranslate(loading.PAD, gray),
+            Cutout(loading.CUTOUT, gray),
+        ]
+    else:
+        size = (work.size, work.size)
+        pipeline = [RandomResizedCropRGBImageDecoder(size, loading.AREA, loading.ASPECT), RandomHorizontalFlip()]
+    work = loading.Work(work.task, work.folder, len(work.paths()[0]))
+    loader = Loader(
+        str(path),
+        batch_size=work.batch,
+        num_workers=threads,
+        os_cache=True,
+        order=OrderOption.RANDOM,
+        indices=np.tile(np.arange(work.images), -(-EPOCH // work.images)),
+        pipelines={"image": pipeline, "label": [IntDecoder()]},
+        custom_fields={"image": RGBImageField},
+        drop_last=True,
+    )
+    batches = loading.endless(lambda: loader)
+    about = f"ffcv {version('ffcv')}, uint8 out, {threads} threads"
+    return loading.served(batches, work, about, lambda batch: batch[0])

@@ -1,0 +1,37 @@
+"""Loading with tf.data as tutorials write it: everything per image, z-scores in the input pipeline; float32 out.
+
+The whole image is decoded, then cropped, scaled and flipped. Small images lie decoded in memory. The z-score is work
+that the loaders with uint8 out leave to the model, and it is what this loader stands for.
+"""
+
+from __future__ import annotations
+
+import loading
+import loading_tf
+import tensorflow as tf
+
+MEAN, DEVIATION = 127.5, 73.9
+
+
+def prepare(threads: int, folder: str):
+    work = loading.read(folder)
+    if work.small:
+        images, labels = work.small_images(), work.labels()
+    else:
+        images, labels = work.paths()
+
+    def augmented(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        if work.small:
+            image = tf.cast(loading_tf.padded_crop(image, work.size), tf.float32)
+        else:
+            image = tf.io.decode_jpeg(tf.io.read_file(image), channels=3)
+            image = loading_tf.random_resized_crop(image, work.size)
+        return (image - MEAN) / DEVIATION, label
+
+    ds = tf.data.Dataset.from_tensor_slices((images, labels))
+    ds = ds.shuffle(work.images).repeat()
+    ds = ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.batch(work.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    ds = ds.with_options(loading_tf.options(threads))
+    about = f"tensorflow {tf.__version__}, float32 out, {threads} threads"
+    return loading_tf.served(ds, work, about, (DEVIATION, MEAN))

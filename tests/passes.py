@@ -1,0 +1,66 @@
+"""Reads two passes over a data set of N shards, all of the same content, and prints the peak of anonymous memory.
+
+python -m tests.passes DIRECTORY SHARDS
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import re
+import shutil
+import sys
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from pipeline import index
+from pipeline.build import Data, training_batches
+from pipeline.config import AugmentConfig, DataConfig
+from pipeline.index import Features, Index
+from pipeline.order import Share
+
+IMAGES, SIDE, BATCH = 250, 96, 25
+
+
+def anonymous() -> int:
+    """Bytes of this process's anonymous memory."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", pathlib.Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) << 10
+
+
+def write(directory: pathlib.Path, shards: int) -> Index:
+    """Shards of 250 photographs' worth of noise, 4 MB each."""
+    first = directory / "shard-0"
+    with tf.io.TFRecordWriter(str(first)) as writer:
+        for number in range(IMAGES):
+            pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "JPEG", quality=95)
+            image = tf.train.Feature(bytes_list=tf.train.BytesList(value=[file.getvalue()]))
+            label = tf.train.Feature(int64_list=tf.train.Int64List(value=[number % 3]))
+            features = tf.train.Features(feature={"image": image, "label": label})
+            writer.write(tf.train.Example(features=features).SerializeToString())
+    paths = [first, *(directory / f"shard-{number}" for number in range(1, shards))]
+    for path in paths[1:]:
+        shutil.copyfile(first, path)
+    lengths = {str(path): IMAGES for path in paths}
+    features = Features(image="image", label="label", filename=None, classes=("a", "b", "c"))
+    columns, faults = index._build(lengths, features)
+    return Index(tuple(lengths), (first.stat().st_size,) * shards, features, columns, faults)
+
+
+def main(directory: pathlib.Path, shards: int) -> int:
+    rows = write(directory, shards)
+    data = Data(rows, rows, ("a", "b", "c"), [127.5] * 3, [60.0] * 3, np.ones(3), ())
+    config = DataConfig(image_size=SIDE, batch_size=BATCH, augment=AugmentConfig(random_resized_crop=0.5, flip=0.5))
+    peak = 0
+    for _ in training_batches(data, config, 0, Share(BATCH)).take(2 * len(rows) // BATCH):
+        peak = max(peak, anonymous())
+    return peak
+
+
+if __name__ == "__main__":
+    print(main(pathlib.Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,25 @@
+"""The benchmark of large images runs, writes what it prints, and its pixels are closer to the exact ones when scaled."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.results import read
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_a_short_run_writes_what_it_prints(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "result.json"
+    command = [sys.executable, "-m", "benchmarks.large_images", "--rounds=1", "--images=2", f"--output={path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {(r.case, r.metric): r.median for r in read(path).results}
+    assert set(found) == {(c, m) for c in ("whole", "fused", "scaled") for m in ("cpu_ms_per_image", "difference")}
+    assert found["scaled", "difference"] < found["fused", "difference"]
+    assert all(case in done.stdout for case in ("whole", "fused", "scaled"))
