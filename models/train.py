@@ -221,8 +221,21 @@ def statistics_batches(
 
 
 def first_images(config: TrainConfig, data: Data, share: Share):
-    """The augmented images of this process's first batch, uint8 [b, s, s, c]."""
-    return next(iter(build.training_batches(data, config.data, config.seed, share)))[0].numpy()
+    """The augmented images of this process's first batch, uint8 [b, s, s, c].
+
+    Raises:
+      UsageError: the workers of `config.data.service` cannot make it.
+    """
+    batches = build.training_batches(data, config.data, config.seed, share)
+    try:
+        return next(iter(batches))[0].numpy()
+    except tf.errors.OpError as error:
+        if not config.data.service:
+            raise
+        raise UsageError(
+            f"data.service ({config.data.service}): {' '.join(error.message.split())}; its workers open the shards by"
+            " the same paths as the trainer."
+        ) from error
 
 
 def restore(checkpoints: Checkpoints) -> dict[str, Any]:

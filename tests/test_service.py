@@ -181,6 +181,20 @@ def test_training_goes_on_when_a_worker_is_killed(
 
 
 @pytest.mark.slow
+def test_a_worker_that_cannot_open_the_shards_is_a_line(
+    local: DataConfig, cluster: Cluster, tmp_path: pathlib.Path
+) -> None:
+    cluster.worker().ready()
+    config = dataclasses.replace(local, shapes=ShapesConfig(size=16, count=40), service=cluster.address)
+    found = open_data(config)
+    gone = dataclasses.replace(found.train, shards=tuple(f"{path}.gone" for path in found.train.shards))
+    with pytest.raises(
+        UsageError, match=r"^data\.service \(grpc://localhost:[0-9]+\): .*\.gone; No such file.* paths as"
+    ):
+        training.first_images(TrainConfig(data=config), dataclasses.replace(found, train=gone), Share(BATCH))
+
+
+@pytest.mark.slow
 def test_a_dispatcher_started_again_in_its_work_directory_goes_on(
     local: DataConfig, data: Data, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

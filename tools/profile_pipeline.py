@@ -149,7 +149,7 @@ def draw(report: Report, path: str) -> None:
         axes.legend(loc="lower right")
     axes.set_yticks(range(len(report.stages)), [stage.name for stage in report.stages])
     axes.invert_yaxis()
-    axes.margins(x=0.08)
+    axes.set_xlim(0, 1.1 * end)  # room for the last percentage
     axes.set_xlabel("ms of a thread's time per image (hatched: waiting)")
     axes.set_title("\n".join(report.sentence.split("; ")), fontsize=9, loc="left")
     figure.savefig(path, dpi=120)
