@@ -1,4 +1,4 @@
-"""The benchmark of large images runs, writes what it prints, and its pixels are closer to the exact ones when scaled."""
+"""The benchmark of large images runs, writes what it prints, and its scaled pixels are closer to the exact ones."""
 
 from __future__ import annotations
 

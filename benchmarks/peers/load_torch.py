@@ -1,6 +1,7 @@
-"""Loading with PyTorch's DataLoader and Pillow, worker processes that stay; uint8 out, channels last.
+"""Loading with PyTorch's DataLoader and Pillow, worker processes that stay; normalized float32 out, channels first.
 
-The transforms are torchvision's on Pillow images, by Pillow itself: torchvision's wheels on PyPI want a CUDA build of
+The transforms are torchvision's on Pillow images (RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, as
+PyTorch's ImageNet example has them), by Pillow and torch themselves: torchvision's wheels on PyPI want a CUDA build of
 torch. Decoded images, small and raw, are numpy arrays, in memory and mapped.
 """
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+MEAN, DEVIATION = 0.5, 0.29  # of pixels in 0 to 1
 ENDLESS = 10**8  # images: an epoch's end would drain the workers' queues
 
 
@@ -37,7 +39,17 @@ class Images(Dataset):
         else:
             image = Image.fromarray(image) if self.work.task == "raw224" else Image.open(image).convert("RGB")
             image = loading.scaled_crop(image, self.work.size, self.rng)
-        return torch.from_numpy(np.array(image)), int(self.labels[row])
+        return normalized(torch.from_numpy(np.array(image))), int(self.labels[row])
+
+
+def normalized(image: torch.Tensor) -> torch.Tensor:
+    """What ToTensor and Normalize make of uint8 [h, w, 3]: float32 [3, h, w]."""
+    image = image.permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
+    return image.sub_(MEAN).div_(DEVIATION)
+
+
+def pixels(batch: list[torch.Tensor]) -> np.ndarray:
+    return (255 * (batch[0] * DEVIATION + MEAN)).permute(0, 2, 3, 1).numpy()
 
 
 def prepare(threads: int, folder: str):
@@ -53,5 +65,5 @@ def prepare(threads: int, folder: str):
     )
     batches = iter(loader)
     work = loading.Work(work.task, work.folder, len(images))
-    about = f"torch {torch.__version__}, Pillow {PIL.__version__}, uint8 out, {threads} worker processes"
-    return loading.served(batches, work, about, lambda batch: batch[0].numpy())
+    about = f"torch {torch.__version__}, Pillow {PIL.__version__}, float32 out, {threads} worker processes"
+    return loading.served(batches, work, about, pixels)
