@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import statistics
+import textwrap
 import time
 import typing
 
@@ -151,7 +152,7 @@ def draw(report: Report, path: str) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.1 * end)  # room for the last percentage
     axes.set_xlabel("ms of a thread's time per image (hatched: waiting)")
-    axes.set_title("\n".join(report.sentence.split("; ")), fontsize=9, loc="left")
+    axes.set_title("\n".join(textwrap.wrap(report.sentence, 110)), fontsize=9, loc="left")
     figure.savefig(path, dpi=120)
 
 
