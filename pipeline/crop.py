@@ -52,7 +52,7 @@ def regions(windows: tf.Tensor, heights: tf.Tensor, widths: tf.Tensor, size: int
 
     A JPEG decoder can shrink by 2, 4 or 8 on the way. It does by the largest ratio that leaves both sides of the window
     at least `size`; the fifth number is the ratio's exponent, 0 to 3, and the others are in pixels of the shrunk image.
-    Windows are moved to multiples of the ratio, by 4 pixels in 1,800 at most: a fraction of a pixel of the result.
+    Windows are moved to multiples of the ratio, by half of one at most: half a pixel of the shrunk image.
     """
     corner, extent = windows[:, :2], windows[:, 2:]
     fits = tf.reduce_min(extent, axis=1)[:, None] >= size * tf.constant([[2, 4, 8]])
