@@ -81,9 +81,9 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
     import tensorflow as tf
 
     from pipeline import augment, crop, order, reader
-    from pipeline.build import open_data
     from pipeline.decode import decode
     from pipeline.index import JPEG
+    from pipeline.opening import open_data
     from pipeline.order import Share
 
     share, columns = Share(config.batch_size), (data := open_data(config)).train.columns

@@ -72,7 +72,7 @@ def cases(batch_size: int = 64) -> dict[str, Case]:
 
 def follow(case: Case) -> Found:
     """Profiles the case and does what comes first among its suggestions."""
-    from pipeline.build import open_data
+    from pipeline.opening import open_data
     from pipeline.profile import profile, taken
 
     data = open_data(case.data)

@@ -54,8 +54,9 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
     import tensorflow as tf
 
     from pipeline import crop
-    from pipeline.build import evaluation_batches, open_data
+    from pipeline.build import evaluation_batches
     from pipeline.decode import decode, decode_shrunk, resize
+    from pipeline.opening import open_data
     from pipeline.order import Share
 
     config = DataConfig(source=source, image_size=512, batch_size=count, shapes=ShapesConfig(size=512, count=20))

@@ -231,6 +231,10 @@ class TrainConfig:
     )
     steps_per_execution: int = option(0, "training steps in one compiled call; 0 chooses")
     histograms_every: int = option(100, "steps between histograms of weights and gradients; 0 is off")
+    guard: str = option(
+        "watch",
+        "off | watch (what goes wrong is recorded) | act (rolls back, cuts the learning rate, stops in the end)",
+    )
     checkpoint_every_epochs: int = option(1, "epochs between checkpoints; the last three and the best are kept")
     early_stopping: int = option(0, "stop after this many epochs without a better validation loss; 0 is off")
     deterministic: bool = option(False, "bit-equal runs: TensorFlow's op determinism, somewhat slower on GPUs")
@@ -247,6 +251,7 @@ class TrainConfig:
         require(0 <= self.seed < 2**31, f"seed ({self.seed}) must lie in [0, 2^31).")
         one_of("precision", self.precision, PRECISIONS)
         one_of("xla", self.xla, ("auto", "on", "off"))
+        one_of("guard", self.guard, ("off", "watch", "act"))
         one_of("loss", self.loss, ("crossentropy", "focal"))
         one_of("class_weights", self.class_weights, ("none", "balanced"))
         require(0 <= self.label_smoothing < 1, f"label_smoothing ({self.label_smoothing}) must lie in [0, 1).")

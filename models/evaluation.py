@@ -15,7 +15,7 @@ from models import run_directory, strategy
 from models.checkpoints import Checkpoints, read_state, steps
 from models.scores import precision, recall
 from models.train import batches, create_model, evaluate, set_up, statistics_batches, steps_in_epoch
-from pipeline import build
+from pipeline import opening
 from pipeline.config import UsageError
 from pipeline.reader import evaluation_steps
 
@@ -48,7 +48,7 @@ def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> E
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)
     set_up(config)
-    data = build.open_data(config.data)
+    data = opening.open_data(config.data)
     model = create_model(config, data, devices, steps_in_epoch(config, data))
     Checkpoints(os.path.dirname(path), model).restore(path)
     _, evaluation = batches(config, data, devices, share, start_step=0)

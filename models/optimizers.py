@@ -55,6 +55,24 @@ def create(
     return optimizer
 
 
+def second_moments(optimizer: Any, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
+    """What the optimizer divides squared gradients by, its start corrected; empty where it keeps no such thing."""
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        if "v" not in optimizer.get_slot_names():
+            return []
+        moments = [tf.convert_to_tensor(optimizer.get_slot(variable, "v")) for variable in variables]
+        decay = optimizer._get_hyper("beta_2", tf.float32)
+    elif hasattr(optimizer, "_velocities"):
+        moments = [tf.convert_to_tensor(moment) for moment in optimizer._velocities]
+        decay = getattr(optimizer, "beta_2", None)
+    else:
+        return []
+    if decay is None:  # RMSprop corrects nothing
+        return moments
+    known = 1 - tf.pow(tf.cast(decay, tf.float32), tf.cast(optimizer.iterations, tf.float32))
+    return [moment / known for moment in moments]
+
+
 def decays(variable: tf.Variable) -> bool:
     """Whether weight decay is for it: biases, normalization scales and offsets it only harms (He et al. 2019)."""
     return len(variable.shape) >= 2

@@ -90,6 +90,42 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(**{**config, "config": OptimizerConfig(**config["config"])})
 
 
+class Scaled(keras.optimizers.schedules.LearningRateSchedule):
+    """`schedule` times `factor`, a variable."""
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, factor: tf.Variable) -> None:
+        self.schedule, self.factor = schedule, factor
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        return self.schedule(step) * tf.cast(self.factor, tf.float32)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"schedule": self.schedule, "factor": float(self.factor.numpy())}
+
+
+def scaled(optimizer: Any, factor: tf.Variable) -> None:
+    """Puts `Scaled` around the schedule of an optimizer of either of Keras's families; a plain number it leaves be."""
+    while hasattr(optimizer, "_optimizer"):  # Lookahead holds another
+        optimizer = optimizer._optimizer
+    legacy = isinstance(optimizer, keras.optimizers.legacy.Optimizer)
+    rate = optimizer._hyper["learning_rate"] if legacy else optimizer._learning_rate
+    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return
+    rate = Scaled(rate.schedule if isinstance(rate, Scaled) else rate, factor)
+    if legacy:
+        optimizer._set_hyper("learning_rate", rate)
+    else:
+        optimizer._learning_rate = rate
+
+
+def plain_rate(optimizer: Any) -> tf.Variable | None:
+    """The variable of an optimizer that was given a number; None for one with a schedule."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
+        rate = optimizer._hyper.get("learning_rate")
+    return None if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else rate
+
+
 def cosine(done: tf.Tensor) -> tf.Tensor:
     return 0.5 * (1 + tf.cos(math.pi * done))
 

@@ -5,8 +5,9 @@
     model.fit(batches, steps_per_epoch=100, epochs=5, callbacks=[...])
 
 `fit` is Keras's. Many steps run in one compiled call; each leaves a row of telemetry (`rows`), and every
-`histograms_every` steps the buckets of all weights and gradients (`histograms`). Loss for gradients is divided by the
-global batch, so that gradients sum over replicas; loss for people is the mean.
+`histograms_every` steps the buckets of all weights and gradients (`histograms`), every `watch_every` steps figures of
+each layer (`layers`). Loss for gradients is divided by the global batch, so that gradients sum over replicas; loss for
+people is the mean.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from models import histograms, losses, mixing, scores, telemetry
+from models import histograms, losses, mixing, optimizers, schedules, scores, telemetry
 from models.averaging import Averages, Averaging, recomputing
-from models.clipping import Clipping
+from models.clipping import Clipping, by_norm
 from models.config import MixingConfig
 from models.layers import Dropout
 from models.metrics import Calibration, ConfusionMatrix
+from models.probe import IMAGES, Probe, noise_scale
 from pipeline.normalize import Normalize
 
 LossScaleOptimizer = keras.mixed_precision.LossScaleOptimizer
 SUM = tf.distribute.ReduceOp.SUM
 MIXING = -1  # the use of randomness beside the layers', which count from 0
+OUTLYING = 10.0  # times its usual norm: a gradient that a guarded step cuts down
 
 
 def clock_in_graph() -> Callable[[], tf.Tensor]:
@@ -55,6 +58,12 @@ def rightness(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.cast(predicted == tf.cast(labels, tf.int64), tf.float32)
 
 
+def _alike(value: float, dtype: tf.DType, name: str) -> tf.Variable:
+    """A number that is the same on all replicas."""
+    first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(value, dtype=dtype, trainable=False, aggregation=first, name=name)
+
+
 class StableModel(keras.Model):
     """Any functional Keras model with uint8 images in and logits out, trained as the module says.
 
@@ -63,6 +72,9 @@ class StableModel(keras.Model):
 
     # Declared on the class because Keras makes weights of all other variables it is given.
     data_step: tf.Variable = None
+    # What a guard turns: the learning rate is so many times what it would be; gradients are usually so long.
+    rate_factor: tf.Variable = None
+    usual_norm: tf.Variable = None
     train_function: Any = None
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
     # Where the next `fit` starts, (epoch, step in it); counts once.
@@ -104,9 +116,9 @@ class StableModel(keras.Model):
         normalize = Normalize(mean or [0.0] * channels, std or [1.0] * channels, name="normalize")
         logits = keras.layers.Activation("linear", dtype=tf.float32, name="float32")(inner(normalize(inputs)))
         model = cls(inputs, logits, name=network.name)
-        model.data_step = tf.Variable(
-            0, dtype=tf.int64, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA, name="data_step"
-        )
+        model.data_step = _alike(0, tf.int64, "data_step")
+        model.rate_factor = _alike(1.0, tf.float32, "rate_factor")
+        model.usual_norm = _alike(np.inf, tf.float32, "usual_norm")
         random = [layer for layer in inner._flatten_layers() if isinstance(layer, Dropout)]
         for number, layer in enumerate(random):
             layer.seed, layer.step = (seed, number), model._random_step
@@ -124,6 +136,8 @@ class StableModel(keras.Model):
         xla: bool = False,
         clipping: Clipping | None = None,
         histograms_every: int = 0,
+        watch_every: int = 0,
+        guarded: bool = False,
         accumulate: int = 1,
         class_weights: Sequence[float] | None = None,
         mixing: MixingConfig | None = None,
@@ -139,6 +153,9 @@ class StableModel(keras.Model):
         Args:
           xla: forward and backward under XLA.
           histograms_every: steps between histograms of all weights and gradients; 0 is off.
+          watch_every: steps between looks at each layer, see `probe`; 0 is off.
+          guarded: a gradient more than `OUTLYING` times as long as `usual_norm` is cut down to that, and the learning
+            rate can be scaled, see `scale_rate`; for `guard.StabilityGuard`.
           accumulate: parts that each replica's batch is taken in, one after another; they make one update.
           class_weights: weights of the classes in the training loss.
           evaluate_flipped: evaluation takes the mean of the logits of each image and of its mirror image.
@@ -153,6 +170,9 @@ class StableModel(keras.Model):
         # Keras warns about weights in evaluation unless this is said; they weigh `metrics` here.
         kwargs.setdefault("weighted_metrics", [])
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self._guarded = guarded
+        if guarded:
+            schedules.scaled(optimizer.inner_optimizer, self.rate_factor)
         self._per_example_loss = keras.losses.get(loss)
         self._evaluate_flipped = evaluate_flipped
         self._has_metrics = bool(kwargs.get("metrics") or kwargs.get("weighted_metrics"))
@@ -167,10 +187,17 @@ class StableModel(keras.Model):
             # Now, because the older family fails in a compiled loop over several replicas that has to make its slots.
             build = optimizer._create_all_weights if is_legacy(optimizer) else optimizer.build
             build(self.trainable_variables)
+            self.probe = Probe(self.get_layer(self.name), self.trainable_variables) if watch_every else None
+            self._watch_every = watch_every
             if averaging:
                 self.averages = Averages([*self.trainable_variables, *self._statistics()], averaging)
         # What the host reads after a call lives outside the replicas.
-        shapes = {"rows": [None, len(telemetry.ROW)], "edges": [None, 2], "counts": [None, histograms.BINS + 1]}
+        shapes = {
+            "rows": [None, len(telemetry.ROW)],
+            "layers": [None, self.probe.size if self.probe else 0],
+            "edges": [None, 2],
+            "counts": [None, histograms.BINS + 1],
+        }
         kinds = {"counts": tf.int32}
         self._host = {
             name: tf.Variable(tf.zeros([0, shape[1]], kinds.get(name, tf.float32)), shape=shape, trainable=False)
@@ -184,12 +211,24 @@ class StableModel(keras.Model):
         """Batches seen since the start of the run: the value of `data_step`."""
         return int(self.distribute_strategy.experimental_local_results(self.data_step)[0].numpy())
 
+    def scale_rate(self, factor: float) -> None:
+        """From now on the learning rate is `factor`, above 0, times what its schedule or its owner says."""
+        rate = schedules.plain_rate(self.optimizer.inner_optimizer)
+        if rate is not None:
+            rate.assign(rate * factor / self.rate_factor)
+        self.rate_factor.assign(factor)
+
     # What one compiled call left behind.
 
     @property
     def rows(self) -> np.ndarray:
         """float32 [steps, len(telemetry.ROW)]: a row for each step of the last call."""
         return self._host["rows"].numpy()
+
+    @property
+    def layers_rows(self) -> np.ndarray:
+        """float32 [steps, probe.size]: what `probe.read` takes apart, NaN for steps that were not due."""
+        return self._host["layers"].numpy()
 
     @property
     def histogram_step(self) -> int:
@@ -264,15 +303,17 @@ class StableModel(keras.Model):
         return mixing.mixed(images, labels, self.output_shape[-1], self._mixing.mixup, self._mixing.cutmix, key)
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor):
-        """One step on one replica: (telemetry row, histogram edges, histogram counts)."""
+        """One step on one replica: (telemetry row, layers, histogram edges, histogram counts)."""
         optimizer, context = self.optimizer, tf.distribute.get_replica_context()
         statistics = self._statistics()
         before = [tf.identity(v) for v in statistics]
         scale, rate = tf.identity(optimizer.loss_scale), self._learning_rate()
-        loss, right, logits, gradients = self._accumulated(*self._mixed(images, labels))
+        images, labels = self._mixed(images, labels)
+        weights = self._weights_if_due()
+        loss, right, logits, gradients = self._accumulated(images, labels)
         # A scale of 1 is not multiplied with; the empty list keeps Keras from warning of that.
         unscaled = optimizer.get_unscaled_gradients(gradients if self._scales else [])
-        gradients = unscaled or gradients
+        own = gradients = unscaled or gradients
         # One for all replicas: a checkpoint holds one, and evaluation reads each replica's own.
         means = [v / context.num_replicas_in_sync for v in statistics]
         loss, right, *both = context.all_reduce(SUM, [loss, right, *means, *gradients])
@@ -280,6 +321,10 @@ class StableModel(keras.Model):
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
         edges, counts = self._buckets(gradients)
+        if self._guarded:
+            usual, reduced_ones = tf.identity(self.usual_norm), gradients
+            cut = lambda: by_norm(reduced_ones, norm, usual)  # noqa: E731
+            gradients = tf.cond(norm > OUTLYING * usual, cut, lambda: reduced_ones)
         gradients = self._clipping(gradients, norm, self)
         # The optimizer must skip on exactly what `finite` says, a norm that overflows included.
         gradients[0] += tf.where(finite, 0.0, np.nan)
@@ -293,6 +338,7 @@ class StableModel(keras.Model):
             self.averages.update(self.data_step)
         if self._has_metrics:
             self.compiled_metrics.update_state(labels, logits)
+        layers = self._layers_if_due(images, labels, logits, own, gradients, norm, weights)
         row = telemetry.row(
             loss=loss,
             accuracy=right,
@@ -301,7 +347,7 @@ class StableModel(keras.Model):
             loss_scale=scale,
             nonfinite=~finite,
         )
-        return row, edges, counts
+        return row, layers, edges, counts
 
     def _learning_rate(self) -> tf.Tensor:
         """That of the coming update."""
@@ -331,6 +377,50 @@ class StableModel(keras.Model):
         weights = [tf.convert_to_tensor(v) for v in self.trainable_variables]
         return tf.cond(due, lambda: histograms.bucketed_all([*weights, *gradients]), lambda: nothing)
 
+    def _due(self) -> tf.Tensor:
+        return self.data_step % self._watch_every == 0
+
+    def _weights_if_due(self) -> list[tf.Tensor]:
+        """What `_layers_if_due` compares the weights with after the update."""
+        if self.probe is None:
+            return []
+        nothing = lambda: [tf.zeros([0] * len(v.shape)) for v in self.probe.watched]  # noqa: E731
+        return tf.cond(self._due(), self.probe.weights, nothing)
+
+    def _layers_if_due(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        own: Sequence[tf.Tensor],
+        gradients: Sequence[tf.Tensor],
+        norm: tf.Tensor,
+        before: Sequence[tf.Tensor],
+    ) -> tf.Tensor:
+        """float32 [probe.size], after the update; NaN where this step is not due. `own` are a replica's gradients."""
+        if self.probe is None:
+            return tf.zeros([0])
+        probe, replicas = self.probe, self.distribute_strategy.num_replicas_in_sync
+        some, shown = labels[:IMAGES], logits[:IMAGES]
+
+        def loss_of(logits: tf.Tensor) -> tf.Tensor:
+            return tf.reduce_mean(self._weighted(self._per_example_loss.call(some, logits), some))
+
+        def measured() -> tf.Tensor:
+            # The parts of a sum over replicas are of means, see `_gradients`.
+            squared = tf.square(tf.linalg.global_norm(own) * replicas) if replicas > 1 else 0.0
+            return probe.measured(
+                self.get_layer("normalize")(images[:IMAGES]),
+                loss_of,
+                loss_of(shown),
+                noise_scale(squared, tf.square(norm), images.shape[0], replicas),
+                gradients,
+                optimizers.second_moments(self.optimizer.inner_optimizer, self.trainable_variables),
+                before,
+            )
+
+        return tf.cond(self._due(), measured, lambda: tf.fill([probe.size], np.nan))
+
     def make_train_function(self, force: bool = False):
         if self.train_function is not None and not force:
             return self.train_function
@@ -343,20 +433,23 @@ class StableModel(keras.Model):
             # Over the variable, not a constant: the last call of an epoch may be shorter.
             count = tf.cast(self._steps_per_execution, tf.int32)
             rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(telemetry.ROW)])
+            layers = tf.TensorArray(tf.float32, size=count, element_shape=host["layers"].shape[1:])
             for i in tf.range(count):
                 asked = clock()
                 with tf.control_dependencies([asked]):
                     images, labels = next(iterator)
                 with tf.control_dependencies([*local(images), *local(labels)]):
                     waited = tf.cast(clock() - asked, tf.float32)
-                row, edges, counts = strategy.run(self._replica_step, args=(images, labels))
+                row, looked_at, edges, counts = strategy.run(self._replica_step, args=(images, labels))
                 rows = rows.write(i, tf.concat([local(row)[0], [waited]], axis=0))
+                layers = layers.write(i, local(looked_at)[0])
                 if every and self.data_step % every == 0:
                     host["edges"].assign(local(edges)[0])
                     host["counts"].assign(local(counts)[0])
                     host["histogram_step"].assign(self.data_step)
                 self.data_step.assign_add(1)
             block = host["rows"].assign(rows.stack())
+            host["layers"].assign(layers.stack())
             sums = tf.reduce_sum(block[:, :2], axis=0)
             epoch = host["epoch"].assign_add(tf.concat([sums, [tf.cast(count, tf.float32)]], axis=0))
             self._train_counter.assign_add(tf.cast(count, tf.int64))

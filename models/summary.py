@@ -16,7 +16,7 @@ import tf_keras as keras
 
 from models import telemetry
 from models.config import TrainConfig, config_hash
-from models.run_directory import append_json_line
+from models.incidents import Incidents
 
 MAX_SKIPPED = 100  # updates skipped in a row before a run is given up: 15 halvings bring float16's scale to 1
 
@@ -28,19 +28,18 @@ class TrainingFailed(Exception):
 class Meter(keras.callbacks.Callback):
     """Throughput, input stalls and skipped updates, from the rows each compiled call leaves.
 
-    Every skipped update is a line of `incidents_path` (where that is given).
+    Every skipped update is an incident.
 
     Raises (from `fit`):
       TrainingFailed: MAX_SKIPPED updates in a row had a non-finite gradient.
     """
 
-    def __init__(self, global_batch_size: int, incidents_path: str | None) -> None:
+    def __init__(self, global_batch_size: int, incidents: Incidents) -> None:
         super().__init__()
-        self._batch, self._path = global_batch_size, incidents_path
+        self._batch, self.incidents = global_batch_size, incidents
         self._begun, self._in_a_row = 0.0, 0
         self.rates: list[float] = []  # images/s of each compiled call
         self.waited = self.spent = 0.0  # seconds
-        self.incidents: dict[str, int] = {}
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._begun = time.perf_counter()
@@ -65,12 +64,7 @@ class Meter(keras.callbacks.Callback):
     def _record(self, step: int, row: np.ndarray) -> None:
         evidence = {name: float(value) for name, value in zip(telemetry.ROW, row, strict=True)}
         kind = "loss_scale_overflow" if evidence["loss_scale"] > 1 else "nonfinite_gradient"
-        self.incidents[kind] = self.incidents.get(kind, 0) + 1
-        if self._path:
-            # JSON knows no infinity: a number that is not one is written as its name.
-            plain = {name: value if np.isfinite(value) else str(value) for name, value in evidence.items()}
-            line = {"step": step, "kind": kind, "evidence": plain, "action": "skipped the update"}
-            append_json_line(self._path, {**line, "cause": None, "confidence": 1.0})
+        self.incidents.tell(step, kind, evidence, "skipped the update")
 
 
 def summarize(
@@ -95,7 +89,7 @@ def summarize(
         "best": best,
         "images_per_second": float(np.median(meter.rates[1:])) if len(meter.rates) > 1 else None,
         "input_stall_fraction": meter.waited / meter.spent if meter.spent else None,
-        "incidents": meter.incidents,
+        "incidents": meter.incidents.counts,
         "skipped_images": skipped_images,
         "wall_seconds": wall_seconds,
         "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,

@@ -78,9 +78,20 @@ class TensorBoard(keras.callbacks.Callback):
                 values = {f"step/{name}": value for name, value in zip(telemetry.ROW, row, strict=True)}
                 tf.summary.experimental.write_raw_pb(scalars(values), step)
             tf.summary.experimental.write_raw_pb(scalars({"step/images_per_second": per_second}), end - 1)
+            self._write_layers(end)
             if self.model.histogram_step > self._histogram_step:
                 self._histogram_step = self.model.histogram_step
                 tf.summary.experimental.write_raw_pb(histogram_summary(self.model.histograms), self._histogram_step)
+
+    def _write_layers(self, end: int) -> None:
+        """What `probe` saw of each layer in the steps of the call that were due; the call ended before step `end`."""
+        probe, values = self.model.probe, self.model.layers_rows
+        if probe is None:
+            return
+        for number in np.flatnonzero(np.isfinite(values).any(axis=1)):
+            of_tags = {f"layers/{name}": value for name, value in probe.named(values[number]).items()}
+            finite = {tag: value for tag, value in of_tags.items() if np.isfinite(value)}
+            tf.summary.experimental.write_raw_pb(scalars(finite), end - len(values) + int(number))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs, step = logs or {}, self.model.step
@@ -96,6 +107,13 @@ class TensorBoard(keras.callbacks.Callback):
             picture = pictures.confusion_matrix(self.model.confusion_matrix, self._classes)
             with self._validation.as_default(step=step):
                 tf.summary.image("confusion matrix", picture[None])
+
+    def incident(self, step: int, kind: str, evidence: dict[str, float], action: str) -> None:
+        """A mark at `step` in the chart of its kind, and the whole of it as text."""
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in evidence.items())
+        with self._train.as_default(step=step):
+            tf.summary.experimental.write_raw_pb(scalars({f"incidents/{kind}": 1.0}), step)
+            tf.summary.text("incidents", f"**{kind}** at step {step}: {numbers}; action: {action}")
 
     def close(self) -> None:
         self._train.close()

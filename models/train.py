@@ -18,19 +18,22 @@ from models import averaging, losses, network, optimizers, run_directory, strate
 from models.checkpoints import Checkpointer, Checkpoints
 from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig
+from models.guard import StabilityGuard
+from models.incidents import Incidents
 from models.interruption import Interrupted, Interruption
 from models.progress import Progress
 from models.schedules import Schedule
 from models.stable_model import StableModel
 from models.summary import Meter, TrainingFailed, summarize
 from models.tensorboard import Profiler, TensorBoard
-from pipeline import build, service
-from pipeline.build import Data
+from pipeline import build, opening, service
 from pipeline.config import UsageError, require
+from pipeline.opening import Data
 from pipeline.order import Share
 from pipeline.reader import evaluation_steps
 
 STEPS_PER_EXECUTION = 20  # more hides no more dispatch, and a signal waits for the call to end
+WATCH_EVERY = 20  # steps between looks at each layer: 0.2% of the time of a step
 STATISTICS_STEPS = 100  # an error of the mean of a tenth of what one batch has
 
 
@@ -50,7 +53,7 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
     set_up(config)
     if config.data.service:
         service.wait_for_workers(config.data)
-    data = build.open_data(config.data)
+    data = opening.open_data(config.data)
     steps_per_epoch = steps_in_epoch(config, data)
     model = create_model(config, data, devices, steps_per_epoch)
     checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model)
@@ -61,13 +64,18 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
     checkpointer = Checkpointer(checkpoints, config.checkpoint_every_epochs, state["best"])
-    meter = Meter(config.data.batch_size, os.path.join(model_dir, "incidents.jsonl") if chief else None)
+    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None)
+    meter = Meter(config.data.batch_size, incidents)
     interruption = Interruption()
     # In this order: what a step left is written before anything may end the run.
     callbacks: list[keras.callbacks.Callback] = [meter]
+    if config.guard != "off":
+        warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
+        callbacks.append(StabilityGuard(config.guard == "act", incidents, warmup))
     closing: list[Any] = []
     if chief:
         board = TensorBoard(model_dir, config.data.batch_size, data.classes)
+        incidents.listeners.append(board.incident)
         board.write_start(model.step, first_images(config, data, share), config)
         progress = Progress(config.data.batch_size)
         callbacks += [board, progress]
@@ -149,6 +157,8 @@ def create_model(config: TrainConfig, data: Data, devices: tf.distribute.Strateg
             xla=strategy.use_xla(config.xla),
             clipping=Clipping(clip.clip_adaptive, clip.clip_value, clip.clip_norm),
             histograms_every=config.histograms_every,
+            watch_every=WATCH_EVERY if config.guard != "off" else 0,
+            guarded=config.guard == "act",
             accumulate=config.optimizer.accumulate,
             class_weights=losses.balanced_weights(data.class_counts) if config.class_weights == "balanced" else None,
             mixing=config.mixing,

@@ -20,7 +20,7 @@ from pipeline.stage import Stage, chain
 def augmentation(config: AugmentConfig, moved: bool = False) -> Stage | None:
     """(images uint8 [b, h, w, c], draws [b, columns], key int32 [2]) -> the same, augmented; None when all is off.
 
-    With `moved`, flips and crops have been done, by the same draws: see `copied`.
+    With `moved`, flips and crops have been done, by the same draws: see `copied` and `only_flips`.
     """
     # A flip alone copies pixels, which is cheaper than to resample them.
     first = geometry(config.flip, config.pad_crop, config.rotation, config.translation, config.shear, config.zoom)
@@ -44,3 +44,8 @@ def augmentation(config: AugmentConfig, moved: bool = False) -> Stage | None:
 def copied(config: AugmentConfig) -> bool:
     """Whether all that moves pixels is flips and shifts by whole pixels: where frames are held, copying does it."""
     return config.rotation == config.translation == config.shear == config.zoom == 0
+
+
+def only_flips(config: AugmentConfig) -> bool:
+    """Whether flips are all that moves pixels: then an image is mirrored as soon as it is decoded."""
+    return config.flip > 0 and config.pad_crop == 0 and copied(config)

@@ -15,123 +15,30 @@ import functools
 import os
 from collections.abc import Callable
 
-import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from pipeline import augment, cache, crop, frames, order, prepare, reader, selection, service, sources
+from pipeline import augment, cache, crop, frames, order, reader, service
 from pipeline.cache import Images
-from pipeline.config import DataConfig, PrepareConfig, UsageError
+from pipeline.config import DataConfig
+from pipeline.fetch import Fetch
 from pipeline.frames import Frames
 from pipeline.geometry import CROP_X, CROP_Y, MIRROR
-from pipeline.images import decoder, regions_of, shown, whole
-from pipeline.index import Index, open_index
+from pipeline.images import decoder, regions_of, shown, stored, whole
+from pipeline.index import Index
+from pipeline.opening import Data
 from pipeline.order import Share
 
 # Distinct uses of randomness get distinct seeds.
 ORDER, CROP, AUGMENT = range(USES := 3)
 CACHING_BATCH = 256
-NAMED = 10  # skipped images named in the log; all of them stand in `Data.skipped`
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Data:
-    """A data set ready to be read: training and validation rows, class names, normalization constants."""
-
-    train: Index
-    validation: Index
-    classes: tuple[str, ...]
-    mean: list[float]
-    std: list[float]
-    class_counts: np.ndarray  # training images of each class
-    skipped: tuple[str, ...]  # a line for each image that cannot be used: name and reason
-
-
-def open_data(config: DataConfig) -> Data:
-    """Prepares the source where needed, opens its index and chooses the splits.
-
-    Raises:
-      UsageError: source or split unusable, fewer than two classes, or too many corrupt images.
-    """
-    builder = sources.resolve(in_tier(config))
-    index = open_index(builder, sources.cache_dir(), config.max_pixels)
-    splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
-    chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
-    if config.drop:
-        chosen["train"] = _selected(chosen["train"], chosen["validation"], index, config)
-    train = chosen["train"].kept
-    mean, std = (
-        train.channel_statistics(config.channels)
-        if config.normalize
-        else ([0.0] * config.channels, [1.0] * config.channels)
-    )
-    return Data(
-        train=train,
-        validation=chosen["validation"].kept,
-        classes=index.features.classes,
-        mean=mean,
-        std=std,
-        class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
-        skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in chosen[use].skipped),
-    )
-
-
-def in_tier(config: DataConfig) -> DataConfig:
-    """`config` with its source prepared in the storage tier that `data.cache` names, if it names one: once, on disk."""
-    if ":" not in config.cache:
-        return config
-    with sources.told_in_one_line(config.source):
-        name = f"{sources.state(config)}-{config.cache.replace(':', '-')}"
-    output = os.path.join(sources.cache_dir(), "tiers", name)
-    if not os.path.exists(output):
-        wanted = PrepareConfig(
-            source=config.source,
-            data_dir=config.data_dir,
-            tier=config.cache,
-            max_pixels=config.max_pixels,
-            max_corrupt_fraction=config.max_corrupt_fraction,
-            outliers="keep",
-            threads=config.threads,
-            shapes=config.shapes,
-        )
-        prepare.prepare(wanted, output)
-    return dataclasses.replace(config, source=output)
-
-
-def _selected(train: Index, validation: Index, index: Index, config: DataConfig) -> Index:
-    """`train` without what `data.drop` names, which is counted in the log and stands among the skipped ones."""
-    # Numbered by all rows of the split, corrupt ones too; those are never chosen.
-    kept = np.flatnonzero(train.columns["keep"])
-    unwanted = selection.unwanted(config.drop, train.kept, validation.kept, index)
-    if len(unwanted) == len(kept):
-        raise UsageError(f"data.drop ({config.drop}) leaves no training image: drop less.")
-    logging.warning("%d of %d training images are dropped (data.drop=%s)", len(unwanted), len(kept), config.drop)
-    return train.drop({int(kept[row]): reason for row, reason in unwanted.items()})
-
-
-def _usable(index: Index, split: str, config: DataConfig) -> Index:
-    """`index` itself, with its corrupt images counted and named; stops when there are too many."""
-    corrupt = index.corrupt.skipped
-    if corrupt:
-        for line in corrupt[:NAMED]:
-            logging.warning("skipped in split %s: %s", split, line)
-        logging.warning("%d of %d images of split %s are skipped", len(corrupt), len(index), split)
-    if len(corrupt) > config.max_corrupt_fraction * len(index):
-        raise UsageError(
-            f"{len(corrupt)} of {len(index)} images of split {split!r} are corrupt, more than"
-            f" data.max_corrupt_fraction ({config.max_corrupt_fraction}) allows; the first is {corrupt[0]}."
-            " Mend them or raise that fraction."
-        )
-    if len(corrupt) == len(index):
-        raise UsageError(f"split {split!r} holds no image that can be decoded; the first is {corrupt[0]}.")
-    return index
 
 
 def training_batches(data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0) -> tf.data.Dataset:
     """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
 
     Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism, wherever
-    the data set starts and whether images are cached. Streaming gives the same tensors in an order of its own. A
+    the data set starts and whether images are cached (random resized crops of cached ones are blended in integers: one
+    level in some pixels). Streaming gives the same tensors in an order of its own. A
     tf.data service makes the very batches that mapping does, as `service` says which, and they come as they are ready.
     """
     (_, read), *stages = training_stages(data, config, seed, share, start_step)
@@ -161,17 +68,37 @@ def training_stages(
     else:
         payloads, fetch = reader.training_reader(config, index, _seed(seed, ORDER), share, start_step)
     planned = _planned(index, config, seed, share)
-    decoded = decoder(index, config, fetch)
     return [
         ("read", lambda: payloads),
-        ("plan", lambda ds: ds.map(planned).unbatch()),
-        (
-            "decode",
-            lambda ds: ds.map(lambda element, *of: (element, *decoded(*of)), num_parallel_calls=tf.data.AUTOTUNE),
-        ),
-        ("batch", lambda ds: ds.batch(share.batch_size, drop_remainder=True)),
+        ("plan", lambda ds: ds.map(planned)),
+        ("decode", lambda ds: _decoded(ds, index, config, fetch, share)),
         *_last(_augmented(config, seed, share)),
     ]
+
+
+def _decoded(ds: tf.data.Dataset, index: Index, config: DataConfig, fetch: Fetch, share: Share) -> tf.data.Dataset:
+    """Batches as `_planned` makes them -> (element [b], images, labels)."""
+    at_once = stored(index, config, fetch)
+    if at_once:
+        return ds.map(
+            lambda element, mirrored, rows, payloads, regions: (element, *at_once(rows, payloads, regions, mirrored)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    decode = decoder(index, config, fetch)
+
+    def decoded(element: tf.Tensor, mirrored: tf.Tensor | None, *of: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        image, label = decode(*of)
+        if mirrored is not None:
+            # 0.03 ms less than to part a batch in two and to stitch it together again.
+            image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+        return element, image, label
+
+    # Each image is written where it lies in its batch, and no thread is woken for one: 4% less CPU at 224 pixels than a
+    # map and a batch. tf.data's rewriting would make the same of these two, but see `options`.
+    fused = tf.data.experimental.map_and_batch(
+        decoded, share.batch_size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    return ds.unbatch().apply(fused)
 
 
 def _last(augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
@@ -189,12 +116,10 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
     """
     windows, regions = _central(index, config.eval_crop), regions_of(index, config)
     ds, fetch = reader.evaluation_reader(config, index, share)
-    ds = ds.map(lambda rows, payloads: (rows, payloads, regions(rows, windows(rows))))
-    ds = ds.unbatch()
-    ds = ds.map(decoder(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
-    ds = ds.batch(share.batch_size, drop_remainder=True)
+    ds = ds.map(lambda rows, payloads: (rows, None, rows, payloads, regions(rows, windows(rows))))
+    ds = _decoded(ds, index, config, fetch, share)
     ds = ds.map(
-        lambda images, labels: (images, tf.maximum(labels, 0), tf.cast(labels >= 0, tf.float32)),
+        lambda _, images, labels: (images, tf.maximum(labels, 0), tf.cast(labels >= 0, tf.float32)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     ds = ds.prefetch(tf.data.AUTOTUNE)
@@ -217,7 +142,7 @@ def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tenso
 
 
 def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
-    """(element, rows, payloads) -> (element [b], rows, payloads, regions int32 [b, 5])."""
+    """(element, rows, payloads) -> (element [b], mirrored bool [b] or None, rows, payloads, regions int32 [b, 5])."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
     strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config)
 
@@ -227,7 +152,10 @@ def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Calla
         else:
             draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
             windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
-        return tf.fill(tf.shape(rows), element), rows, payloads, regions(rows, windows)
+        mirrored = None
+        if augment.only_flips(config.augment):
+            mirrored = augmentation_draws(config, _seed(seed, AUGMENT), element, share)[:, MIRROR] < config.augment.flip
+        return tf.fill(tf.shape(rows), element), mirrored, rows, payloads, regions(rows, windows)
 
     return planned
 
@@ -238,7 +166,8 @@ def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | N
     The batch may also be (element, rows), which `copied` makes images and labels of, flips and crops done.
     """
     own = _seed(seed, AUGMENT)
-    change = augment.augmentation(config.augment, moved=copied is not None and augment.copied(config.augment))
+    moved = augment.copied(config.augment) if copied else augment.only_flips(config.augment)
+    change = augment.augmentation(config.augment, moved)
 
     def augmented(elements: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         element = elements if copied else elements[0]
@@ -313,6 +242,7 @@ def options(config: DataConfig) -> tf.data.Options:
     # Rewriting the graph of a data set copies every tensor it holds: all of the mapped shards, into each iterator.
     options.experimental_optimization.apply_default_optimizations = False
     options.autotune.ram_budget = config.ram_budget_mb << 20
+    options.threading.max_intra_op_parallelism = 1
     # A service worker's own number of cores is the default there.
     options.threading.private_threadpool_size = config.threads or (0 if config.service else cores)
     return options

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline import augment, frames, memory
 from pipeline.config import DataConfig
-from pipeline.fetch import STREAMED, Fetch, pixels_in
+from pipeline.fetch import Fetch, pixels_in
 from pipeline.index import RAW, Index
 
 # What `auto` holds without being asked: CIFAR's 50,000 images, bordered and mirrored, are 480 MB.
@@ -69,8 +69,7 @@ def hold(images: Iterable[np.ndarray], index: Index, channels: int) -> Images:
     for image, offset, size in zip(images, offsets, sizes, strict=True):
         held[offset : offset + size] = image.reshape(-1)
     columns = {**index.columns, "kind": np.full(len(index), RAW, index.columns["kind"].dtype)}
-    fetch = Fetch(STREAMED.encoded, pixels_in(memory.tensor_over(held), offsets, channels))
-    return Images(dataclasses.replace(index, columns=columns), fetch)
+    return Images(dataclasses.replace(index, columns=columns), pixels_in(memory.tensor_over(held), offsets, channels))
 
 
 def _sizes(index: Index, channels: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What a reader's payload holds -> bytes or pixels: a row to copy out of memory, or the streamed bytes themselves.
 
 fetch = mapped(index)
-contents = fetch.encoded(row)    # inside tf.data, per image
+contents = fetch.encoded(row)           # inside tf.data, per image
+memory, offsets = fetch.stored(rows)    # images stored as pixels: where they lie
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ Pixels = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 class Fetch:
     """`encoded`: payload -> an encoded image's bytes (string []).
 
-    `pixels`, for images stored as such: payload, window (int32 y, x, height, width) and the image's height and width
-    (int32 []) -> the window, uint8 [height, width, c].
+    For images stored as pixels of `channels`, `stored`: payload -> (memory uint8 [n], offset int64 []), where the
+    image's begin; if `at_once`, payloads [b] -> (memory, offsets [b]) too. And `pixels`: payload, window (int32 y, x,
+    height, width) and the image's height and width (int32 []) -> the window, uint8 [height, width, c].
     """
 
     encoded: Callable[[tf.Tensor], tf.Tensor]
     pixels: Pixels
+    stored: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    at_once: bool
+    channels: int
 
 
 def mapped(index: Index) -> Fetch:
@@ -43,11 +48,11 @@ def mapped(index: Index) -> Fetch:
         length = tf.cast(length, tf.int32)
         return tf.strings.substr(serialized, -length, length)
 
-    return Fetch(encoded, pixels_in(memory, offsets, channels=3))
+    return dataclasses.replace(pixels_in(memory, offsets, channels=3), encoded=encoded)
 
 
-def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Pixels:
-    """`Fetch.pixels` for rows whose images lie in `memory` (uint8 [n]) from `offsets` (int64 [rows]) on."""
+def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Fetch:
+    """For rows whose images lie in `memory` (uint8 [n]) as pixels, from `offsets` (int64 [rows]) on."""
     at = tf.constant(offsets)
 
     def pixels(row: tf.Tensor, window: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
@@ -58,7 +63,7 @@ def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Pixels:
         lines = tf.reshape(tf.slice(memory, [first], [tf.cast(tall * line, tf.int64)]), [tall, line])
         return tf.reshape(tf.slice(lines, [0, x * channels], [tall, wide * channels]), [tall, wide, channels])
 
-    return pixels
+    return Fetch(tf.identity, pixels, lambda rows: (memory, tf.gather(at, rows)), True, channels)
 
 
 def _streamed(contents: tf.Tensor, window: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
@@ -66,4 +71,8 @@ def _streamed(contents: tf.Tensor, window: tf.Tensor, height: tf.Tensor, width: 
     return tf.reshape(tf.io.decode_raw(contents, tf.uint8), [height, width, 3])[y : y + tall, x : x + wide]
 
 
-STREAMED = Fetch(tf.identity, _streamed)
+def _alone(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.io.decode_raw(contents, tf.uint8), tf.constant(0, tf.int64)
+
+
+STREAMED = Fetch(tf.identity, _streamed, _alone, at_once=False, channels=3)

@@ -2,6 +2,7 @@
 
 regions = regions_of(index, config)(rows, windows)    # inside tf.data, per batch
 image, label = decoder(index, config, fetch)(row, payload, region)    # per image
+images, labels = stored(index, config, fetch)(rows, payloads, regions, mirrored)    # per batch, of stored pixels
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import tensorflow as tf
 
 from pipeline import crop
 from pipeline.config import DataConfig
-from pipeline.decode import cropped, decode, decode_shrunk, luma, resize
+from pipeline.decode import cropped, decode, decode_shrunk, luma
 from pipeline.fetch import Fetch
 from pipeline.index import JPEG, OTHER, RAW, Index
+from pipeline.stored import scaler
 
 
 def shown(rows: tf.Tensor) -> tf.Tensor:
@@ -48,8 +50,7 @@ def decoder(
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """(row, payload, region) -> (image uint8 [s, s, c], label int64 []); the label of a negative row is -1."""
     size, channels = config.image_size, config.channels
-    labels, heights, widths = (tf.constant(index.columns[name]) for name in ("label", "height", "width"))
-    shrinks = _can_shrink(index, size)
+    labels, shrinks = tf.constant(index.columns["label"]), _can_shrink(index, size)
 
     def jpeg(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         contents = fetch.encoded(payload)
@@ -61,9 +62,11 @@ def decoder(
     def other(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         return decode(fetch.encoded(payload), region[:4], False, size, channels)
 
+    scaled = _scaled(index, config, fetch)
+
     def raw(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        image = fetch.pixels(payload, region[:4], heights[at], widths[at])
-        return tf.ensure_shape(resize(_converted(image, channels), size), [size, size, channels])
+        memory, offset = fetch.stored(payload)
+        return scaled(at[None], memory, offset[None], region[None])[0]
 
     image_of = _by_kind(index, {OTHER: other, JPEG: jpeg, RAW: raw})
 
@@ -72,6 +75,44 @@ def decoder(
         return image_of(at, payload, region), tf.where(row < 0, tf.constant(-1, tf.int64), labels[at])
 
     return decoded
+
+
+def stored(
+    index: Index, config: DataConfig, fetch: Fetch
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]] | None:
+    """(rows [b], payloads [b], regions [b, 5], mirrored bool [b] or None) -> (images, labels), as `decoder` of each.
+
+    None where some are not stored as pixels, or do not lie in memory.
+    """
+    if not fetch.at_once or (index.columns["kind"] != RAW).any():
+        return None
+    labels, scaled = tf.constant(index.columns["label"]), _scaled(index, config, fetch)
+
+    def images_of(
+        rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        at = shown(rows)
+        images = scaled(at, *fetch.stored(payloads), regions, mirrored)
+        return images, tf.where(rows < 0, tf.constant(-1, tf.int64), tf.gather(labels, at))
+
+    return images_of
+
+
+def _scaled(index: Index, config: DataConfig, fetch: Fetch) -> Callable[..., tf.Tensor]:
+    """(rows [b], memory, offsets [b], regions [b, 5], mirrored) -> uint8 [b, s, s, c]: regions of stored images."""
+    columns, channels = index.columns, fetch.channels
+    pixels = columns["height"].astype(np.int64) * columns["width"]
+    largest = int(pixels[columns["kind"] == RAW].max(initial=1)) * channels
+    read, widths = scaler(largest, config.image_size, channels), tf.constant(columns["width"])
+
+    def scaled(
+        rows: tf.Tensor, memory: tf.Tensor, offsets: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        if not fetch.at_once:  # one image of its own size, which compiled code wants to know beforehand
+            memory = tf.ensure_shape(tf.pad(memory, [[0, largest - tf.size(memory)]]), [largest])
+        return _converted(read(memory, offsets, tf.gather(widths, rows), regions[:, :4], mirrored), config.channels)
+
+    return scaled
 
 
 def whole(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:

@@ -21,16 +21,15 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline import build, cache, crop, reader
-from pipeline.build import Data
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.cost import ROUNDS, Chain, cost
 from pipeline.decode import decode, decode_whole, resize
 from pipeline.index import JPEG, RAW
+from pipeline.opening import Data
 from pipeline.order import Share
 from pipeline.tier import bounded
 
-KINDS = {"read": "read", "plan": "read", "decode": "decode", "batch": "decode", "augment": "augment"}
-PER_IMAGE = ("plan", "decode")  # stages whose elements are images; those of the others are batches
+KINDS = {"read": "read", "plan": "read", "decode": "decode", "augment": "augment"}
 TURNS = 5  # of comparing augmentations, which differ by little
 KEPT = 1  # batches held in memory before a stage, to run it alone
 TUNING_SECONDS = 1.0  # that autotuning gets to choose
@@ -218,21 +217,20 @@ def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
     wait = 0.0 if held else _waiting(data, config, seed)
     chain: Chain = lambda n: read().take(n)  # noqa: E731
     costs = {first: cost(_with(chain, options), 1, batch)}
-    own, elements = {first: costs[first].cpu}, 1
+    own = {first: costs[first].cpu}
     for name, stage in rest:
         kept = chain(KEPT).cache()
-        before = cost(_with(kept.repeat, options), KEPT * elements, KEPT * batch).cpu
+        before = cost(_with(kept.repeat, options), KEPT, KEPT * batch).cpu
         if name == "decode" and not held:
             # The bytes are fetched in the stage that decodes them, and belong to reading.
             fetching = _fetching(kept, data, config, seed)
             own[first] += fetching
             before += fetching
-        elements = batch if name in PER_IMAGE else 1
-        alone = cost(_with(_then(kept.repeat, stage), options), KEPT * elements, KEPT * batch)
+        alone = cost(_with(_then(kept.repeat, stage), options), KEPT, KEPT * batch)
         own[name] = max(0.0, alone.cpu - before)
         chain = _then(chain, stage)
         last = name == rest[-1][0]
-        costs[name] = cost(_with(chain, options), elements, batch, rounds=ROUNDS if last else 1)
+        costs[name] = cost(_with(chain, options), 1, batch, rounds=ROUNDS if last else 1)
     whole = costs[rest[-1][0]].cpu
     scale = whole / max(sum(own.values()), 1e-9)
     tuned = _tuned(build.training_batches(data, config, seed, Share(batch)))
@@ -274,12 +272,12 @@ def _waiting(data: Data, config: DataConfig, seed: int) -> float:
 
 
 def _fetching(planned: tf.data.Dataset, data: Data, config: DataConfig, seed: int) -> float:
-    """ms of CPU per image that its bytes take; of `planned` elements (..., payload, window)."""
+    """ms of CPU per image that its bytes take; of `planned` batches (..., payloads, regions)."""
     _, fetch = reader.training_reader(config, data.train, seed, Share(config.batch_size), 0)
     options, images = build.options(config), KEPT * config.batch_size
 
     def mapped(of: Callable[[tf.Tensor], Any]) -> float:
-        run = lambda n: planned.repeat(n).map(lambda *row: of(row[-2]), num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
+        run = lambda n: planned.unbatch().repeat(n).map(lambda *row: of(row[-2]), num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
         return cost(_with(run, options), images, images).cpu
 
     return max(0.0, mapped(fetch.encoded) - mapped(lambda payload: (payload, payload)))
@@ -305,7 +303,7 @@ def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
     while time.perf_counter() < until:
         next(iterator)
     model = tf.data.experimental.get_model_proto(iterator)
-    # From the last stage to the first; tf.data makes one node of a map and the batch behind it.
+    # From the last stage to the first.
     expected = [("prefetch", ("Prefetch",)), ("augment", ("ParallelMap",)), ("decode", ("MapAndBatch", "ParallelMap"))]
     found: dict[str, dict[str, int]] = {}
     number = model.output

@@ -16,8 +16,8 @@ from tensorflow.python.framework import config as tensorflow_config
 
 from models import strategy
 from models.config import StrategyConfig
-from pipeline.build import Data, open_data
 from pipeline.config import DataConfig, ShapesConfig
+from pipeline.opening import Data, open_data
 
 
 def pytest_configure() -> None:

@@ -16,9 +16,10 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline import index
-from pipeline.build import Data, training_batches
+from pipeline.build import training_batches
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.index import Features, Index
+from pipeline.opening import Data
 from pipeline.order import Share
 
 IMAGES, SIDE, BATCH = 250, 96, 25

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.augment import augmentation
-from pipeline.build import Data, training_batches
+from pipeline.build import training_batches
 from pipeline.colour import colour, equalize, posterize, sharpness
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.geometry import flip, geometry
 from pipeline.noise import cutout, noise
+from pipeline.opening import Data
 from pipeline.order import Share
 from pipeline.randaugment import randaugment
 from pipeline.stage import Stage

@@ -16,11 +16,12 @@ import tensorflow as tf
 from PIL import Image
 
 from pipeline import augment, crop, order, reader
-from pipeline.build import Data, evaluation_batches, open_data, training_batches
+from pipeline.build import evaluation_batches, training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
 from pipeline.decode import decode, decode_shrunk
 from pipeline.geometry import CROP_X
 from pipeline.index import JPEG, Index
+from pipeline.opening import Data, open_data
 from pipeline.order import Share
 
 ROOT = pathlib.Path(__file__).parent.parent

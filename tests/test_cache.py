@@ -8,11 +8,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from pipeline import build, cache
-from pipeline.build import Data, training_batches
+from pipeline import build, cache, opening
+from pipeline.build import training_batches
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.frames import Frames
 from pipeline.index import JPEG, RAW
+from pipeline.opening import Data
 from pipeline.order import Share
 
 
@@ -82,18 +83,18 @@ def test_a_data_set_that_starts_again_finds_its_images_held(small: DataConfig, d
 @pytest.mark.parametrize("tier", ["raw:16", "jpeg:16:95"])
 def test_a_storage_tier_is_prepared_once_and_read_in_the_sources_place(small: DataConfig, tier: str) -> None:
     config = dataclasses.replace(small, cache=tier, shapes=dataclasses.replace(small.shapes, size=24, count=60))
-    prepared = build.in_tier(config)
-    stored = build.open_data(config).train
+    prepared = opening.in_tier(config)
+    stored = opening.open_data(config).train
     assert stored.shards[0].startswith(prepared.source)
     assert set(stored.columns["kind"]) == {RAW if tier.startswith("raw") else JPEG}
     assert set(stored.columns["height"]) == {16}
     written = {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()}
-    assert build.in_tier(config) == prepared
+    assert opening.in_tier(config) == prepared
     assert {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()} == written
-    images, _ = next(iter(training_batches(build.open_data(config), config, 0, Share(20))))
+    images, _ = next(iter(training_batches(opening.open_data(config), config, 0, Share(20))))
     # The same pictures, stored smaller.
     whole = dataclasses.replace(config, cache="none")
-    plain, _ = next(iter(training_batches(build.open_data(whole), whole, 0, Share(20))))
+    plain, _ = next(iter(training_batches(opening.open_data(whole), whole, 0, Share(20))))
     assert images.shape == plain.shape
     assert abs(images.numpy().mean() - plain.numpy().mean()) < 30
 

@@ -15,7 +15,7 @@ from models import evaluation, strategy, train
 from models.config import AveragingConfig
 from models.evaluation import Evaluation, evaluate_run
 from models.scores import precision, recall
-from pipeline import build
+from pipeline import build, opening
 from pipeline.config import UsageError
 from pipeline.order import Share
 from pipeline.reader import evaluation_steps
@@ -28,7 +28,7 @@ from tests.test_train import STEPS, TINY, finished
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     devices = two() if replicas == 2 else one()
-    data = build.open_data(TINY.data)
+    data = opening.open_data(TINY.data)
     train.set_up(TINY)
     model = train.create_model(TINY, data, devices, STEPS)
     share = strategy.share(devices, TINY.data.batch_size)
@@ -122,7 +122,7 @@ def test_a_split_that_does_not_exist_is_named() -> None:
 
 
 def test_evaluation_leaves_the_statistics_alone() -> None:
-    data = build.open_data(TINY.data)
+    data = opening.open_data(TINY.data)
     train.set_up(TINY)
     model = train.create_model(TINY, data, one(), STEPS)
     share = strategy.share(one(), TINY.data.batch_size)

@@ -18,7 +18,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 # A process of its own, whose memory is its own: {"rss": MiB before and at most, "skipped": names by training's index}.
 CHILD = """
 import json, resource, sys
-from pipeline.build import open_data, training_batches, evaluation_batches
+from pipeline.build import training_batches, evaluation_batches
+from pipeline.opening import open_data
 from pipeline.config import AugmentConfig, DataConfig, PrepareConfig
 from pipeline.order import Share
 from pipeline.prepare import prepare

@@ -17,7 +17,7 @@ ALLOWED = {
     "benchmarks": {"pipeline", "models", "benchmarks"},
 }
 PARTS = {*ALLOWED, "tests"}
-COMPOSERS = {"build", "prepare", "profile", "service"}
+COMPOSERS = {"build", "opening", "prepare", "profile", "service"}
 COMPOSED = {"pipeline.reader", "pipeline.sources", "pipeline.build"}
 
 

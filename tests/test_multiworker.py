@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig, to_dict
-from pipeline.build import Data
 from pipeline.config import AugmentConfig, DataConfig
+from pipeline.opening import Data
 
 ROOT = pathlib.Path(__file__).parent.parent
 WORKERS, EPOCHS = 2, 2

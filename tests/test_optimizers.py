@@ -13,8 +13,8 @@ from models import optimizers
 from models.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from models.schedules import Schedule
 from pipeline import build
-from pipeline.build import Data
 from pipeline.config import DataConfig
+from pipeline.opening import Data
 from pipeline.order import Share
 from tests.test_addons import needs_addons, where_available
 from tests.test_network import normed, plain

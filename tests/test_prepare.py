@@ -21,8 +21,9 @@ from PIL import Image
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from pipeline import index, shapes, shards
-from pipeline.build import open_data, training_batches
+from pipeline.build import training_batches
 from pipeline.config import DataConfig, PrepareConfig, ShapesConfig, UsageError
+from pipeline.opening import open_data
 from pipeline.order import Share
 from pipeline.prepare import prepare
 from pipeline.statistics import named

@@ -12,8 +12,8 @@ from PIL import Image
 
 from benchmarks import bounds
 from pipeline import cost
-from pipeline.build import Data
 from pipeline.config import DataConfig
+from pipeline.opening import Data
 from pipeline.profile import Report, Stage, Suggestion, _Machine, profile
 from tests.test_cli import refused, tool
 from tools import profile_pipeline
@@ -54,7 +54,7 @@ def test_four_inputs_are_bound_by_what_was_made_to_bound_them(name: str, monkeyp
 def test_the_stages_make_up_the_whole(small: DataConfig, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "SECONDS", 0.05)
     report = profile(data, dataclasses.replace(small, cache="none"))
-    assert [stage.name for stage in report.stages] == ["read", "plan", "decode", "batch", "augment", "prefetch"]
+    assert [stage.name for stage in report.stages] == ["read", "plan", "decode", "augment", "prefetch"]
     assert sum(stage.share for stage in report.stages) == pytest.approx(1)
     assert sum(stage.cpu_ms + stage.wait_ms for stage in report.stages) == pytest.approx(report.thread_ms)
     assert report.decoder_floor_ms > 0

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.build import open_data
 from pipeline.config import DataConfig, UsageError
+from pipeline.opening import open_data
 from pipeline.selection import unwanted
 from tests.test_duplicates import images, index_of
 from tests.test_outliers import rendered

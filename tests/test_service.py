@@ -17,8 +17,9 @@ import tensorflow as tf
 from models import train as training
 from models.config import ModelConfig, TrainConfig
 from pipeline import fetch, reader, service
-from pipeline.build import Data, open_data, training_batches
+from pipeline.build import training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
+from pipeline.opening import Data, open_data
 from pipeline.order import Share
 from tests.test_multiworker import free_ports
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.build import Data, training_batches
+from pipeline.build import training_batches
 from pipeline.config import AugmentConfig, DataConfig
+from pipeline.opening import Data
 from pipeline.order import Share
 from tests.test_cli import refused
 

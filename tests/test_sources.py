@@ -16,8 +16,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from pipeline import sources
-from pipeline.build import open_data
 from pipeline.config import DataConfig, ShapesConfig, UsageError
+from pipeline.opening import open_data
 from pipeline.sources import resolve, scan, validation_split
 
 ENDINGS = ".jpg, .jpeg, .png, .webp, .bmp"

@@ -19,7 +19,7 @@ from models.config import ProfileConfig, config_json, flat
 from models.evaluation import evaluate_run
 from models.schedules import Schedule
 from models.tensorboard import GRID, Profiler
-from pipeline import build
+from pipeline import build, opening
 from pipeline.order import Share
 from tests.test_train import PLAIN, STEPS, TINY, events, finished, scalars
 
@@ -76,7 +76,7 @@ def pixels(encoded: np.ndarray) -> np.ndarray:
 def test_the_augmented_training_images_are_shown() -> None:
     model_dir, _ = finished()
     (event,) = events(model_dir).Tensors("augmented training images")
-    data = build.open_data(TINY.data)
+    data = opening.open_data(TINY.data)
     images, _ = next(iter(build.training_batches(data, TINY.data, TINY.seed, Share(TINY.data.batch_size))))
     assert event.step == 0
     np.testing.assert_array_equal(pixels(make_ndarray(event.tensor_proto)), pictures.grid(images[:GRID].numpy()))

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from models.config import ModelConfig, TrainConfig, config_json, to_dict
-from pipeline.build import Data
 from pipeline.config import DataConfig
+from pipeline.opening import Data
 from tests.test_addons import OF_ADDONS
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -17,7 +17,7 @@ from pipeline.config import UsageError, require
 from tools import flags, quiet
 
 if typing.TYPE_CHECKING:
-    from pipeline.build import Data
+    from pipeline.opening import Data
     from pipeline.profile import Report
 
 FLAGS = absl_flags.FLAGS
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         folder = os.path.dirname(str(FLAGS[name].value)) or "."
         require(os.path.isdir(folder), f"--{name} ({FLAGS[name].value}) lies in no directory: make {folder} first.")
     quiet.import_tensorflow()
-    from pipeline.build import open_data
+    from pipeline.opening import open_data
     from pipeline.profile import profile
 
     step_ms = FLAGS.step_ms
@@ -84,7 +84,8 @@ def timed_step(config: TrainConfig) -> tuple[float, Data]:
     import tf_keras as keras
 
     from models import strategy, train
-    from pipeline.build import open_data, training_batches
+    from pipeline.build import training_batches
+    from pipeline.opening import open_data
 
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)

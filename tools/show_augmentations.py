@@ -77,7 +77,8 @@ def main(argv: list[str]) -> int:
 
 def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.ndarray]:
     """{name: uint8 [count, s, s, c]}: the first images of training, the same ones in every row."""
-    from pipeline.build import open_data, training_batches
+    from pipeline.build import training_batches
+    from pipeline.opening import open_data
     from pipeline.order import Share
 
     data = open_data(config)

@@ -9,8 +9,9 @@ import loading_tf
 import tensorflow as tf
 
 from pipeline import prepare as preparing
-from pipeline.build import open_data, training_batches
+from pipeline.build import training_batches
 from pipeline.config import AugmentConfig, DataConfig, PrepareConfig
+from pipeline.opening import open_data
 from pipeline.order import Share
 
 

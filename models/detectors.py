@@ -1,0 +1,332 @@
+"""What goes wrong in a run, read off its telemetry: pure numpy, a function for each kind of trouble.
+
+    for alarm in alarms(trace):
+        print(alarm.step, alarm.kind, alarm.evidence)
+
+Every detector is causal: what it says of a step depends on no later one, so that it says the same during a run and
+after it. Losses and norms are compared as logarithms, by median and median absolute deviation, so that neither their
+unit nor a single odd batch matters. A detector that looks at layers alarms only together with another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+WINDOW = 64  # steps before a step that it is compared with
+LEAST = 16  # fewer say nothing
+SIGMA = 1.4826  # standard deviations in a MAD, of a normal distribution
+FAR = 7.0  # standard deviations: PaLM and OLMo count spikes of the loss from here on
+SOFTENING = 0.05  # of the first losses: below it, the logarithm of a loss is that of its noise
+AGREEMENT = 100  # steps within which a second detector has to speak
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """A `kind` of trouble, the `step` at which it became certain, and the numbers that say so."""
+
+    kind: str
+    step: int
+    evidence: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """What is known of a run or of its newest part: float64 [n], a number for each of `steps` (int64 [n]).
+
+    `warmup` is the number of steps, from the start of the run, in which the learning rate rises. `due` (int64 [m]) are
+    the steps whose layers were looked at and `layers` what `probe.Probe.read` makes of these, [m] or [m, places].
+    `validated` (int64 [k]) are the steps after which validation gave `validation_loss` [k].
+    """
+
+    steps: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    learning_rate: np.ndarray
+    loss_scale: np.ndarray
+    nonfinite: np.ndarray
+    warmup: int = 0
+    due: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    layers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    validated: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    validation_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Signal:
+    """Whether there is trouble (`on`, bool [m]) at each of `steps` (int64 [m]), and the numbers it was told from."""
+
+    steps: np.ndarray
+    on: np.ndarray
+    evidence: dict[str, np.ndarray]
+
+
+Detector = Callable[[Trace], Signal]
+
+
+# Of the loss.
+
+
+def nonfinite(trace: Trace) -> Signal:
+    """3 gradients in a row that are not finite, or `RESCALED` where a loss scale may be the reason.
+
+    The step skips such updates: one or two do no harm. float16's scale overflows on purpose, now and then; it gets from
+    2^15 to 1 in 15 halvings.
+    """
+    in_a_row = run_lengths(trace.nonfinite > 0)
+    on = in_a_row >= np.where(trace.loss_scale <= 1, 3, RESCALED)
+    return Signal(trace.steps, on, {"in_a_row": in_a_row.astype(np.float64), "loss_scale": trace.loss_scale})
+
+
+RESCALED = 16
+
+
+def loss_spike(trace: Trace) -> Signal:
+    """In 3 of 5 steps the log loss is more than 7 robust standard deviations above the median of those before.
+
+    And at least half as much again as it was. One bad batch is no spike; a run whose loss falls or rises slowly has
+    none either, as the window moves along.
+    """
+    x = log_loss(trace.loss)
+    center, spread = before(x)
+    z = (x - center) / np.maximum(spread, 0.02)
+    above = (z > FAR) & (x - center > np.log(1.5))
+    return Signal(trace.steps, moving_sum(above, 5) >= 3, {"z": z, "times": np.exp(x - center)})
+
+
+def divergence(trace: Trace) -> Signal:
+    """The log loss stays above its best level: a cumulative sum (Page 1954) of its distance exceeds `LIMIT`.
+
+    S = max(0, S + (x - best) / sigma - 1), where best is the least median of 32 steps so far and sigma the robust
+    standard deviation of differences of neighbours, over root 2, which no trend widens. Noise stays below the 1.
+    """
+    x = log_loss(trace.loss)
+    level, _ = before(x, 32)
+    best = np.fmin.accumulate(np.where(np.isnan(level), np.inf, level))
+    steps = np.abs(np.diff(x, prepend=x[:1]))
+    sigma = np.maximum(SIGMA * moving_median(steps, WINDOW) / np.sqrt(2), 0.02)
+    over = np.where(np.isfinite(best), (x - best) / sigma - 1, 0.0)
+    total, sums = 0.0, np.zeros(len(x))
+    for step, value in enumerate(np.clip(np.nan_to_num(over), -10, 10)):
+        total = max(0.0, total + value)
+        sums[step] = total
+    rise = np.nan_to_num(level - best)
+    better = np.concatenate([[True], best[1:] < best[:-1]]) if len(x) else np.zeros(0, bool)
+    since = np.maximum.accumulate(np.where(better, trace.steps, 0))
+    evidence = {"cusum": sums, "times": np.exp(rise), "since": since.astype(np.float64)}
+    return Signal(trace.steps, (sums > LIMIT) & (rise > np.log(1.25)), evidence)
+
+
+LIMIT = 60.0
+
+
+def stall(trace: Trace) -> Signal:
+    """After the warm-up and `PATIENCE` steps more, the loss is still within 3% of where it began."""
+    level = moving_median(trace.loss, 32)
+    began = np.median(trace.loss[:10]) if len(trace.loss) else np.nan
+    share = level / began
+    due = trace.steps >= trace.warmup + PATIENCE
+    return Signal(trace.steps, due & (share > 0.97) & (trace.steps[:1] == 0), {"share": share})
+
+
+PATIENCE = 150
+
+
+def oscillation(trace: Trace) -> Signal:
+    """Neighbouring log losses swing against each other: autocorrelation below -0.4, by over a fifth of the loss."""
+    x = log_loss(trace.loss)
+    rest = x - moving_median(x, 8)  # of an even number, or it would follow every swing
+    swing = SIGMA * moving_median(np.abs(rest), WINDOW)
+    products = np.concatenate([[0.0], rest[1:] * rest[:-1]])
+    together, alone = moving_sum(products, WINDOW), moving_sum(rest**2, WINDOW)
+    correlation = together / np.maximum(alone, 1e-12)
+    on = (np.arange(len(x)) >= WINDOW) & (correlation < -0.4) & (swing > 0.2)
+    return Signal(trace.steps, on, {"swing": swing, "correlation": correlation})
+
+
+def overfitting(trace: Trace) -> Signal:
+    """Validation loss has been a tenth above its best for two validations, while the training loss fell by a tenth."""
+    if not len(trace.validated):
+        return Signal(trace.validated, np.zeros(0, bool), {})
+    best = np.minimum.accumulate(trace.validation_loss)
+    at = np.array([int(np.argmin(trace.validation_loss[: k + 1])) for k in range(len(best))])
+    ends = np.maximum(1, np.searchsorted(trace.steps, trace.validated))
+    training = np.array([np.median(trace.loss[max(0, end - WINDOW) : end]) for end in ends])
+    worse = (trace.validation_loss > 1.1 * best) & (training < 0.9 * training[at])
+    times = trace.validation_loss / best
+    return Signal(trace.validated, run_lengths(worse) >= 2, {"times": times, "training_loss": training})
+
+
+# Of the layers.
+
+
+def batch_norm_gap(trace: Trace) -> Signal:
+    """The same images have twice the loss in inference as in training, in the median of the last 8 looks."""
+    inference, training = trace.layers["inference_loss"], trace.layers["training_loss"]
+    soft = SOFTENING * np.median(training[:8]) if len(training) else 0.0
+    gap = moving_median(np.log(inference + soft) - np.log(training + soft), 8)
+    return _of_layers(trace, gap > np.log(2), 8, {"times": np.exp(gap)})
+
+
+def vanishing(trace: Trace) -> Signal:
+    """Gradients against weights are a thousand times smaller in the first layer than in the last: median of 5."""
+    relative = trace.layers["gradient_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
+    ratio = relative[:, 0] / np.maximum(relative[:, -1], 1e-30) if relative.shape[1] else np.ones(len(relative))
+    middle = moving_median(ratio, 5)
+    return _of_layers(trace, middle < 1e-3, 5, {"ratio": middle})
+
+
+def exploding(trace: Trace) -> Signal:
+    """In 3 of 5 steps the gradient's norm is more than 7 robust deviations above, and 5 times, what it was before."""
+    x = np.log(np.maximum(np.nan_to_num(trace.gradient_norm, nan=np.inf, posinf=1e30), 1e-30))
+    center, spread = before(x)
+    z = (x - center) / np.maximum(spread, 0.05)
+    above = (z > FAR) & (x - center > np.log(5))
+    return Signal(trace.steps, moving_sum(above, 5) >= 3, {"z": z, "times": np.exp(x - center)})
+
+
+def dying(trace: Trace) -> Signal:
+    """In one layer, more than half of the channels are zero on all images, in the median of 3 looks."""
+    return _worst(trace, "dead", 0.5)
+
+
+def saturation(trace: Trace) -> Signal:
+    """In one layer, more than four fifths of the values are at an asymptote, in the median of 3 looks."""
+    return _worst(trace, "saturated", 0.8)
+
+
+def large_updates(trace: Trace) -> Signal:
+    """An update moves a layer's weights by more than a tenth of their norm, in the median of 5 looks after warm-up.
+
+    About a thousandth is usual (Karpathy 2022, "Building makemore part 3").
+    """
+    ratio = trace.layers["update_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
+    middle = moving_median(_largest(ratio), 5)
+    return _of_layers(trace, middle > 0.1, 5, {"ratio": middle})
+
+
+def small_updates(trace: Trace) -> Signal:
+    """No layer's weights move by 1e-5 of their norm, while the learning rate is at least a tenth of its peak."""
+    ratio = trace.layers["update_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
+    middle = moving_median(_largest(ratio), 5)
+    rates = trace.learning_rate[np.searchsorted(trace.steps, trace.due)]
+    peak = np.maximum.accumulate(rates)
+    return _of_layers(trace, (middle < 1e-5) & (rates >= 0.1 * peak), 5, {"ratio": middle})
+
+
+def moment_spike(trace: Trace) -> Signal:
+    """Adam's g / sqrt(v) has a root mean square above 2.3 in a layer: spikes follow (Wortsman et al. 2023, fig. 9)."""
+    ratio = _largest(trace.layers["moment_ratio"])
+    return _of_layers(trace, np.nan_to_num(ratio) > 2.3, LEAST, {"ratio": ratio})
+
+
+ALONE: dict[str, Detector] = {
+    each.__name__: each for each in (nonfinite, loss_spike, divergence, stall, oscillation, overfitting, batch_norm_gap)
+}
+TOGETHER: dict[str, Detector] = {
+    each.__name__: each
+    for each in (vanishing, exploding, dying, saturation, large_updates, small_updates, moment_spike)
+}
+
+
+def signals(trace: Trace) -> dict[str, Signal]:
+    """What every detector says."""
+    of_layers = {"batch_norm_gap", *TOGETHER} - {"exploding"}
+    return {
+        name: detector(trace)
+        for name, detector in {**ALONE, **TOGETHER}.items()
+        if len(trace.loss) and (trace.layers or name not in of_layers)
+    }
+
+
+def alarms(trace: Trace) -> list[Alarm]:
+    """Each kind of trouble when it begins, in the order of steps.
+
+    What layers show counts only if another detector has spoken within `AGREEMENT` steps before.
+    """
+    spoken = signals(trace)
+    found = []
+    for kind, signal in spoken.items():
+        on = signal.on
+        if kind in TOGETHER:
+            others = [other.steps[other.on] for name, other in spoken.items() if name != kind]
+            on = on & _near(signal.steps, np.concatenate(others))
+        begins = np.flatnonzero(on & ~np.concatenate([[False], on[:-1]]))
+        for at in begins:
+            evidence = {name: float(values[at]) for name, values in signal.evidence.items()}
+            found.append(Alarm(kind, int(signal.steps[at]), evidence))
+    return sorted(found, key=lambda alarm: alarm.step)
+
+
+# Running figures: each value is of the steps up to its own.
+
+
+def log_loss(loss: np.ndarray) -> np.ndarray:
+    """log(loss + 0.05 of the first losses); a loss that is not finite counts as 1e6 times the first ones."""
+    finite = np.isfinite(loss)
+    began = np.median(loss[finite][:10]) if finite.any() else 1.0
+    began = max(float(began), 1e-30)
+    return np.log(np.where(finite, np.maximum(loss, 0), 1e6 * began) / began + SOFTENING)
+
+
+def before(x: np.ndarray, window: int = WINDOW) -> tuple[np.ndarray, np.ndarray]:
+    """Median and robust standard deviation of up to `window` values before each; NaN where there are under LEAST."""
+    center, spread = np.full((2, len(x)), np.nan)
+    for at in range(LEAST, min(window, len(x))):
+        center[at] = np.median(x[:at])
+        spread[at] = SIGMA * np.median(np.abs(x[:at] - center[at]))
+    if len(x) > window:
+        past = sliding_window_view(x, window)[:-1]
+        center[window:] = np.median(past, axis=1)
+        spread[window:] = SIGMA * np.median(np.abs(past - center[window:, None]), axis=1)
+    return center, spread
+
+
+def moving_median(x: np.ndarray, window: int) -> np.ndarray:
+    """Of the last `window` values, of fewer at the start."""
+    start = np.array([np.median(x[: end + 1]) for end in range(min(window - 1, len(x)))])
+    if len(x) < window:
+        return start
+    return np.concatenate([start, np.median(sliding_window_view(x, window), axis=1)])
+
+
+def moving_sum(x: np.ndarray, window: int) -> np.ndarray:
+    """Of the last `window` values, of fewer at the start."""
+    total = np.cumsum(np.asarray(x, np.float64))
+    return total - np.concatenate([np.zeros(min(window, len(x))), total[: max(0, len(x) - window)]])
+
+
+def run_lengths(on: np.ndarray) -> np.ndarray:
+    """int64: how many in a row are on, up to each."""
+    at = np.arange(1, len(on) + 1)
+    return at - np.maximum.accumulate(np.where(on, 0, at)) if len(on) else at
+
+
+def _worst(trace: Trace, name: str, most: float) -> Signal:
+    share = moving_median(_largest(trace.layers[name]), 3)
+    return _of_layers(trace, np.nan_to_num(share) > most, 3, {"share": share})
+
+
+def _of_layers(trace: Trace, on: np.ndarray, looks: int, evidence: dict[str, np.ndarray]) -> Signal:
+    """A signal on the due steps, off before there have been so many `looks` and during the warm-up."""
+    ready = (np.arange(len(trace.due)) >= looks - 1) & (trace.due >= trace.warmup)
+    return Signal(trace.due, ready & on, evidence)
+
+
+def _largest(x: np.ndarray) -> np.ndarray:
+    """Over the places, NaN where there is none."""
+    if x.shape[1] == 0:
+        return np.full(len(x), np.nan)
+    return np.where(np.isnan(x).all(axis=1), np.nan, np.max(np.nan_to_num(x, nan=-np.inf), axis=1))
+
+
+def _near(steps: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether one of `others` lies at or up to `AGREEMENT` steps before each of `steps`."""
+    others = np.sort(others)
+    if not len(others):
+        return np.zeros(len(steps), bool)
+    at = np.searchsorted(others, steps, side="right") - 1
+    return (at >= 0) & (steps - others[np.maximum(at, 0)] <= AGREEMENT)

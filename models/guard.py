@@ -1,0 +1,120 @@
+"""A Keras callback that watches a StableModel's training, and acts where it goes wrong.
+
+    model.compile(optimizer, loss, watch_every=20, guarded=True)
+    model.fit(batches, callbacks=[StabilityGuard(act=True)], ...)
+
+Every trouble that `detectors` find is an incident. With `act`, a loss that spikes, diverges or is not a number is also
+answered, a rung higher each time: (the step itself skips an update that is not finite, and clips a gradient `OUTLYING`
+times as long as usual) -> roll back and go on with batches not yet seen -> roll back, a quarter of the learning rate,
+warm up again -> stop with advice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tf_keras as keras
+
+from models import telemetry
+from models.detectors import Alarm
+from models.history import History
+from models.incidents import Incidents
+from models.snapshots import Snapshots
+from models.stable_model import OUTLYING
+from models.summary import TrainingFailed
+
+ACUTE = ("nonfinite", "loss_spike", "divergence")  # what a rollback undoes
+TAKE_EVERY = 50  # steps between snapshots: copying 26 MB takes 10 ms
+MARGIN = 10  # steps before an alarm in which its cause may already have been at work
+ROLLBACKS = 2  # before the learning rate is cut, within `FORGIVEN` steps
+BUDGET = 5  # answers within `FORGIVEN` steps; then training stops
+FORGIVEN = 1000  # steps without an incident, after which the ladder starts anew
+CUT = 0.25
+REWARMED = 50  # steps in which a cut learning rate rises again
+
+
+class StabilityGuard(keras.callbacks.Callback):
+    """Watches; acts, if `act`. All that happens is told to `incidents`; `warmup` is in steps.
+
+    A run in which nothing happens is bit for bit the one without it.
+
+    Raises (from `fit`):
+      TrainingFailed: the budget is spent.
+    """
+
+    def __init__(self, act: bool, incidents: Incidents | None = None, warmup: int = 0) -> None:
+        super().__init__()
+        self._act, self.incidents, self._warmup = act, incidents or Incidents(), warmup
+        self._answers: list[int] = []  # steps
+        self._rewarming: tuple[int, float] | None = None  # since when, and to which factor of the learning rate
+        self._usual = float("inf")
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._history = History(self.model.probe, self._warmup)
+        self._snapshots = Snapshots(self.model)
+        self._factor = float(self.model.rate_factor.numpy())
+        if self._act:
+            self._snapshots.take()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        rows, step = self.model.rows, self.model.step
+        self._tell_of_clipped(rows, step - len(rows))
+        self._history.add(step - len(rows), rows, self.model.layers_rows)
+        alarms = self._history.new_alarms()
+        acute = next((alarm for alarm in alarms if alarm.kind in ACUTE), None) if self._act else None
+        for alarm in alarms:
+            if alarm is not acute:
+                self._tell(alarm, "none")
+        if acute:
+            self._answer(acute)
+        elif self._act:
+            self._go_on(step)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if logs and "val_loss" in logs:
+            self._history.add_validation(self.model.step, logs["val_loss"])
+
+    def _go_on(self, step: int) -> None:
+        """What a call without trouble is followed by: the learning rate's way back, what is usual, a copy."""
+        if self._rewarming:
+            since, target = self._rewarming
+            done = min(1.0, (step - since) / REWARMED)
+            self.model.scale_rate(target * done)
+            if done == 1:
+                self._rewarming = None
+        self._usual = self._history.usual("gradient_norm")
+        self.model.usual_norm.assign(self._usual)
+        if step >= self._snapshots.steps[-1] + TAKE_EVERY:
+            self._snapshots.take()
+
+    def _tell_of_clipped(self, rows: np.ndarray, first: int) -> None:
+        norms = telemetry.column(rows, "gradient_norm")
+        for number in np.flatnonzero(np.isfinite(norms) & (norms > OUTLYING * self._usual)):
+            evidence = {"gradient_norm": float(norms[number]), "usual": self._usual}
+            self._tell(Alarm("outlying_gradient", first + int(number), evidence), "clipped to the usual norm")
+
+    def _answer(self, alarm: Alarm) -> None:
+        step = self.model.step
+        self._answers = [answered for answered in self._answers if step - answered < FORGIVEN] + [step]
+        if len(self._answers) > BUDGET:
+            self._tell(alarm, "stopped")
+            raise TrainingFailed(
+                f"{alarm.kind} at step {alarm.step}, after {BUDGET} rollbacks within {FORGIVEN} steps: lower"
+                " --optimizer.learning_rate, lengthen --optimizer.warmup_epochs, or look at the data"
+                " (python -m tools.prepare names outliers)."
+            )
+        since = int(alarm.evidence.get("since", alarm.step))
+        restored = self._snapshots.restore(before=max(self._snapshots.steps[0], since - MARGIN))
+        action = f"rolled back to step {restored}"
+        if len(self._answers) > ROLLBACKS:
+            self._factor *= CUT
+            self._rewarming = (step, self._factor)
+            self.model.scale_rate(self._factor / REWARMED)
+            action += f", learning rate times {self._factor:g} after {REWARMED} steps of warm-up"
+        self._history.forget(restored)
+        self._history.tell_again()
+        self._tell(alarm, action)
+
+    def _tell(self, alarm: Alarm, action: str) -> None:
+        self.incidents.tell(alarm.step, alarm.kind, alarm.evidence, action)

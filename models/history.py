@@ -1,0 +1,83 @@
+"""The newest part of a run's telemetry, as `detectors` want it.
+
+history = History(probe, warmup=100)
+history.add(first_step, rows, layers)
+for alarm in history.new_alarms(): ...
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models import detectors, telemetry
+from models.detectors import Alarm, Trace
+from models.probe import Probe
+
+KEPT = 512  # steps: reading them takes 3 ms once a call, which 20 steps share
+
+
+class History:
+    """What the steps of a run left behind, the newest `KEPT` of them; `warmup` is in steps."""
+
+    def __init__(self, probe: Probe | None, warmup: int = 0) -> None:
+        self._probe, self._warmup = probe, warmup
+        self._steps = np.zeros(0, np.int64)
+        self._rows = np.zeros((0, len(telemetry.ROW)))
+        self._layers = np.zeros((0, probe.size if probe else 0))
+        self._validated: list[tuple[int, float]] = []
+        self._told: dict[str, int] = {}
+
+    def add(self, first_step: int, rows: np.ndarray, layers: np.ndarray) -> None:
+        """`rows` [n, len(telemetry.ROW)] and `layers` [n, probe.size] of the steps from `first_step` on."""
+        steps = np.arange(first_step, first_step + len(rows))
+        self._steps = np.concatenate([self._steps, steps])[-KEPT:]
+        self._rows = np.concatenate([self._rows, rows])[-KEPT:]
+        self._layers = np.concatenate([self._layers, layers])[-KEPT:]
+
+    def add_validation(self, step: int, loss: float) -> None:
+        self._validated.append((step, loss))
+
+    def forget(self, since: int) -> None:
+        """Steps from `since` on, which a rollback has undone, are nothing to compare later ones with."""
+        kept = self._steps < since
+        self._steps, self._rows, self._layers = self._steps[kept], self._rows[kept], self._layers[kept]
+        self._validated = [each for each in self._validated if each[0] <= since]
+
+    def usual(self, name: str) -> float:
+        """The median of a column of `telemetry.ROW`, where it is finite; infinite before there are `WINDOW` steps."""
+        values = telemetry.column(self._rows, name)
+        values = values[np.isfinite(values)]
+        return float(np.median(values)) if len(values) >= detectors.WINDOW else float("inf")
+
+    def trace(self) -> Trace:
+        column = lambda name: telemetry.column(self._rows, name)  # noqa: E731
+        due = np.isfinite(self._layers).any(axis=1)
+        # A validation whose training steps are gone cannot be compared any more.
+        known = [(step, loss) for step, loss in self._validated if len(self._steps) and step > self._steps[0]]
+        return Trace(
+            steps=self._steps,
+            loss=column("loss"),
+            gradient_norm=column("gradient_norm"),
+            learning_rate=column("learning_rate"),
+            loss_scale=column("loss_scale"),
+            nonfinite=column("nonfinite"),
+            warmup=self._warmup,
+            due=self._steps[due],
+            layers=self._probe.read(self._layers[due]) if self._probe and due.any() else {},
+            validated=np.array([step for step, _ in known], np.int64),
+            validation_loss=np.array([loss for _, loss in known]),
+        )
+
+    def new_alarms(self) -> list[Alarm]:
+        """Alarms that were not given before, in the order of steps: of one kind, once in `KEPT` steps."""
+        found = []
+        for alarm in detectors.alarms(self.trace()):
+            told = self._told.get(alarm.kind)
+            if told is None or alarm.step >= told + KEPT:
+                self._told[alarm.kind] = alarm.step
+                found.append(alarm)
+        return found
+
+    def tell_again(self) -> None:
+        """After a rollback, every kind of alarm is news."""
+        self._told = {}

@@ -1,0 +1,34 @@
+"""What went wrong in a run and what was done about it: a line each of incidents.jsonl, and how many of each kind.
+
+incidents = Incidents(os.path.join(model_dir, "incidents.jsonl"))
+incidents.tell(step=120, kind="loss_spike", evidence={"z": 9.1}, action="none")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from models.run_directory import append_json_line
+
+Listener = Callable[[int, str, dict[str, float], str], None]
+
+
+class Incidents:
+    """`counts` by kind; lines go to `path`, where that is given, and every incident to `listeners`."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self._path = path
+        self.counts: dict[str, int] = {}
+        self.listeners: list[Listener] = []
+
+    def tell(self, step: int, kind: str, evidence: dict[str, float], action: str, confidence: float = 1.0) -> None:
+        """`evidence` are the numbers that show it, `action` what was done, "none" included."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if self._path:
+            # JSON knows no infinity: a number that is not one is written as its name.
+            plain = {name: value if math.isfinite(value) else str(value) for name, value in evidence.items()}
+            line = {"step": step, "kind": kind, "evidence": plain, "action": action}
+            append_json_line(self._path, {**line, "cause": None, "confidence": confidence})
+        for listener in self.listeners:
+            listener(step, kind, evidence, action)

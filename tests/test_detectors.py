@@ -1,0 +1,311 @@
+"""Each detector on synthetic traces, on both sides of its threshold; what must never alarm."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import detectors
+from models.detectors import ALONE, TOGETHER, Trace, alarms, signals
+
+STEPS, EVERY, PLACES = 600, 20, 5
+PER_LAYER = (
+    "gradient_norm",
+    "weight_norm",
+    "update_norm",
+    "moment_ratio",
+    "dead",
+    "saturated",
+    "deviation",
+    "shift",
+)
+
+
+def healthy(steps: int = STEPS, seed: int = 0, noise: float = 0.1, unit: float = 1.0) -> Trace:
+    """A loss that falls from ln 10 to a tenth of that, under noise; everything else as in a sound run."""
+    rng = np.random.default_rng(seed)
+    at = np.arange(steps)
+    loss = unit * np.log(10) * (0.1 + 0.9 * np.exp(-at / 100)) * np.exp(noise * rng.normal(size=steps))
+    due = np.arange(0, steps, EVERY)
+    usual = {
+        "gradient_norm": 1.0,
+        "weight_norm": 10.0,
+        "update_norm": 0.01,
+        "moment_ratio": 1.0,
+        "dead": 0.05,
+        "saturated": 0.2,
+        "deviation": 1.0,
+        "shift": 0.1,
+    }
+    jitter = lambda *shape: np.exp(0.1 * rng.normal(size=shape))  # noqa: E731
+    layers = {name: usual[name] * jitter(len(due), PLACES) for name in PER_LAYER}
+    layers["training_loss"] = loss[due] * jitter(len(due))
+    layers["inference_loss"] = loss[due] * jitter(len(due))
+    validated = np.arange(100, steps + 1, 100)
+    return Trace(
+        steps=at,
+        loss=loss,
+        gradient_norm=jitter(steps),
+        learning_rate=np.full(steps, 0.1),
+        loss_scale=np.ones(steps),
+        nonfinite=np.zeros(steps),
+        due=due,
+        layers=layers,
+        validated=validated,
+        validation_loss=np.linspace(2, 1, len(validated)) * unit,
+    )
+
+
+def changed(trace: Trace, at: Any, **columns: Any) -> Trace:
+    """`trace` with columns multiplied, or set where a callable is given, at some steps."""
+    new = {}
+    for name, factor in columns.items():
+        values = getattr(trace, name).copy()
+        values[at] = factor(values[at]) if callable(factor) else values[at] * factor
+        new[name] = values
+    return dataclasses.replace(trace, **new)
+
+
+def with_layers(trace: Trace, at: slice = slice(None), place: Any = slice(None), **figures: float) -> Trace:
+    layers = {name: values.copy() for name, values in trace.layers.items()}
+    for name, value in figures.items():
+        of = layers[name]
+        if of.ndim == 1:
+            of[at] *= value
+        else:
+            of[at, place] = value
+    return dataclasses.replace(trace, layers=layers)
+
+
+def kinds(trace: Trace) -> set[str]:
+    return {alarm.kind for alarm in alarms(trace)}
+
+
+def first_on(trace: Trace, kind: str) -> int | None:
+    signal = signals(trace)[kind]
+    return int(signal.steps[signal.on][0]) if signal.on.any() else None
+
+
+# A run without trouble.
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_sound_run_raises_nothing(seed: int) -> None:
+    assert alarms(healthy(seed=seed)) == []
+
+
+@given(seed=st.integers(0, 2**32 - 1), noise=st.floats(0, 0.4), unit=st.floats(1e-3, 1e3), steps=st.integers(1, STEPS))
+@settings(max_examples=100, deadline=None)
+def test_neither_unit_nor_noise_nor_length_alarms(seed: int, noise: float, unit: float, steps: int) -> None:
+    assert alarms(healthy(steps, seed, noise, unit)) == []
+
+
+@given(seed=st.integers(0, 2**32 - 1), level=st.floats(0.01, 100), noise=st.floats(0, 0.5))
+@settings(max_examples=50, deadline=None)
+def test_noise_around_a_plateau_is_neither_spike_nor_divergence(seed: int, level: float, noise: float) -> None:
+    rng = np.random.default_rng(seed)
+    falling = np.linspace(3, 1, 50)
+    loss = level * np.concatenate([falling, np.ones(550)]) * np.exp(noise * rng.normal(size=STEPS))
+    found = kinds(dataclasses.replace(healthy(), loss=loss))
+    assert not found & {"loss_spike", "divergence", "stall"}
+
+
+@given(unit=st.floats(1e-3, 1e3))
+@settings(max_examples=20, deadline=None)
+def test_the_unit_of_the_loss_changes_no_alarm(unit: float) -> None:
+    trace = changed(healthy(), slice(400, 420), loss=10.0)
+    scaled = dataclasses.replace(trace, loss=unit * trace.loss)
+    assert [(a.kind, a.step) for a in alarms(scaled)] == [(a.kind, a.step) for a in alarms(trace)]
+
+
+@pytest.mark.parametrize("kind", [*ALONE, *TOGETHER])
+def test_nothing_later_changes_what_was_said(kind: str) -> None:
+    trace = changed(healthy(), slice(300, None), loss=lambda x: x * np.linspace(1, 50, len(x)), gradient_norm=100.0)
+    whole, cut = signals(trace)[kind], 400
+    short = dataclasses.replace(
+        trace,
+        **{
+            name: getattr(trace, name)[:cut]
+            for name in ("steps", "loss", "gradient_norm", "learning_rate", "loss_scale", "nonfinite")
+        },
+        due=trace.due[trace.due < cut],
+        layers={name: values[trace.due < cut] for name, values in trace.layers.items()},
+        validated=trace.validated[trace.validated <= cut],
+        validation_loss=trace.validation_loss[trace.validated <= cut],
+    )
+    part = signals(short)[kind]
+    np.testing.assert_array_equal(part.on, whole.on[: len(part.on)])
+
+
+# Each kind of trouble.
+
+
+def test_gradients_that_are_not_finite() -> None:
+    assert alarms(changed(healthy(), [250, 251], nonfinite=lambda x: x + 1)) == []
+    found = alarms(changed(healthy(), [250, 251, 252], nonfinite=lambda x: x + 1))
+    assert [(alarm.kind, alarm.step) for alarm in found] == [("nonfinite", 252)]
+
+
+@pytest.mark.parametrize(("in_a_row", "expected"), [(15, None), (16, 215)])
+def test_a_loss_scale_excuses_some(in_a_row: int, expected: int | None) -> None:
+    trace = changed(healthy(), slice(200, 200 + in_a_row), nonfinite=lambda x: x + 1)
+    assert first_on(dataclasses.replace(trace, loss_scale=np.full(STEPS, 2.0**15)), "nonfinite") == expected
+
+
+@pytest.mark.parametrize(("times", "expected"), [(1.2, None), (4.0, 402)])
+def test_a_spike_of_the_loss(times: float, expected: int | None) -> None:
+    assert first_on(changed(healthy(), slice(400, 410), loss=times), "loss_spike") == expected
+
+
+def test_one_odd_batch_is_no_spike() -> None:
+    assert first_on(changed(healthy(), [400], loss=50.0), "loss_spike") is None
+    assert first_on(changed(healthy(), [400, 401], loss=50.0), "loss_spike") is None
+
+
+def test_a_spike_in_the_first_steps_is_seen() -> None:
+    assert first_on(changed(healthy(), slice(30, 40), loss=20.0), "loss_spike") == 32
+
+
+@pytest.mark.parametrize(("times", "expected"), [(1.1, False), (3.0, True)])
+def test_slow_divergence(times: float, expected: bool) -> None:
+    trace = changed(healthy(), slice(300, None), loss=lambda x: x * np.geomspace(1, times, len(x)))
+    found = first_on(trace, "divergence")
+    assert (found is not None) == expected
+    if found:
+        assert 320 < found < 550
+        assert first_on(trace, "loss_spike") is None, "too slow for that one"
+
+
+def test_a_loss_that_is_not_a_number_has_diverged() -> None:
+    trace = changed(healthy(), slice(300, None), loss=lambda x: x * np.nan)
+    assert first_on(trace, "loss_spike") == 302
+
+
+@pytest.mark.parametrize(("end", "expected"), [(0.9, None), (0.995, 150)])
+def test_a_stall(end: float, expected: int | None) -> None:
+    rng = np.random.default_rng(0)
+    loss = np.log(10) * (end + (1 - end) * np.exp(-np.arange(STEPS) / 50)) * np.exp(0.01 * rng.normal(size=STEPS))
+    trace = dataclasses.replace(healthy(), loss=loss)
+    assert first_on(trace, "stall") == expected
+    late = dataclasses.replace(trace, warmup=200)
+    assert first_on(late, "stall") == (350 if expected else None)
+
+
+@pytest.mark.parametrize(("swing", "expected"), [(0.1, False), (0.5, True)])
+def test_oscillation(swing: float, expected: bool) -> None:
+    trace = changed(healthy(), slice(200, None), loss=lambda x: x * np.exp(swing * (-1.0) ** np.arange(len(x))))
+    assert (first_on(trace, "oscillation") is not None) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"), [([2, 1.5, 1, 1.05, 1.05, 1.05], None), ([2, 1.5, 1, 1.2, 1.3, 1], 500)]
+)
+def test_overfitting(losses: list[float], expected: int | None) -> None:
+    trace = dataclasses.replace(healthy(), validation_loss=np.array(losses, np.float64))
+    assert first_on(trace, "overfitting") == expected
+
+
+def test_validation_that_worsens_with_the_training_loss_is_not_overfitting() -> None:
+    trace = changed(healthy(), slice(300, None), loss=20.0)
+    trace = dataclasses.replace(trace, validation_loss=np.array([2, 1.5, 1, 1.2, 1.3, 1.4]))
+    assert first_on(trace, "overfitting") is None
+
+
+@pytest.mark.parametrize(("times", "expected"), [(1.5, False), (3.0, True)])
+def test_a_gap_between_training_and_inference(times: float, expected: bool) -> None:
+    trace = with_layers(healthy(), slice(5, None), inference_loss=times)
+    assert (first_on(trace, "batch_norm_gap") is not None) == expected
+    assert ("batch_norm_gap" in kinds(trace)) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "figure", "place", "sound", "bad"),
+    [
+        ("vanishing", "gradient_norm", 0, 1e-2, 1e-4),
+        ("dying", "dead", 2, 0.4, 0.6),
+        ("saturation", "saturated", 2, 0.7, 0.9),
+        ("large_updates", "update_norm", 3, 0.5, 2.0),
+        ("small_updates", "update_norm", slice(None), 1e-3, 1e-5),
+        ("moment_spike", "moment_ratio", 1, 2.0, 2.6),
+    ],
+)
+def test_what_layers_show(kind: str, figure: str, place: Any, sound: float, bad: float) -> None:
+    assert first_on(with_layers(healthy(), place=place, **{figure: sound}), kind) is None
+    trace = with_layers(healthy(), place=place, **{figure: bad})
+    assert first_on(trace, kind) is not None
+    assert kinds(trace) == set(), "alone it is no alarm"
+    spiking = changed(trace, slice(400, 410), loss=10.0)
+    assert kinds(spiking) >= {"loss_spike", kind}
+
+
+@pytest.mark.parametrize(("times", "expected"), [(3.0, None), (20.0, 402)])
+def test_exploding_gradients(times: float, expected: int | None) -> None:
+    trace = changed(healthy(), slice(400, 410), gradient_norm=times)
+    assert first_on(trace, "exploding") == expected
+    assert kinds(trace) == set()
+    if expected:
+        both = changed(trace, slice(399, 410), loss=20.0)
+        assert kinds(both) == {"loss_spike", "exploding"}
+
+
+def test_small_updates_at_the_end_of_a_schedule_are_meant() -> None:
+    trace = with_layers(healthy(), slice(15, None), update_norm=1e-6)
+    assert first_on(trace, "small_updates") is not None
+    late = changed(trace, slice(290, None), learning_rate=1e-3)
+    assert first_on(late, "small_updates") is None
+
+
+def test_layers_say_nothing_during_the_warm_up() -> None:
+    trace = with_layers(healthy(), dead=1.0)
+    assert first_on(dataclasses.replace(trace, warmup=300), "dying") == 300
+
+
+def test_networks_without_such_layers_are_told_nothing_of_them() -> None:
+    trace = healthy()
+    layers = {name: values[:, :0] if values.ndim == 2 else values for name, values in trace.layers.items()}
+    assert alarms(changed(dataclasses.replace(trace, layers=layers), slice(400, 410), loss=10.0))
+    assert alarms(dataclasses.replace(trace, due=trace.due[:0], layers={})) == []
+
+
+def test_an_alarm_says_when_it_begins_and_why() -> None:
+    twice = changed(healthy(), [*range(300, 306), *range(450, 456)], loss=10.0)
+    spikes = [alarm for alarm in alarms(twice) if alarm.kind == "loss_spike"]
+    assert [alarm.step for alarm in spikes] == [302, 452]
+    assert spikes[0].evidence["times"] == pytest.approx(10, rel=0.5)
+    assert spikes[0].evidence["z"] > detectors.FAR
+
+
+# Running figures.
+
+
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), window=st.integers(1, 12))
+@settings(max_examples=100, deadline=None)
+def test_running_figures_are_those_of_each_window(values: list[float], window: int) -> None:
+    x = np.array(values)
+    windows = [x[max(0, at - window + 1) : at + 1] for at in range(len(x))]
+    np.testing.assert_allclose(detectors.moving_median(x, window), [np.median(w) for w in windows])
+    np.testing.assert_allclose(detectors.moving_sum(x, window), [w.sum() for w in windows], atol=1e-6)
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_run_lengths(on: list[bool]) -> None:
+    expected, length = [], 0
+    for each in on:
+        length = length + 1 if each else 0
+        expected.append(length)
+    assert detectors.run_lengths(np.array(on, bool)).tolist() == expected
+
+
+def test_what_a_step_is_compared_with_comes_before_it() -> None:
+    x = np.random.default_rng(0).normal(size=200)
+    center, spread = detectors.before(x)
+    assert np.isnan(center[: detectors.LEAST]).all()
+    for at in (16, 50, 63, 64, 65, 199):
+        past = x[max(0, at - 64) : at]
+        assert center[at] == pytest.approx(np.median(past))
+        assert spread[at] == pytest.approx(detectors.SIGMA * np.median(np.abs(past - np.median(past))))
