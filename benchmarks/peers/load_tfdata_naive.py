@@ -1,7 +1,8 @@
 """Loading with tf.data as tutorials write it: everything per image, z-scores in the input pipeline; float32 out.
 
-The whole image is decoded, then cropped, scaled and flipped. Small images lie decoded in memory. The z-score is work
-that the loaders with uint8 out leave to the model, and it is what this loader stands for.
+The whole image is decoded, then cropped, scaled, flipped, and made darker or lighter. Small images lie decoded in
+memory. Brightness and z-score are work that the loaders with uint8 out leave to the device, or do for a batch at once,
+and they are what this loader stands for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import loading_tf
 import tensorflow as tf
 
 MEAN, DEVIATION = 127.5, 73.9
+BRIGHTNESS = 0.1 * 255
 
 
 def prepare(threads: int, folder: str):
@@ -26,6 +28,7 @@ def prepare(threads: int, folder: str):
         else:
             image = tf.io.decode_jpeg(tf.io.read_file(image), channels=3)
             image = loading_tf.random_resized_crop(image, work.size)
+            image = tf.image.random_brightness(image, BRIGHTNESS)
         return (image - MEAN) / DEVIATION, label
 
     ds = tf.data.Dataset.from_tensor_slices((images, labels))
