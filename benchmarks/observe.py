@@ -1,10 +1,11 @@
-"""What watching a training run costs: telemetry of every step, histograms of all weights and gradients.
+"""What watching a training run costs: telemetry of every step, histograms of all weights and gradients, a guard.
 
     python -m benchmarks.observe --pairs=30 --output=result.json
 
 The same resnet9 trains batches of 128: as a plain Keras model (`plain`), as a StableModel with a row a step and
-histograms every 100 steps, all written to TensorBoard (`observed`), and with Keras's own TensorBoard callback at the
-same cadence (`keras_tensorboard`, fewer pairs: it shows weights only). Images lie in memory, so that nothing but the
+histograms every 100 steps, all written to TensorBoard (`observed`), that under a guard that may act, layers looked at
+every 20 steps (`guarded`, against `observed`), and with Keras's own TensorBoard callback at the same cadence
+(`keras_tensorboard`, fewer pairs: it shows weights only). Images lie in memory, so that nothing but the
 training step and its observation is measured. A sample of a pair is 100 steps, taken in turns of 20 with the other's:
 what disturbs the machine for some seconds then falls on both.
 """
@@ -27,7 +28,7 @@ FLAGS = flags.FLAGS
 BATCH, SIDE, CLASSES, WIDTH = 128, 32, 10, 32
 PER_CALL = 20  # steps in a compiled call, for all
 
-flags.DEFINE_integer("pairs", 30, "samples of `plain` and `observed`")
+flags.DEFINE_integer("pairs", 30, "samples of `plain` and `observed`, and of `observed` and `guarded`")
 flags.DEFINE_integer("keras_pairs", 5, "samples of `plain` and `keras_tensorboard`")
 flags.DEFINE_integer("steps", 100, "training steps a sample, and between histograms")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
@@ -40,24 +41,31 @@ def main(argv: list[str]) -> int:
     turns = FLAGS.steps // PER_CALL
     with tempfile.TemporaryDirectory() as directory:
         cases = trainings(FLAGS.steps, directory)
-        plain, watched, keras = cases["plain"], cases["observed"], cases["keras_tensorboard"]
-        mine = quiet_pairs({"plain": plain, "observed": watched}, FLAGS.pairs, turns, done=told)
-        theirs = quiet_pairs({"plain": plain, "keras_tensorboard": keras}, FLAGS.keras_pairs, turns, done=told)
+        compared = [
+            ("observed", "plain", FLAGS.pairs),
+            ("guarded", "observed", FLAGS.pairs),
+            ("keras_tensorboard", "plain", FLAGS.keras_pairs),
+        ]
+        taken = {
+            name: quiet_pairs({base: cases[base], name: cases[name]}, pairs, turns, done=told)
+            for name, base, pairs in compared
+        }
     found = []
-    for name, samples in (("observed", mine), ("keras_tensorboard", theirs)):
+    for name, base, _ in compared:
+        samples = taken[name]
         cpu = {case: [sample.cpu_seconds for sample in of] for case, of in samples.items()}
-        ratio = paired_ratio(cpu[name], cpu["plain"])
+        ratio = paired_ratio(cpu[name], cpu[base])
         low, high = ratio.ci95
         others = max(sample.others_cores for of in samples.values() for sample in of)
         print(
-            f"{name}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%});"
+            f"{name} / {base}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%});"
             f" {len(cpu[name])} pairs, others took at most {others:.2f} cores"
         )
-        overhead = tuple(a / b - 1 for a, b in zip(cpu[name], cpu["plain"], strict=True))
+        overhead = tuple(a / b - 1 for a, b in zip(cpu[name], cpu[base], strict=True))
         found.append(results.Result("observe", name, "added_cpu_fraction", "1", "lower", overhead))
         per_image = tuple(seconds / FLAGS.steps / BATCH * 1e3 for seconds in cpu[name])
         found.append(results.Result("observe", name, "cpu_ms_per_image", "ms", "lower", per_image))
-    per_image = tuple(sample.cpu_seconds / FLAGS.steps / BATCH * 1e3 for sample in mine["plain"])
+    per_image = tuple(sample.cpu_seconds / FLAGS.steps / BATCH * 1e3 for sample in taken["observed"]["plain"])
     found.append(results.Result("observe", "plain", "cpu_ms_per_image", "ms", "lower", per_image))
     if FLAGS.output:
         results.write(FLAGS.output, found, results.environment())
@@ -76,11 +84,13 @@ def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
     import tensorflow as tf
     import tf_keras as keras
 
+    from models.guard import StabilityGuard
     from models.losses import Crossentropy
     from models.resnet import resnet9
     from models.stable_model import StableModel
     from models.strategy import precision
     from models.tensorboard import TensorBoard
+    from models.train import WATCH_EVERY
 
     keras.mixed_precision.set_global_policy(precision("auto"))
     random = np.random.default_rng(0)
@@ -110,15 +120,18 @@ def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
 
         return turn
 
-    observed = stable()
-    observed.compile(optimizer(), Crossentropy(), histograms_every=steps, steps_per_execution=PER_CALL)
-    board = TensorBoard(os.path.join(directory, "observed"), BATCH, map(str, range(CLASSES)))
+    def watched(name: str, *callbacks: keras.callbacks.Callback, **options) -> Callable[[], object]:
+        model = stable()
+        model.compile(optimizer(), Crossentropy(), histograms_every=steps, steps_per_execution=PER_CALL, **options)
+        return training(model, TensorBoard(os.path.join(directory, name), BATCH, map(str, range(CLASSES))), *callbacks)
+
     theirs = keras.callbacks.TensorBoard(
         os.path.join(directory, "keras"), histogram_freq=steps // PER_CALL, update_freq=PER_CALL
     )
     return {
         "plain": training(plain_keras()),
-        "observed": training(observed, board),
+        "observed": watched("observed"),
+        "guarded": watched("guarded", StabilityGuard(act=True), watch_every=WATCH_EVERY, guarded=True),
         "keras_tensorboard": training(plain_keras(), theirs),
     }
 

@@ -20,7 +20,8 @@ WINDOW = 64  # steps before a step that it is compared with
 LEAST = 16  # fewer say nothing
 SIGMA = 1.4826  # standard deviations in a MAD, of a normal distribution
 FAR = 7.0  # standard deviations: PaLM and OLMo count spikes of the loss from here on
-SOFTENING = 0.05  # of the first losses: below it, the logarithm of a loss is that of its noise
+SOFTENING = 0.05  # of the first loss
+FIRST = 10  # steps whose median that is
 AGREEMENT = 100  # steps within which a second detector has to speak
 
 
@@ -39,7 +40,9 @@ class Trace:
 
     `warmup` is the number of steps, from the start of the run, in which the learning rate rises. `due` (int64 [m]) are
     the steps whose layers were looked at and `layers` what `probe.Probe.read` makes of these, [m] or [m, places].
-    `validated` (int64 [k]) are the steps after which validation gave `validation_loss` [k].
+    `validated` (int64 [k]) are the steps after which validation gave `validation_loss` [k], and `training_loss` [k] the
+    median of the losses of the `WINDOW` steps before each. `began` is `first_loss` of the run; None where its start was
+    not seen.
     """
 
     steps: np.ndarray
@@ -53,6 +56,18 @@ class Trace:
     layers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     validated: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     validation_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    training_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    began: float | None = None
+
+    @property
+    def log_loss(self) -> np.ndarray:
+        """log(loss / began + 0.05): a hundredth of the first loss or a thousandth is much the same, and noise.
+
+        What is not finite counts as a million times the first loss.
+        """
+        unit = first_loss(self.loss) if self.began is None else self.began
+        relative = np.where(np.isfinite(self.loss), np.maximum(self.loss, 0) / unit, 1e6)
+        return np.log(relative + SOFTENING)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +105,7 @@ def loss_spike(trace: Trace) -> Signal:
     And at least half as much again as it was. One bad batch is no spike; a run whose loss falls or rises slowly has
     none either, as the window moves along.
     """
-    x = log_loss(trace.loss)
+    x = trace.log_loss
     center, spread = before(x)
     z = (x - center) / np.maximum(spread, 0.02)
     above = (z > FAR) & (x - center > np.log(1.5))
@@ -103,7 +118,7 @@ def divergence(trace: Trace) -> Signal:
     S = max(0, S + (x - best) / sigma - 1), where best is the least median of 32 steps so far and sigma the robust
     standard deviation of differences of neighbours, over root 2, which no trend widens. Noise stays below the 1.
     """
-    x = log_loss(trace.loss)
+    x = trace.log_loss
     level, _ = before(x, 32)
     best = np.fmin.accumulate(np.where(np.isnan(level), np.inf, level))
     steps = np.abs(np.diff(x, prepend=x[:1]))
@@ -124,12 +139,11 @@ LIMIT = 60.0
 
 
 def stall(trace: Trace) -> Signal:
-    """After the warm-up and `PATIENCE` steps more, the loss is still within 3% of where it began."""
-    level = moving_median(trace.loss, 32)
-    began = np.median(trace.loss[:10]) if len(trace.loss) else np.nan
-    share = level / began
+    """After the warm-up and `PATIENCE` steps more, the loss has not come more than 3% below where it began."""
+    share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else trace.began)
+    share[:31] = np.nan  # of fewer steps: noise
     due = trace.steps >= trace.warmup + PATIENCE
-    return Signal(trace.steps, due & (share > 0.97) & (trace.steps[:1] == 0), {"share": share})
+    return Signal(trace.steps, due & (np.fmin.accumulate(share) > 0.97), {"share": share})
 
 
 PATIENCE = 150
@@ -137,7 +151,7 @@ PATIENCE = 150
 
 def oscillation(trace: Trace) -> Signal:
     """Neighbouring log losses swing against each other: autocorrelation below -0.4, by over a fifth of the loss."""
-    x = log_loss(trace.loss)
+    x = trace.log_loss
     rest = x - moving_median(x, 8)  # of an even number, or it would follow every swing
     swing = SIGMA * moving_median(np.abs(rest), WINDOW)
     products = np.concatenate([[0.0], rest[1:] * rest[:-1]])
@@ -153,11 +167,9 @@ def overfitting(trace: Trace) -> Signal:
         return Signal(trace.validated, np.zeros(0, bool), {})
     best = np.minimum.accumulate(trace.validation_loss)
     at = np.array([int(np.argmin(trace.validation_loss[: k + 1])) for k in range(len(best))])
-    ends = np.maximum(1, np.searchsorted(trace.steps, trace.validated))
-    training = np.array([np.median(trace.loss[max(0, end - WINDOW) : end]) for end in ends])
-    worse = (trace.validation_loss > 1.1 * best) & (training < 0.9 * training[at])
-    times = trace.validation_loss / best
-    return Signal(trace.validated, run_lengths(worse) >= 2, {"times": times, "training_loss": training})
+    worse = (trace.validation_loss > 1.1 * best) & (trace.training_loss < 0.9 * trace.training_loss[at])
+    evidence = {"times": trace.validation_loss / best, "training_loss": trace.training_loss}
+    return Signal(trace.validated, run_lengths(worse) >= 2, evidence)
 
 
 # Of the layers.
@@ -264,12 +276,10 @@ def alarms(trace: Trace) -> list[Alarm]:
 # Running figures: each value is of the steps up to its own.
 
 
-def log_loss(loss: np.ndarray) -> np.ndarray:
-    """log(loss + 0.05 of the first losses); a loss that is not finite counts as 1e6 times the first ones."""
-    finite = np.isfinite(loss)
-    began = np.median(loss[finite][:10]) if finite.any() else 1.0
-    began = max(float(began), 1e-30)
-    return np.log(np.where(finite, np.maximum(loss, 0), 1e6 * began) / began + SOFTENING)
+def first_loss(loss: np.ndarray) -> float:
+    """The median of the first `FIRST` finite losses; at least 1e-30."""
+    finite = loss[np.isfinite(loss)][:FIRST]
+    return max(float(np.median(finite)), 1e-30) if len(finite) else 1.0
 
 
 def before(x: np.ndarray, window: int = WINDOW) -> tuple[np.ndarray, np.ndarray]:

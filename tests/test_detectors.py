@@ -58,6 +58,8 @@ def healthy(steps: int = STEPS, seed: int = 0, noise: float = 0.1, unit: float =
         layers=layers,
         validated=validated,
         validation_loss=np.linspace(2, 1, len(validated)) * unit,
+        training_loss=np.array([np.median(loss[max(0, step - detectors.WINDOW) : step]) for step in validated]),
+        began=detectors.first_loss(loss),
     )
 
 
@@ -111,7 +113,7 @@ def test_noise_around_a_plateau_is_neither_spike_nor_divergence(seed: int, level
     rng = np.random.default_rng(seed)
     falling = np.linspace(3, 1, 50)
     loss = level * np.concatenate([falling, np.ones(550)]) * np.exp(noise * rng.normal(size=STEPS))
-    found = kinds(dataclasses.replace(healthy(), loss=loss))
+    found = kinds(dataclasses.replace(healthy(), loss=loss, began=detectors.first_loss(loss)))
     assert not found & {"loss_spike", "divergence", "stall"}
 
 
@@ -119,7 +121,7 @@ def test_noise_around_a_plateau_is_neither_spike_nor_divergence(seed: int, level
 @settings(max_examples=20, deadline=None)
 def test_the_unit_of_the_loss_changes_no_alarm(unit: float) -> None:
     trace = changed(healthy(), slice(400, 420), loss=10.0)
-    scaled = dataclasses.replace(trace, loss=unit * trace.loss)
+    scaled = dataclasses.replace(trace, loss=unit * trace.loss, began=unit * trace.began)
     assert [(a.kind, a.step) for a in alarms(scaled)] == [(a.kind, a.step) for a in alarms(trace)]
 
 
@@ -137,6 +139,7 @@ def test_nothing_later_changes_what_was_said(kind: str) -> None:
         layers={name: values[trace.due < cut] for name, values in trace.layers.items()},
         validated=trace.validated[trace.validated <= cut],
         validation_loss=trace.validation_loss[trace.validated <= cut],
+        training_loss=trace.training_loss[trace.validated <= cut],
     )
     part = signals(short)[kind]
     np.testing.assert_array_equal(part.on, whole.on[: len(part.on)])
@@ -190,8 +193,9 @@ def test_a_loss_that_is_not_a_number_has_diverged() -> None:
 def test_a_stall(end: float, expected: int | None) -> None:
     rng = np.random.default_rng(0)
     loss = np.log(10) * (end + (1 - end) * np.exp(-np.arange(STEPS) / 50)) * np.exp(0.01 * rng.normal(size=STEPS))
-    trace = dataclasses.replace(healthy(), loss=loss)
+    trace = dataclasses.replace(healthy(), loss=loss, began=detectors.first_loss(loss))
     assert first_on(trace, "stall") == expected
+    assert first_on(dataclasses.replace(trace, began=None), "stall") is None, "who has not seen the start cannot say"
     late = dataclasses.replace(trace, warmup=200)
     assert first_on(late, "stall") == (350 if expected else None)
 
@@ -211,8 +215,8 @@ def test_overfitting(losses: list[float], expected: int | None) -> None:
 
 
 def test_validation_that_worsens_with_the_training_loss_is_not_overfitting() -> None:
-    trace = changed(healthy(), slice(300, None), loss=20.0)
-    trace = dataclasses.replace(trace, validation_loss=np.array([2, 1.5, 1, 1.2, 1.3, 1.4]))
+    rising = np.array([2, 1.5, 1, 1.2, 1.3, 1.4])
+    trace = dataclasses.replace(healthy(), validation_loss=rising, training_loss=rising)
     assert first_on(trace, "overfitting") is None
 
 

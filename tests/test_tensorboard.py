@@ -114,6 +114,16 @@ def test_histograms_come_at_their_steps_for_every_weight() -> None:
         assert [event.step for event in read.Tensors(tag)] == [0, 10, 20, 30], tag
 
 
+def test_layers_are_shown_at_the_steps_at_which_they_were_looked_at() -> None:
+    model_dir, _ = finished()
+    read = events(model_dir)
+    tags = [tag for tag in read.Tags()["tensors"] if tag.startswith("layers/")]
+    assert {tag.split("/")[1] for tag in tags} >= {"gradient_norm", "update_norm", "dead", "deviation", "training_loss"}
+    for tag in tags:
+        steps = [event.step for event in read.Tensors(tag)]
+        assert steps == list(range(0, 2 * STEPS, train.WATCH_EVERY)), tag
+
+
 def traces(directory: pathlib.Path) -> list[pathlib.Path]:
     return list(directory.glob("plugins/profile/*/*.xplane.pb"))
 

@@ -223,6 +223,37 @@ def test_skipped_updates_are_recorded_and_training_goes_on(tmp_path: pathlib.Pat
     assert np.isfinite(summary["final"]["loss"])
 
 
+fails_a_while = functools.partial(failing, first=5, last=9)
+
+
+def test_trouble_is_told_in_the_summary_and_to_tensorboard(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_a_while"))
+    summary = train.train(config, str(tmp_path))
+    assert summary["incidents"] == {"nonfinite_gradient": 4, "nonfinite": 1}
+    incidents = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
+    (told,) = [incident for incident in incidents if incident["kind"] == "nonfinite"]
+    assert (told["step"], told["action"]) == (7, "none")
+    read = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0}).Reload()
+    assert [event.step for event in read.Tensors("incidents/nonfinite")] == [7]
+    assert [event.step for event in read.Tensors("incidents/nonfinite_gradient")] == [5, 6, 7, 8]
+    assert b"nonfinite" in b"".join(bytes(e.tensor_proto.string_val[0]) for e in read.Tensors("incidents"))
+
+
+def test_a_guard_that_cannot_help_ends_the_run(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=10, guard="act", model=ModelConfig(name=f"{__file__}:fails_for_good"))
+    summary = train.train(config, str(tmp_path))
+    assert summary["status"] == "failed"
+    assert "after 5 rollbacks within 1000 steps" in summary["reason"]
+    assert summary["incidents"]["nonfinite"] == 6
+
+
+@pytest.mark.parametrize("guard", ["off", "act"])
+def test_a_guard_changes_nothing_in_a_sound_run(guard: str, tmp_path: pathlib.Path) -> None:
+    watched = train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path / "watched"))
+    other = train.train(dataclasses.replace(PLAIN, epochs=1, guard=guard), str(tmp_path / guard))
+    assert other["final"] == watched["final"]
+
+
 def test_a_run_that_stops_learning_stops_early(tmp_path: pathlib.Path) -> None:
     optimizer = OptimizerConfig(name="adam", learning_rate=1e-12)
     config = dataclasses.replace(PLAIN, epochs=5, early_stopping=1, optimizer=optimizer)
@@ -326,7 +357,8 @@ def test_a_run_that_only_skips_fails_with_exit_code_3(tmp_path: pathlib.Path) ->
     assert summary["status"] == "failed"
     assert re.fullmatch(reason, summary["reason"])
     assert 105 <= summary["steps"] < 110, "it ends with the call that reaches the limit"
-    assert summary["incidents"] == {"nonfinite_gradient": summary["steps"] - 5}
+    told = {"nonfinite_gradient": summary["steps"] - 5, "nonfinite": 1, "small_updates": 1}
+    assert summary["incidents"] == told, "weights that never move are seen too"
     assert len((tmp_path / "run" / "incidents.jsonl").read_text().splitlines()) == summary["steps"] - 5
 
 
