@@ -129,7 +129,7 @@ class Probe:
         return tf.stack([*groups, *activations, *shifts, *step])
 
 
-def noise_scale(of_replica: tf.Tensor, of_all: tf.Tensor, batch: int, replicas: int) -> tf.Tensor:
+def noise_scale(of_replica: tf.Tensor, of_all: tf.Tensor, batch: tf.Tensor | float, replicas: int) -> tf.Tensor:
     """The batch, in images, at which noise and gradient are as strong as each other; NaN on one replica.
 
     From the squared gradient norm of one replica's `batch` images and that of all replicas' (McCandlish et al. 2018,

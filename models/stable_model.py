@@ -413,7 +413,7 @@ class StableModel(keras.Model):
                 self.get_layer("normalize")(images[:IMAGES]),
                 loss_of,
                 loss_of(shown),
-                noise_scale(squared, tf.square(norm), images.shape[0], replicas),
+                noise_scale(squared, tf.square(norm), tf.cast(tf.shape(images)[0], tf.float32), replicas),
                 gradients,
                 optimizers.second_moments(self.optimizer.inner_optimizer, self.trainable_variables),
                 before,
