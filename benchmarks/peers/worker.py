@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import resource
+import signal
 import sys
 import time
 import types
@@ -65,7 +66,8 @@ def living_descendants_cpu_seconds(ancestor: int) -> float:
 
 
 def serve(path: str, threads: int, settings: dict[str, str]) -> int:
-    os.setpgid(0, 0)  # so that all of its processes can be stopped at once, and end when what started it is killed
+    os.setpgid(0, 0)  # so that all of its processes can be stopped at once, and end when what started it is killed:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the kernel then sends this one, which nohup has children ignore
     # Replies get the real standard output to themselves; what frameworks print goes to standard error.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
