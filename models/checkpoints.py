@@ -32,9 +32,7 @@ class Checkpoints:
     def __init__(self, directory: str, model: StableModel) -> None:
         self.directory, self.model = directory, model
         averages = {"averages": model.averages.variables} if model.averages else {}
-        self._tracked = tf.train.Checkpoint(
-            model=model, data_step=model.data_step, rate_factor=model.rate_factor, **averages
-        )
+        self._tracked = tf.train.Checkpoint(model=model, data_step=model.data_step, rate_cut=model.rate_cut, **averages)
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint of the model's step with `state`, which JSON can hold; drops old ones.

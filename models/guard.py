@@ -25,11 +25,11 @@ from models.stable_model import OUTLYING
 from models.summary import TrainingFailed
 
 ACUTE = ("nonfinite", "loss_spike", "divergence")  # what a rollback undoes
-TAKE_EVERY = 50  # steps between snapshots: copying 26 MB takes 10 ms
+TAKE_EVERY = 50  # steps between snapshots: copying 26 MB takes 4 ms
 MARGIN = 10  # steps before an alarm in which its cause may already have been at work
 ROLLBACKS = 2  # before the learning rate is cut, within `FORGIVEN` steps
 BUDGET = 5  # answers within `FORGIVEN` steps; then training stops
-FORGIVEN = 1000  # steps without an incident, after which the ladder starts anew
+FORGIVEN = 1000  # steps after which an answer does not count any more
 CUT = 0.25
 REWARMED = 50  # steps in which a cut learning rate rises again
 
@@ -47,14 +47,16 @@ class StabilityGuard(keras.callbacks.Callback):
         super().__init__()
         self._act, self.incidents, self._warmup = act, incidents or Incidents(), warmup
         self._answers: list[int] = []  # steps
-        self._rewarming: tuple[int, float] | None = None  # since when, and to which factor of the learning rate
+        self._rewarming_since: int | None = None
         self._usual = float("inf")
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._history = History(self.model.probe, self._warmup)
         self._snapshots = Snapshots(self.model)
-        self._factor = float(self.model.rate_factor.numpy())
         if self._act:
+            self.model.usual_norm.assign(self._usual)
+            if float(self.model.rate_cut.numpy()) < 1:  # a resumed run
+                self._warm_up(self.model.step)
             self._snapshots.take()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -77,16 +79,19 @@ class StabilityGuard(keras.callbacks.Callback):
 
     def _go_on(self, step: int) -> None:
         """What a call without trouble is followed by: the learning rate's way back, what is usual, a copy."""
-        if self._rewarming:
-            since, target = self._rewarming
-            done = min(1.0, (step - since) / REWARMED)
-            self.model.scale_rate(target * done)
+        if self._rewarming_since is not None:
+            done = min(1.0, (step - self._rewarming_since) / REWARMED)
+            self.model.scale_rate(done * float(self.model.rate_cut.numpy()))
             if done == 1:
-                self._rewarming = None
+                self._rewarming_since = None
         self._usual = self._history.usual("gradient_norm")
         self.model.usual_norm.assign(self._usual)
         if step >= self._snapshots.steps[-1] + TAKE_EVERY:
             self._snapshots.take()
+
+    def _warm_up(self, step: int) -> None:
+        self._rewarming_since = step
+        self.model.scale_rate(float(self.model.rate_cut.numpy()) / REWARMED)
 
     def _tell_of_clipped(self, rows: np.ndarray, first: int) -> None:
         norms = telemetry.column(rows, "gradient_norm")
@@ -108,10 +113,9 @@ class StabilityGuard(keras.callbacks.Callback):
         restored = self._snapshots.restore(before=max(self._snapshots.steps[0], since - MARGIN))
         action = f"rolled back to step {restored}"
         if len(self._answers) > ROLLBACKS:
-            self._factor *= CUT
-            self._rewarming = (step, self._factor)
-            self.model.scale_rate(self._factor / REWARMED)
-            action += f", learning rate times {self._factor:g} after {REWARMED} steps of warm-up"
+            self.model.rate_cut.assign(CUT * self.model.rate_cut)
+            self._warm_up(step)
+            action += f", learning rate times {self.model.rate_cut.numpy():g} after {REWARMED} steps of warm-up"
         self._history.forget(restored)
         self._history.tell_again()
         self._tell(alarm, action)

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-IMAGES = 8  # of a replica's batch, in inference mode: a 50th of what a step with 128 images costs
+IMAGES = 8  # of a replica's batch, in inference mode: a 16th of a forward pass over 128
 STEP = ("inference_loss", "training_loss", "noise_scale")
 GROUP = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
 ACTIVATION = ("dead", "saturated", "deviation")

@@ -6,8 +6,8 @@
 
 `fit` is Keras's. Many steps run in one compiled call; each leaves a row of telemetry (`rows`), and every
 `histograms_every` steps the buckets of all weights and gradients (`histograms`), every `watch_every` steps figures of
-each layer (`layers`). Loss for gradients is divided by the global batch, so that gradients sum over replicas; loss for
-people is the mean.
+each layer (`layers_rows`). Loss for gradients is divided by the global batch, so that gradients sum over replicas; loss
+for people is the mean.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ class StableModel(keras.Model):
 
     # Declared on the class because Keras makes weights of all other variables it is given.
     data_step: tf.Variable = None
-    # What a guard turns: the learning rate is so many times what it would be; gradients are usually so long.
+    # What a guard turns: the learning rate is `rate_factor` times what it would be, and comes to `rate_cut` times that
+    # as it warms up; gradients are usually so long.
     rate_factor: tf.Variable = None
+    rate_cut: tf.Variable = None
     usual_norm: tf.Variable = None
     train_function: Any = None
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
@@ -118,6 +120,7 @@ class StableModel(keras.Model):
         model = cls(inputs, logits, name=network.name)
         model.data_step = _alike(0, tf.int64, "data_step")
         model.rate_factor = _alike(1.0, tf.float32, "rate_factor")
+        model.rate_cut = _alike(1.0, tf.float32, "rate_cut")
         model.usual_norm = _alike(np.inf, tf.float32, "usual_norm")
         random = [layer for layer in inner._flatten_layers() if isinstance(layer, Dropout)]
         for number, layer in enumerate(random):

@@ -33,7 +33,7 @@ from pipeline.order import Share
 from pipeline.reader import evaluation_steps
 
 STEPS_PER_EXECUTION = 20  # more hides no more dispatch, and a signal waits for the call to end
-WATCH_EVERY = 20  # steps between looks at each layer: 0.2% of the time of a step
+WATCH_EVERY = 20  # steps between looks at each layer; with the guard, 0.6% of the CPU time (benchmarks.observe)
 STATISTICS_STEPS = 100  # an error of the mean of a tenth of what one batch has
 
 
