@@ -13,7 +13,7 @@ from models import detectors, telemetry
 from models.detectors import Alarm, Trace
 from models.probe import Probe
 
-KEPT = 256  # steps: reading them takes 4 ms once a call, which 20 steps share
+KEPT = 256  # steps: reading them takes 5 ms once a call, which 20 steps share
 
 
 class History:
