@@ -371,3 +371,22 @@ def test_memory_does_not_grow_with_the_data(tmp_path: pathlib.Path) -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         peaks[shards] = int(done.stdout.split()[-1])
     assert peaks[40] < 1.05 * peaks[4]
+
+
+@pytest.mark.parametrize("kind", [{"cache": "none"}, {"cache": "memory"}])
+@pytest.mark.parametrize("crop", [0.0, 0.5])
+def test_a_flip_alone_mirrors_its_share_of_the_images_once(
+    small: DataConfig, data: Data, kind: dict[str, str], crop: float
+) -> None:
+    def first(flip: float) -> np.ndarray:
+        config = dataclasses.replace(small, **kind, augment=AugmentConfig(flip=flip, random_resized_crop=crop))
+        images, _ = next(iter(training_batches(data, config, 0, Share(100))))
+        return images.numpy()
+
+    plain = first(0.0)
+    np.testing.assert_array_equal(first(1.0), plain[:, :, ::-1])
+    some = first(0.5)
+    turned = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(some, plain, strict=True)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(some, plain, strict=True)])
+    assert (turned ^ same).all()
+    assert 30 < turned.sum() < 70
