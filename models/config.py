@@ -19,6 +19,17 @@ from pipeline.config import DataConfig, UsageError, one_of, option, require
 RESNETS = ("resnet18", "resnet34", "resnet50")
 ARCHITECTURES = ("cnn", "resnet9", *RESNETS)
 NORMS = ("batch", "sync_batch", "group")
+PATCHES = (
+    "relu",
+    "leaky_relu",
+    "he_normal",
+    "batch_norm",
+    "logits",
+    "trainable",
+    "norm_momentum",
+    "no_dropout",
+    "no_penalty",
+)
 OPTIMIZERS = ("sgd", "sgdw", "adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
 SCHEDULES = ("constant", "cosine", "one_cycle", "step", "polynomial", "restarts")
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
@@ -44,12 +55,20 @@ class ModelConfig:
     dropout: float = option(0.0, "share of units dropped before the classifier (and after each stage of cnn)")
     l1: float = option(0.0, "L1 penalty on kernels, added to the loss")
     l2: float = option(0.0, "L2 penalty on kernels, added to the loss: value times sum of squares")
+    patch: str = option(
+        "",
+        "changes of the network, several by comma: relu (for activations that saturate) | leaky_relu (for ReLU) |"
+        " he_normal (initial weights) | batch_norm (behind each kernel) | logits (no activation at the end) | trainable"
+        " (no layer frozen) | norm_momentum (0.9) | no_dropout | no_penalty",
+    )
 
     def __post_init__(self) -> None:
         if ":" not in self.name:
             one_of("model.name", self.name, ARCHITECTURES)
         one_of("model.stem", self.stem, ("auto", "imagenet", "small"))
         one_of("model.norm", self.norm, NORMS)
+        for name in self.patches:
+            one_of("model.patch", name, PATCHES)
         require(self.width >= 0, f"model.width ({self.width}) must not be negative; 0 takes the network's own.")
         for name in ("dropout", "stochastic_depth"):
             value = getattr(self, name)
@@ -66,6 +85,10 @@ class ModelConfig:
             not self.spectral_norm or self.name == "cnn",
             f"model.spectral_norm is for model.name=cnn, not {self.name}: give one or the other.",
         )
+
+    @property
+    def patches(self) -> tuple[str, ...]:
+        return tuple(filter(None, self.patch.split(",")))
 
 
 @dataclasses.dataclass(frozen=True)

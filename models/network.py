@@ -12,6 +12,7 @@ import tf_keras as keras
 from models.cnn import cnn
 from models.config import RESNETS, ModelConfig
 from models.convolution import Convolutions
+from models.patch import patched
 from models.resnet import resnet, resnet9
 from pipeline.config import UsageError
 
@@ -22,6 +23,10 @@ def create(config: ModelConfig, input_shape: tuple[int, int, int], classes: int)
     Raises:
       UsageError: the user's file, function or what it returns is not usable.
     """
+    return patched(_as_named(config, input_shape, classes), config.patches)
+
+
+def _as_named(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     if ":" in config.name:
         return _users(config.name, input_shape, classes)
     if config.spectral_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:

@@ -36,7 +36,7 @@ class Probe:
         self._at = [next(at for at, v in enumerate(variables) if v is kernel) for kernel in self._kernels.values()]
         self._norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
         # Only what the network itself calls has an output to be had; layers of a nested model have none in this graph.
-        found = [(layer, _asymptotes(layer)) for layer in network.layers]
+        found = [(layer, asymptotes(layer)) for layer in network.layers]
         taps = {layer.name: (layer.get_output_at(0), bounds) for layer, bounds in found if bounds is not None}
         self._bounds = [bounds for _, bounds in taps.values()]
         seen = {"logits": network.outputs[0], "activations": [output for output, _ in taps.values()]}
@@ -151,7 +151,7 @@ def _kernel(layer: keras.layers.Layer) -> tf.Variable | None:
     return next((v for v in layer.trainable_weights if "kernel" in v.name), None)
 
 
-def _asymptotes(layer: keras.layers.Layer) -> tuple[float | None, float | None] | None:
+def asymptotes(layer: keras.layers.Layer) -> tuple[float | None, float | None] | None:
     """What the layer's activation tends to far below and far above zero, None for no limit; None if it has none."""
     own = isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
     function: Callable | None = layer.call if own else getattr(layer, "activation", None)

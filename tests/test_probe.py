@@ -90,15 +90,15 @@ def test_the_moment_ratio_starts_at_one(name: str) -> None:
     ],
 )
 def test_asymptotes_are_found(activation: str, expected: tuple | None) -> None:
-    assert module._asymptotes(layers.Dense(3, activation=activation)) == expected
-    assert module._asymptotes(layers.Activation(activation)) == expected
+    assert module.asymptotes(layers.Dense(3, activation=activation)) == expected
+    assert module.asymptotes(layers.Activation(activation)) == expected
 
 
 def test_layers_without_weights_have_asymptotes_too() -> None:
-    assert module._asymptotes(layers.ReLU()) == (0, None)
-    assert module._asymptotes(layers.ReLU(max_value=6)) == (0, 6)
-    assert module._asymptotes(layers.LeakyReLU()) == (None, None)
-    assert module._asymptotes(layers.MaxPool2D()) is None
+    assert module.asymptotes(layers.ReLU()) == (0, None)
+    assert module.asymptotes(layers.ReLU(max_value=6)) == (0, 6)
+    assert module.asymptotes(layers.LeakyReLU()) == (None, None)
+    assert module.asymptotes(layers.MaxPool2D()) is None
 
 
 def biased(activation: str, bias: float):
