@@ -89,7 +89,7 @@ class Diagnosis:
     """All that the doctor found. `suspects` come most probable first; there is none in a run that is sound.
 
     `trace` is the run's telemetry, or that of a probe; `places` are the names of the layers in it; `replays` holds the
-    run as it was first, then every change tried.
+    run as it was first, then every change tried; `fix` are the flags that did best, several changes together perhaps.
     """
 
     source: str
@@ -101,11 +101,7 @@ class Diagnosis:
     suspects: tuple[Suspect, ...]
     pictures: tuple[Picture, ...]
     cpu_seconds: float
-
-    @property
-    def fix(self) -> dict[str, Any]:
-        """The flags that cure it: those of the most probable cause that a change was found for; empty if none was."""
-        return next((suspect.replay.flags for suspect in self.suspects if suspect.replay), {})
+    fix: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def command_line(flags: dict[str, Any]) -> list[str]:

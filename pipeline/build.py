@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from pipeline import augment, cache, crop, frames, order, reader, service
 from pipeline.cache import Images
-from pipeline.config import DataConfig
+from pipeline.config import AugmentConfig, DataConfig
 from pipeline.fetch import Fetch
 from pipeline.frames import Frames
 from pipeline.geometry import CROP_X, CROP_Y, MIRROR
@@ -214,7 +214,6 @@ def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share:
     return draws
 
 
-@functools.lru_cache(maxsize=1)  # a data set that starts again, or at another step, finds it there
 def cached(index: Index, config: DataConfig) -> Frames | Images | None:
     """The decoded images of `index` in memory, as `config.cache` says; None where they are decoded as they are used.
 
@@ -224,9 +223,15 @@ def cached(index: Index, config: DataConfig) -> Frames | Images | None:
     plan = cache.plan(index, config)
     if not plan:
         return None
+    # What becomes of an image once it is held is no reason to hold it twice.
+    return _held(index, plan, dataclasses.replace(config, batch_size=1, eval_crop=1.0, augment=AugmentConfig()))
+
+
+@functools.lru_cache(maxsize=1)  # a data set that starts again, or at another step, finds it there
+def _held(index: Index, plan: cache.Plan, config: DataConfig) -> Frames | Images:
     share = Share(min(len(index), CACHING_BATCH))
     if plan.frames:
-        batches = evaluation_batches(index, dataclasses.replace(config, eval_crop=1.0), share)
+        batches = evaluation_batches(index, config, share)
         shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
         return frames.hold(shown, len(index), plan.border, plan.mirror)
     ds, fetch = reader.evaluation_reader(config, index, share)

@@ -1,0 +1,269 @@
+"""Controlled replay: the same batches under one change, from the seed's weights or from a checkpoint.
+
+    bench = Bench(config.strategy)
+    run = bench.begin(config)
+    bench.advance(run, steps=100)
+    accuracy, loss = bench.validate(run)
+    other = bench.begin(changed(config, {"optimizer.learning_rate": 0.01}))
+
+Runs take turns on compiled models: those that differ in seed, learning rate or images alone share one, and each keeps
+its own weights, slots and step, so that any of them can be gone on with.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from models import network, strategy, telemetry
+from models import train as training
+from models.checkpoints import Checkpoints
+from models.config import StrategyConfig, TrainConfig, config_json, from_dict, to_dict
+from models.detectors import WINDOW, Trace, first_loss
+from models.snapshots import changing
+from models.stable_model import StableModel
+from pipeline import build, opening
+from pipeline.config import DataConfig
+from pipeline.opening import Data
+
+MODELS = 6  # compiled ones that are kept: about 50 MB each
+VALIDATED = 1000  # images: an accuracy of a half is known to 1.6 points
+EVALUATED = 250  # images of a replica and step
+HOPELESS = 40  # updates skipped in a row: the weights do not change any more
+
+
+def changed(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
+    """`config` with the options `flags`, by their dotted names."""
+    values = to_dict(config)
+    for name, value in flags.items():
+        *groups, last = name.split(".")
+        group = values
+        for each in groups:
+            group = group[each]
+        group[last] = value
+    return from_dict(TrainConfig, values)
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """A configuration on its way: what it has become after `step` steps, and what these left behind.
+
+    `rows` are float32 [steps, len(telemetry.ROW)], `layers` [steps, size of the model's probe].
+    """
+
+    config: TrainConfig
+    data: Data
+    first_step: int
+    step: int
+    state: list[np.ndarray]
+    rows: np.ndarray
+    layers: np.ndarray
+    validated: list[tuple[int, float, float]]  # step, accuracy, loss
+
+    @property
+    def loss(self) -> np.ndarray:
+        return telemetry.column(self.rows, "loss").astype(np.float64)
+
+    @property
+    def gradient_norm(self) -> np.ndarray:
+        return telemetry.column(self.rows, "gradient_norm").astype(np.float64)
+
+
+@dataclasses.dataclass(eq=False)
+class _Compiled:
+    model: StableModel
+    variables: list[tf.Variable]
+    start: list[np.ndarray]
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Keeps what each compiled call leaves; ends a fit that can change nothing any more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[np.ndarray] = []
+        self.layers: list[np.ndarray] = []
+        self._skipped = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.rows.append(self.model.rows)
+        self.layers.append(self.model.layers_rows)
+        skipped = telemetry.column(self.rows[-1], "nonfinite") > 0
+        self._skipped = self._skipped + len(skipped) if skipped.all() else 0
+        if self._skipped >= HOPELESS and not self.model.optimizer.dynamic:
+            self.model.stop_training = True
+
+
+class Bench:
+    """Makes runs and goes on with them, on the devices of a strategy."""
+
+    def __init__(self, devices: StrategyConfig | None = None) -> None:
+        self._devices = strategy.create(devices or StrategyConfig(name="one"))
+        self._models: collections.OrderedDict[str, _Compiled] = collections.OrderedDict()
+        self.data = functools.lru_cache(maxsize=4)(opening.open_data)
+        self._training = functools.lru_cache(maxsize=4)(self._training_batches)
+        self._evaluation = functools.lru_cache(maxsize=4)(self._evaluation_batches)
+
+    def begin(self, config: TrainConfig, checkpoint: str = "") -> Run:
+        """A run at its start, or as the `checkpoint` (a directory) of a run with the same variables left it."""
+        data = self.data(_as_read(config.data))
+        compiled = self._compiled(config, data)
+        model = compiled.model
+        for variable, value in zip(compiled.variables, compiled.start, strict=True):
+            variable.assign(value)
+        if checkpoint:
+            Checkpoints(os.path.dirname(checkpoint), model).restore(checkpoint)
+        else:
+            model.get_layer(model.name).set_weights(self._fresh(config, data).get_weights())
+            model.data_step.assign(0)
+        size = model.probe.size if model.probe else 0
+        nothing = np.zeros((0, len(telemetry.ROW)), np.float32), np.zeros((0, size), np.float32)
+        return Run(config, data, model.step, model.step, self._values(compiled.variables), *nothing, [])
+
+    def advance(self, run: Run, steps: int, callbacks: tuple[keras.callbacks.Callback, ...] = ()) -> None:
+        """Trains `run` for so many steps more; fewer where every update of many in a row was skipped."""
+        compiled = self._placed(run)
+        model, recorder = compiled.model, _Recorder()
+        model.fit(
+            self._training(run.config.data, run.config.seed, run.step),
+            steps_per_epoch=steps,
+            epochs=1,
+            verbose=0,
+            callbacks=[recorder, *callbacks],
+        )
+        run.rows = np.concatenate([run.rows, *recorder.rows])
+        run.layers = np.concatenate([run.layers, *recorder.layers])
+        run.step, run.state = model.step, self._values(compiled.variables)
+
+    def validate(self, run: Run) -> tuple[float, float]:
+        """(accuracy, mean loss) on up to `VALIDATED` validation images, drawn once."""
+        model = self._placed(run).model
+        batches, steps = self._evaluation(_as_read(run.config.data))
+        results = training.evaluate(model, batches, steps)
+        run.validated.append((run.step, results["accuracy"], results["loss"]))
+        return results["accuracy"], results["loss"]
+
+    def trace(self, run: Run) -> Trace:
+        """The run's telemetry as `detectors` want it."""
+        probe = self._compiled(run.config, run.data).model.probe
+        column = lambda name: telemetry.column(run.rows, name).astype(np.float64)  # noqa: E731
+        steps = np.arange(run.first_step, run.first_step + len(run.rows))
+        due = np.isfinite(run.layers).any(axis=1)
+        per_epoch = training.steps_in_epoch(run.config, run.data)
+        at = np.array([step - run.first_step for step, _, _ in run.validated], np.int64)
+        before = [np.median(run.loss[max(0, end - WINDOW) : end]) if end else np.nan for end in at]
+        return Trace(
+            steps=steps,
+            loss=run.loss,
+            gradient_norm=run.gradient_norm,
+            learning_rate=column("learning_rate"),
+            loss_scale=column("loss_scale"),
+            nonfinite=column("nonfinite"),
+            warmup=round(run.config.optimizer.warmup_epochs * per_epoch),
+            due=steps[due],
+            layers=probe.read(run.layers[due].astype(np.float64)) if probe and due.any() else {},
+            validated=np.array([step for step, _, _ in run.validated], np.int64),
+            validation_loss=np.array([loss for _, _, loss in run.validated]),
+            training_loss=np.array(before),
+            began=first_loss(run.loss) if run.first_step == 0 and len(run.rows) else None,
+        )
+
+    def model(self, run: Run) -> StableModel:
+        """A compiled model with `run`'s weights in it, until the next call."""
+        return self._placed(run).model
+
+    def network(self, run: Run) -> keras.Model:
+        """The network of `run` with the weights that it began with."""
+        return self._fresh(run.config, run.data)
+
+    @property
+    def replicas(self) -> int:
+        return self._devices.num_replicas_in_sync
+
+    # What is shared.
+
+    def _compiled(self, config: TrainConfig, data: Data) -> _Compiled:
+        key = _key(config, data)
+        if key in self._models:
+            self._models.move_to_end(key)
+            training.set_up(config)
+            return self._models[key]
+        training.set_up(config)
+        per_epoch = training.steps_in_epoch(config, data)
+        # The rate is 1 in the compiled function, and scaled to what a run's configuration says.
+        plain = changed(config, {"optimizer.learning_rate": 1.0, "seed": 0, "histograms_every": 0, "guard": "act"})
+        model = training.create_model(plain, data, self._devices, per_epoch)
+        variables = changing(model)
+        self._models[key] = _Compiled(model, variables, self._values(variables))
+        while len(self._models) > MODELS:
+            self._models.popitem(last=False)
+        return self._models[key]
+
+    def _placed(self, run: Run) -> _Compiled:
+        compiled = self._compiled(run.config, run.data)
+        for variable, value in zip(compiled.variables, run.state, strict=True):
+            variable.assign(value)
+        compiled.model.data_step.assign(run.step)
+        compiled.model.scale_rate(run.config.optimizer.learning_rate)
+        compiled.model.usual_norm.assign(np.inf)
+        return compiled
+
+    def _values(self, variables: list[tf.Variable]) -> list[np.ndarray]:
+        local = self._devices.experimental_local_results
+        # Copies: on a CPU, what .numpy() gives is the variable's own memory.
+        return [np.array(local(variable)[0].numpy()) for variable in variables]
+
+    def _fresh(self, config: TrainConfig, data: Data) -> keras.Model:
+        """The network, and the weights, that `train` would begin with."""
+        training.set_up(config)
+        size, channels = config.data.image_size, config.data.channels
+        with self._devices.scope():
+            return network.create(config.model, (size, size, channels), len(data.classes))
+
+    def _training_batches(self, config: DataConfig, seed: int, start_step: int) -> Any:
+        share = strategy.share(self._devices, config.batch_size)
+        data = self.data(_as_read(config))
+        return self._devices.distribute_datasets_from_function(
+            lambda _: build.training_batches(data, config, seed, share, start_step)
+        )
+
+    def _evaluation_batches(self, config: DataConfig) -> tuple[Any, int]:
+        data = self.data(config)
+        rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATED]
+        index = data.validation.take(np.sort(rows))
+        share = strategy.share(self._devices, EVALUATED * self._devices.num_replicas_in_sync)
+        ds = self._devices.distribute_datasets_from_function(lambda _: build.evaluation_batches(index, config, share))
+        return ds, -(-len(index) // share.global_batch_size)
+
+
+def _as_read(config: DataConfig) -> DataConfig:
+    """Without what does not matter to which images there are."""
+    plain = DataConfig()
+    return dataclasses.replace(config, augment=plain.augment, batch_size=plain.batch_size, balance=plain.balance)
+
+
+def _key(config: TrainConfig, data: Data) -> str:
+    """What two runs must have in common to share a compiled model."""
+    rate = config.optimizer
+    timeless = rate.schedule == "constant" and rate.warmup_epochs == 0 and config.averaging.name != "swa"
+    plain = DataConfig(image_size=config.data.image_size, channels=config.data.channels)
+    same = dataclasses.replace(
+        config,
+        seed=0,
+        guard="act",
+        histograms_every=0,
+        epochs=1 if timeless else config.epochs,
+        optimizer=dataclasses.replace(rate, learning_rate=1.0),
+        data=dataclasses.replace(plain, batch_size=config.data.batch_size),
+    )
+    steps = 0 if timeless else training.steps_in_epoch(config, data)
+    counts = data.class_counts.tolist() if config.class_weights == "balanced" else len(data.classes)
+    return hashlib.sha256(f"{config_json(same)} {data.mean} {data.std} {counts} {steps}".encode()).hexdigest()
