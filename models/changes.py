@@ -3,7 +3,8 @@
     for change in candidates(case): print(change.cause, change.flags, change.prior)
 
 A change carries a prior: 0 where its cause is only possible, more where the configuration has an unusual value or a
-finding or an alarm speaks for it. Generic changes calm any run: they are what specific ones are held against.
+finding or an alarm speaks for it. Generic changes help nearly any run, whatever ails it: they explain least, and are
+what specific ones are held against.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.config import AugmentConfig
 
 layers = keras.layers
 
-POSSIBLE, UNUSUAL, SHOWN = 0.0, 1.5, 3.0  # log odds; a finding of preflight makes it SHOWN
+UNLIKELY, POSSIBLE, UNUSUAL, SHOWN = -2.0, 0.0, 1.5, 3.0  # log odds; a finding of preflight makes it SHOWN
 ADAMS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
 MILD = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
@@ -95,12 +96,17 @@ def _rates(case: Case) -> Iterator[Change]:
         yield Change("learning_rate_high", {"optimizer.learning_rate": rate / 32}, high, why)
     if not wild:
         why = ("updates are tiny against the weights",) if slow else ()
-        for factor in (8, 64):
+        for factor in (8, 64) if slow or not _learns(case) else (8,):
             yield Change("learning_rate_low", {"optimizer.learning_rate": rate * factor}, 2 * bool(slow), why)
 
 
+def _learns(case: Case) -> bool:
+    began = case.trace.began or np.nan
+    return bool(_last(case.trace.loss) < 0.9 * began)
+
+
 def _warmup(case: Case) -> Iterator[Change]:
-    if case.config.optimizer.warmup_epochs or case.trace.steps[:1].sum():
+    if case.config.optimizer.warmup_epochs or case.trace.steps[:1].sum() or not case.kinds:
         return
     epochs = min(0.25 * case.config.epochs, 100 * case.config.data.batch_size / case.images)
     if epochs < case.config.epochs:
@@ -121,7 +127,7 @@ def _optimizer(case: Case) -> Iterator[Change]:
     if optimizer.name in ADAMS and optimizer.epsilon > 1e-3:
         yield Change("epsilon", {"optimizer.epsilon": 1e-7}, UNUSUAL, (f"epsilon {optimizer.epsilon:g}",))
     if optimizer.name != "adam" or optimizer.learning_rate > 0.02 or optimizer.learning_rate < 5e-5:
-        yield Change("optimizer", {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3})
+        yield Change("optimizer", {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3}, UNLIKELY, (), True)
 
 
 def _batch(case: Case) -> Iterator[Change]:
@@ -216,7 +222,7 @@ def _architecture(case: Case) -> Iterator[Change]:
     share = float(np.nanmax(dead[-3:])) if dead is not None and np.isfinite(dead[-3:]).any() else 0.0
     saturated = case.trace.layers.get("saturated")
     for cause, name, prior, why in (
-        ("no_normalization", "batch_norm", POSSIBLE, "no normalization layer"),
+        ("no_normalization", "batch_norm", UNLIKELY, "no normalization layer"),
         ("saturating_activation", "relu", UNUSUAL, "activations that saturate on both sides"),
         (
             "dying_activation",
@@ -238,7 +244,7 @@ def _architecture(case: Case) -> Iterator[Change]:
         if name == "relu" and saturated is not None and not np.isfinite(saturated).any():
             continue
         if patch.changes_anything(case.network, name):
-            yield Change(cause, _patch(case, name), prior, (why,))
+            yield Change(cause, _patch(case, name), prior, (why,), generic=name == "batch_norm")
 
 
 def _usual_momentum(case: Case) -> bool:

@@ -108,13 +108,16 @@ class Bench:
     def __init__(self, devices: StrategyConfig | None = None) -> None:
         self._devices = strategy.create(devices or StrategyConfig(name="one"))
         self._models: collections.OrderedDict[str, _Compiled] = collections.OrderedDict()
-        self.data = functools.lru_cache(maxsize=4)(opening.open_data)
+        self._data = functools.lru_cache(maxsize=4)(opening.open_data)
         self._training = functools.lru_cache(maxsize=4)(self._training_batches)
         self._evaluation = functools.lru_cache(maxsize=4)(self._evaluation_batches)
 
+    def data_of(self, config: TrainConfig) -> Data:
+        return self._data(_as_read(config.data))
+
     def begin(self, config: TrainConfig, checkpoint: str = "") -> Run:
         """A run at its start, or as the `checkpoint` (a directory) of a run with the same variables left it."""
-        data = self.data(_as_read(config.data))
+        data = self.data_of(config)
         compiled = self._compiled(config, data)
         model = compiled.model
         for variable, value in zip(compiled.variables, compiled.start, strict=True):
@@ -184,6 +187,11 @@ class Bench:
         """The network of `run` with the weights that it began with."""
         return self._fresh(run.config, run.data)
 
+    def places(self, run: Run) -> list[str]:
+        """The layers that its telemetry is of, from the input on."""
+        probe = self._compiled(run.config, run.data).model.probe
+        return probe.groups if probe else []
+
     @property
     def replicas(self) -> int:
         return self._devices.num_replicas_in_sync
@@ -230,13 +238,13 @@ class Bench:
 
     def _training_batches(self, config: DataConfig, seed: int, start_step: int) -> Any:
         share = strategy.share(self._devices, config.batch_size)
-        data = self.data(_as_read(config))
+        data = self._data(_as_read(config))
         return self._devices.distribute_datasets_from_function(
             lambda _: build.training_batches(data, config, seed, share, start_step)
         )
 
     def _evaluation_batches(self, config: DataConfig) -> tuple[Any, int]:
-        data = self.data(config)
+        data = self._data(config)
         rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATED]
         index = data.validation.take(np.sort(rows))
         share = strategy.share(self._devices, EVALUATED * self._devices.num_replicas_in_sync)

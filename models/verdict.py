@@ -1,0 +1,124 @@
+"""From trials to causes: how probable each is, and which flags are the fix.
+
+suspects, fix = verdict(case, trials.unchanged, tried, joint, without)
+
+Odds multiply: exp(prior) for what speaks for a cause beforehand, exp(WEIGHT * share) for the share of all that can be
+gained which its change alone gains.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from models import changes, patch
+from models.causes import CAUSES
+from models.changes import Case, Change
+from models.diagnosis import Replay, Suspect
+from models.replay import changed
+from models.trials import GAIN, Trial
+
+WEIGHT = 4.0  # log odds of a change that gains all there is to gain, against one that gains nothing
+EVEN = 0.02  # utility by which a specific change may be behind the control arm
+BEHIND = 0.5  # what the share of one that is farther behind counts
+ENOUGH = 0.6  # of all that can be gained: then the fix is that of the most probable cause alone
+REPORTED = 0.02  # least probability
+OF_RATE = ("learning_rate_high", "learning_rate_low", "no_warmup")
+
+
+class _Score(NamedTuple):
+    log_odds: float
+    share: float
+    why: tuple[str, ...]
+    trial: Trial | None
+
+
+def verdict(
+    case: Case, unchanged: Trial, tried: list[Trial], joint: Trial | None, without: list[Trial]
+) -> tuple[tuple[Suspect, ...], dict[str, Any]]:
+    """(suspects, the most probable first; the flags of the fix, none where nothing helps)."""
+    curing = [trial for trial in tried if trial.change.cures]
+    best = max([unchanged, *curing, *([joint] if joint else [])], key=lambda trial: trial.utility)
+    gain = best.utility - unchanged.utility
+    scores: dict[str, _Score] = {}
+    for trial in tried:
+        share = _share(trial, unchanged, gain)
+        if _behind(trial, tried, unchanged):
+            share *= BEHIND
+        if joint:
+            share = max(share, _needed(trial.change.cause, joint, without, unchanged))
+        score = _Score(trial.change.prior + WEIGHT * share, share, trial.change.why, trial)
+        known = scores.get(trial.change.cause)
+        if (share > 0 or trial.change.prior >= changes.SHOWN) and (known is None or score > known[:1]):
+            scores[trial.change.cause] = score
+    for change in changes.unchangeable(case, [trial.change for trial in tried]):
+        scores[change.cause] = _Score(change.prior, 0.0, change.why, None)
+    total = sum(math.exp(score.log_odds) for score in scores.values()) + 1.0  # 1: what is not known here
+    suspects = []
+    for cause, score in sorted(scores.items(), key=lambda item: -item[1].log_odds):
+        probability = math.exp(score.log_odds) / total
+        if probability >= REPORTED:
+            suspects.append(_suspect(case, cause, probability, score, unchanged, joint, without))
+    if suspects and suspects[0].replay and suspects[0].recovered >= ENOUGH and not joint:
+        return tuple(suspects), suspects[0].replay.flags
+    return tuple(suspects), dict(best.change.flags) if gain >= GAIN else {}
+
+
+def replay(trial: Trial) -> Replay:
+    """What is told of a trial."""
+    _, accuracy, loss = trial.run.validated[-1]
+    return Replay(
+        name=CAUSES[trial.change.cause].title if trial.change.cause else "as it was",
+        flags=trial.change.flags,
+        loss=trial.run.loss,
+        gradient_norm=trial.run.gradient_norm,
+        accuracy=accuracy,
+        validation_loss=loss,
+        generic=trial.change.generic,
+        seconds=trial.seconds,
+    )
+
+
+def _share(trial: Trial, unchanged: Trial, gain: float) -> float:
+    return min(max(0.0, (trial.utility - unchanged.utility) / gain), 1.0) if gain >= GAIN else 0.0
+
+
+def _behind(trial: Trial, tried: list[Trial], unchanged: Trial) -> bool:
+    """Whether a specific change does worse than what calms any run."""
+    calming = [each.utility for each in tried if each.change.generic and each.change.cause in OF_RATE]
+    control = max(calming, default=-math.inf)
+    specific = trial.change.cause not in OF_RATE
+    return specific and control - unchanged.utility > GAIN and trial.utility < control - EVEN
+
+
+def _needed(cause: str, joint: Trial, without: list[Trial], unchanged: Trial) -> float:
+    """The share of all that the changes gain together which is lost when that of `cause` is left out."""
+    losses = [joint.utility - trial.utility for trial in without if trial.change.cause == cause]
+    return min(max(0.0, max(losses, default=0.0) / (joint.utility - unchanged.utility)), 1.0)
+
+
+def _suspect(
+    case: Case,
+    cause: str,
+    probability: float,
+    score: _Score,
+    unchanged: Trial,
+    joint: Trial | None,
+    without: list[Trial],
+) -> Suspect:
+    evidence, trial = list(score.why), score.trial
+    if trial:
+        told = f"with this one change, accuracy after {trial.length} steps is {trial.accuracy:.1%} instead of"
+        evidence.append(f"{told} {unchanged.accuracy:.1%}")
+    for other in without:
+        if joint and other.change.cause == cause and joint.utility - other.utility > GAIN:
+            told = f"with all other changes but this one, accuracy is {other.accuracy:.1%} instead of"
+            evidence.append(f"{told} {joint.accuracy:.1%}")
+    edit = "\n".join(patch.edits(case.network, _new_patches(case, trial.change))) if trial else ""
+    proof = replay(trial) if trial and trial.change.cures else None
+    return Suspect(cause, CAUSES[cause].title, probability, tuple(evidence), proof, score.share, edit)
+
+
+def _new_patches(case: Case, change: Change) -> list[str]:
+    before = case.config.model.patches
+    return [name for name in changed(case.config, change.flags).model.patches if name not in before]
