@@ -32,7 +32,10 @@ _RESAMPLES = 2000
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One metric of one case: every sample, in the order it was taken."""
+    """One metric of one case: every sample, in the order it was taken.
+
+    `interval` is the 95% interval of a figure that has a formula for it, as a share of runs has.
+    """
 
     suite: str
     case: str
@@ -40,10 +43,13 @@ class Result:
     unit: str
     better: str
     samples: tuple[float, ...]
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         one_of("better", self.better, ("lower", "higher"))
         object.__setattr__(self, "samples", tuple(float(x) for x in self.samples))
+        if self.interval is not None:
+            object.__setattr__(self, "interval", tuple(float(x) for x in self.interval))
         require(bool(self.samples), f"{self.case} {self.metric}: samples are empty; a result needs at least one.")
         bad = [x for x in self.samples if not math.isfinite(x)]
         require(not bad, f"{self.case} {self.metric}: samples hold {bad[:1]}; every sample must be finite.")
@@ -54,7 +60,7 @@ class Result:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        return median_ci95(self.samples)
+        return self.interval or median_ci95(self.samples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +132,7 @@ def write(
     """Writes a result file, whole or not at all: beside `path` first, then renamed over it."""
     document = {
         "environment": environment,
-        "results": [{**dataclasses.asdict(r), "median": r.median, "ci95": r.ci95} for r in results],
+        "results": [_entry(result) for result in results],
         "skipped": [dataclasses.asdict(s) for s in skipped],
     }
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
@@ -143,6 +149,11 @@ def write(
         beside.unlink(missing_ok=True)
 
 
+def _entry(result: Result) -> dict[str, Any]:
+    fields = {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
+    return {**fields, "median": result.median, "ci95": result.ci95}
+
+
 def read(path: str | os.PathLike[str]) -> Report:
     """Reads a result file; median and interval follow from the samples and are not taken from it.
 
@@ -152,7 +163,7 @@ def read(path: str | os.PathLike[str]) -> Report:
     try:
         document = json.loads(Path(path).read_text())
         fields = [f.name for f in dataclasses.fields(Result)]
-        results = [Result(**{name: entry[name] for name in fields}) for entry in document["results"]]
+        results = [Result(**{name: entry[name] for name in fields if name in entry}) for entry in document["results"]]
         skipped = [Skipped(entry["case"], entry["reason"]) for entry in document.get("skipped", [])]
         return Report(dict(document["environment"]), results, skipped)
     except OSError as error:

@@ -98,7 +98,8 @@ class _Recorder(keras.callbacks.Callback):
         self.layers.append(self.model.layers_rows)
         skipped = telemetry.column(self.rows[-1], "nonfinite") > 0
         self._skipped = self._skipped + len(skipped) if skipped.all() else 0
-        if self._skipped >= HOPELESS and not self.model.optimizer.dynamic:
+        # A loss scale above 1 is still on its way down.
+        if self._skipped >= HOPELESS and telemetry.column(self.rows[-1], "loss_scale")[-1] <= 1:
             self.model.stop_training = True
 
 
@@ -106,7 +107,7 @@ class Bench:
     """Makes runs and goes on with them, on the devices of a strategy."""
 
     def __init__(self, devices: StrategyConfig | None = None) -> None:
-        self._devices = strategy.create(devices or StrategyConfig(name="one"))
+        self.devices = strategy.create(devices or StrategyConfig(name="one"))
         self._models: collections.OrderedDict[str, _Compiled] = collections.OrderedDict()
         self._data = functools.lru_cache(maxsize=4)(opening.open_data)
         self._training = functools.lru_cache(maxsize=4)(self._training_batches)
@@ -149,10 +150,14 @@ class Bench:
     def validate(self, run: Run) -> tuple[float, float]:
         """(accuracy, mean loss) on up to `VALIDATED` validation images, drawn once."""
         model = self._placed(run).model
-        batches, steps = self._evaluation(_as_read(run.config.data))
+        batches, steps = self.evaluation(run.config)
         results = training.evaluate(model, batches, steps)
         run.validated.append((run.step, results["accuracy"], results["loss"]))
         return results["accuracy"], results["loss"]
+
+    def evaluation(self, config: TrainConfig) -> tuple[Any, int]:
+        """The batches of those images, and how many there are."""
+        return self._evaluation(_as_read(config.data))
 
     def trace(self, run: Run) -> Trace:
         """The run's telemetry as `detectors` want it."""
@@ -194,7 +199,7 @@ class Bench:
 
     @property
     def replicas(self) -> int:
-        return self._devices.num_replicas_in_sync
+        return self.devices.num_replicas_in_sync
 
     # What is shared.
 
@@ -208,7 +213,7 @@ class Bench:
         per_epoch = training.steps_in_epoch(config, data)
         # The rate is 1 in the compiled function, and scaled to what a run's configuration says.
         plain = changed(config, {"optimizer.learning_rate": 1.0, "seed": 0, "histograms_every": 0, "guard": "act"})
-        model = training.create_model(plain, data, self._devices, per_epoch)
+        model = training.create_model(plain, data, self.devices, per_epoch)
         variables = changing(model)
         self._models[key] = _Compiled(model, variables, self._values(variables))
         while len(self._models) > MODELS:
@@ -225,7 +230,7 @@ class Bench:
         return compiled
 
     def _values(self, variables: list[tf.Variable]) -> list[np.ndarray]:
-        local = self._devices.experimental_local_results
+        local = self.devices.experimental_local_results
         # Copies: on a CPU, what .numpy() gives is the variable's own memory.
         return [np.array(local(variable)[0].numpy()) for variable in variables]
 
@@ -233,13 +238,13 @@ class Bench:
         """The network, and the weights, that `train` would begin with."""
         training.set_up(config)
         size, channels = config.data.image_size, config.data.channels
-        with self._devices.scope():
+        with self.devices.scope():
             return network.create(config.model, (size, size, channels), len(data.classes))
 
     def _training_batches(self, config: DataConfig, seed: int, start_step: int) -> Any:
-        share = strategy.share(self._devices, config.batch_size)
+        share = strategy.share(self.devices, config.batch_size)
         data = self._data(_as_read(config))
-        return self._devices.distribute_datasets_from_function(
+        return self.devices.distribute_datasets_from_function(
             lambda _: build.training_batches(data, config, seed, share, start_step)
         )
 
@@ -247,8 +252,8 @@ class Bench:
         data = self._data(config)
         rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATED]
         index = data.validation.take(np.sort(rows))
-        share = strategy.share(self._devices, EVALUATED * self._devices.num_replicas_in_sync)
-        ds = self._devices.distribute_datasets_from_function(lambda _: build.evaluation_batches(index, config, share))
+        share = strategy.share(self.devices, EVALUATED * self.devices.num_replicas_in_sync)
+        ds = self.devices.distribute_datasets_from_function(lambda _: build.evaluation_batches(index, config, share))
         return ds, -(-len(index) // share.global_batch_size)
 
 

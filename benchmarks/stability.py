@@ -1,0 +1,78 @@
+"""How often training trouble is seen, explained and cured, and how stable training is.
+
+    python -m benchmarks.stability --suite=quick --output=result.json
+    python -m benchmarks.stability --suite=full --data.source=/data/photos --output=result.json
+    python -m benchmarks.stability --rerun=10 --output=result.json
+
+Three networks on two data sets (`shapes`, and the photographs of --data.source), sound and with the faults of
+`faults.FAULTS`. Every case is a line of OUTPUT.cases.jsonl as soon as it has ended: an interrupted suite goes on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import sys
+import tempfile
+
+from absl import flags
+from tqdm import tqdm
+
+from benchmarks import command, results, scored, suite, workers
+from benchmarks.cases import Case, Cases
+from benchmarks.journal import Journal
+from pipeline.config import one_of, require
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("suite", "quick", "quick (at most 10 minutes on 2 cores) | full (at most 2 hours)")
+flags.DEFINE_string("data.source", "", "real 32-pixel images, CIFAR-10 for one: a TFDS name or directory, or a folder")
+flags.DEFINE_string("output", "stability.json", "result file; the cases are kept beside it")
+flags.DEFINE_integer("processes", 0, "cases run side by side; 0 is one per core")
+flags.DEFINE_integer("rerun", 0, "repeat so many random cases of OUTPUT and compare")
+flags.DEFINE_integer("rerun_seed", 0, "which cases --rerun draws")
+
+
+def main(argv: list[str]) -> int:
+    one_of("suite", FLAGS.suite, tuple(suite.SUITES))
+    require(FLAGS.rerun >= 0, f"--rerun ({FLAGS.rerun}) must not be negative.")
+    photos = FLAGS["data.source"].value
+    require(
+        bool(photos) or FLAGS.suite == "quick",
+        "--data.source is missing: the full suite needs real images, for example tfds:cifar10.",
+    )
+    journal = Journal(f"{FLAGS.output}.cases.jsonl", {"suite": FLAGS.suite, "data.source": os.path.basename(photos)})
+    processes = FLAGS.processes or results.cores()
+    with tempfile.TemporaryDirectory() as scratch:
+        make = functools.partial(Cases, photos, scratch)
+        if FLAGS.rerun:
+            return rerun(journal, make, processes)
+        for phase in suite.phases(FLAGS.suite, bool(photos)):
+            groups = phase(journal.records)
+            todo = [[case for case in group if case.name not in journal.records] for group in groups]
+            todo = [group for group in todo if group]
+            with tqdm(total=sum(map(len, todo)), desc=phase.__name__, unit="case", file=sys.stderr) as bar:
+                for case, values in workers.run(todo, make, processes):
+                    journal.add(case.name, values)
+                    bar.update()
+    found = scored.all_results(journal.records)
+    results.write(FLAGS.output, found, results.environment())
+    print(results.table(found))
+    return 0
+
+
+def rerun(journal: Journal, make: functools.partial, processes: int) -> int:
+    """Repeats random cases; 0 where each is as it was, 4 where one is not."""
+    names = random.Random(FLAGS.rerun_seed).sample(sorted(journal.records), min(FLAGS.rerun, len(journal.records)))
+    different = 0
+    for case, values in workers.run([[Case.named(name)] for name in names], make, processes):
+        before = journal.records[case.name]
+        same = scored.alike(case.kind, before, values)
+        different += not same
+        print(f"{'same     ' if same else 'different'} {case.name}: {scored.gist(before)}; now {scored.gist(values)}")
+    print(f"{len(names) - different} of {len(names)} cases are as they were.")
+    return 4 if different else 0
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,115 @@
+"""Which cases make up a suite, in phases: what a later one runs depends on what an earlier one found.
+
+for phase in phases("full", photos=True):
+    groups = phase(records)      # lists of cases that share compiled models
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from benchmarks import faults, scoring, split
+from benchmarks.cases import RATES, Case
+
+Records = dict[str, dict[str, Any]]
+Phase = Callable[[Records], list[list[Case]]]
+
+
+class Size(NamedTuple):
+    """Clean runs of each pair, seeds of each fault, faults (0: all), pairs of each that are run, pairs of overhead."""
+
+    clean: int
+    seeds: int
+    faults: int
+    pairs: int
+    overheads: int
+
+
+SUITES = {
+    "quick": Size(clean=5, seeds=3, faults=6, pairs=1, overheads=3),
+    "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30),
+}
+QUICK = ("rate_x100", "sigmoid", "raw_pixels", "momentum_99", "label_noise_60", "flipped_bits")
+TWINS = 5  # seeds of a twin that is not the plain sound run
+
+
+def phases(name: str, photos: bool) -> list[Phase]:
+    size = SUITES[name]
+
+    def clean_runs(records: Records) -> list[list[Case]]:
+        """Sound runs, twins of faults that need another one, and the learning rates."""
+        groups = [
+            [Case("clean", "", network, data, seed) for seed in range(size.clean)]
+            for network, data in split.PAIRS
+            if photos or data == "shapes"
+        ]
+        for fault, network, data in _faults(size, photos):
+            if faults.has_twin(fault):
+                seeds = range(min(TWINS, size.seeds))
+                groups.append([Case("clean", faults.twin_of(fault), network, data, seed) for seed in seeds])
+        if not size.faults:
+            groups += [
+                [Case("rate", "", network, data, 0, rate) for rate in RATES]
+                for network, data in split.PAIRS
+                if photos or data == "shapes"
+            ]
+        return list({tuple(group): group for group in groups}.values())
+
+    def faulty_runs(records: Records) -> list[list[Case]]:
+        return [
+            [Case("faulty", fault, network, data, seed) for seed in range(size.seeds)]
+            for fault, network, data in _faults(size, photos)
+            if faults.FAULTS[fault].kind == "persistent"
+        ]
+
+    def transient_faults(records: Records) -> list[list[Case]]:
+        return [
+            [Case(kind, fault, network, data, seed) for seed in range(size.seeds) for kind in ("struck", "answered")]
+            for fault, network, data in _faults(size, photos)
+            if faults.FAULTS[fault].kind == "transient"
+        ]
+
+    def diagnoses(records: Records) -> list[list[Case]]:
+        """Of the seeds that the fault's half is scored on, and their recovery on the first of its pairs."""
+        groups = []
+        for fault, network, data in _faults(size, photos):
+            if faults.FAULTS[fault].kind != "persistent" or not is_faulty(records, fault, network, data):
+                continue
+            first = (network, data) == split.pairs(fault)[0] or size.pairs == 1
+            kinds = ("diagnosis", "fixed", "random", "autotrainer") if first else ("diagnosis",)
+            seeds = [seed for seed in split.SEEDS[split.half(fault)] if seed < size.seeds]
+            groups.append([Case(kind, fault, network, data, seed) for seed in seeds for kind in kinds])
+        return groups
+
+    def overhead(records: Records) -> list[list[Case]]:
+        """One group: nothing else runs while it is measured."""
+        return [[Case("overhead", "", "resnet9", "memory", pair) for pair in range(size.overheads)]]
+
+    return [clean_runs, faulty_runs, transient_faults, diagnoses, overhead]
+
+
+def is_faulty(records: Records, fault: str, network: str, data: str) -> bool:
+    """Whether the fault costs these runs accuracy, against the clean twin of the same seeds."""
+    mutants, clean = accuracies(records, "faulty", fault, network, data), twins(records, fault, network, data)
+    return min(len(mutants), len(clean)) >= 2 and scoring.is_faulty(clean, mutants)
+
+
+def twins(records: Records, fault: str, network: str, data: str) -> list[float]:
+    return accuracies(records, "clean", faults.twin_of(fault), network, data)[:TWINS]
+
+
+def accuracies(records: Records, kind: str, fault: str, network: str, data: str) -> list[float]:
+    """By seed."""
+    prefix = f"{kind}/{fault}/{network}/{data}/"
+    names = sorted((name for name in records if name.startswith(prefix)), key=lambda name: int(name.split("/")[4]))
+    return [records[name]["accuracy"] for name in names]
+
+
+def _faults(size: Size, photos: bool) -> Iterator[tuple[str, str, str]]:
+    names = QUICK[: size.faults] if size.faults else tuple(faults.FAULTS)
+    for name in names:
+        possible = [pair for pair in split.pairs(name) if photos or pair[1] == "shapes"]
+        possible = possible or [(split.pairs(name)[0][0], "shapes")]
+        for network, data in possible[: size.pairs]:
+            yield name, network, data
