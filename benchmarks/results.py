@@ -162,8 +162,11 @@ def read(path: str | os.PathLike[str]) -> Report:
     """
     try:
         document = json.loads(Path(path).read_text())
-        fields = [f.name for f in dataclasses.fields(Result)]
-        results = [Result(**{name: entry[name] for name in fields if name in entry}) for entry in document["results"]]
+        fields = [f.name for f in dataclasses.fields(Result) if f.name != "interval"]
+        results = [
+            Result(**{name: entry[name] for name in fields}, interval=entry.get("interval"))
+            for entry in document["results"]
+        ]
         skipped = [Skipped(entry["case"], entry["reason"]) for entry in document.get("skipped", [])]
         return Report(dict(document["environment"]), results, skipped)
     except OSError as error:
