@@ -19,6 +19,7 @@ import numpy as np
 COLUMNS = 600  # of which a chart shows the least and the largest value each: about its pixels on a desktop
 UNITS = 1000  # of the stretched coordinate system, either way
 LOG_FROM = 50.0  # largest / smallest value: a linear axis would hide a fiftieth of it in 4 pixels
+LETTER = 0.04  # of the width of a chart on a phone, that a letter takes
 HUGE = 1e300  # clips what is linear, so that ranges stay finite
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -59,15 +60,15 @@ class Axis:
         y = np.clip(y[np.isfinite(y)], -HUGE, min(most, HUGE))
         positive = y[y > 0]
         if log is None:
-            log = bool(len(positive)) and bool((y >= 0).all()) and positive.max() / positive.min() > LOG_FROM
+            log = bool(len(positive)) and bool((y >= 0).all()) and positive.max() / LOG_FROM > positive.min()
         y = positive if log else y
         if not len(y):
             return Axis(0.0, 1.0, empty=True)
         low, high = float(y.min()), float(y.max())
         if log:
-            air = max(0.04 * math.log(high / low), 0.05)
-            # Down to the smallest number there is.
-            return Axis(max(low * math.exp(-air), 5e-324), high * math.exp(air), log=True)
+            air = max(0.04 * (math.log(high) - math.log(low)), 0.05)
+            # Within the smallest and the largest number there is.
+            return Axis(max(low * math.exp(-air), 5e-324), min(high * math.exp(air), 1.7e308), log=True)
         if 0 <= low < 0.5 * high:
             low = 0.0
         air = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
@@ -98,12 +99,12 @@ def span(*x: np.ndarray) -> Axis:
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """At most `most` + 1 multiples of 1, 2 or 5 times a power of ten within [low, high]."""
+    """At most `most` + 1 multiples of 1, 2, 2.5 or 5 times a power of ten within [low, high]."""
     rough = max((high - low) / most, 1e-300)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * (1 - 1e-9))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{count * step:.12g}") for count in range(first, last + 1)]
+    return [float(f"{count * step:.15g}") for count in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -247,7 +248,7 @@ def _axes(x_axis: Axis, y_axis: Axis, y_label: str, x_label: str, size: str) -> 
         parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y:.2%}" y2="{y:.2%}"/>')
         parts.append(f'<text class="y" x="-8" y="{y:.2%}" dy="4">{number(tick)}</text>')
     parts += x_ticks([(tick, float(x_axis.at(np.array(tick)))) for tick in x_axis.ticks(3 if size else 4)], x_label)
-    parts.append(f'<text class="label" x="-8" y="-12">{escape(y_label)}</text>')
+    parts.append(f'<text class="label" x="-8" y="{-12 if size else -24}">{escape(y_label)}</text>')
     return parts
 
 
@@ -258,22 +259,27 @@ def x_ticks(places: Sequence[tuple[float, float]], label: str) -> list[str]:
 
 
 def _marks(marks: Sequence[Mark], x_axis: Axis) -> list[str]:
-    """Lines; where letters would collide, they are written side by side above the first of them."""
+    """Lines with letters; of those too near for a letter of their own only the foot, and the letter beside the first's.
+
+    So that 500 alarms do not hide the curve.
+    """
     parts: list[str] = []
-    shown = [(float(x_axis.at(np.array(mark.x))), mark) for mark in sorted(marks, key=lambda mark: mark.x)]
-    shown = [(x, mark) for x, mark in shown if 0 <= x <= 1]
     groups: list[tuple[float, list[str]]] = []
     drawn = -1.0
-    for x, mark in shown:
-        if x - drawn >= 1 / COLUMNS:
-            title = f"<title>{escape(mark.title)}</title>"
-            parts.append(f'<line class="mark" x1="{x:.2%}" x2="{x:.2%}" y1="0" y2="100%">{title}</line>')
-            drawn = x
-        if not groups or x - groups[-1][0] > 0.04 * max(1, len(groups[-1][1])):
+    for mark in sorted(marks, key=lambda mark: mark.x):
+        x = float(x_axis.at(np.array(mark.x)))
+        if not 0 <= x <= 1:
+            continue
+        begins = not groups or x - groups[-1][0] > LETTER * len(groups[-1][1])
+        if begins:
             groups.append((x, []))
         if mark.letter not in groups[-1][1]:
             groups[-1][1].append(mark.letter)
-    parts += [f'<text class="letter" x="{x:.2%}" y="-5">{escape("".join(letters))}</text>' for x, letters in groups]
+        if begins or x - drawn >= 1 / COLUMNS:
+            title, top = f"<title>{escape(mark.title)}</title>", "0" if begins else "92%"
+            parts.append(f'<line class="mark" x1="{x:.2%}" x2="{x:.2%}" y1="{top}" y2="100%">{title}</line>')
+            drawn = x
+    parts += [f'<text class="letter" x="{x:.2%}" y="-6">{escape("".join(letters))}</text>' for x, letters in groups]
     return parts
 
 

@@ -19,7 +19,7 @@ from models import charts
 
 COLUMNS = 240  # as many pixels as a phone has for it: fewer are enlarged, more would be left out at random
 LABELLED = 40  # rows; of more, every so manieth is named
-NAME = 17  # characters of a layer's name that there is room for
+NAME, LONG_NAME = 17, 32  # characters of a layer's name that there is room for, on a phone and on a desktop
 # Viridis (van der Walt and Smith 2015): monotone in lightness, and alike for the colour-blind; from a tenth of it on,
 # so that black is left for zero.
 COLOURS = np.array(
@@ -62,11 +62,10 @@ def draw(
         '<rect class="frame" width="100%" height="100%"/>',
     ]
     for row in range(0, rows, -(-rows // LABELLED)):
-        parts.append(
-            f'<text class="y" x="-8" y="{(row + 0.5) / rows:.2%}" dy="4">{escape(shortened(places[row]))}'
-            f"<title>{escape(places[row])}</title></text>"
-        )
-    parts.append(f'<text class="label" x="-8" y="-10">{"input" if rows > 1 else ""}</text>')
+        for most, kind in ((NAME, "phone"), (LONG_NAME, "desktop")):
+            label = f"{escape(shortened(places[row], most))}<title>{escape(places[row])}</title>"
+            parts.append(f'<text class="y {kind}" x="-8" y="{(row + 0.5) / rows:.2%}" dy="4">{label}</text>')
+    parts.append('<text class="label" x="0" y="-8">from the input on</text>')
     parts += charts.x_ticks(_looks(steps), "step")
     height = min(max(rows * 16, 32), 480)
     said = escape(describe(values, places, title))
@@ -100,7 +99,7 @@ def colours(values: np.ndarray, axis: charts.Axis) -> np.ndarray:
     at = np.clip(axis.at(plain), 0, 1)
     stops = np.linspace(0, 1, len(COLOURS))
     rgb = np.stack([np.interp(at, stops, channel) for channel in COLOURS.T], axis=-1)
-    if axis.log or axis.empty:
+    if axis.log:
         rgb = np.where((plain <= 0)[..., None], ZERO, rgb)
     return np.concatenate([np.rint(rgb), np.where(finite, 255, 0)[..., None]], axis=-1).astype(np.uint8)
 
@@ -114,9 +113,9 @@ def png(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def shortened(name: str) -> str:
-    """The two ends of a long name: what tells layers apart is at either."""
-    return name if len(name) <= NAME else f"{name[: NAME // 2]}…{name[-(NAME // 2) :]}"
+def shortened(name: str, most: int) -> str:
+    """The two ends of a name longer than `most`: what tells layers apart is at either."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-((most - 1) // 2) :]}"
 
 
 def describe(values: np.ndarray, places: Sequence[str], title: str) -> str:
@@ -134,7 +133,7 @@ def _looks(steps: np.ndarray) -> list[tuple[float, float]]:
     if not len(steps):
         return []
     axis, middle = charts.span(steps), (np.arange(len(steps)) + 0.5) / len(steps)
-    inside = [tick for tick in axis.ticks(4) if steps[0] <= tick <= steps[-1]]
+    inside = [tick for tick in axis.ticks(3) if steps[0] <= tick <= steps[-1]]
     return [(tick, float(np.interp(tick, steps, middle))) for tick in inside]
 
 
@@ -145,15 +144,17 @@ def _scale(axis: charts.Axis, hatch: str, label: str) -> str:
         for at, colour in zip(np.linspace(0, 1, len(COLOURS)), COLOURS, strict=True)
     )
     ramp = hatch.replace("hatch", "ramp")
+    missing = f'<svg width="14" height="14"><rect width="14" height="14" fill="url(#{hatch})"/></svg>not finite'
+    if axis.empty:
+        return f'<div class="scale"><span>{escape(label)}</span><span class="key">{missing}</span></div>'
     numbers = "".join(
         f'<text class="x" x="{float(axis.at(np.array(tick))):.2%}" y="10" dy="16">{charts.number(tick)}</text>'
         for tick in axis.ticks(4)
     )
-    zero = '<span class="key"><i class="zero"></i>exactly zero</span>' if axis.log or axis.empty else ""
+    zero = '<span class="key"><i class="zero"></i>exactly zero</span>' if axis.log else ""
     return (
         f'<div class="scale"><span>{escape(label)}</span><svg class="ramp" role="img" aria-label="colour scale">'
         f'<defs><linearGradient id="{ramp}">{stops}</linearGradient></defs>'
         f'<rect width="100%" height="10" fill="url(#{ramp})"/>{numbers}</svg>'
-        f'{zero}<span class="key"><svg width="14" height="14"><rect width="14" height="14" fill="url(#{hatch})"/></svg>'
-        "not finite</span></div>"
+        f'{zero}<span class="key">{missing}</span></div>'
     )

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import html as markup
 import math
+import re
 import string
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 
 from models import charts, detectors, heat_map, verdict
@@ -26,6 +27,7 @@ from models.report_style import CSS
 from models.verdict import counted, percent
 
 CARDS = 5  # suspects in full; the others are a table
+IN_FULL = 8  # replays; the others are folded
 SMOOTHED_FROM = 100  # steps; below, a curve is plain as it is
 SMOOTHED = 32  # steps whose median is drawn, as in detectors.stall
 OFF = 10.0  # times the first loss: replays above are marked at the edge, or one that explodes would flatten all
@@ -79,14 +81,18 @@ def _verdict(diagnosis: Diagnosis) -> str:
             "<p>There is no change to try for that. The most probable cause with one:"
             f" {escape(found.suspect.title)} ({percent(found.suspect.probability)}).</p>"
         )
+    to_fix = "To fix it," if found.helps else "What was tried for it does not help:"
     if found.flags:
         flags = escape(" \\\n  ".join(map(verdict.quoted, ([each] for each in found.flags))))
-        parts.append(f"<p>To fix it, add to the run's <code>python -m tools.train ...</code></p><pre>{flags}</pre>")
+        words = "add to the run's" if found.helps else "added to the run's"
+        parts.append(f"<p>{to_fix} {words} <code>python -m tools.train ...</code></p><pre>{flags}</pre>")
     if found.edit:
-        parts.append(
-            f"<p>{'Then' if found.flags else 'To fix it,'} change in the source of the model</p>"
-            f"<pre>{escape(found.edit)}</pre>"
-        )
+        words = "Then change" if found.flags else f"{to_fix} change"
+        parts.append(f"<p>{words} in the source of the model</p><pre>{escape(found.edit)}</pre>")
+    replay = found.suspect.replay
+    if replay and diagnosis.replays and all(map(math.isfinite, (replay.accuracy, diagnosis.replays[0].accuracy))):
+        before, after = (f"{each.accuracy:.1%}" for each in (diagnosis.replays[0], replay))
+        parts.append(f"<p>Tried over {_steps(replay)}, it takes validation accuracy from {before} to {after}.</p>")
     return f'<header id="verdict">{"".join(parts)}</header>'
 
 
@@ -96,10 +102,11 @@ def _causes(diagnosis: Diagnosis) -> str:
     cards = "".join(_card(diagnosis, each) for each in diagnosis.suspects[:CARDS])
     body = f'<ol class="causes">{cards}</ol>'
     if vain := verdict.without_effect(diagnosis):
-        items = "".join(
-            f"<li>{escape(each.name)}: {_accuracy(each, diagnosis.replays[0])}{_badge(each)}</li>" for each in vain
-        )
-        body += f'<div class="vain-list"><h3>What did not help</h3><ul class="evidence">{items}</ul></div>'
+        lines = [f"{escape(each.name)}: {_accuracy(each, diagnosis.replays[0])}{_badge(each)}" for each in vain]
+        listed = _list(lines[:IN_FULL])
+        if more := lines[IN_FULL:]:
+            listed += _folded(f"{len(more)} more", _list(more))
+        body += f'<div class="vain-list"><h3>What did not help</h3>{listed}</div>'
     if others := diagnosis.suspects[CARDS:]:
         rows = [[escape(each.title), percent(each.probability), escape(" ".join(each.evidence))] for each in others]
         body += _folded(f"{len(others)} less probable", _table(["cause", "probability", "evidence"], rows, {1}))
@@ -114,7 +121,7 @@ def _card(diagnosis: Diagnosis, suspect: Suspect) -> str:
     bar = f'<div class="bar"><i style="width:{wide:.1%}"></i></div>'
     parts = [f"<header><h3>{title}</h3>{probability}{bar}</header>"]
     if suspect.evidence:
-        parts.append(f'<ul class="evidence">{"".join(f"<li>{escape(each)}</li>" for each in suspect.evidence)}</ul>')
+        parts.append(_list(list(map(escape, suspect.evidence))))
     if replay := suspect.replay:
         vain = "" if suspect.recovered >= verdict.HELPED else " vain"
         against = diagnosis.replays[0] if diagnosis.replays else None
@@ -135,7 +142,13 @@ def _run(diagnosis: Diagnosis) -> str:
     if not len(trace.steps):
         return _section("run", "The run", "No step was recorded.", "")
     x_axis = charts.span(trace.steps, trace.validated)
-    letters = dict(zip(dict.fromkeys(alarm.kind for alarm in diagnosis.alarms), string.ascii_uppercase, strict=False))
+    letters = dict(
+        zip(
+            dict.fromkeys(alarm.kind for alarm in diagnosis.alarms),
+            string.ascii_uppercase + string.ascii_lowercase,
+            strict=False,
+        )
+    )
     marks = [Mark(each.step, letters[each.kind], f"{_words(each.kind)}, step {each.step}") for each in diagnosis.alarms]
     curves = _smoothed("training loss", trace.steps, trace.loss)
     keys = [(curve.style, curve.name) for curve in curves]
@@ -147,16 +160,16 @@ def _run(diagnosis: Diagnosis) -> str:
         keys.append(("off", "not finite"))
     if marks:
         keys.append(("mark", "alarm"))
-    loss = charts.line_chart(curves, "Loss", "nats", x_axis, y_axis, marks=marks)
+    loss = charts.line_chart(curves, "Loss", "loss in nats", x_axis, y_axis, marks=marks)
     body = _figure("Loss", loss + _alarms(diagnosis.alarms, letters), keys)
     for title, unit, values, log in (
         ("Gradient norm", "Euclidean norm", trace.gradient_norm, True),
-        ("Learning rate", "per step", trace.learning_rate, None),
+        ("Learning rate", "learning rate", trace.learning_rate, False),
     ):
         curve = Curve(title.lower(), trace.steps, values)
         axis = Axis.of(values, log=log)
         off = [("off", "not finite")] if charts.off_scale(curve, x_axis, axis) else []
-        low = "low" if log is None else ""
+        low = "" if log else "low"
         body += _figure(title, charts.line_chart([curve], title, unit, x_axis, axis, size=low), off)
     lead = f"{counted(len(trace.steps), 'step')}, {trace.steps[0]:,} to {trace.steps[-1]:,}; "
     lead += f"{counted(len(diagnosis.alarms), 'alarm') if diagnosis.alarms else 'no alarm'}."
@@ -168,17 +181,22 @@ def _alarms(alarms: Sequence[Alarm], letters: dict[str, str]) -> str:
     items = []
     for kind, letter in letters.items():
         of_kind = [alarm for alarm in alarms if alarm.kind == kind]
-        detector = detectors.ALONE.get(kind) or detectors.TOGETHER.get(kind)
-        rule = (detector.__doc__ or "").split("\n")[0] if detector else ""
         steps = ", ".join(f"{alarm.step:,}" for alarm in of_kind[:LISTED])
         if len(of_kind) > LISTED:
             steps += f" and {len(of_kind) - LISTED} more"
         numbers = ", ".join(f"{_words(name)} {charts.number(value)}" for name, value in of_kind[0].evidence.items())
         items.append(
             f"<dt>{letter}</dt><dd><b>{escape(_sentence(_words(kind)))}</b> at step {steps}"
-            f' <span class="soft">{escape(rule)}{escape(f" Here: {numbers}.") if numbers else ""}</span></dd>'
+            f'<p class="soft">{escape(_rule(kind))}{escape(f" Here: {numbers}.") if numbers else ""}</p></dd>'
         )
     return f'<dl class="alarms">{"".join(items)}</dl>' if items else ""
+
+
+def _rule(kind: str) -> str:
+    """The first line of what the detector says of itself, its constants as numbers."""
+    detector = detectors.ALONE.get(kind) or detectors.TOGETHER.get(kind)
+    line = (detector.__doc__ or "").split("\n")[0] if detector else ""
+    return re.sub("`([A-Z]+)`", lambda found: charts.number(getattr(detectors, found[1])), line)
 
 
 def _layers(diagnosis: Diagnosis) -> str:
@@ -239,17 +257,17 @@ def _replays(diagnosis: Diagnosis) -> str:
     x_axis = charts.span(*(np.arange(len(loss)) for loss in losses))
     y_axis = Axis.of(*losses, most=OFF * max(began, default=math.inf))
     base = Curve("unchanged", np.arange(len(unchanged.loss)), unchanged.loss, "base")
-    body = ""
+    figures = []
     for replay in verdict.ranked(diagnosis):
         style = "control" if replay.generic else "main"
         curve = Curve(replay.name, np.arange(len(replay.loss)), replay.loss, style)
         chart = charts.line_chart(
-            [base, curve], replay.name, "nats", x_axis, y_axis, size="small", columns=SMALL_COLUMNS
+            [base, curve], replay.name, "loss in nats", x_axis, y_axis, size="small", columns=SMALL_COLUMNS
         )
         flags = f"<code>{escape(verdict.quoted(command_line(replay.flags)))}</code>" if replay.flags else "no flag"
-        body += (
+        figures.append(
             f"<figure><figcaption>{escape(_sentence(replay.name))}{_badge(replay)}</figcaption>{chart}"
-            f"<p>{_sentence(_accuracy(replay, unchanged))}, validation loss {charts.number(replay.validation_loss)}</p>"
+            f"<p>{_sentence(_accuracy(replay, unchanged))}; loss {charts.number(replay.validation_loss)}</p>"
             f'<p class="soft">{flags}</p></figure>'
         )
     keys = [("base", "unchanged"), ("main", "with the change")]
@@ -259,9 +277,12 @@ def _replays(diagnosis: Diagnosis) -> str:
         keys.append(("off", "not finite, or above the axis"))
     lead = (
         "The same steps with one change each, best first, on the same axes."
-        f" Unchanged: {_accuracy(unchanged, None)}, validation loss {charts.number(unchanged.validation_loss)}."
+        " Numbers are of validation images, at the end."
+        f" Unchanged: {_accuracy(unchanged, None)}; loss {charts.number(unchanged.validation_loss)}."
     )
-    return _section("replays", "Replays", lead, f'{_legend(keys)}<div class="multiples">{body}</div>')
+    first, others = (f'<div class="multiples">{"".join(part)}</div>' for part in (figures[:IN_FULL], figures[IN_FULL:]))
+    folded = _folded(f"{len(figures) - IN_FULL} more", others) if len(figures) > IN_FULL else ""
+    return _section("replays", "Replays", lead, _legend(keys) + first + folded)
 
 
 def _findings(findings: Sequence[Finding]) -> str:
@@ -296,8 +317,8 @@ def _pictures(pictures: Sequence[Picture]) -> str:
 
 def _small_print(diagnosis: Diagnosis) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in verdict.versions().items())
-    seconds = charts.number(diagnosis.cpu_seconds)
-    lines = (f"Source: {diagnosis.source}", f"{seconds} CPU seconds", versions)
+    spent = f"{charts.number(diagnosis.cpu_seconds)} CPU seconds" if math.isfinite(diagnosis.cpu_seconds) else ""
+    lines = (f"Source: {diagnosis.source}", spent, versions)
     return f"<footer>{''.join(f'<p>{escape(line)}</p>' for line in lines)}</footer>"
 
 
@@ -318,6 +339,11 @@ def _legend(keys: Sequence[tuple[str, str]]) -> str:
     return f'<div class="legend">{items}</div>'
 
 
+def _list(items: Sequence[str]) -> str:
+    """Of what is escaped."""
+    return f'<ul class="evidence">{"".join(f"<li>{each}</li>" for each in items)}</ul>'
+
+
 def _folded(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
@@ -333,13 +359,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: set[int]
 
 
 def _smoothed(name: str, steps: np.ndarray, values: np.ndarray) -> list[Curve]:
-    """The curve as it is, and a running median over it where it is long."""
+    """The curve as it is, and a running median of what is finite over it where it is long."""
     if len(values) < SMOOTHED_FROM:
         return [Curve(name, steps, values)]
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)  # of windows that are not finite
-        middle = detectors.moving_median(values, SMOOTHED)
-    return [Curve(name, steps, values, "raw"), Curve(f"median of {SMOOTHED} steps", steps, middle)]
+    finite = np.where(np.isfinite(values), values, np.nan)
+    windows = sliding_window_view(np.concatenate([np.full(SMOOTHED - 1, np.nan), finite]), SMOOTHED)
+    middle = np.full(len(values), np.nan)
+    middle[np.isfinite(finite)] = np.nanmedian(windows[np.isfinite(finite)], axis=1)
+    return [Curve(name, steps, values, "raw"), Curve(f"median of the last {SMOOTHED} steps", steps, middle)]
 
 
 def _accuracy(replay: Replay, unchanged: Replay | None) -> str:
@@ -364,6 +391,10 @@ def _thumbnail(pixels: np.ndarray) -> str:
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     return heat_map.png(np.atleast_3d(np.asarray(image)))
+
+
+def _steps(replay: Replay) -> str:
+    return counted(len(replay.loss), "step")
 
 
 def _words(name: str) -> str:

@@ -48,7 +48,7 @@ a { color: inherit; }
 .bar { grid-column: 1 / -1; height: 4px; border-radius: 2px; background: var(--bar); margin: .5rem 0 .75rem; }
 .bar i { display: block; height: 100%; min-width: 2px; border-radius: 2px; background: var(--blue); }
 .bar i, .plot, .ramp, .key i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-.evidence { padding-left: 1.1rem; }
+.evidence { padding-left: 1.1rem; list-style: disc; }
 .evidence li { margin: .2rem 0; }
 .evidence li::marker { color: var(--grey); }
 .tried { margin-top: .75rem; padding-left: .9rem; border-left: 2px solid var(--green); }
@@ -57,15 +57,16 @@ a { color: inherit; }
 .vain-list h3 { margin-bottom: .4rem; }
 .family { color: var(--soft); font-size: .875rem; font-weight: 400; }
 
-figure { margin-top: 2rem; }
+figure { margin-top: 2.5rem; }
 figcaption { font-weight: 600; }
-.plot { display: block; overflow: visible; width: calc(100% - 66px); height: 220px; margin: 34px 14px 42px 52px; }
+.plot { display: block; overflow: visible; width: calc(100% - 66px); height: 220px; margin: 44px 14px 42px 52px; }
 .plot.small { height: 104px; margin: 30px 10px 40px 46px; width: calc(100% - 56px); }
-.plot.low { height: 96px; }
+.plot.low { height: 96px; margin-top: 36px; }
 .plot.heat { width: calc(100% - 136px); margin: 26px 10px 44px 126px; shape-rendering: crispEdges; }
 .plot image { image-rendering: pixelated; }
 .plot text, .ramp text { font: 12px var(--sans); fill: var(--soft); font-variant-numeric: lining-nums tabular-nums; }
 .plot text.y { text-anchor: end; }
+.plot text.desktop { display: none; }
 .plot text.x, .ramp text.x { text-anchor: middle; }
 .plot text.label { text-anchor: start; }
 .plot:not(.heat) text.label { transform: translateX(-40px); }
@@ -81,7 +82,7 @@ figcaption { font-weight: 600; }
   fill: none; stroke-width: 1.75; stroke-linejoin: round; stroke-linecap: round; vector-effect: non-scaling-stroke;
 }
 .curve.main { stroke: var(--blue); }
-.curve.raw { stroke: var(--blue); stroke-width: 1; opacity: .38; }
+.curve.raw { stroke: var(--blue); stroke-width: 1; opacity: .55; }
 .curve.base { stroke: var(--grey); stroke-width: 1.25; }
 .curve.control { stroke: var(--orange); stroke-dasharray: 5 3; }
 .dot { fill: var(--paper); stroke: var(--green); stroke-width: 2; }
@@ -91,7 +92,7 @@ figcaption { font-weight: 600; }
 .legend { gap: .1rem 1.25rem; }
 .key { display: inline-flex; align-items: center; gap: .45rem; }
 .key i { display: inline-block; width: 18px; border-top: 2px solid var(--blue); }
-.key i.raw { opacity: .4; }
+.key i.raw { opacity: .55; }
 .key i.base { border-color: var(--grey); }
 .key i.control { border-top: 2px dashed var(--orange); }
 .key i.off { border-top: 6px solid var(--orange); width: 12px; }
@@ -101,7 +102,7 @@ figcaption { font-weight: 600; }
 .scale { gap: .35rem 1.25rem; align-items: flex-start; }
 .ramp { width: 200px; height: 30px; overflow: visible; margin: 6px 14px 0; }
 
-dl.alarms { display: grid; grid-template-columns: auto 1fr; gap: .5rem .9rem; margin: 0 0 1rem; }
+dl.alarms { display: grid; grid-template-columns: auto 1fr; gap: .5rem .9rem; margin: 0; }
 dl.alarms dt { color: var(--orange); font-weight: 700; }
 dl.alarms dd { margin: 0; }
 .multiples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: 1rem 2rem; }
@@ -133,6 +134,9 @@ footer {
   body { padding: 4rem 2.5rem 6rem; }
   h1 { font-size: 2.5rem; }
   section { margin-top: 4.5rem; }
+  .plot.heat { width: calc(100% - 236px); margin-left: 226px; }
+  .plot text.desktop { display: inline; }
+  .plot text.phone { display: none; }
 }
 @media print {
   :root {

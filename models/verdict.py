@@ -21,17 +21,21 @@ from models.diagnosis import Diagnosis, Replay, Suspect
 HELPED = 0.2  # of what the best change gained: a fifth is within the noise of a few hundred validation images
 LEAST_GAIN = 0.02  # of accuracy: a best change that gains less gains nothing
 SHOWN = 3  # suspects in full
-SHOWN_REPLAYS = 10
-SHOWN_FINDINGS = 4
+SHOWN_REPLAYS = 6
+SHOWN_FINDINGS = 3
 WIDTH = 100  # characters
 
 
 class Cure(NamedTuple):
-    """What to do: the `flags` of `tools.train` and what to `edit`, for `suspect`."""
+    """What to do: the `flags` of `tools.train` and what to `edit`, for `suspect`.
+
+    `helps` unless it was tried and recovered next to nothing.
+    """
 
     suspect: Suspect
     flags: list[str]
     edit: str
+    helps: bool
 
 
 def sentence(diagnosis: Diagnosis) -> str:
@@ -55,7 +59,8 @@ def cure(diagnosis: Diagnosis) -> Cure | None:
     """That of the most probable cause that there is one for; None if there is none."""
     for suspect in diagnosis.suspects:
         if suspect.flags or suspect.edit:
-            return Cure(suspect, suspect.flags, suspect.edit)
+            helps = suspect.replay is None or suspect.recovered >= HELPED
+            return Cure(suspect, suspect.flags, suspect.edit, helps)
     return None
 
 
@@ -102,7 +107,7 @@ def percent(value: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def versions() -> dict[str, str]:
@@ -119,7 +124,7 @@ def text(diagnosis: Diagnosis) -> str:
     lines = [sentence(diagnosis), ""]
     for number, suspect in enumerate(diagnosis.suspects[:SHOWN], 1):
         lines.append(f"{number}. {percent(suspect.probability):>8}  {suspect.title}")
-        lines += [line for each in suspect.evidence[:3] for line in _wrapped(each)]
+        lines += [line for each in suspect.evidence[: 3 if number == 1 else 1] for line in _wrapped(each)]
         if suspect.replay:
             lines += _wrapped(f"tried: {suspect.replay.name}; recovers {percent(suspect.recovered)}")
     if more := diagnosis.suspects[SHOWN:]:
@@ -135,10 +140,13 @@ def text(diagnosis: Diagnosis) -> str:
         lines.append("")
         if found.suspect is not diagnosis.suspects[0]:
             lines.append(f"for the most probable cause that a change was found for: {found.suspect.title}")
+        if not found.helps:
+            lines.append(f"no fix was found: of what was gained, this recovers {percent(found.suspect.recovered)}")
+        fix = "fix" if found.helps else "tried"
         if found.flags:
-            lines.append(f"fix: python -m tools.train ... {quoted(found.flags)}")
+            lines.append(f"{fix}: python -m tools.train ... {quoted(found.flags)}")
         if found.edit:
-            lines += [f"{'fix' if not found.flags else 'and'}, in the source of the model:", *_indented(found.edit)]
+            lines += [f"{'and' if found.flags else fix}, in the source of the model:", *_indented(found.edit)]
     return "\n".join(printable(line).rstrip() for line in lines)
 
 
@@ -192,7 +200,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "source": diagnosis.source,
         "verdict": sentence(diagnosis),
-        "fix": {"flags": found.flags, "edit": found.edit, "cause": found.suspect.cause} if found else None,
+        "fix": {**found._asdict(), "suspect": found.suspect.cause} if found else None,
         "suspects": [
             _plain({**_shallow(each), "replay": each.replay.name if each.replay else None, "flags": each.flags})
             for each in diagnosis.suspects

@@ -135,7 +135,7 @@ def diagnosis(**changes: object) -> Diagnosis:
         Alarm("nonfinite", 408, {"in_a_row": 3.0, "loss_scale": 1.0}),
         Alarm("loss_spike", 540, {"z": 7.9, "times": 1.8}),
     )
-    places = tuple(f"stage_{at // 3 + 1}_block_{at % 3 + 1}_conv" for at in range(7)) + ("logits",)
+    places = (*(f"stage_{at // 3 + 1}_block_{at % 3 + 1}_conv" for at in range(7)), "logits")
     whole = Diagnosis("runs/pets", trace(), places, alarms, findings(), made, suspects, pictures, 41.7)
     return dataclasses.replace(whole, **changes)
 
@@ -160,7 +160,7 @@ def long() -> Diagnosis:
         *(dataclasses.replace(made[1 + at % 5], name=f"change {at}", accuracy=at / 50) for at in range(25)),
     )
     suspects = tuple(
-        Suspect(name, cause.title, 0.5**at, ("evidence " * 30,) * 4, many[1 + at % 25], 0.1)
+        Suspect(name, cause.title, 0.5**at, ("evidence " * 30,) * 4, many[1 + at % 25], 0.02 * (at % 25))
         for at, (name, cause) in enumerate(CAUSES.items(), 1)
     )
     noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
