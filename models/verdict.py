@@ -3,7 +3,7 @@
 suspects, fix = verdict(case, trials.unchanged, tried, joint, without)
 
 Odds multiply: exp(prior) for what speaks for a cause beforehand, exp(WEIGHT * share) for the share of all that can be
-gained which its change alone gains.
+gained which its change alone gains. Causes exclude each other, unless only their changes together were enough.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ EVEN = 0.02  # utility by which a specific change may be behind the control arm
 BEHIND = 0.5  # what the share of one that is farther behind counts
 ENOUGH = 0.6  # of all that can be gained: then the fix is that of the most probable cause alone
 REPORTED = 0.02  # least probability
+OTHERWISE = 1.0  # the odds of what is not known here
 OF_RATE = ("learning_rate_high", "learning_rate_low", "no_warmup")
 
 
@@ -53,12 +54,15 @@ def verdict(
             scores[trial.change.cause] = score
     for change in changes.unchangeable(case, [trial.change for trial in tried]):
         scores[change.cause] = _Score(change.prior, 0.0, change.why, None)
-    total = sum(math.exp(score.log_odds) for score in scores.values()) + 1.0  # 1: what is not known here
+    total = sum(math.exp(score.log_odds) for score in scores.values()) + OTHERWISE
     suspects = []
-    for cause, score in sorted(scores.items(), key=lambda item: -item[1].log_odds):
+    for cause, score in scores.items():
         probability = math.exp(score.log_odds) / total
+        if any(trial.change.cause == cause for trial in without):
+            probability = math.exp(score.log_odds) / (math.exp(score.log_odds) + OTHERWISE)
         if probability >= REPORTED:
             suspects.append(_suspect(case, cause, probability, score, unchanged, joint, without))
+    suspects.sort(key=lambda suspect: -suspect.probability)
     if suspects and suspects[0].replay and suspects[0].recovered >= ENOUGH and not joint:
         return tuple(suspects), suspects[0].replay.flags
     return tuple(suspects), dict(best.change.flags) if gain >= GAIN else {}
