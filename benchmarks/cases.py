@@ -24,6 +24,7 @@ from models.config import PATCHES, TrainConfig
 from pipeline.config import DataConfig, ShapesConfig, UsageError
 
 PARTS = 5  # of a run, each with a validation: what stands for epochs in the rules that want some
+MODELS = 24  # compiled ones that are kept: what the changes to one fault need
 PLATEAU = 2  # parts without progress after which ReduceLROnPlateau acts; its default, 10, is longer than a run
 RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-3, 10, 9))
 
@@ -55,7 +56,7 @@ class Cases:
         from models.replay import Bench
 
         self._photos, self._output = photos, output
-        self._bench = Bench()
+        self._bench = Bench(models=MODELS)
         self._sound: dict[str, DataConfig] = {}
         self._diagnoses: dict[Case, dict[str, Any]] = {}
         self._turns: dict[str, Any] = {}

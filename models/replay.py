@@ -34,7 +34,7 @@ from pipeline import build, opening
 from pipeline.config import DataConfig
 from pipeline.opening import Data
 
-MODELS = 6  # compiled ones that are kept: about 50 MB each
+MODELS = 8  # compiled ones that are kept: about 50 MB each
 VALIDATED = 1000  # images: an accuracy of a half is known to 1.6 points
 EVALUATED = 250  # images of a replica and step
 HOPELESS = 40  # updates skipped in a row: the weights do not change any more
@@ -104,9 +104,10 @@ class _Recorder(keras.callbacks.Callback):
 
 
 class Bench:
-    """Makes runs and goes on with them, on the devices of a strategy."""
+    """Makes runs and goes on with them, on the devices of a strategy; keeps the `models` compiled last."""
 
-    def __init__(self, devices: StrategyConfig | None = None) -> None:
+    def __init__(self, devices: StrategyConfig | None = None, models: int = MODELS) -> None:
+        self._kept = models
         self.devices = strategy.create(devices or StrategyConfig(name="one"))
         self._models: collections.OrderedDict[str, _Compiled] = collections.OrderedDict()
         self._data = functools.lru_cache(maxsize=4)(opening.open_data)
@@ -216,7 +217,7 @@ class Bench:
         model = training.create_model(plain, data, self.devices, per_epoch)
         variables = changing(model)
         self._models[key] = _Compiled(model, variables, self._values(variables))
-        while len(self._models) > MODELS:
+        while len(self._models) > self._kept:
             self._models.popitem(last=False)
         return self._models[key]
 
