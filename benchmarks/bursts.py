@@ -76,7 +76,7 @@ def surge(first: int, steps: int, seed: int, times: float) -> Injection:
 
 
 def pixels(first: int, steps: int, seed: int, times: float, images: int | None = None) -> Injection:
-    """The normalized pixels of the first `images` of a batch, or of all, times `times`, which may be NaN or infinite."""
+    """The normalized pixels of the first `images` of a batch, or of all, times `times`: NaN and infinity too."""
     return Injection(first, steps, callbacks=(_Pixels(first, steps, times, images),))
 
 
