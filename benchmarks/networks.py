@@ -34,7 +34,10 @@ def plain(
     dropout: float = 0.0,
     l2: float = 0.0,
 ) -> keras.Model:
-    """Three times `depth` convolutions and pooling, a hidden layer, logits: ReLU and he_normal, no normalization."""
+    """Three times `depth` convolutions and pooling, a hidden layer, logits: ReLU and he_normal, no normalization.
+
+    Logits start near zero: with he_normal there, too, accuracy on shapes lies anywhere from 10 to 45%, by the seed.
+    """
     import tf_keras as keras
 
     layers = keras.layers
@@ -47,6 +50,7 @@ def plain(
         x = layers.Dropout(dropout)(x) if dropout else x
     x = layers.Dense(4 * width, activation="relu", **common)(layers.Flatten()(x))
     x = layers.Dropout(dropout)(x) if dropout else x
+    common["kernel_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
     return keras.Model(inputs, layers.Dense(classes, name="logits", **common)(x), name="plain")
 
 
@@ -55,7 +59,7 @@ def plain(
 OPTIMIZERS = {
     "cnn": OptimizerConfig(name="adam", learning_rate=0.005, warmup_epochs=0.25),
     "resnet9": OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=0.25),
-    "plain": OptimizerConfig(name="sgd", learning_rate=0.03, warmup_epochs=0.25),
+    "plain": OptimizerConfig(name="sgd", learning_rate=0.05, warmup_epochs=0.25),
 }
 
 
