@@ -256,6 +256,7 @@ class Cases:
         model = training.create_model(config, data, devices, per_epoch)
         fault = faults.FAULTS[case.fault]
         first = split.first_step(case.fault, case.seed, per_epoch * config.epochs, per_epoch)
+        assert fault.inject
         injection = fault.inject(first=first, seed=case.seed)
         share = strategy.share(devices, config.data.batch_size)
         batches = injection.dataset(build.training_batches(data, config.data, config.seed, share), 0)

@@ -267,3 +267,13 @@ _TRANSIENT = (
     transient("overflow", "numerics", "precision", 5, functools.partial(bursts.pixels, times=float("inf"))),
 )
 FAULTS = {fault.name: fault for fault in (*_PERSISTENT, *_TRANSIENT)}
+
+
+def has_twin(name: str) -> bool:
+    """Whether its clean twin is another run than `networks.sound`."""
+    return FAULTS[name].twin is not Fault._field_defaults["twin"]
+
+
+def twin_of(name: str) -> str:
+    """The fault that stands for its twin: the first one with the same; "" where that is `networks.sound`."""
+    return next(each for each, fault in FAULTS.items() if fault.twin is FAULTS[name].twin) if has_twin(name) else ""

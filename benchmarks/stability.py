@@ -36,7 +36,7 @@ flags.DEFINE_integer("rerun_seed", 0, "which cases --rerun draws")
 def main(argv: list[str]) -> int:
     one_of("suite", FLAGS.suite, tuple(suite.SUITES))
     require(FLAGS.rerun >= 0, f"--rerun ({FLAGS.rerun}) must not be negative.")
-    photos = FLAGS["data.source"].value
+    photos = str(FLAGS["data.source"].value)
     require(
         bool(photos) or FLAGS.suite == "quick",
         "--data.source is missing: the full suite needs real images, for example tfds:cifar10.",

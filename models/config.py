@@ -258,6 +258,11 @@ class TrainConfig:
         "watch",
         "off | watch (what goes wrong is recorded) | act (rolls back, cuts the learning rate, stops in the end)",
     )
+    preflight: str = option(
+        "on",
+        "off | on (data, settings and network are checked before the first step: what looks wrong is a warning) | full"
+        " (wrong labels, one batch learnt by heart and a learning-rate range test, too: half a minute)",
+    )
     checkpoint_every_epochs: int = option(1, "epochs between checkpoints; the last three and the best are kept")
     early_stopping: int = option(0, "stop after this many epochs without a better validation loss; 0 is off")
     deterministic: bool = option(False, "bit-equal runs: TensorFlow's op determinism, somewhat slower on GPUs")
@@ -275,6 +280,7 @@ class TrainConfig:
         one_of("precision", self.precision, PRECISIONS)
         one_of("xla", self.xla, ("auto", "on", "off"))
         one_of("guard", self.guard, ("off", "watch", "act"))
+        one_of("preflight", self.preflight, ("off", "on", "full"))
         one_of("loss", self.loss, ("crossentropy", "focal"))
         one_of("class_weights", self.class_weights, ("none", "balanced"))
         require(0 <= self.label_smoothing < 1, f"label_smoothing ({self.label_smoothing}) must lie in [0, 1).")

@@ -10,12 +10,12 @@ import json
 import os
 from typing import Any
 
-from models import checkpoints
+from models import checkpoints, data_checks
 from models.config import TrainConfig
 from models.diagnosis import Diagnosis, command_line
 from models.doctor import diagnose
 from models.guard import ACUTE, MARGIN
-from models.preflight import pictures, preflight
+from models.preflight import preflight
 from models.replay import Bench, changed
 from models.train import train
 
@@ -28,14 +28,14 @@ def examine(config: TrainConfig, model_dir: str, output: str, steps: int) -> Dia
     """
     bench = Bench(config.strategy)
     data = bench.data_of(config)
-    findings = preflight(config, data, bench.devices)
+    findings = preflight(config, data, bench.devices) if config.preflight != "off" else []
     incident = first_incident(model_dir)
     checkpoint = before(model_dir, incident) if incident > steps else ""
     return diagnose(
         config,
         bench,
         tuple(findings),
-        tuple(pictures(config, data)),
+        tuple(data_checks.pictures(data)),
         source=model_dir or "the configuration",
         output=output,
         steps=max(steps, incident - _step(checkpoint) + steps // 2) if checkpoint else steps,

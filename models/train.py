@@ -21,6 +21,7 @@ from models.config import AveragingConfig, TrainConfig
 from models.guard import StabilityGuard
 from models.incidents import Incidents
 from models.interruption import Interrupted, Interruption
+from models.preflight import preflight, tell
 from models.progress import Progress
 from models.schedules import Schedule
 from models.stable_model import StableModel
@@ -55,6 +56,8 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
         service.wait_for_workers(config.data)
     data = opening.open_data(config.data)
     steps_per_epoch = steps_in_epoch(config, data)
+    # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
+    findings = preflight(config, data, devices) if config.preflight != "off" and chief and not resume else []
     model = create_model(config, data, devices, steps_per_epoch)
     checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model)
     state = restore(checkpoints) if resume else {"best": None}
@@ -78,6 +81,7 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
         incidents.listeners.append(board.incident)
         board.write_start(model.step, first_images(config, data, share), config)
         progress = Progress(config.data.batch_size)
+        tell(findings, incidents)
         callbacks += [board, progress]
         closing += [board, progress]
         if config.profile.range:

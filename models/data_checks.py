@@ -1,0 +1,248 @@
+"""What the data says against a run, from the index's figures and from a few images; no network is needed.
+
+for finding in checks(config, data):
+    print(finding.line)
+pictures(data)                  # the images that stand out most, to look at
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from models import label_noise
+from models.config import TrainConfig
+from models.diagnosis import Finding, Picture
+from pipeline import outliers
+from pipeline.build import evaluation_batches, training_batches
+from pipeline.config import AugmentConfig, DataConfig
+from pipeline.contact_sheet import pixels
+from pipeline.index import Index
+from pipeline.opening import Data
+from pipeline.order import Share
+
+MOST_OUTLIERS = 0.03  # CIFAR-10 has 0.4% by this rule, clean `shapes` 0.2%, either with 5% of dirt 5%
+MOST_IMBALANCE = 10.0  # between the most common class and the rarest
+# The Kolmogorov-Smirnov distance of two samples of one distribution is below 1.63 sqrt(1/n + 1/m) in 99 of 100 cases;
+# 0.2 on top is what may differ without harm: two normal distributions half a deviation apart.
+MOST_SKEW, CRITICAL = 0.2, 1.63
+SAMPLE = 64  # images whose augmentation is looked at
+POOL = 4  # pixels of a side: what is smaller is detail
+LEFT = 0.25  # of an image's contrast, or of its contrast against detail: less is destroyed
+MOST_DESTROYED = 0.35  # 3 operations of RandAugment destroy 0.19, brightness=1 0.3, noise=200 0.4 or more
+TRAINING, VALIDATION = 4000, 2000  # images that labels are judged by
+LEAST_NOISE, CERTAIN = 0.12, 3.5  # share of wrong labels and standard errors; clean sets come to 0.02 and 0.4
+PICTURES, LARGEST = 16, 96  # and pixels of their longer side
+
+
+def checks(config: TrainConfig, data: Data) -> list[Finding]:
+    """Those that take a second at most."""
+    balanced = config.data.balance == "classes" or config.class_weights == "balanced"
+    imbalance = class_imbalance(data, balanced)
+    return [
+        outlier_images(data),
+        imbalance,
+        image_skew(data),
+        class_skew(data, known=balanced or not imbalance.ok),
+        augmentation(config, data),
+    ]
+
+
+def outlier_images(data: Data) -> Finding:
+    """By the modified z-score of brightness, contrast and sharpness, as `tools.prepare` flags them."""
+    found = outliers.find(data.train)
+    rows = {outlier.row for outlier in found}
+    share = len(rows) / len(data.train)
+    worst = max(found, key=lambda outlier: abs(outlier.score), default=None)
+    seen = f"{len(rows)} of {len(data.train)} training images are outliers"
+    return Finding(
+        "outlier_images",
+        share <= MOST_OUTLIERS,
+        seen + (f" ({data.train.names[worst.row]}: {worst.reason})" if worst else ""),
+        f"at most {MOST_OUTLIERS:.0%} are",
+        "Look at them (python -m tools.prepare draws them) or leave them out with --data.drop=outliers.",
+        {"share": share, "images": len(rows)},
+        ("outlier_images",),
+    )
+
+
+def class_imbalance(data: Data, balanced: bool) -> Finding:
+    """A class without any image cannot be learnt, `balanced` or not."""
+    counts = data.class_counts
+    empty = [name for name, count in zip(data.classes, counts, strict=True) if count == 0]
+    most, least = int(counts.argmax()), int(counts.argmin())
+    ratio = float(counts[most]) / max(float(counts[least]), 1.0)
+    seen = f"{counts[most]} training images of {data.classes[most]}, {counts[least]} of {data.classes[least]}"
+    if empty:
+        seen = f"no training image of {', '.join(empty[:5])}" + (f" and {len(empty) - 5} more" if empty[5:] else "")
+    return Finding(
+        "class_imbalance",
+        not empty and (balanced or ratio <= MOST_IMBALANCE),
+        seen + (", balanced by the configuration" if balanced and not empty else ""),
+        f"every class has some, and none {MOST_IMBALANCE:g} times as many as another",
+        "Take images or the class away." if empty else "Use --data.balance=classes or --class_weights=balanced.",
+        {"ratio": ratio, "empty": len(empty)},
+        ("class_imbalance",),
+    )
+
+
+def image_skew(data: Data) -> Finding:
+    """The largest Kolmogorov-Smirnov distance of training and validation, over the figures of each image."""
+    here, there = figures(data.train), figures(data.validation)
+    distances = {name: ks(here[name], there[name]) for name in here}
+    worst = max(distances, key=lambda name: distances[name])
+    limit = MOST_SKEW + CRITICAL * np.sqrt(1 / len(data.train) + 1 / len(data.validation))
+    medians = [float(np.nanmedian(of[worst])) for of in (here, there)]
+    return Finding(
+        "image_skew",
+        distances[worst] <= limit,
+        f"{worst} is {medians[0]:.4g} in training and {medians[1]:.4g} in validation (medians; Kolmogorov-Smirnov"
+        f" distance {distances[worst]:.2f})",
+        f"the distance is at most {limit:.2f}",
+        "Prepare both splits alike, or draw both from one: --data.train_split=train[:80%]"
+        " --data.validation_split=train[80%:].",
+        {"distance": distances[worst], "limit": float(limit)},
+        ("train_validation_skew",),
+    )
+
+
+def class_skew(data: Data, known: bool) -> Finding:
+    """The largest difference of a class's share; not held against a run where training's imbalance is `known`."""
+    counts = [data.class_counts, np.bincount(data.validation.columns["label"], minlength=len(data.classes))]
+    shares = [count / count.sum() for count in counts]
+    gaps = np.abs(shares[0] - shares[1])
+    at = int(gaps.argmax())
+    noise = 3 * np.sqrt(shares[0][at] * (1 - shares[0][at]) * sum(1 / count.sum() for count in counts))
+    return Finding(
+        "class_skew",
+        known or gaps[at] <= 0.1 + noise,
+        f"{data.classes[at]} is {shares[0][at]:.1%} of training and {shares[1][at]:.1%} of validation",
+        f"shares differ by at most {0.1 + noise:.1%}" + (" unless training is balanced on purpose" if known else ""),
+        "Draw both splits from one, or take a validation split with the classes that will be seen in use.",
+        {"gap": float(gaps[at])},
+        ("train_validation_skew",),
+    )
+
+
+def figures(index: Index) -> dict[str, np.ndarray]:
+    """float64 [rows] of each image: brightness, contrast, sharpness (both as roots, see `outliers.judged`), colours."""
+    columns = index.columns
+    size = columns["height"].astype(np.float64) * columns["width"]
+    colours = {name: columns["sums"][:, at] / size for at, name in enumerate(("red", "green", "blue"))}
+    return {**outliers.judged(index), **colours}
+
+
+def ks(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest distance of two samples' distribution functions, 0 to 1 (Kolmogorov 1933, Smirnov 1939)."""
+    a, b = np.sort(a[np.isfinite(a)]), np.sort(b[np.isfinite(b)])
+    if not len(a) or not len(b):
+        return float(len(a) != len(b))
+    both = np.concatenate([a, b])
+    below = [np.searchsorted(each, both, side="right") / len(each) for each in (a, b)]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+def augmentation(config: TrainConfig, data: Data) -> Finding:
+    """The share of augmented images in which little is left of what the same images show without."""
+    plain = first_images(config, data, AugmentConfig())
+    share = float(np.mean(destroyed(plain, first_images(config, data, config.data.augment))))
+    return Finding(
+        "augmentation",
+        share <= MOST_DESTROYED,
+        f"{share:.0%} of augmented images have lost three quarters of their contrast, or drown in noise",
+        f"at most {MOST_DESTROYED:.0%} do",
+        "Weaken --data.augment.* (python -m tools.show_augmentations draws them).",
+        {"share": share},
+        ("too_much_augmentation",),
+    )
+
+
+def first_images(config: TrainConfig, data: Data, augment: AugmentConfig) -> np.ndarray:
+    """uint8 [SAMPLE, s, s, c]: the first ones of the run; which these are does not depend on `augment`."""
+    return first_batch(config, data, SAMPLE, augment)[0]
+
+
+def first_batch(config: TrainConfig, data: Data, size: int, augment: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [size, s, s, c] and labels int64 [size], read here, whatever service the run is fed by."""
+    here = local(config.data, augment=augment, batch_size=size)
+    images, labels = next(iter(training_batches(data, here, config.seed, Share(size))))
+    return images.numpy(), labels.numpy()
+
+
+def local(config: DataConfig, **changes) -> DataConfig:
+    """Read in this process, nothing held in memory."""
+    return dataclasses.replace(config, **{"cache": "none", "service": "", "reader": "auto", **changes})
+
+
+def destroyed(plain: np.ndarray, augmented: np.ndarray) -> np.ndarray:
+    """bool [n]: whether an augmented image has under `LEFT` of the plain one's contrast, or of contrast / detail.
+
+    Contrast is the deviation of means over `POOL` pixels squared, detail that of pixels from these. Neither changes
+    where an image is turned, mirrored or coloured. Images that are flat to begin with lose nothing.
+    """
+    before, after = contrast_and_detail(plain), contrast_and_detail(augmented)
+    quiet = after[0] < LEFT * before[0]
+    # One gray level: JPEG's own noise, where an image has no detail.
+    noisy = after[0] / (after[1] + 1) < LEFT * before[0] / (before[1] + 1)
+    return (before[0] > 2) & (quiet | noisy)
+
+
+def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [n] each, in gray levels."""
+    gray = images.astype(np.float64).mean(-1)
+    pool = min(POOL, gray.shape[1])
+    side = gray.shape[1] // pool * pool
+    blocks = gray[:, :side, :side].reshape(len(gray), side // pool, pool, side // pool, pool)
+    means = blocks.mean((2, 4), keepdims=True)
+    return means.std((1, 2, 3, 4)), np.sqrt(np.mean((blocks - means) ** 2, (1, 2, 3, 4)))
+
+
+def wrong_labels(config: TrainConfig, data: Data) -> Finding:
+    """`label_noise.estimated` on some of the images; see there for what it cannot see. About 10 CPU seconds."""
+    training, validation = sample(data.train, config, TRAINING), sample(data.validation, config, VALIDATION)
+    found = label_noise.estimated(*training, *validation, len(data.classes))
+    return Finding(
+        "label_noise",
+        found.share < LEAST_NOISE or found.z < CERTAIN,
+        f"a cheap model agrees with {found.training:.0%} of training labels it has not seen and with"
+        f" {found.validation:.0%} of validation's: as if {max(found.share, 0):.0%} of training's were wrong"
+        f" ({found.z:.1f} standard errors)",
+        f"under {LEAST_NOISE:.0%} are, or it is not certain (under {CERTAIN:g} standard errors)",
+        "Check the labels, or bear with them: --label_smoothing=0.1, fewer --epochs, --early_stopping.",
+        {"share": found.share, "z": found.z, "training": found.training, "validation": found.validation},
+        ("label_noise",),
+    )
+
+
+def sample(index: Index, config: TrainConfig, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, SIDE, SIDE, c] and labels of up to `most` rows, drawn by the seed."""
+    rows = np.sort(np.random.default_rng(config.seed).permutation(len(index))[:most])
+    side = label_noise.SIDE
+    small = local(config.data, image_size=side, augment=AugmentConfig())
+    share = Share(min(len(rows), 250))
+    images, labels = [], []
+    for of, label, weight in evaluation_batches(index.take(rows), small, share).as_numpy_iterator():
+        images.append(of[weight > 0])
+        labels.append(label[weight > 0])
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def pictures(data: Data, count: int = PICTURES) -> list[Picture]:
+    """The training images that stand out most, worst first, with the reason; their longer side is `LARGEST` or less."""
+    worst: dict[int, outliers.Outlier] = {}
+    for outlier in sorted(outliers.find(data.train), key=lambda outlier: -abs(outlier.score)):
+        worst.setdefault(outlier.row, outlier)
+    rows = list(worst)[:count]
+    shown = data.train.take(np.array(rows, np.int64))
+    return [
+        Picture(name, small(pixels(shown.take(np.array([at])))), worst[row].reason)
+        for at, (row, name) in enumerate(zip(rows, shown.names, strict=True))
+    ]
+
+
+def small(image: np.ndarray) -> np.ndarray:
+    of = Image.fromarray(image)
+    of.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
+    return np.asarray(of)

@@ -1,0 +1,80 @@
+"""What can be known before the first step: every check of configuration, data and a throw-away network.
+
+    for finding in preflight(config, data, devices):
+        print(finding.line)
+    tell(findings, incidents)          # those that are not ok: a line of the log and an incident each
+
+The quick checks take two or three CPU seconds, most of them the network's making and its two passes. `--preflight=full`
+adds those that take ten each: wrong labels, one batch learnt by heart, a learning-rate range test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import tensorflow as tf
+import tf_keras as keras
+from absl import logging
+
+from models import config_checks, data_checks, network_checks, range_test
+from models.config import TrainConfig
+from models.diagnosis import Finding
+from models.incidents import Incidents
+from models.range_test import RangeTest
+from pipeline.opening import Data
+
+
+def preflight(
+    config: TrainConfig,
+    data: Data,
+    devices: tf.distribute.Strategy,
+    shown: Callable[[RangeTest], None] | None = None,
+) -> list[Finding]:
+    """A finding of every check, ok or not; with `config.preflight` "full" of the slow ones, too.
+
+    Call it when the process has been seeded (`train.set_up`) and nothing been made of that: it leaves seeds and names
+    of layers as it found them, so that a run after it is bit for bit the one without. The network is one device's; on
+    several workers none is made, as what one of them does alone the others would wait for. `shown` gets the range test.
+
+    Raises:
+      UsageError: the network cannot be made.
+    """
+    replicas = devices.num_replicas_in_sync
+    findings = config_checks.checks(config, len(data.train), replicas) + data_checks.checks(config, data)
+    if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
+        rule = "on several workers only configuration and data are checked"
+        return [*findings, Finding("network", True, "the network has not been looked at", rule)]
+    with thrown_away(config.seed):
+        look = network_checks.Look(config, data)
+        steps = config_checks.steps_in_run(config, len(data.train))
+        findings += network_checks.checks(config, look, steps, replicas)
+        if config.preflight == "full":
+            findings += [network_checks.overfits(look), data_checks.wrong_labels(config, data)]
+            found = range_test.range_test(config, data)
+            findings.append(range_test.finding(config, found))
+            if shown:
+                shown(found)
+    return findings
+
+
+@contextlib.contextmanager
+def thrown_away(seed: int) -> Iterator[None]:
+    """What is made here leaves no trace: Keras names later layers as if it had not been, and seeds start anew."""
+    names = keras.src.backend.get_default_graph_uid_map()
+    before = dict(names)
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        names.clear()
+        names.update(before)
+        keras.utils.set_random_seed(seed)
+
+
+def tell(findings: Sequence[Finding], incidents: Incidents) -> None:
+    """Those that are not ok."""
+    for finding in findings:
+        if not finding.ok:
+            logging.warning("preflight: %s", finding.line)
+            incidents.tell(0, f"preflight_{finding.check}", finding.evidence, "none")
