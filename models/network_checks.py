@@ -247,7 +247,7 @@ def shares(look: Look, kind: str) -> dict[str, float]:
     """{layer: share} of channels that are zero on all images (`dead`), or of values at an end (`saturated`)."""
     found = {}
     for layer in look.network.layers[:-1]:
-        bounds = probe._asymptotes(layer)
+        bounds = probe.asymptotes(layer)
         if bounds is None or layer.name not in look.outputs:
             continue
         low, high = bounds
@@ -302,7 +302,7 @@ def output(look: Look) -> Finding:
     function = getattr(last, "activation", None)
     sums = look.logits.sum(1)
     probabilities = bool((look.logits >= 0).all() and np.abs(sums - 1).max() < 1e-2)
-    bounds = probe._asymptotes(last)
+    bounds = probe.asymptotes(last)
     squashed = probabilities or function is keras.activations.softmax or bounds not in (None, (None, None))
     name = getattr(function, "__name__", type(last).__name__) if function else type(last).__name__
     return Finding(
@@ -444,7 +444,7 @@ def _is_zero_kernel(variable: tf.Variable, gradient: tf.Tensor | None) -> bool:
 
 def _saturates(layer: keras.layers.Layer) -> bool:
     """At both ends, with room between them around zero: sigmoid and tanh, not a ReLU cut off at 6."""
-    bounds = probe._asymptotes(layer)
+    bounds = probe.asymptotes(layer)
     if bounds is None or None in bounds:
         return False
     function: Any = getattr(layer, "activation", None) or layer.call
