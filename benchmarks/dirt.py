@@ -26,7 +26,7 @@ from pipeline.index import Index
 from pipeline.opening import open_data
 from pipeline.order import Share
 
-TRAIN, TEST = 4000, 2000  # images; of a source that has fewer, all
+TRAIN, TEST = 3200, 1000  # images; of a source that has fewer, all
 READ = 200  # images at a time
 
 Dirt = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], tuple[np.ndarray, np.ndarray]]

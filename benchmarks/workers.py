@@ -14,13 +14,15 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from pipeline.config import UsageError
+
 Case = Any
 Work = Callable[[Case], dict[str, Any]]
 PATIENCE = 2.0  # seconds between looks at whether the processes live
 
 
 class Failed(Exception):
-    """A process ended, or a case raised; the traceback is in the message."""
+    """A process ended, or a case raised; its traceback is the message."""
 
 
 def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: int) -> Iterator[tuple[Case, Any]]:
@@ -28,6 +30,7 @@ def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: i
 
     Raises:
       Failed: a case could not be run.
+      UsageError: as a case raised it.
     """
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     todo, done = context.Queue(), context.Queue()
@@ -46,8 +49,10 @@ def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: i
                 if not any(worker.is_alive() for worker in workers) and done.empty():
                     raise Failed(f"the processes ended with {left} cases to go") from None
                 continue
+            if isinstance(error, UsageError):
+                raise error
             if error:
-                raise Failed(f"{case}: {error}")
+                raise Failed(error)
             left -= 1
             yield case, values
     finally:
@@ -63,6 +68,8 @@ def _worker(make: Callable[[], Work], todo: Any, done: Any) -> None:
         while (group := todo.get()) is not None:
             for case in group:
                 done.put((case, work(case), ""))
+    except UsageError as error:
+        done.put((None, None, error))
     except BaseException:
         done.put((None, None, traceback.format_exc()))
         raise

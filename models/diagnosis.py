@@ -88,7 +88,8 @@ class Suspect:
 class Diagnosis:
     """All that the doctor found. `suspects` come most probable first; there is none in a run that is sound.
 
-    `trace` is the run's telemetry, or that of a probe; `places` are the names of the layers in it; `replays` holds the
+    `trace` is the run's telemetry, or that of a probe; `places` are the names of the layers in it,
+    `activations` of those with an activation; `replays` holds the
     run as it was first, then every change tried; `fix` are the flags that did best, several changes together perhaps.
     """
 
@@ -102,6 +103,7 @@ class Diagnosis:
     pictures: tuple[Picture, ...]
     cpu_seconds: float
     fix: dict[str, Any] = dataclasses.field(default_factory=dict)
+    activations: tuple[str, ...] = ()
 
 
 def command_line(flags: dict[str, Any]) -> list[str]:

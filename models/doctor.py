@@ -75,6 +75,7 @@ def diagnose(
         pictures=pictures,
         cpu_seconds=time.process_time() - begun,
         fix=fix,
+        activations=tuple(bench.activations(probe)),
     )
 
 

@@ -445,7 +445,7 @@ def _is_zero_kernel(variable: tf.Variable, gradient: tf.Tensor | None) -> bool:
 def _saturates(layer: keras.layers.Layer) -> bool:
     """At both ends, with room between them around zero: sigmoid and tanh, not a ReLU cut off at 6."""
     bounds = probe.asymptotes(layer)
-    if bounds is None or None in bounds:
+    if bounds is None or bounds[0] is None or bounds[1] is None:
         return False
     function: Any = getattr(layer, "activation", None) or layer.call
     return float(function(tf.constant([0.0]))[0]) > bounds[0] + 1e-6

@@ -198,6 +198,11 @@ class Bench:
         probe = self._compiled(run.config, run.data).model.probe
         return probe.groups if probe else []
 
+    def activations(self, run: Run) -> list[str]:
+        """Those of them that have an activation, or are one."""
+        probe = self._compiled(run.config, run.data).model.probe
+        return probe.activations if probe else []
+
     @property
     def replicas(self) -> int:
         return self.devices.num_replicas_in_sync

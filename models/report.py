@@ -222,7 +222,8 @@ def _layers(diagnosis: Diagnosis) -> str:
         return _section("layers", "Layer by layer", "No layer was looked at.", "")
     body, tables = "", ""
     for title, values, log, legend in maps:
-        places = _places(diagnosis.places, values.shape[1])
+        named = diagnosis.places if "weight" in title else diagnosis.activations
+        places = _places(named, values.shape[1])
         body += _figure(title, heat_map.draw(values, trace.due, places, title, log, legend))
         tables += f"<h3>{title}</h3>{_numbers(values, places)}"
     lead = (
@@ -233,7 +234,7 @@ def _layers(diagnosis: Diagnosis) -> str:
 
 
 def _places(places: Sequence[str], count: int) -> list[str]:
-    """Names for `count` rows: those of the layers, where they are as many."""
+    """Names for `count` rows: `places`, or numbers where they are not known."""
     return list(places) if len(places) == count else [f"activation {each}" for each in range(1, count + 1)]
 
 

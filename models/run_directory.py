@@ -11,7 +11,17 @@ import tensorflow as tf
 from models.config import TrainConfig, config_json, flat, from_dict
 from pipeline.config import UsageError
 
-CONTENTS = ("config.json", "checkpoints", "train", "validation", "incidents.jsonl", "skipped.txt", "summary.json")
+CONTENTS = (
+    "config.json",
+    "checkpoints",
+    "train",
+    "validation",
+    "incidents.jsonl",
+    "skipped.txt",
+    "summary.json",
+    "report.html",
+    "diagnosis.json",
+)
 
 
 def check(model_dir: str, config: TrainConfig, resume: bool, overwrite: bool) -> None:
