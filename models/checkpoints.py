@@ -32,7 +32,8 @@ class Checkpoints:
     def __init__(self, directory: str, model: StableModel) -> None:
         self.directory, self.model = directory, model
         averages = {"averages": model.averages.variables} if model.averages else {}
-        self._tracked = tf.train.Checkpoint(model=model, data_step=model.data_step, rate_cut=model.rate_cut, **averages)
+        clocks = {"data_step": model.data_step, "rate_cut": model.rate_cut, "lost_steps": model.lost_steps}
+        self._tracked = tf.train.Checkpoint(model=model, **clocks, **averages)
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint of the model's step with `state`, which JSON can hold; drops old ones.

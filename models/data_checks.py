@@ -97,7 +97,7 @@ def image_skew(data: Data) -> Finding:
     medians = [float(np.nanmedian(of[worst])) for of in (here, there)]
     return Finding(
         "image_skew",
-        distances[worst] <= limit,
+        bool(distances[worst] <= limit),
         f"{worst} is {medians[0]:.4g} in training and {medians[1]:.4g} in validation (medians; Kolmogorov-Smirnov"
         f" distance {distances[worst]:.2f})",
         f"the distance is at most {limit:.2f}",
@@ -117,7 +117,7 @@ def class_skew(data: Data, known: bool) -> Finding:
     noise = 3 * np.sqrt(shares[0][at] * (1 - shares[0][at]) * sum(1 / count.sum() for count in counts))
     return Finding(
         "class_skew",
-        known or gaps[at] <= 0.1 + noise,
+        bool(known or gaps[at] <= 0.1 + noise),
         f"{data.classes[at]} is {shares[0][at]:.1%} of training and {shares[1][at]:.1%} of validation",
         f"shares differ by at most {0.1 + noise:.1%}" + (" unless training is balanced on purpose" if known else ""),
         "Draw both splits from one, or take a validation split with the classes that will be seen in use.",
@@ -190,13 +190,15 @@ def destroyed(plain: np.ndarray, augmented: np.ndarray) -> np.ndarray:
 
 
 def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [n] each, in gray levels."""
+    """float64 [n] each, in gray levels; what independent noise adds to the deviation of means is taken off."""
     gray = images.astype(np.float64).mean(-1)
     pool = min(POOL, gray.shape[1])
     side = gray.shape[1] // pool * pool
     blocks = gray[:, :side, :side].reshape(len(gray), side // pool, pool, side // pool, pool)
     means = blocks.mean((2, 4), keepdims=True)
-    return means.std((1, 2, 3, 4)), np.sqrt(np.mean((blocks - means) ** 2, (1, 2, 3, 4)))
+    detail = np.mean((blocks - means) ** 2, (1, 2, 3, 4))
+    contrast = means.var((1, 2, 3, 4)) - detail / max(1, pool**2 - 1)
+    return np.sqrt(np.maximum(contrast, 0)), np.sqrt(detail)
 
 
 def wrong_labels(config: TrainConfig, data: Data) -> Finding:

@@ -25,7 +25,7 @@ from models.stable_model import OUTLYING
 from models.summary import TrainingFailed
 
 ACUTE = ("nonfinite", "loss_spike", "divergence")  # what a rollback undoes
-TAKE_EVERY = 50  # steps between snapshots: copying 26 MB takes 4 ms
+TAKE_EVERY = 20  # steps between snapshots, a rollback's least loss: copying 26 MB takes 4 ms
 MARGIN = 10  # steps before an alarm in which its cause may already have been at work
 ROLLBACKS = 2  # before the learning rate is cut, within `FORGIVEN` steps
 BUDGET = 5  # answers within `FORGIVEN` steps; then training stops

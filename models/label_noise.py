@@ -59,7 +59,7 @@ def estimated(
     above, above_there = right - chance, right_there - chance
     variances = right * (1 - right) / len(labels) + right_there * (1 - right_there) / len(validation_labels)
     share = (1 - above / above_there) * (1 - chance) if above_there > 0 else 0.0
-    return Estimate(share, (right_there - right) / np.sqrt(max(variances, 1e-12)), right, right_there)
+    return Estimate(share, float((right_there - right) / np.sqrt(max(variances, 1e-12))), right, right_there)
 
 
 def features(images: np.ndarray, others: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -165,13 +165,17 @@ def input_scale(look: Look) -> Finding:
 
 
 def initial_loss(look: Look, scaled: bool) -> Finding:
-    """A guess among the classes has a cross-entropy of ln(classes); logits of deviation 1 or 2 add 0.5 to 2."""
+    """A guess among the classes has a cross-entropy of ln(classes); logits of deviation d add up to d^2 / 2.
+
+    Sound networks come to 2.6 times that: logits of BatchNorm's outputs, of which pooling takes the largest.
+    """
     guess = math.log(look.classes)
+    most = 3 * guess + 2
     return Finding(
         "initial_loss",
-        math.isfinite(look.loss) and look.loss <= 2 * guess + 1,
+        look.loss <= most,  # NaN is not
         f"the first loss is {look.loss:.3g}",
-        f"a guess has ln({look.classes}) = {guess:.3g}, and a sound start less than {2 * guess + 1:.3g}",
+        f"a guess has ln({look.classes}) = {guess:.3g}, and a sound start less than {most:.3g}",
         "Lower the scale of the last layer's kernel_initializer." if scaled else "Normalise the input.",
         {"loss": look.loss, "guess": guess},
         ("initialization",) if scaled else ("input_scale", "initialization"),
@@ -370,12 +374,14 @@ def batch_norm(config: TrainConfig, look: Look, steps: int, replicas: int) -> It
     )
     momenta = [float(layer.momentum) for layer in norms] or [0.9]
     most, least = max(momenta), min(momenta)
-    left = most**steps
+    left = most**steps if norms else 0.0
     yield Finding(
         "batch_norm_momentum",
         most < 0.9999 and least >= 0.5 and left <= math.exp(-2),
-        f"BatchNorm's momentum is {least:g}" + (f" to {most:g}" if most > least else "") + f": {left:.0%} of where its"
-        f" moving statistics started is left after {steps} steps",
+        f"BatchNorm's momentum is {least:g}{f' to {most:g}' if most > least else ''}: {left:.0%} of where its moving"
+        f" statistics started is left after {steps} steps"
+        if norms
+        else "there is no BatchNorm",
         "it lies in 0.5 to 0.9999 and leaves 13% at most",
         "Use momentum=0.9.",
         {"largest": most, "smallest": least, "left": left},
@@ -444,11 +450,17 @@ def _is_zero_kernel(variable: tf.Variable, gradient: tf.Tensor | None) -> bool:
 
 def _saturates(layer: keras.layers.Layer) -> bool:
     """At both ends, with room between them around zero: sigmoid and tanh, not a ReLU cut off at 6."""
+<<<<<<< HEAD
     bounds = probe.asymptotes(layer)
     if bounds is None or bounds[0] is None or bounds[1] is None:
+=======
+    bounds = probe._asymptotes(layer)
+    low, high = bounds or (None, None)
+    if low is None or high is None:
+>>>>>>> preflight
         return False
     function: Any = getattr(layer, "activation", None) or layer.call
-    return float(function(tf.constant([0.0]))[0]) > bounds[0] + 1e-6
+    return float(function(tf.constant([0.0]))[0]) > low + 1e-6
 
 
 def _regularizers(found: list[keras.layers.Layer]) -> list[Any]:

@@ -28,7 +28,7 @@ STEPS, CALL = 120, 20  # and those in one compiled call
 USUAL = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.01, "novograd": 0.01}  # else 0.001; the range lies around it
 BELOW, ABOVE = 1e-3, 1e3  # six decades: 20 steps each
 SMOOTHING = 0.9
-DIVERGED = 4.0  # times the best smoothed loss (fastai's limit)
+DIVERGED, RISEN = 4.0, 2.0  # times the best smoothed loss (fastai's limit), and times the first
 FROM_BEST = 10.0  # the suggested rate is the best one's tenth
 TOO_LOW = 300.0
 
@@ -37,7 +37,8 @@ TOO_LOW = 300.0
 class RangeTest:
     """`rates` and `losses`, float64 [steps], up to where it stopped; `smoothed` likewise.
 
-    `diverged_at` is the rate at which the smoothed loss was 4 times its best, or not a number; None if it never was.
+    `diverged_at` is the rate at which the smoothed loss was 4 times its best, twice its first, or not a number; None if
+    it never was.
     """
 
     rates: np.ndarray
@@ -99,7 +100,8 @@ def judged(rates: np.ndarray, losses: np.ndarray) -> RangeTest:
     """
     smooth = smoothed(losses)
     best = np.minimum.accumulate(smooth)
-    over = np.flatnonzero(~np.isfinite(smooth) | (smooth > DIVERGED * best))
+    first = np.median(losses[:10])
+    over = np.flatnonzero(~np.isfinite(smooth) | (smooth > np.minimum(DIVERGED * best, RISEN * first)))
     end = int(over[0]) + 1 if len(over) else len(rates)
     at = int(np.argmin(smooth[:end]))
     diverged_at = float(rates[over[0]]) if len(over) else None

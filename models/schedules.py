@@ -91,19 +91,31 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class Scaled(keras.optimizers.schedules.LearningRateSchedule):
-    """`schedule` times `factor`, a variable."""
+    """`schedule`, `lost` steps ahead of what is asked for, times `factor`; both are variables.
 
-    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, factor: tf.Variable) -> None:
-        self.schedule, self.factor = schedule, factor
+    After a rollback the optimizer counts updates anew that the run has behind it: a schedule that went back with it
+    would not come to its end.
+    """
+
+    def __init__(
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        factor: tf.Variable,
+        lost: tf.Variable | None = None,
+    ) -> None:
+        self.schedule, self.factor, self.lost = schedule, factor, lost
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        if self.lost is not None:
+            step = tf.cast(step, tf.int64) + self.lost
         return self.schedule(step) * tf.cast(self.factor, tf.float32)
 
     def get_config(self) -> dict[str, Any]:
-        return {"schedule": self.schedule, "factor": float(self.factor.numpy())}
+        lost = 0 if self.lost is None else int(self.lost.numpy())
+        return {"schedule": self.schedule, "factor": float(self.factor.numpy()), "lost": lost}
 
 
-def scaled(optimizer: Any, factor: tf.Variable) -> None:
+def scaled(optimizer: Any, factor: tf.Variable, lost: tf.Variable | None = None) -> None:
     """Puts `Scaled` around the schedule of an optimizer of either of Keras's families; a plain number it leaves be."""
     while hasattr(optimizer, "_optimizer"):  # Lookahead holds another
         optimizer = optimizer._optimizer
@@ -111,7 +123,7 @@ def scaled(optimizer: Any, factor: tf.Variable) -> None:
     rate = optimizer._hyper["learning_rate"] if legacy else optimizer._learning_rate
     if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return
-    rate = Scaled(rate.schedule if isinstance(rate, Scaled) else rate, factor)
+    rate = Scaled(rate.schedule if isinstance(rate, Scaled) else rate, factor, lost)
     if legacy:
         optimizer._set_hyper("learning_rate", rate)
     else:

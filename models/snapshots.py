@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from models.stable_model import StableModel
 
-KEEP = 4
+KEEP = 6
 
 
 class Snapshots:
     """`KEEP` copies of weights, BatchNorm's statistics, optimizer slots and step, loss scale and averages.
 
     The older, the farther apart: what is noticed late needs an old one. Not of `data_step`: what is trained on after a
-    rollback are batches not yet seen.
+    rollback are batches not yet seen. Nor does the learning rate's schedule go back: it would not come to its end.
     """
 
     def __init__(self, model: StableModel) -> None:
@@ -56,6 +56,7 @@ class Snapshots:
         step, values = usable[-1]
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
+        self._model.lost_steps.assign_add(self._model.step - step)
         return step
 
 
@@ -66,4 +67,4 @@ def changing(model: StableModel) -> list[tf.Variable]:
     optimizer = model.optimizer
     scale = [optimizer._loss_scale._current_loss_scale, optimizer._loss_scale._counter] if optimizer.dynamic else []
     averages = model.averages.variables if model.averages is not None else []
-    return [*own, *optimizer.inner_optimizer.variables(), *scale, *averages]
+    return [*own, model.lost_steps, *optimizer.inner_optimizer.variables(), *scale, *averages]

@@ -76,6 +76,7 @@ class StableModel(keras.Model):
     # as it warms up; gradients are usually so long.
     rate_factor: tf.Variable = None
     rate_cut: tf.Variable = None
+    lost_steps: tf.Variable = None  # that rollbacks undid: the schedule counts them
     usual_norm: tf.Variable = None
     train_function: Any = None
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
@@ -121,6 +122,7 @@ class StableModel(keras.Model):
         model.data_step = _alike(0, tf.int64, "data_step")
         model.rate_factor = _alike(1.0, tf.float32, "rate_factor")
         model.rate_cut = _alike(1.0, tf.float32, "rate_cut")
+        model.lost_steps = _alike(0, tf.int64, "lost_steps")
         model.usual_norm = _alike(np.inf, tf.float32, "usual_norm")
         random = [layer for layer in inner._flatten_layers() if isinstance(layer, Dropout)]
         for number, layer in enumerate(random):
@@ -175,7 +177,7 @@ class StableModel(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self._guarded = guarded
         if guarded:
-            schedules.scaled(optimizer.inner_optimizer, self.rate_factor)
+            schedules.scaled(optimizer.inner_optimizer, self.rate_factor, self.lost_steps)
         self._per_example_loss = keras.losses.get(loss)
         self._evaluate_flipped = evaluate_flipped
         self._has_metrics = bool(kwargs.get("metrics") or kwargs.get("weighted_metrics"))

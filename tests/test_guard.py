@@ -9,6 +9,7 @@ import pytest
 import tf_keras as keras
 
 from models import guard as module
+from models import telemetry
 from models.config import OptimizerConfig
 from models.guard import StabilityGuard
 from models.incidents import Incidents
@@ -173,3 +174,26 @@ def test_any_optimizers_rate_can_be_scaled(family: Any, rate: Any) -> None:
     model.scale_rate(1.0)
     model.fit(fed, steps_per_epoch=1, epochs=1, verbose=0)
     assert model.rows[-1, 3] == pytest.approx(decayed**2 * whole, rel=1e-5)
+
+
+def test_after_a_rollback_the_schedule_goes_on_and_comes_to_its_end() -> None:
+    class Rates(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.rates: list[float] = []
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.rates.extend(telemetry.column(self.model.rows, "learning_rate"))
+
+    config = OptimizerConfig(learning_rate=0.02, schedule="cosine")
+    model = compiled(one(), normed, config, watch_every=5, guarded=True)
+    rates, shock = Rates(), Shock(80, corrupt)
+    told: list[str] = []
+    incidents = Incidents()
+    incidents.listeners.append(lambda step, kind, evidence, action: told.append(action))
+    guard = StabilityGuard(True, incidents)
+    data = batches(one(), IMAGES, LABELS)
+    model.fit(data, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[shock, rates, guard])
+    assert any(action.startswith("rolled back") for action in told)
+    assert int(model.lost_steps.numpy()) > 0
+    whole = model.optimizer.inner_optimizer._learning_rate.schedule
+    np.testing.assert_allclose(rates.rates, [float(whole(step)) for step in range(STEPS)], rtol=1e-5)
