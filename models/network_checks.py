@@ -450,14 +450,8 @@ def _is_zero_kernel(variable: tf.Variable, gradient: tf.Tensor | None) -> bool:
 
 def _saturates(layer: keras.layers.Layer) -> bool:
     """At both ends, with room between them around zero: sigmoid and tanh, not a ReLU cut off at 6."""
-<<<<<<< HEAD
-    bounds = probe.asymptotes(layer)
-    if bounds is None or bounds[0] is None or bounds[1] is None:
-=======
-    bounds = probe._asymptotes(layer)
-    low, high = bounds or (None, None)
+    low, high = probe.asymptotes(layer) or (None, None)
     if low is None or high is None:
->>>>>>> preflight
         return False
     function: Any = getattr(layer, "activation", None) or layer.call
     return float(function(tf.constant([0.0]))[0]) > low + 1e-6
