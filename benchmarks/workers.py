@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -63,6 +64,7 @@ def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: i
 
 def _worker(make: Callable[[], Work], todo: Any, done: Any) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work = make()
         while (group := todo.get()) is not None:
@@ -73,3 +75,11 @@ def _worker(make: Callable[[], Work], todo: Any, done: Any) -> None:
     except BaseException:
         done.put((None, None, traceback.format_exc()))
         raise
+
+
+def _end_with_parent() -> None:
+    """However that ends: one that is killed cannot tell."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -107,3 +110,34 @@ def test_a_process_that_dies_is_noticed() -> None:
 
 def test_nothing_to_do_is_done() -> None:
     assert list(workers.run([], make_squares, processes=2)) == []
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "{}\n"
+        parent.kill()
+        # Its end of the pipe closes when the child, which holds it too and waits for ever, is gone.
+        parent.communicate(timeout=60)
+
+
+PARENT = """
+from benchmarks import workers
+from tests.test_benchmarks_journal import make_waiting
+
+if __name__ == "__main__":
+    for _, values in workers.run([[1], [2]], make_waiting, processes=1):
+        print(values, flush=True)
+"""
+
+
+def make_waiting():
+    def work(case):
+        if case == 2:
+            signal.pause()
+        return {}
+
+    return work
