@@ -21,10 +21,10 @@ train: setup
 	$(BIN)/python -m tools.train --preset=quick
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
