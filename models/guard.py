@@ -24,7 +24,7 @@ from models.snapshots import Snapshots
 from models.stable_model import OUTLYING
 from models.summary import TrainingFailed
 
-ACUTE = ("nonfinite", "loss_spike", "divergence")  # what a rollback undoes
+ACUTE = ("nonfinite", "loss_spike", "divergence", "collapse")  # what a rollback undoes
 TAKE_EVERY = 20  # steps between snapshots, a rollback's least loss: copying 26 MB takes 4 ms
 MARGIN = 10  # steps before an alarm in which its cause may already have been at work
 ROLLBACKS = 2  # before the learning rate is cut, within `FORGIVEN` steps

@@ -117,6 +117,33 @@ def test_noise_around_a_plateau_is_neither_spike_nor_divergence(seed: int, level
     assert not found & {"loss_spike", "divergence", "stall"}
 
 
+@pytest.mark.parametrize(("back_to", "expected"), [(0.75, False), (0.95, True)])
+def test_collapse_is_more_than_half_of_the_gain_given_back(back_to: float, expected: bool) -> None:
+    rng = np.random.default_rng(0)
+    at = np.arange(200)
+    loss = 2.3 * np.where(at < 100, 1 - 0.4 * at / 100, back_to) * np.exp(0.03 * rng.normal(size=200))
+    trace = dataclasses.replace(healthy(200), loss=loss, began=2.3)
+    assert ("collapse" in kinds(trace)) == expected
+    if expected:
+        assert 104 <= first_on(trace, "collapse") <= 120
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_a_noisy_start_without_gain_does_not_collapse(noise: float) -> None:
+    for seed in range(20):
+        loss = 2.3 * np.exp(noise * np.random.default_rng(seed).normal(size=300))
+        trace = dataclasses.replace(healthy(300), loss=loss, began=detectors.first_loss(loss))
+        assert not signals(trace)["collapse"].on.any()
+
+
+def test_half_of_a_gain_may_come_back_within_the_noise() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        loss = 2.3 * np.linspace(1, 0.9, 300) * np.exp(0.3 * rng.normal(size=300))
+        trace = dataclasses.replace(healthy(300), loss=loss, began=2.3)
+        assert not signals(trace)["collapse"].on.any()
+
+
 @given(unit=st.floats(1e-3, 1e3))
 @settings(max_examples=20, deadline=None)
 def test_the_unit_of_the_loss_changes_no_alarm(unit: float) -> None:
@@ -254,7 +281,7 @@ def test_exploding_gradients(times: float, expected: int | None) -> None:
     assert kinds(trace) == set()
     if expected:
         both = changed(trace, slice(399, 410), loss=20.0)
-        assert kinds(both) == {"loss_spike", "exploding"}
+        assert kinds(both) == {"loss_spike", "collapse", "exploding"}
 
 
 def test_small_updates_at_the_end_of_a_schedule_are_meant() -> None:
