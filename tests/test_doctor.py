@@ -1,0 +1,134 @@
+"""The doctor on real small runs: it names what was done to them, its fix works, and a sound run has nothing wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from models import examination
+from models.config import ModelConfig, OptimizerConfig, TrainConfig, config_json
+from models.diagnosis import Finding
+from models.doctor import diagnose
+from models.replay import Bench, changed
+from models.run_directory import append_json_line
+from pipeline.config import DataConfig
+
+ROOT = pathlib.Path(__file__).parent.parent
+STEPS = 90
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench(models=16)
+
+
+@pytest.fixture
+def sound(small: DataConfig) -> TrainConfig:
+    optimizer = OptimizerConfig(learning_rate=0.1, schedule="constant")
+    return TrainConfig(
+        epochs=6, data=small, model=ModelConfig(name="cnn", width=8), optimizer=optimizer, precision="float32"
+    )
+
+
+@pytest.mark.slow
+def test_a_rate_far_too_high_is_named_and_its_fix_trains(bench: Bench, sound: TrainConfig) -> None:
+    sick = changed(sound, {"optimizer.learning_rate": 30.0})
+    found = diagnose(sick, bench, steps=STEPS)
+    assert found.suspects[0].cause == "learning_rate_high"
+    assert found.alarms
+    assert found.fix["optimizer.learning_rate"] < 10
+    unchanged, *replays = found.replays
+    assert unchanged.flags == {}
+    cured = next(replay for replay in replays if replay.flags == found.fix)
+    assert cured.accuracy > unchanged.accuracy + 0.2
+    assert len(unchanged.loss) == STEPS
+    assert found.places[-1] == "logits"
+    assert len(found.activations) == found.trace.layers["dead"].shape[1]
+
+
+@pytest.mark.slow
+def test_a_specific_cause_goes_before_a_lower_rate(bench: Bench, sound: TrainConfig) -> None:
+    sick = changed(sound, {"optimizer.momentum": 0.999})
+    found = diagnose(sick, bench, steps=STEPS)
+    assert found.suspects[0].cause == "momentum"
+    assert found.fix == {"optimizer.momentum": 0.9}
+    control = [replay for replay in found.replays if replay.generic]
+    assert {"optimizer.learning_rate": 0.025} in [replay.flags for replay in control]
+
+
+@pytest.mark.slow
+def test_wrong_labels_are_listed_for_the_fix(bench: Bench, sound: TrainConfig, tmp_path: pathlib.Path) -> None:
+    noisy = changed(sound, {"data.shapes.label_noise": 0.4, "epochs": 12})
+    finding = Finding("labels", False, "40% are wrong", "at most 10% are", causes=("label_noise",))
+    found = diagnose(noisy, bench, (finding,), output=str(tmp_path), steps=2 * STEPS)
+    names = (tmp_path / "wrong_labels.txt").read_text().split("\n")[:-1]
+    assert 0.1 * 300 < len(names) < 0.8 * 300
+    (replay,) = [replay for replay in found.replays if "data.drop" in replay.flags]
+    assert replay.flags == {"data.drop": str(tmp_path / "wrong_labels.txt")}
+    assert "label_noise" in [suspect.cause for suspect in found.suspects]
+
+
+def run_with(tmp_path: pathlib.Path, *incidents: tuple[str, int]) -> str:
+    directory = tmp_path / "run"
+    for step in (15, 30, 45):
+        (directory / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    for kind, step in incidents:
+        append_json_line(str(directory / "incidents.jsonl"), {"step": step, "kind": kind})
+    return str(directory)
+
+
+def test_the_first_acute_incident_counts(tmp_path: pathlib.Path) -> None:
+    directory = run_with(tmp_path, ("overfitting", 10), ("loss_spike", 44), ("divergence", 60))
+    assert examination.first_incident(directory) == 44
+    assert examination.before(directory, 44) == os.path.join(directory, "checkpoints", "step-00000030")
+    assert examination.before(directory, 12) == ""
+
+
+def test_without_incidents_there_is_nothing_to_go_back_to(tmp_path: pathlib.Path) -> None:
+    assert examination.first_incident(run_with(tmp_path)) == 0
+    assert examination.first_incident("") == 0
+
+
+def doctor(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.doctor", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_run_is_examined_from_the_command_line(sound: TrainConfig, tmp_path: pathlib.Path) -> None:
+    sick = changed(sound, {"optimizer.learning_rate": 30.0, "epochs": 4})
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(config_json(sick))
+    done = doctor(f"--model_dir={run}", "--probe_steps=60", "--fix")
+    assert done.returncode == 0, done.stderr
+    assert "the learning rate is too high" in done.stdout
+    assert f"report: {run / 'report.html'}" in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("with --optimizer.")
+    assert "without: accuracy" in last
+    assert "<svg" in (run / "report.html").read_text()
+    told = json.loads((run / "diagnosis.json").read_text())
+    assert told["suspects"][0]["cause"] == "learning_rate_high"
+    assert json.loads((run / "fixed" / "summary.json").read_text())["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--probe_steps=5"], "--probe_steps (5) must be at least 20: fewer show nothing."),
+        (["--model_dir=/nowhere/run"], "/nowhere/run/config.json cannot be read"),
+        (["--fixx"], "Unknown command line flag 'fixx'"),
+        (["--model.patch=rleu"], "Did you mean 'relu'?"),
+    ],
+)
+def test_bad_flags_are_one_line(flags: list[str], words: str) -> None:
+    done = doctor(*flags)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert words in line
