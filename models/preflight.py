@@ -40,15 +40,15 @@ def preflight(
     Raises:
       UsageError: the network cannot be made.
     """
-    replicas = devices.num_replicas_in_sync
-    findings = config_checks.checks(config, len(data.train), replicas) + data_checks.checks(config, data)
-    if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
-        rule = "on several workers only configuration and data are checked"
-        return [*findings, Finding("network", True, "the network has not been looked at", rule)]
+    replicas, images = devices.num_replicas_in_sync, len(data.train)
+    findings = config_checks.checks(config, images, replicas)
     with thrown_away(config.seed):
+        findings += data_checks.checks(config, data)
+        if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
+            rule = "on several workers only settings and data are checked"
+            return [*findings, Finding("network", True, "the network has not been looked at", rule)]
         look = network_checks.Look(config, data)
-        steps = config_checks.steps_in_run(config, len(data.train))
-        findings += network_checks.checks(config, look, steps, replicas)
+        findings += network_checks.checks(config, look, config_checks.steps_in_run(config, images), replicas)
         if config.preflight == "full":
             findings += [network_checks.overfits(look), data_checks.wrong_labels(config, data)]
             found = range_test.range_test(config, data)
@@ -60,15 +60,20 @@ def preflight(
 
 @contextlib.contextmanager
 def thrown_away(seed: int) -> Iterator[None]:
-    """What is made here leaves no trace: Keras names later layers as if it had not been, and seeds start anew."""
-    names = keras.src.backend.get_default_graph_uid_map()
-    before = dict(names)
+    """What is made here leaves no trace: Keras names later layers as if it had not been, and seeds start anew.
+
+    TensorFlow's warnings of graphs traced again and of its own old names would be read as the run's: they are not shown.
+    """
+    names, logger = keras.src.backend.get_default_graph_uid_map(), tf.get_logger()
+    before, level = dict(names), logger.level
     keras.utils.set_random_seed(seed)
+    logger.setLevel("ERROR")
     try:
         yield
     finally:
         names.clear()
         names.update(before)
+        logger.setLevel(level)
         keras.utils.set_random_seed(seed)
 
 
