@@ -261,7 +261,7 @@ class TrainConfig:
     preflight: str = option(
         "on",
         "off | on (data, settings and network are checked before the first step: what looks wrong is a warning) | full"
-        " (wrong labels, one batch learnt by heart and a learning-rate range test, too: half a minute)",
+        " (wrong labels, one batch learnt by heart and a learning-rate range test, too: a minute or so)",
     )
     checkpoint_every_epochs: int = option(1, "epochs between checkpoints; the last three and the best are kept")
     early_stopping: int = option(0, "stop after this many epochs without a better validation loss; 0 is off")

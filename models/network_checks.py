@@ -57,9 +57,9 @@ class Look:
 
     def __init__(self, config: TrainConfig, data: Data) -> None:
         size, channels = config.data.image_size, config.data.channels
+        made = network.create(config.model, (size, size, channels), len(data.classes))
         count = min(IMAGES, max(FEWEST, PIXELS // size**2))
         self.images, self.labels = data_checks.first_batch(config, data, count, config.data.augment)
-        made = network.create(config.model, (size, size, channels), len(data.classes))
         self.model = StableModel.wrap(made, data.mean, data.std, config.seed)
         self.network: keras.Model = self.model.get_layer(self.model.name)
         self.classes = len(data.classes)
