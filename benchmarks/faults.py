@@ -151,28 +151,18 @@ def dirty(kind: str) -> Change:
 
 # Twins.
 
-few = options({"data.train_split": FEW, "epochs": 30})
-augmented = options(
+few = options(
     {
+        "data.train_split": FEW,
+        "epochs": 60,  # 720 steps
         "data.augment.pad_crop": 4,
-        "data.augment.rotation": 15.0,
-        "data.augment.cutout": 0.25,
-        "optimizer.weight_decay": 0.005,
-    },
-    of=few,
-)
-bare = options(
-    {
-        "data.augment.pad_crop": 0,
-        "data.augment.flip": 0.0,
-        "data.augment.rotation": 0.0,
-        "data.augment.cutout": 0.0,
-        "optimizer.weight_decay": 0.0,
+        "data.augment.rotation": 30.0,
     }
 )
+bare = options({"data.augment.pad_crop": 0, "data.augment.rotation": 0.0, "data.augment.flip": 0.0})
 thousand = options({"data.train_split": "train[:1000]", "epochs": 8})
 adam = options({"optimizer.name": "adam", "optimizer.learning_rate": 0.005})
-warmed = options({"optimizer.warmup_epochs": 1.0}, of=rate(3.0))
+warmed = options({"optimizer.warmup_epochs": 1.0}, of=rate(4.0))
 
 
 def persistent(name: str, cause: str, apply: Change, **more: Any) -> Fault:
@@ -194,7 +184,7 @@ _PERSISTENT = (
     persistent("imbalance_50", "class_imbalance", dirty("imbalance_50")),
     persistent("inverted_training", "train_validation_skew", dirty("inverted")),
     persistent("darkened_training", "train_validation_skew", dirty("darkened_8")),
-    persistent("learnt_by_heart", "overfitting", bare, twin=augmented),
+    persistent("learnt_by_heart", "overfitting", bare, twin=few),
     persistent(
         "distorted",
         "too_much_augmentation",
@@ -206,7 +196,7 @@ _PERSISTENT = (
     persistent("rate_x100", "learning_rate_high", rate(100)),
     persistent("rate_1_30", "learning_rate_low", rate(1 / 30)),
     persistent("rate_1_100", "learning_rate_low", rate(1 / 100)),
-    persistent("no_warmup", "no_warmup", options({"optimizer.warmup_epochs": 0.0}), twin=warmed),
+    persistent("no_warmup", "no_warmup", options({"optimizer.warmup_epochs": 0.0}), twin=warmed, networks=NORMED),
     persistent("batch_2", "batch_small", options({"data.batch_size": 2}), networks=("plain",)),
     persistent("batch_500", "batch_large", options({"data.batch_size": 500})),
     persistent("batch_1000", "batch_large", options({"data.batch_size": 1000})),
@@ -242,7 +232,7 @@ _PERSISTENT = (
     persistent("huge_weights", "initialization", mutated("huge")),
     persistent("tiny_weights", "initialization", mutated("tiny"), networks=("plain",)),
     persistent("sigmoid", "saturating_activation", mutated("sigmoid")),
-    persistent("steep_tanh", "saturating_activation", mutated("steep_tanh")),
+    persistent("steep_tanh", "saturating_activation", mutated("steep_tanh"), networks=NORMED),
     persistent("dying_relu", "dying_activation", mutated("dying")),
     persistent("softmax", "output_activation", mutated("softmax")),
     persistent("relu_output", "output_activation", mutated("relu_output")),

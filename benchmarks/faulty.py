@@ -32,6 +32,8 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 @functools.cache
 def accuracy(config: TrainConfig) -> float:
     """On validation images, after training as `config` says."""
+    import tf_keras as keras
+
     from models import strategy, train
     from pipeline import opening
     from pipeline.reader import evaluation_steps
@@ -44,7 +46,9 @@ def accuracy(config: TrainConfig) -> float:
     model = train.create_model(config, data, devices, steps)
     training, evaluation = train.batches(config, data, devices, share, start_step=0)
     model.fit(training, steps_per_epoch=steps, epochs=config.epochs, verbose=0)
-    return train.evaluate(model, evaluation, evaluation_steps(data.validation, share))["accuracy"]
+    result = train.evaluate(model, evaluation, evaluation_steps(data.validation, share))["accuracy"]
+    keras.backend.clear_session()  # or the graphs of 200 runs stay in memory
+    return result
 
 
 def sound(pair: split.Pair, seed: int) -> TrainConfig:

@@ -47,13 +47,11 @@ def sigmoid(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def steep_tanh(layer: keras.layers.Layer, times: float = 30.0) -> keras.layers.Layer:
-    """Every ReLU is a tanh, and what comes into it so many times too large: nearly all of it at an asymptote."""
+    """Every ReLU behind a BatchNorm is a tanh, and the scale so many times too large: nearly all is at an asymptote."""
     if isinstance(layer, layers.ReLU):
         return layers.Activation("tanh", name=layer.name)
     if isinstance(layer, layers.BatchNormalization):
         return changed(layer, gamma_initializer=keras.initializers.Constant(times))
-    if getattr(layer, "activation", None) is keras.activations.relu:
-        return changed(layer, activation="tanh", kernel_initializer=he_normal(times))
     return same(layer)
 
 
