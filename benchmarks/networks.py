@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NETWORKS = ("cnn", "resnet9", "plain")
 WIDTH = 8
-EPOCHS = 2  # 250 steps over 4,000 images
+EPOCHS = 2  # 200 steps over 3,200 images
 BATCH = 32
 
 
