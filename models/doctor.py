@@ -13,6 +13,7 @@ import numpy as np
 
 from models import changes, confident, detectors
 from models import train as training
+from models.causes import CAUSES
 from models.changes import Case, Change
 from models.config import TrainConfig
 from models.diagnosis import Diagnosis, Finding, Picture
@@ -63,14 +64,16 @@ def diagnose(
     tried = trials.halved([*changes.candidates(case), *_wrong_labels(bench, probe, case, output)])
     joint, without = trials.together(tried)
     suspects, fix = verdict(case, trials.unchanged, tried, joint, without)
-    shown = [trials.unchanged, *tried, *([joint] if joint else []), *without]
+    replays = [replay(trials.unchanged, "as it was"), *map(replay, tried)]
+    replays += [replay(joint, "all likely changes at once")] if joint else []
+    replays += [replay(trial, f"all of them but against: {CAUSES[trial.change.cause].title}") for trial in without]
     return Diagnosis(
         source=source,
         trace=trace,
         places=tuple(bench.places(probe)),
         alarms=alarms,
         findings=findings,
-        replays=tuple(map(replay, shown)),
+        replays=tuple(replays),
         suspects=suspects,
         pictures=pictures,
         cpu_seconds=time.process_time() - begun,

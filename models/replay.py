@@ -13,10 +13,12 @@ its own weights, slots and step, so that any of them can be gone on with.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -244,7 +246,7 @@ class Bench:
         """The network, and the weights, that `train` would begin with."""
         training.set_up(config)
         size, channels = config.data.image_size, config.data.channels
-        with self.devices.scope():
+        with self.devices.scope(), named_anew():
             return network.create(config.model, (size, size, channels), len(data.classes))
 
     def _training_batches(self, config: DataConfig, seed: int, start_step: int) -> Any:
@@ -261,6 +263,19 @@ class Bench:
         share = strategy.share(self.devices, EVALUATED * self.devices.num_replicas_in_sync)
         ds = self.devices.distribute_datasets_from_function(lambda _: build.evaluation_batches(index, config, share))
         return ds, -(-len(index) // share.global_batch_size)
+
+
+@contextlib.contextmanager
+def named_anew() -> Iterator[None]:
+    """Layers are named as in a process that makes no other network: Keras counts on from the last one."""
+    names = keras.src.backend.get_default_graph_uid_map()
+    before = dict(names)
+    names.clear()
+    try:
+        yield
+    finally:
+        names.clear()
+        names.update(before)
 
 
 def _as_read(config: DataConfig) -> DataConfig:

@@ -87,7 +87,8 @@ def _verdict(diagnosis: Diagnosis) -> str:
         words = "add to the run's" if found.helps else "added to the run's"
         parts.append(f"<p>{to_fix} {words} <code>python -m tools.train ...</code></p><pre>{flags}</pre>")
     if found.edit:
-        words = "Then change" if found.flags else f"{to_fix} change"
+        instead = found.flags and any(flag.startswith("--model.patch=") for flag in found.flags)
+        words = "Or, instead of <code>--model.patch</code>, change" if instead else f"{to_fix} change"
         parts.append(f"<p>{words} in the source of the model</p><pre>{escape(found.edit)}</pre>")
     replay = found.replay
     if replay and diagnosis.replays and all(map(math.isfinite, (replay.accuracy, diagnosis.replays[0].accuracy))):

@@ -154,7 +154,10 @@ def text(diagnosis: Diagnosis) -> str:
         if found.flags:
             lines.append(f"{fix}: python -m tools.train ... {quoted(found.flags)}")
         if found.edit:
-            lines += [f"{'and' if found.flags else fix}, in the source of the model:", *_indented(found.edit)]
+            lines += [
+                f"{'or instead of --model.patch' if found.flags else fix}, in the source of the model:",
+                *_indented(found.edit),
+            ]
     return "\n".join(printable(line).rstrip() for line in lines)
 
 

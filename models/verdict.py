@@ -9,6 +9,7 @@ gained which its change alone gains. Causes exclude each other, unless only thei
 from __future__ import annotations
 
 import math
+import os
 from typing import Any, NamedTuple
 
 from models import changes, patch
@@ -68,11 +69,11 @@ def verdict(
     return tuple(suspects), dict(best.change.flags) if gain >= GAIN else {}
 
 
-def replay(trial: Trial) -> Replay:
-    """What is told of a trial."""
+def replay(trial: Trial, name: str = "") -> Replay:
+    """What is told of a trial, under the words of its flags unless it has another `name`."""
     _, accuracy, loss = trial.run.validated[-1]
     return Replay(
-        name=CAUSES[trial.change.cause].title if trial.change.cause else "as it was",
+        name=name or in_words(trial.change.flags),
         flags=trial.change.flags,
         loss=trial.run.loss,
         gradient_norm=trial.run.gradient_norm,
@@ -81,6 +82,21 @@ def replay(trial: Trial) -> Replay:
         generic=trial.change.generic,
         seconds=trial.seconds,
     )
+
+
+def in_words(flags: dict[str, Any]) -> str:
+    """As a person would say it: learning rate 0.003, normalize on."""
+    own = {"optimizer.name": "optimizer", "data.drop": "leave out"}
+    named = {name: own.get(name, name.rpartition(".")[2].replace("_", " ")) for name in flags}
+    return ", ".join(f"{named[name]} {_plain(value)}" for name, value in flags.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ", ".join(os.path.basename(each) for each in str(value).split(","))
 
 
 def _share(trial: Trial, unchanged: Trial, gain: float) -> float:
