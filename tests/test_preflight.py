@@ -593,13 +593,12 @@ def test_help_of_the_doctor_needs_no_tensorflow() -> None:
     assert "--preflight" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"), [([], "say what to do: --preflight"), (["--preflight=off"], "leaves nothing to do")]
-)
-def test_the_doctor_says_what_it_lacks(flags: list[str], words: str) -> None:
+@pytest.mark.parametrize("flags", [[], ["--preflight=off"]])
+def test_the_doctor_says_what_it_lacks(flags: list[str]) -> None:
     done = doctor(*flags)
     assert done.returncode == 2
-    assert words in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: say what to examine: --model_dir=RUN")
 
 
 @pytest.mark.slow

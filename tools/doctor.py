@@ -43,6 +43,11 @@ absl_flags.DEFINE_bool(ONLY, False, "what --preflight without a value means: tho
 
 def main(argv: list[str]) -> int:
     require(FLAGS.probe_steps >= 20, f"--probe_steps ({FLAGS.probe_steps}) must be at least 20: fewer show nothing.")
+    named = {"model_dir", "preset", "config", ONLY, *(option.name for option in flags.options(TrainConfig))}
+    require(
+        any(FLAGS[name].present for name in named - {"preflight"}),
+        "say what to examine: --model_dir=RUN, or what tools.train would be given, --preset=quick for one.",
+    )
     if FLAGS.model_dir and not FLAGS["config"].present:
         FLAGS["config"].parse(os.path.join(FLAGS.model_dir, "config.json"))
     config = flags.config(TrainConfig)
