@@ -261,7 +261,6 @@ def test_a_gap_between_training_and_inference(times: float, expected: bool) -> N
         ("dying", "dead", 2, 0.4, 0.6),
         ("saturation", "saturated", 2, 0.7, 0.9),
         ("large_updates", "update_norm", 3, 0.5, 2.0),
-        ("small_updates", "update_norm", slice(None), 1e-3, 1e-5),
         ("moment_spike", "moment_ratio", 1, 2.0, 2.6),
     ],
 )
@@ -284,11 +283,35 @@ def test_exploding_gradients(times: float, expected: int | None) -> None:
         assert kinds(both) == {"loss_spike", "collapse", "exploding"}
 
 
+def slowed(to: float, ratio: float) -> Trace:
+    """A loss that ends at the share `to` of where it began, updates of `ratio` of the weights."""
+    loss = np.log(10) * np.linspace(1, to, STEPS)
+    trace = dataclasses.replace(healthy(), loss=loss, began=np.log(10))
+    return with_layers(trace, update_norm=10 * ratio)
+
+
+@pytest.mark.parametrize(
+    ("to", "ratio", "expected"), [(0.9, 6e-4, True), (0.9, 8e-4, False), (0.1, 6e-4, False), (0.85, 1e-6, True)]
+)
+def test_updates_are_small_where_the_loss_falls_little(to: float, ratio: float, expected: bool) -> None:
+    found = first_on(slowed(to, ratio), "small_updates")
+    assert (found is not None) == expected
+    if expected:
+        assert found == 160  # the first look after `PATIENCE` steps
+        assert "small_updates" in kinds(slowed(to, ratio)), "alone it is an alarm"
+
+
 def test_small_updates_at_the_end_of_a_schedule_are_meant() -> None:
-    trace = with_layers(healthy(), slice(15, None), update_norm=1e-6)
-    assert first_on(trace, "small_updates") is not None
-    late = changed(trace, slice(290, None), learning_rate=1e-3)
+    late = changed(slowed(0.9, 6e-4), slice(None), learning_rate=1e-3)
+    late = changed(late, slice(0, 100), learning_rate=1e3)
     assert first_on(late, "small_updates") is None
+
+
+def test_updates_of_the_warm_up_do_not_count() -> None:
+    trace = dataclasses.replace(slowed(0.9, 2e-3), warmup=200)
+    trace = with_layers(trace, slice(0, 10), update_norm=0.0)
+    assert first_on(trace, "small_updates") is None
+    assert first_on(dataclasses.replace(slowed(0.9, 6e-4), warmup=200), "small_updates") == 360
 
 
 def test_layers_say_nothing_during_the_warm_up() -> None:
