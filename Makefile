@@ -4,6 +4,8 @@ BIN := .venv/bin
 # The lock with CUDA where there is a GPU to use it.
 LOCK := $(if $(shell command -v nvidia-smi),requirements-gpu.lock,requirements.lock)
 export EVENKEEL_CACHE
+# Test processes: each grows to 3 GB.
+AT_ONCE ?= 2
 
 .PHONY: setup train test test-fast test-gpu lint lock clean
 
@@ -21,10 +23,10 @@ train: setup
 	$(BIN)/python -m tools.train --preset=quick
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
 
 test-fast: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow"
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
