@@ -92,8 +92,8 @@ def _rates(case: Case) -> Iterator[Change]:
     yield Change("learning_rate_high", {"optimizer.learning_rate": rate / 4}, high, why, generic=True)
     if not case.config.optimizer.clip_norm:
         yield Change("learning_rate_high", {"optimizer.clip_norm": 1.0}, high, why, generic=True)
-    if not slow:
-        yield Change("learning_rate_high", {"optimizer.learning_rate": rate / 32}, high, why)
+    for factor in () if slow else (32, 256) if wild else (32,):
+        yield Change("learning_rate_high", {"optimizer.learning_rate": rate / factor}, high, why)
     if not wild:
         why = ("updates are tiny against the weights",) if slow else ()
         for factor in (8, 64) if slow or not _learns(case) else (8,):

@@ -139,26 +139,27 @@ LIMIT = 60.0
 
 
 def collapse(trace: Trace) -> Signal:
-    """The loss has given back more than half of what it had gained since the start of the run, for 4 steps.
+    """The loss has given back more than half of what it had gained since the start of the run, for 5 steps.
 
     Levels are medians of 16 log losses; the rise must exceed 6 standard errors of such a median, 1.25 sigma / 4, and so
-    must what had been gained, or a noisy start would count. Where guessing is not much worse than what was reached, no
-    spike and no divergence shows that all is lost.
+    must what had been gained, or a noisy start would count. The last 3 must say so as well: what is over is over. Where
+    guessing is not much worse than what was reached, no spike and no divergence shows that all is lost.
     """
     x = trace.log_loss
     level = moving_median(x, 16)
+    now = np.minimum(level, moving_median(x, 3))
     known = np.arange(len(x)) >= 15
     best = np.minimum.accumulate(np.where(known, level, np.inf))
     steps = np.abs(np.diff(x, prepend=x[:1]))
     error = 1.25 / 4 * np.maximum(SIGMA * moving_median(steps, WINDOW) / np.sqrt(2), 0.02)
     start = np.log(1 + SOFTENING) if trace.began is not None else np.nan
-    gained, lost = start - best, np.where(known, level - best, 0.0)
+    gained, lost = start - best, np.where(known, now - best, 0.0)
     with np.errstate(invalid="ignore"):
         given_back = known & (lost > np.maximum(gained / 2, 6 * error)) & (gained > 6 * error)
     better = np.concatenate([[True], best[1:] < best[:-1]]) if len(x) else np.zeros(0, bool)
     since = np.maximum.accumulate(np.where(better, trace.steps, 0)).astype(np.float64)
     share = np.divide(lost, gained, out=np.zeros(len(x)), where=np.isfinite(gained) & (gained > 0))
-    return Signal(trace.steps, run_lengths(given_back) >= 4, {"given_back": share, "since": since})
+    return Signal(trace.steps, run_lengths(given_back) >= 5, {"given_back": share, "since": since})
 
 
 def stall(trace: Trace) -> Signal:
@@ -219,7 +220,7 @@ def vanishing(trace: Trace) -> Signal:
 
 def exploding(trace: Trace) -> Signal:
     """In 3 of 5 steps the gradient's norm is more than 7 robust deviations above, and 5 times, what it was before."""
-    x = np.log(np.maximum(np.nan_to_num(trace.gradient_norm, nan=np.inf, posinf=1e30), 1e-30))
+    x = np.log(np.maximum(np.nan_to_num(trace.gradient_norm, nan=1e30, posinf=1e30), 1e-30))
     center, spread = before(x)
     z = (x - center) / np.maximum(spread, 0.05)
     above = (z > FAR) & (x - center > np.log(5))

@@ -69,8 +69,8 @@ class Trials:
         self._bench, self._config, self._checkpoint = bench, config, checkpoint
         self._steps = steps
         self.unchanged = self._begun(Change("", {}))
-        for _ in range(PARTS):
-            self._go_on(self.unchanged, math.ceil(steps / PARTS))
+        for part in range(PARTS):
+            self._go_on(self.unchanged, (part + 1) * steps // PARTS - part * steps // PARTS)
 
     def halved(self, changes: list[Change]) -> list[Trial]:
         """A trial of each of `changes`, those that promise most in full."""

@@ -617,6 +617,6 @@ def test_the_doctor_prints_every_finding_and_writes_them(tmp_path: pathlib.Path)
     assert len(done.stdout.splitlines()) == len(written) == 29
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
-    refused = doctor("--preflight=on", *tiny, "--nodata.normalize")
+    refused = doctor("--preflight_only", *tiny, "--nodata.normalize")
     assert refused.returncode == 4, refused.stderr
     assert any(line.startswith("NO  input_scale: ") for line in refused.stdout.splitlines())

@@ -67,11 +67,15 @@ def main(argv: list[str]) -> int:
 
 
 def examined(config: TrainConfig, output: str) -> int:
+    import tensorflow as tf
+
     from models import examination
     from models.report import html
     from models.report_text import text, to_json
     from models.run_directory import write
 
+    # It warns of models that are compiled again and again; here each is another one.
+    tf.get_logger().setLevel("ERROR")
     diagnosis = examination.examine(config, FLAGS.model_dir, output, FLAGS.probe_steps)
     write(os.path.join(output, "diagnosis.json"), json.dumps(to_json(diagnosis), indent=2, allow_nan=False))
     write(os.path.join(output, "report.html"), html(diagnosis))
