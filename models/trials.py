@@ -70,7 +70,9 @@ class Trials:
         self._steps = steps
         self.unchanged = self._begun(Change("", {}))
         for part in range(PARTS):
-            self._go_on(self.unchanged, (part + 1) * steps // PARTS - part * steps // PARTS)
+            count = (part + 1) * steps // PARTS - part * steps // PARTS
+            if count:
+                self._go_on(self.unchanged, count)
 
     def halved(self, changes: list[Change]) -> list[Trial]:
         """A trial of each of `changes`, those that promise most in full."""
