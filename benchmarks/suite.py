@@ -17,20 +17,24 @@ Phase = Callable[[Records], list[list[Case]]]
 
 
 class Size(NamedTuple):
-    """Clean runs of each pair, seeds of each fault, faults (0: all), pairs of each that are run, pairs of overhead."""
+    """Clean runs of each pair, seeds of each fault, faults (0: all), pairs of each that are run, pairs of overhead.
+
+    Whether random search and AutoTrainer's ladder are run, which cost as much as the doctor.
+    """
 
     clean: int
     seeds: int
     faults: int
     pairs: int
     overheads: int
+    rivals: bool
 
 
 SUITES = {
-    "quick": Size(clean=5, seeds=3, faults=6, pairs=1, overheads=3),
-    "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30),
+    "quick": Size(clean=3, seeds=3, faults=5, pairs=1, overheads=3, rivals=False),
+    "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30, rivals=True),
 }
-QUICK = ("rate_x100", "sigmoid", "raw_pixels", "momentum_99", "label_noise_60", "flipped_bits")
+QUICK = ("rate_x100", "momentum_99", "raw_pixels", "sigmoid", "flipped_bits")
 TWINS = 5  # seeds of a twin that is not the plain sound run
 
 
@@ -77,7 +81,9 @@ def phases(name: str, photos: bool) -> list[Phase]:
             if faults.FAULTS[fault].kind != "persistent" or not is_faulty(records, fault, network, data):
                 continue
             first = (network, data) == split.pairs(fault)[0] or size.pairs == 1
-            kinds = ("diagnosis", "fixed", "random", "autotrainer") if first else ("diagnosis",)
+            kinds = ["diagnosis"]
+            if first:
+                kinds += ["fixed", "random", "autotrainer"] if size.rivals else ["fixed"]
             seeds = [seed for seed in split.SEEDS[split.half(fault)] if seed < size.seeds]
             groups.append([Case(kind, fault, network, data, seed) for seed in seeds for kind in kinds])
         return groups

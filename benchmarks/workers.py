@@ -63,7 +63,7 @@ def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: i
 
 
 def _worker(make: Callable[[], Work], todo: Any, done: Any) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # its notices would tear up the progress bar
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work = make()
