@@ -358,8 +358,8 @@ def test_a_run_that_only_skips_fails_with_exit_code_3(tmp_path: pathlib.Path) ->
     assert summary["status"] == "failed"
     assert re.fullmatch(reason, summary["reason"])
     assert 105 <= summary["steps"] < 110, "it ends with the call that reaches the limit"
-    told = {"nonfinite_gradient": summary["steps"] - 5, "nonfinite": 1, "small_updates": 1}
-    assert summary["incidents"] == told, "weights that never move are seen too"
+    told = {"nonfinite_gradient": summary["steps"] - 5, "nonfinite": 1}
+    assert summary["incidents"] == told
     assert len((tmp_path / "run" / "incidents.jsonl").read_text().splitlines()) == sum(told.values())
 
 
