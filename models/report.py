@@ -229,7 +229,7 @@ def _layers(diagnosis: Diagnosis) -> str:
         tables += f"<h3>{title}</h3>{_numbers(values, places)}"
     lead = (
         f"The input's layer on top, the output's below; a column for each of {counted(len(trace.due), 'look')}."
-        " Even rows are healthy: a sound network trains at all depths alike."
+        " In a sound network no depth learns a thousand times slower than another."
     )
     return _section("layers", "Layer by layer", lead, body + _folded("The numbers", tables))
 

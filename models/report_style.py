@@ -57,7 +57,7 @@ a { color: inherit; }
 .vain-list h3 { margin-bottom: .4rem; }
 .family { color: var(--soft); font-size: .875rem; font-weight: 400; }
 
-figure { margin-top: 2.5rem; }
+figure { display: flow-root; margin-top: 1.5rem; }
 figcaption { font-weight: 600; }
 .plot { display: block; overflow: visible; width: calc(100% - 66px); height: 220px; margin: 44px 14px 42px 52px; }
 .plot.small { height: 104px; margin: 30px 10px 40px 46px; width: calc(100% - 56px); }
@@ -121,6 +121,7 @@ th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-top: 1px solid v
 th { color: var(--soft); font-weight: 500; border-top: 0; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 details { margin-top: 1.25rem; }
+details h3 { margin-top: 1.5rem; }
 summary { cursor: pointer; color: var(--soft); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1.5rem 1.25rem; }
 .pictures figure { margin: 0; }
@@ -148,6 +149,7 @@ footer {
   section { margin-top: 2rem; }
   figure, .cause, .findings > li, pre, tr { break-inside: avoid; }
   h2, h3, figcaption { break-after: avoid; }
+  .scroll { overflow: visible; }
   details::details-content { content-visibility: visible; block-size: auto; }
 }
 """.strip()
