@@ -222,6 +222,16 @@ def test_replays_stand_side_by_side_on_the_same_axes(page: Page) -> None:
     assert len(set(base)) == 1
 
 
+def test_a_replay_that_explodes_does_not_flatten_the_others() -> None:
+    replays = diagnoses.replays()
+    exploding = dataclasses.replace(replays[0], loss=np.logspace(0, 30, 60))
+    written = report.html(diagnoses.diagnosis(replays=(exploding, *replays[1:])))
+    chart = re.findall(r'<svg class="plot small".*?</figure>', written, re.DOTALL)[0]
+    assert "unchanged: above the axis" in chart
+    heights = [int(y) for y in re.findall(r"[ML]\d+ (\d+)", re.findall('curve main" d="([^"]+)"', chart)[0])]
+    assert max(heights) - min(heights) > 200, "of 1000"
+
+
 def test_failed_checks_come_first_and_passed_ones_are_folded(page: Page) -> None:
     (part,) = page.texts("section", id="preflight")
     assert "1 of 3 checks failed" in part
@@ -314,6 +324,8 @@ def test_short_runs(steps: int) -> None:
 @pytest.mark.skipif(not (browser.CHROMIUM and browser.DRIVER), reason="no Chromium with its driver is installed")
 def test_a_browser_shows_it_on_a_phone_and_a_desktop(tmp_path: pathlib.Path) -> None:
     pages = {made.__name__: report.html(made()) for made in (*ALL, evil)}
+    endless = dataclasses.replace(diagnoses.findings()[1], seen="f" * 200, remedy="--" + "x" * 200)
+    pages["endless"] = report.html(diagnoses.diagnosis(source="/run" * 50, findings=(endless,)))
     with browser.chromium() as driver:
         for name, written in pages.items():
             path = tmp_path / f"{name}.html"
