@@ -30,7 +30,7 @@ CARDS = 5  # suspects in full; the others are a table
 IN_FULL = 8  # replays; the others are folded
 SMOOTHED_FROM = 100  # steps; below, a curve is plain as it is
 SMOOTHED = 32  # steps whose median is drawn, as in detectors.stall
-OFF = 10.0  # times the first loss: replays above are marked at the edge, or one that explodes would flatten all
+OFF = 10.0  # times the usual first loss: replays above are marked at the edge, or one that explodes would flatten all
 SMALL_COLUMNS = 240
 PICTURES = 24
 THUMBNAIL = 96  # pixels: 24 of them, noise throughout, take 0.9 MB
@@ -257,7 +257,7 @@ def _replays(diagnosis: Diagnosis) -> str:
     losses = [each.loss for each in diagnosis.replays]
     began = [detectors.first_loss(loss) for loss in losses if np.isfinite(loss).any()]
     x_axis = charts.span(*(np.arange(len(loss)) for loss in losses))
-    y_axis = Axis.of(*losses, most=OFF * max(began, default=math.inf))
+    y_axis = Axis.of(*losses, most=OFF * float(np.median(began)) if began else math.inf)
     base = Curve("unchanged", np.arange(len(unchanged.loss)), unchanged.loss, "base")
     figures = []
     for replay in report_text.ranked(diagnosis):
