@@ -257,7 +257,9 @@ def _replays(diagnosis: Diagnosis) -> str:
     losses = [each.loss for each in diagnosis.replays]
     began = [detectors.first_loss(loss) for loss in losses if np.isfinite(loss).any()]
     x_axis = charts.span(*(np.arange(len(loss)) for loss in losses))
-    y_axis = Axis.of(*losses, most=OFF * float(np.median(began)) if began else math.inf)
+    # Up to `OFF` times the first loss, a linear axis would leave the curves that matter a tenth of it.
+    log = all((loss[np.isfinite(loss)] > 0).all() for loss in losses) or None
+    y_axis = Axis.of(*losses, log=log, most=OFF * float(np.median(began)) if began else math.inf)
     base = Curve("unchanged", np.arange(len(unchanged.loss)), unchanged.loss, "base")
     figures = []
     for replay in report_text.ranked(diagnosis):
