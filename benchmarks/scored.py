@@ -159,7 +159,7 @@ def stability(records: Records) -> list[Result]:
     return found
 
 
-VALIDATED = 1000
+VALIDATED = 1000  # images: models.replay's, whose import would start TensorFlow
 GUESSING = float(np.log(10))
 
 

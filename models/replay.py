@@ -36,7 +36,7 @@ from pipeline import build, opening
 from pipeline.config import DataConfig
 from pipeline.opening import Data
 
-MODELS = 8  # compiled ones that are kept: about 50 MB each
+MODELS = 8  # compiled ones that are kept: each holds its weights twice, and its graphs
 VALIDATED = 1000  # images: an accuracy of a half is known to 1.6 points
 EVALUATED = 250  # images of a replica and step
 HOPELESS = 40  # updates skipped in a row: the weights do not change any more

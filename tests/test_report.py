@@ -311,7 +311,9 @@ def test_names_are_names_and_no_markup() -> None:
 
 def test_a_file_name_that_is_not_unicode_can_be_written(tmp_path: pathlib.Path) -> None:
     whole = diagnoses.diagnosis(source="runs/\udcff")
-    (tmp_path / "report.html").write_text(report.html(whole), encoding="utf-8")
+    path = tmp_path / "report.html"
+    path.write_text(report.html(whole), encoding="utf-8")
+    assert "Diagnosis of runs/" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 17, 101])
