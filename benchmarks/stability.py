@@ -19,8 +19,7 @@ import tempfile
 from absl import flags
 from tqdm import tqdm
 
-from benchmarks import command, results, scored, suite, workers
-from benchmarks.cases import Case, Cases
+from benchmarks import command, results, workers
 from benchmarks.journal import Journal
 from pipeline.config import one_of, require
 
@@ -34,13 +33,17 @@ flags.DEFINE_integer("rerun_seed", 0, "which cases --rerun draws")
 
 
 def main(argv: list[str]) -> int:
-    one_of("suite", FLAGS.suite, tuple(suite.SUITES))
+    one_of("suite", FLAGS.suite, ("quick", "full"))
     require(FLAGS.rerun >= 0, f"--rerun ({FLAGS.rerun}) must not be negative.")
     photos = str(FLAGS["data.source"].value)
     require(
         bool(photos) or FLAGS.suite == "quick",
         "--data.source is missing: the full suite needs real images, for example tfds:cifar10.",
     )
+    # Here, as it starts TensorFlow: errors in flags come at once.
+    from benchmarks import scored, suite
+    from benchmarks.cases import Cases
+
     journal = Journal(f"{FLAGS.output}.cases.jsonl", {"suite": FLAGS.suite, "data.source": os.path.basename(photos)})
     processes = FLAGS.processes or results.cores()
     with tempfile.TemporaryDirectory() as scratch:
@@ -63,6 +66,9 @@ def main(argv: list[str]) -> int:
 
 def rerun(journal: Journal, make: functools.partial, processes: int) -> int:
     """Repeats random cases; 0 where each is as it was, 4 where one is not."""
+    from benchmarks import scored
+    from benchmarks.cases import Case
+
     names = random.Random(FLAGS.rerun_seed).sample(sorted(journal.records), min(FLAGS.rerun, len(journal.records)))
     different = 0
     for case, values in workers.run([[Case.named(name)] for name in names], make, processes):
