@@ -143,10 +143,14 @@ def ks(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(below[0] - below[1]).max())
 
 
-def augmentation(config: TrainConfig, data: Data) -> Finding:
-    """The share of augmented images in which little is left of what the same images show without."""
-    plain = first_images(config, data, AugmentConfig())
-    share = float(np.mean(destroyed(plain, first_images(config, data, config.data.augment))))
+def augmentation(config: TrainConfig, data: Data, images: np.ndarray) -> Finding:
+    """The share of augmented images in which little is left of what the same images show without.
+
+    `images` are those of `first_batch`.
+    """
+    none = AugmentConfig()
+    plain = images if config.data.augment == none else first_batch(config, data, none)[0]
+    share = float(np.mean(destroyed(plain, images)))
     return Finding(
         "augmentation",
         share <= MOST_DESTROYED,
@@ -158,15 +162,13 @@ def augmentation(config: TrainConfig, data: Data) -> Finding:
     )
 
 
-def first_images(config: TrainConfig, data: Data, augment: AugmentConfig) -> np.ndarray:
-    """uint8 [SAMPLE, s, s, c]: the first ones of the run; which these are does not depend on `augment`."""
-    return first_batch(config, data, SAMPLE, augment)[0]
+def first_batch(config: TrainConfig, data: Data, augment: AugmentConfig | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [SAMPLE, s, s, c] and labels int64 [SAMPLE]: the run's first, read here, whatever feeds it.
 
-
-def first_batch(config: TrainConfig, data: Data, size: int, augment: AugmentConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [size, s, s, c] and labels int64 [size], read here, whatever service the run is fed by."""
-    here = local(config.data, augment=augment, batch_size=size)
-    images, labels = next(iter(training_batches(data, here, config.seed, Share(size))))
+    With `augment` in place of the run's own: which images these are does not depend on it.
+    """
+    here = local(config.data, augment=augment or config.data.augment, batch_size=SAMPLE)
+    images, labels = next(iter(training_batches(data, here, config.seed, Share(SAMPLE))))
     return images.numpy(), labels.numpy()
 
 

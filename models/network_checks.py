@@ -1,6 +1,6 @@
 """What a network does with its first images: a forward and a backward pass of a throw-away copy, read off by checks.
 
-    look = Look(config, data)
+    look = Look(config, data, *data_checks.first_batch(config, data))
     for finding in checks(config, look, steps=560, replicas=1):
         print(finding.line)
     overfits(look)        # whether one batch can be learnt; changes the copy's weights
@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from models import data_checks, network, probe, schedules
+from models import network, probe, schedules
 from models.config import TrainConfig
 from models.diagnosis import Finding
 from models.stable_model import StableModel
@@ -55,11 +55,12 @@ class Look:
     own layers. `gradients` are of `loss` by the trainable variables, None where there is none.
     """
 
-    def __init__(self, config: TrainConfig, data: Data) -> None:
+    def __init__(self, config: TrainConfig, data: Data, images: np.ndarray, labels: np.ndarray) -> None:
+        """`images` and `labels` are the run's first, of which as many are looked at as are cheap."""
         size, channels = config.data.image_size, config.data.channels
         made = network.create(config.model, (size, size, channels), len(data.classes))
         count = min(IMAGES, max(FEWEST, PIXELS // size**2))
-        self.images, self.labels = data_checks.first_batch(config, data, count, config.data.augment)
+        self.images, self.labels = images[:count], labels[:count]
         self.model = StableModel.wrap(made, data.mean, data.std, config.seed)
         self.network: keras.Model = self.model.get_layer(self.model.name)
         self.classes = len(data.classes)

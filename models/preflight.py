@@ -42,16 +42,17 @@ def preflight(
     Raises:
       UsageError: the network cannot be made.
     """
-    replicas, images = devices.num_replicas_in_sync, len(data.train)
-    findings = config_checks.checks(config, images, replicas)
+    replicas, available = devices.num_replicas_in_sync, len(data.train)
+    findings = config_checks.checks(config, available, replicas)
     with thrown_away(config.seed):
         findings += data_checks.checks(config, data)
         if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
             rule = "on several workers only settings and the index are checked"
             return [*findings, Finding("network", True, "neither network nor augmentation has been looked at", rule)]
-        findings.append(data_checks.augmentation(config, data))
-        look = network_checks.Look(config, data)
-        findings += network_checks.checks(config, look, config_checks.steps_in_run(config, images), replicas)
+        images, labels = data_checks.first_batch(config, data)
+        findings.append(data_checks.augmentation(config, data, images))
+        look = network_checks.Look(config, data, images, labels)
+        findings += network_checks.checks(config, look, config_checks.steps_in_run(config, available), replicas)
         if config.preflight == "full":
             findings += [network_checks.overfits(look), data_checks.wrong_labels(config, data)]
             found = range_test.range_test(config, data)

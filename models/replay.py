@@ -39,6 +39,7 @@ from pipeline.opening import Data
 MODELS = 8  # compiled ones that are kept: each holds its weights twice, and its graphs
 VALIDATED = 1000  # images: an accuracy of a half is known to 1.6 points
 EVALUATED = 250  # images of a replica and step
+HELD = 64 * 2**20  # bytes of decoded images up to which these are kept
 HOPELESS = 40  # updates skipped in a row: the weights do not change any more
 
 
@@ -84,25 +85,7 @@ class _Compiled:
     model: StableModel
     variables: list[tf.Variable]
     start: list[np.ndarray]
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Keeps what each compiled call leaves; ends a fit that can change nothing any more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[np.ndarray] = []
-        self.layers: list[np.ndarray] = []
-        self._skipped = 0
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.rows.append(self.model.rows)
-        self.layers.append(self.model.layers_rows)
-        skipped = telemetry.column(self.rows[-1], "nonfinite") > 0
-        self._skipped = self._skipped + len(skipped) if skipped.all() else 0
-        # A loss scale above 1 is still on its way down.
-        if self._skipped >= HOPELESS and telemetry.column(self.rows[-1], "loss_scale")[-1] <= 1:
-            self.model.stop_training = True
+    steps_per_call: int
 
 
 class Bench:
@@ -113,7 +96,7 @@ class Bench:
         self.devices = strategy.create(devices or StrategyConfig(name="one"))
         self._models: collections.OrderedDict[str, _Compiled] = collections.OrderedDict()
         self._data = functools.lru_cache(maxsize=4)(opening.open_data)
-        self._training = functools.lru_cache(maxsize=4)(self._training_batches)
+        self._open: tuple[Run, Any] | None = None
         self._evaluation = functools.lru_cache(maxsize=4)(self._evaluation_batches)
 
     def data_of(self, config: TrainConfig) -> Data:
@@ -135,20 +118,25 @@ class Bench:
         nothing = np.zeros((0, len(telemetry.ROW)), np.float32), np.zeros((0, size), np.float32)
         return Run(config, data, model.step, model.step, self._values(compiled.variables), *nothing, [])
 
-    def advance(self, run: Run, steps: int, callbacks: tuple[keras.callbacks.Callback, ...] = ()) -> None:
-        """Trains `run` for so many steps more; fewer where every update of many in a row was skipped."""
-        compiled = self._placed(run)
-        model, recorder = compiled.model, _Recorder()
-        model.fit(
-            self._training(run.config.data, run.config.seed, run.step),
-            steps_per_epoch=steps,
-            epochs=1,
-            verbose=0,
-            callbacks=[recorder, *callbacks],
-        )
-        run.rows = np.concatenate([run.rows, *recorder.rows])
-        run.layers = np.concatenate([run.layers, *recorder.layers])
-        run.step, run.state = model.step, self._values(compiled.variables)
+    def advance(self, run: Run, steps: int) -> None:
+        """Trains `run` for so many steps more; fewer where every update of many in a row was skipped.
+
+        As `fit` does, but on batches that stay open: to make them anew takes as long as 10 steps of a small network.
+        """
+        compiled, batches = self._placed(run), self._batches(run)
+        model = compiled.model
+        call, end = model.make_train_function(), run.step + steps
+        with self.devices.scope():
+            while run.step < end and not _hopeless(run):
+                count = min(compiled.steps_per_call, end - run.step)
+                model._steps_per_execution.assign(count)
+                call(batches)
+                run.rows, run.layers = (
+                    np.concatenate([run.rows, model.rows]),
+                    np.concatenate([run.layers, model.layers_rows]),
+                )
+                run.step += count
+        run.state = self._values(compiled.variables)
 
     def validate(self, run: Run) -> tuple[float, float]:
         """(accuracy, mean loss) on up to `VALIDATED` validation images, drawn once."""
@@ -223,7 +211,8 @@ class Bench:
         plain = changed(config, {"optimizer.learning_rate": 1.0, "seed": 0, "histograms_every": 0, "guard": "act"})
         model = training.create_model(plain, data, self.devices, per_epoch)
         variables = changing(model)
-        self._models[key] = _Compiled(model, variables, self._values(variables))
+        at_once = int(model._steps_per_execution.numpy())
+        self._models[key] = _Compiled(model, variables, self._values(variables), at_once)
         while len(self._models) > self._kept:
             self._models.popitem(last=False)
         return self._models[key]
@@ -249,20 +238,39 @@ class Bench:
         with self.devices.scope(), named_anew():
             return network.create(config.model, (size, size, channels), len(data.classes))
 
-    def _training_batches(self, config: DataConfig, seed: int, start_step: int) -> Any:
-        share = strategy.share(self.devices, config.batch_size)
-        data = self._data(_as_read(config))
-        return self.devices.distribute_datasets_from_function(
-            lambda _: build.training_batches(data, config, seed, share, start_step)
-        )
+    def _batches(self, run: Run) -> Any:
+        """An iterator over what `run` is to see next: of the run that was gone on with last, the one it has."""
+        if self._open is None or self._open[0] is not run:
+            config = run.config.data
+            share = strategy.share(self.devices, config.batch_size)
+            ds = self.devices.distribute_datasets_from_function(
+                lambda _: build.training_batches(run.data, config, run.config.seed, share, run.step)
+            )
+            self._open = None  # before another one is made: each has threads and buffers
+            self._open = run, iter(ds)
+        return self._open[1]
 
     def _evaluation_batches(self, config: DataConfig) -> tuple[Any, int]:
         data = self._data(config)
         rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATED]
         index = data.validation.take(np.sort(rows))
         share = strategy.share(self.devices, EVALUATED * self.devices.num_replicas_in_sync)
-        ds = self.devices.distribute_datasets_from_function(lambda _: build.evaluation_batches(index, config, share))
+        small = len(index) * config.image_size**2 * config.channels <= HELD
+
+        def batches(_: tf.distribute.InputContext) -> tf.data.Dataset:
+            ds = build.evaluation_batches(index, config, share)
+            return ds.cache() if small else ds
+
+        ds = self.devices.distribute_datasets_from_function(batches)
         return ds, -(-len(index) // share.global_batch_size)
+
+
+def _hopeless(run: Run) -> bool:
+    """Whether so many updates in a row were skipped, in calls of many steps, that the next ones will be as well."""
+    last = run.rows[-HOPELESS:]
+    skipped = telemetry.column(last, "nonfinite") > 0
+    # A loss scale above 1 is still on its way down.
+    return len(last) == HOPELESS and bool(skipped.all()) and telemetry.column(last, "loss_scale")[-1] <= 1
 
 
 @contextlib.contextmanager

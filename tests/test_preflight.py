@@ -50,12 +50,16 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
 
 
 def look(data: Data, network: str = "cnn", **options: Any) -> network_checks.Look:
-    return network_checks.Look(config(network, **options), data)
+    return looked_at(config(network, **options), data)
+
+
+def looked_at(made: TrainConfig, data: Data) -> network_checks.Look:
+    return network_checks.Look(made, data, *data_checks.first_batch(made, data))
 
 
 def of_network(data: Data, network: str = "cnn", steps: int = STEPS, **options: Any) -> dict[str, Finding]:
     made = config(network, **options)
-    return by_name(list(network_checks.checks(made, network_checks.Look(made, data), steps, replicas=1)))
+    return by_name(list(network_checks.checks(made, looked_at(made, data), steps, replicas=1)))
 
 
 def bad(findings: dict[str, Finding]) -> set[str]:
@@ -396,12 +400,13 @@ def test_the_distance_of_two_samples_is_that_of_their_distributions() -> None:
     ],
 )
 def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, data: Data) -> None:
-    finding = data_checks.augmentation(config(augment=augment), data)
+    made = config(augment=augment)
+    finding = data_checks.augmentation(made, data, data_checks.first_batch(made, data)[0])
     assert finding.ok == ok, finding.line
 
 
 def test_flat_images_are_destroyed_and_turned_ones_are_not(data: Data) -> None:
-    images = data_checks.first_images(config(), data, AugmentConfig())
+    images = data_checks.first_batch(config(), data, AugmentConfig())[0]
     flat = np.full_like(images, 128)
     assert data_checks.destroyed(images, flat).mean() > 0.95, "all that had any contrast"
     assert not data_checks.destroyed(images, images[:, ::-1]).any()
