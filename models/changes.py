@@ -244,7 +244,8 @@ def _architecture(case: Case) -> Iterator[Change]:
         if name == "relu" and saturated is not None and not np.isfinite(saturated).any():
             continue
         if patch.changes_anything(case.network, name):
-            yield Change(cause, _patch(case, name), prior, (why,), generic=name == "batch_norm")
+            helps_any = name == "batch_norm" and not case.finds(cause)
+            yield Change(cause, _patch(case, name), prior, (why,), generic=helps_any)
 
 
 def _usual_momentum(case: Case) -> bool:

@@ -42,7 +42,7 @@ class Trace:
     the steps whose layers were looked at and `layers` what `probe.Probe.read` makes of these, [m] or [m, places].
     `validated` (int64 [k]) are the steps after which validation gave `validation_loss` [k], and `training_loss` [k] the
     median of the losses of the `WINDOW` steps before each. `began` is `first_loss` of the run; None where its start was
-    not seen.
+    not seen. `guess` is what an answer that favours no class would have as a loss; None where that is not known.
     """
 
     steps: np.ndarray
@@ -58,6 +58,11 @@ class Trace:
     validation_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     training_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     began: float | None = None
+    guess: float | None = None
+
+    @property
+    def known_guess(self) -> float:
+        return np.inf if self.guess is None else self.guess
 
     @property
     def log_loss(self) -> np.ndarray:
@@ -163,8 +168,11 @@ def collapse(trace: Trace) -> Signal:
 
 
 def stall(trace: Trace) -> Signal:
-    """After the warm-up and `PATIENCE` steps more, the loss has not come more than 3% below where it began."""
-    share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else trace.began)
+    """After the warm-up and `PATIENCE` steps more, the loss has not come more than 3% below where it began.
+
+    Nor below that of a guess: large first logits are soon unlearnt, by networks that learn nothing else, too.
+    """
+    share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else min(trace.began, trace.known_guess))
     share[:31] = np.nan  # of fewer steps: noise
     due = trace.steps >= trace.warmup + PATIENCE
     return Signal(trace.steps, due & (np.fmin.accumulate(share) > 0.97), {"share": share})
@@ -189,14 +197,19 @@ def oscillation(trace: Trace) -> Signal:
 
 
 def overfitting(trace: Trace) -> Signal:
-    """Validation loss has been a tenth above its best for two validations, while the training loss fell by a tenth."""
+    """For two validations the training loss fell or is next to nothing, and that of validation does not follow.
+
+    Either it has been a tenth above its best while the training loss fell by a tenth; or it has not come below its
+    best, which is more than half of a guess's, and the training loss is under a tenth of it: all is learnt by heart.
+    """
     if not len(trace.validated):
         return Signal(trace.validated, np.zeros(0, bool), {})
     best = np.minimum.accumulate(trace.validation_loss)
     at = np.array([int(np.argmin(trace.validation_loss[: k + 1])) for k in range(len(best))])
     worse = (trace.validation_loss > 1.1 * best) & (trace.training_loss < 0.9 * trace.training_loss[at])
+    by_heart = (trace.validation_loss > best) & (best > trace.known_guess / 2) & (trace.training_loss < best / 10)
     evidence = {"times": trace.validation_loss / best, "training_loss": trace.training_loss}
-    return Signal(trace.validated, run_lengths(worse) >= 2, evidence)
+    return Signal(trace.validated, (run_lengths(worse) >= 2) | (run_lengths(by_heart) >= 2), evidence)
 
 
 # Of the layers.
@@ -248,23 +261,24 @@ def large_updates(trace: Trace) -> Signal:
 
 
 def small_updates(trace: Trace) -> Signal:
-    """Since the warm-up an update moved the layer in the middle by under 7e-4 of its norm, and the loss fell little.
+    """Since the warm-up an update moved the layer in the middle by under 1.2e-3 of its norm, and the loss fell little.
 
-    The mean over all looks, once there have been `PATIENCE` steps; "little" is to no less than four fifths of where the
-    loss began, while the learning rate is at least a tenth of its peak. About 1e-3 is usual (Karpathy 2022, "Building
-    makemore part 3"), and sound runs of small networks have 4e-3 to 8e-3. Two pieces of evidence: it alarms alone.
+    The mean over the looks at which the learning rate is at least a tenth of its peak, once there have been `PATIENCE`
+    steps; "little" is to no less than four fifths of where the loss began. About 1e-3 is usual (Karpathy 2022,
+    "Building makemore part 3"), and sound runs of small networks have 3e-3 to 2e-2. Two pieces of evidence: it alarms
+    alone.
     """
     ratio = trace.layers["update_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
     middle = _middle(ratio)
-    counted = (trace.due >= trace.warmup) & np.isfinite(middle)
-    mean = np.cumsum(np.where(counted, middle, 0)) / np.maximum(np.cumsum(counted), 1)
     at = np.searchsorted(trace.steps, trace.due)
+    peak = np.maximum.accumulate(trace.learning_rate)
+    counted = (trace.due >= trace.warmup) & np.isfinite(middle) & (trace.learning_rate >= 0.1 * peak)[at]
+    looks = np.cumsum(counted)
+    mean = np.cumsum(np.where(counted, middle, 0)) / np.maximum(looks, 1)
     share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else trace.began)
     lowest = np.fmin.accumulate(share)[at]
-    peak = np.maximum.accumulate(trace.learning_rate)
-    due = (trace.due >= trace.warmup + PATIENCE) & (trace.learning_rate >= 0.1 * peak)[at]
-    on = due & (mean < 7e-4) & (lowest > 0.8)
-    return _of_layers(trace, on, 5, {"ratio": mean, "share": lowest})
+    due = (trace.due >= trace.warmup + PATIENCE) & (looks >= 5)
+    return _of_layers(trace, due & (mean < 1.2e-3) & (lowest > 0.8), 5, {"ratio": mean, "share": lowest})
 
 
 def moment_spike(trace: Trace) -> Signal:

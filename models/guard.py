@@ -51,7 +51,7 @@ class StabilityGuard(keras.callbacks.Callback):
         self._usual = float("inf")
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._history = History(self.model.probe, self._warmup)
+        self._history = History(self.model.probe, self._warmup, self.model.guess)
         self._snapshots = Snapshots(self.model)
         if self._act:
             self.model.usual_norm.assign(self._usual)

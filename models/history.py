@@ -17,10 +17,10 @@ KEPT = 256  # steps: reading them takes 5 ms once a call, which 20 steps share
 
 
 class History:
-    """What the steps of a run left behind, the newest `KEPT` of them; `warmup` is in steps."""
+    """What the steps of a run left behind, the newest `KEPT` of them; `warmup` is in steps, `guess` as in `Trace`."""
 
-    def __init__(self, probe: Probe | None, warmup: int = 0) -> None:
-        self._probe, self._warmup = probe, warmup
+    def __init__(self, probe: Probe | None, warmup: int = 0, guess: float | None = None) -> None:
+        self._probe, self._warmup, self._guess = probe, warmup, guess
         self._steps = np.zeros(0, np.int64)
         self._rows = np.zeros((0, len(telemetry.ROW)))
         self._layers = np.zeros((0, probe.size if probe else 0))
@@ -71,6 +71,7 @@ class History:
             validation_loss=validated[:, 1],
             training_loss=validated[:, 2],
             began=self._began,
+            guess=self._guess,
         )
 
     def new_alarms(self) -> list[Alarm]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
@@ -33,6 +35,16 @@ def targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
     if labels.dtype.is_floating and len(labels.shape) == 2:
         return tf.cast(labels, tf.float32)
     return tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
+
+
+def guess(loss: keras.losses.Loss, classes: int) -> float | None:
+    """The loss of an answer that favours no class, of cross-entropies of logits; None for losses of other kinds.
+
+    Smoothing does not change it: ln(classes), whatever the target.
+    """
+    of_keras = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+    known = isinstance(loss, Crossentropy) or (isinstance(loss, of_keras) and loss.get_config()["from_logits"])
+    return math.log(classes) if known else None
 
 
 @keras.utils.register_keras_serializable("evenkeel")

@@ -131,6 +131,7 @@ def checks(config: TrainConfig, look: Look, steps: int, replicas: int) -> list[F
         scale,
         initial_loss(look, scale.ok),
         depth(look),
+        normalization(look),
         *flow(look),
         idle_units(look),
         frozen(look),
@@ -198,6 +199,21 @@ def depth(look: Look) -> Finding:
         "Use kernel_initializer='he_normal' with ReLU" + (", or normalization layers." if deep else "."),
         {"ratio": ratio, "layers": len(look.kernels)},
         ("initialization", "no_normalization") if deep else ("initialization",),
+    )
+
+
+def normalization(look: Look) -> Finding:
+    """Whether a deep network normalizes, or has activations that do (SELU, Klambauer et al. 2017)."""
+    layers_, deepest = len(look.kernels), DEEP - 1
+    itself = any(getattr(layer, "activation", None) is keras.activations.selu for layer in look.layers)
+    return Finding(
+        "normalization",
+        look.normalized or itself or layers_ <= deepest,
+        f"{layers_} layers with weights" + ("" if look.normalized else ", none of which is normalized"),
+        f"more than {deepest} train badly without normalization (VGG's 16 had to be trained in stages)",
+        "Put a BatchNormalization behind each convolution (--model.patch=batch_norm does).",
+        {"layers": layers_},
+        ("no_normalization",),
     )
 
 

@@ -152,7 +152,8 @@ class Bench:
 
     def trace(self, run: Run) -> Trace:
         """The run's telemetry as `detectors` want it."""
-        probe = self._compiled(run.config, run.data).model.probe
+        model = self._compiled(run.config, run.data).model
+        probe = model.probe
         column = lambda name: telemetry.column(run.rows, name).astype(np.float64)  # noqa: E731
         steps = np.arange(run.first_step, run.first_step + len(run.rows))
         due = np.isfinite(run.layers).any(axis=1)
@@ -173,6 +174,7 @@ class Bench:
             validation_loss=np.array([loss for _, _, loss in run.validated]),
             training_loss=np.array(before),
             began=first_loss(run.loss) if run.first_step == 0 and len(run.rows) else None,
+            guess=model.guess,
         )
 
     def model(self, run: Run) -> StableModel:

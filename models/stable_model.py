@@ -58,6 +58,16 @@ def rightness(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.cast(predicted == tf.cast(labels, tf.int64), tf.float32)
 
 
+def _keep_from_fusing_tanh(network: keras.Model) -> None:
+    """Turns off, for the process, what makes one operation of a convolution, BatchNorm and tanh in inference.
+
+    TensorFlow 2.21 has no kernel for it on a CPU: "Fusion is not implemented: [FusedBatchNorm,Tanh]".
+    """
+    layers = network._flatten_layers(include_self=False)
+    if any(getattr(layer, "activation", None) is keras.activations.tanh for layer in layers):
+        tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
 def _alike(value: float, dtype: tf.DType, name: str) -> tf.Variable:
     """A number that is the same on all replicas."""
     first = tf.VariableAggregation.ONLY_FIRST_REPLICA
@@ -78,6 +88,7 @@ class StableModel(keras.Model):
     rate_cut: tf.Variable = None
     lost_steps: tf.Variable = None  # that rollbacks undid: the schedule counts them
     usual_norm: tf.Variable = None
+    guess: float | None = None  # the loss of an answer that favours no class, where `losses` knows it
     train_function: Any = None
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
     # Where the next `fit` starts, (epoch, step in it); counts once.
@@ -113,6 +124,7 @@ class StableModel(keras.Model):
                 config["synchronized"] = layer.synchronized  # Keras leaves it out
             return layer.__class__.from_config(config)
 
+        _keep_from_fusing_tanh(network)
         inner = keras.models.clone_model(network, clone_function=replaced)
         inner.set_weights(network.get_weights())
         inputs = keras.Input(network.input_shape[1:], dtype=tf.uint8, name="images")
@@ -194,6 +206,9 @@ class StableModel(keras.Model):
             build(self.trainable_variables)
             self.probe = Probe(self.get_layer(self.name), self.trainable_variables) if watch_every else None
             self._watch_every = watch_every
+            guess = losses.guess(self._per_example_loss, self.output_shape[-1])
+            # As rows have it: with the penalties, as they are at first.
+            self.guess = None if guess is None else guess + float(tf.add_n([0.0, *self.losses]))
             if averaging:
                 self.averages = Averages([*self.trainable_variables, *self._statistics()], averaging)
         # What the host reads after a call lives outside the replicas.

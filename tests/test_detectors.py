@@ -227,6 +227,14 @@ def test_a_stall(end: float, expected: int | None) -> None:
     assert first_on(late, "stall") == (350 if expected else None)
 
 
+def test_large_first_logits_unlearnt_are_a_stall_still() -> None:
+    loss = np.log(10) * (1 + np.exp(-np.arange(STEPS) / 50))
+    trace = dataclasses.replace(healthy(), loss=loss, began=detectors.first_loss(loss))
+    assert first_on(trace, "stall") is None, "it came to half of where it began"
+    assert first_on(dataclasses.replace(trace, guess=np.log(10)), "stall") == 150
+    assert first_on(dataclasses.replace(trace, loss=0.8 * loss, guess=np.log(10)), "stall") is None
+
+
 @pytest.mark.parametrize(("swing", "expected"), [(0.1, False), (0.5, True)])
 def test_oscillation(swing: float, expected: bool) -> None:
     trace = changed(healthy(), slice(200, None), loss=lambda x: x * np.exp(swing * (-1.0) ** np.arange(len(x))))
@@ -239,6 +247,17 @@ def test_oscillation(swing: float, expected: bool) -> None:
 def test_overfitting(losses: list[float], expected: int | None) -> None:
     trace = dataclasses.replace(healthy(), validation_loss=np.array(losses, np.float64))
     assert first_on(trace, "overfitting") == expected
+
+
+@pytest.mark.parametrize(
+    ("best", "learnt", "expected"), [(1.9, 0.01, 500), (0.9, 0.01, None), (1.9, 0.5, None), (1.9, 0.18, 500)]
+)
+def test_what_is_learnt_by_heart_is_overfitting(best: float, learnt: float, expected: int | None) -> None:
+    flat = best * np.array([1.1, 1.05, 1.0, 1.01, 1.02, 1.01])
+    known = np.array([1.0, 0.5, learnt, learnt, learnt, learnt])
+    trace = dataclasses.replace(healthy(), validation_loss=flat, training_loss=known, guess=np.log(10))
+    assert first_on(trace, "overfitting") == expected
+    assert first_on(dataclasses.replace(trace, guess=None), "overfitting") is None, "who knows what 1.9 is worth"
 
 
 def test_validation_that_worsens_with_the_training_loss_is_not_overfitting() -> None:
@@ -291,7 +310,7 @@ def slowed(to: float, ratio: float) -> Trace:
 
 
 @pytest.mark.parametrize(
-    ("to", "ratio", "expected"), [(0.9, 6e-4, True), (0.9, 8e-4, False), (0.1, 6e-4, False), (0.85, 1e-6, True)]
+    ("to", "ratio", "expected"), [(0.9, 1e-3, True), (0.9, 1.5e-3, False), (0.1, 1e-3, False), (0.85, 1e-6, True)]
 )
 def test_updates_are_small_where_the_loss_falls_little(to: float, ratio: float, expected: bool) -> None:
     found = first_on(slowed(to, ratio), "small_updates")
@@ -302,9 +321,14 @@ def test_updates_are_small_where_the_loss_falls_little(to: float, ratio: float, 
 
 
 def test_small_updates_at_the_end_of_a_schedule_are_meant() -> None:
-    late = changed(slowed(0.9, 6e-4), slice(None), learning_rate=1e-3)
-    late = changed(late, slice(0, 100), learning_rate=1e3)
-    assert first_on(late, "small_updates") is None
+    late = with_layers(slowed(0.9, 2e-3), slice(5, None), update_norm=0.01)
+    assert first_on(late, "small_updates") is not None, "the mean soon is that of small ones"
+    assert first_on(changed(late, slice(100, None), learning_rate=1e-3), "small_updates") is None
+
+
+def test_a_schedule_that_has_ended_hides_no_small_updates() -> None:
+    ended = changed(slowed(0.9, 1e-3), slice(100, None), learning_rate=1e-3)
+    assert first_on(ended, "small_updates") is not None
 
 
 def test_updates_of_the_warm_up_do_not_count() -> None:

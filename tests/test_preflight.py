@@ -167,7 +167,7 @@ def test_nothing_is_said_of_the_preset_that_everyone_starts_with() -> None:
     chosen = dataclasses.replace(chosen, data=small)
     findings = preflight(chosen, open_data(small), tf.distribute.get_strategy())
     assert [finding.line for finding in findings if not finding.ok] == []
-    assert len(findings) == 26
+    assert len(findings) == 28
 
 
 @pytest.mark.parametrize(
@@ -619,7 +619,7 @@ def test_the_doctor_prints_every_finding_and_writes_them(tmp_path: pathlib.Path)
     done = doctor("--preflight", *tiny, f"--output={tmp_path / 'health'}")
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "health" / "preflight.json").read_text())
-    assert len(done.stdout.splitlines()) == len(written) == 29
+    assert len(done.stdout.splitlines()) == len(written) == 30
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
     refused = doctor("--preflight_only", *tiny, "--nodata.normalize")

@@ -451,6 +451,35 @@ def test_the_epochs_loss_and_accuracy_are_means_over_its_steps() -> None:
         np.testing.assert_allclose(history[name], expected, rtol=1e-5)
 
 
+def test_a_tanh_behind_batchnorm_is_evaluated() -> None:
+    """TensorFlow has no kernel for what it makes of these three."""
+    x = inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, use_bias=False)(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("tanh")(x))
+    model = StableModel.wrap(keras.Model(inputs, keras.layers.Dense(CLASSES)(x), name="tanh"))
+    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), steps_per_execution=4, watch_every=2)
+    model.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=8, verbose=0)
+    assert np.isfinite(model.evaluate(IMAGES, LABELS, batch_size=BATCH, verbose=0)[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (Crossentropy(0.1), np.log(CLASSES) + 0.5),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), np.log(CLASSES) + 0.5),
+        (keras.losses.SparseCategoricalCrossentropy(), None),
+        ("mse", None),
+    ],
+)
+def test_the_loss_of_a_guess_has_the_penalties_in_it(loss: Any, expected: float | None) -> None:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    kernel = {"kernel_initializer": "ones", "kernel_regularizer": keras.regularizers.L2(0.5 / (CLASSES * 3))}
+    x = keras.layers.Dense(CLASSES, **kernel)(keras.layers.GlobalAveragePooling2D()(inputs))
+    model = StableModel.wrap(keras.Model(inputs, x))
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    assert model.guess == (None if expected is None else pytest.approx(expected, abs=1e-5))
+
+
 def test_a_wrapped_network_keeps_its_weights_and_normalizes() -> None:
     network = plain((SIZE, SIZE, 3), CLASSES)
     model = StableModel.wrap(network, mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0])
