@@ -25,7 +25,7 @@ class Progress(keras.callbacks.Callback):
         self._begun, self._steps, self._waited = time.perf_counter(), 0, 0.0
         name = f"epoch {epoch + 1}/{self.params['epochs']}"
         if sys.stderr.isatty():
-            done = self.model.step % self.params["steps"]
+            done = self.model.trained_steps % self.params["steps"]
             self._bar = tqdm(total=self.params["steps"], initial=done, desc=name, unit=" steps", leave=False)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:

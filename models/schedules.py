@@ -101,21 +101,17 @@ class Scaled(keras.optimizers.schedules.LearningRateSchedule):
         self,
         schedule: keras.optimizers.schedules.LearningRateSchedule,
         factor: tf.Variable,
-        lost: tf.Variable | None = None,
     ) -> None:
-        self.schedule, self.factor, self.lost = schedule, factor, lost
+        self.schedule, self.factor = schedule, factor
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        if self.lost is not None:
-            step = tf.cast(step, tf.int64) + self.lost
         return self.schedule(step) * tf.cast(self.factor, tf.float32)
 
     def get_config(self) -> dict[str, Any]:
-        lost = 0 if self.lost is None else int(self.lost.numpy())
-        return {"schedule": self.schedule, "factor": float(self.factor.numpy()), "lost": lost}
+        return {"schedule": self.schedule, "factor": float(self.factor.numpy())}
 
 
-def scaled(optimizer: Any, factor: tf.Variable, lost: tf.Variable | None = None) -> None:
+def scaled(optimizer: Any, factor: tf.Variable) -> None:
     """Puts `Scaled` around the schedule of an optimizer of either of Keras's families; a plain number it leaves be."""
     while hasattr(optimizer, "_optimizer"):  # Lookahead holds another
         optimizer = optimizer._optimizer
@@ -123,7 +119,7 @@ def scaled(optimizer: Any, factor: tf.Variable, lost: tf.Variable | None = None)
     rate = optimizer._hyper["learning_rate"] if legacy else optimizer._learning_rate
     if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return
-    rate = Scaled(rate.schedule if isinstance(rate, Scaled) else rate, factor, lost)
+    rate = Scaled(rate.schedule if isinstance(rate, Scaled) else rate, factor)
     if legacy:
         optimizer._set_hyper("learning_rate", rate)
     else:

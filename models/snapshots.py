@@ -19,24 +19,25 @@ class Snapshots:
     """`KEEP` copies of weights, BatchNorm's statistics, optimizer slots and step, loss scale and averages.
 
     The older, the farther apart: what is noticed late needs an old one. Not of `data_step`: what is trained on after a
-    rollback are batches not yet seen. Nor does the learning rate's schedule go back: it would not come to its end.
+    rollback are batches not yet seen. The model makes up for the steps that are undone, so that the learning rate's
+    schedule, which goes back as well, comes to its end.
     """
 
     def __init__(self, model: StableModel) -> None:
         self._model = model
         self._variables = changing(model)
-        self._taken: list[tuple[int, list[np.ndarray]]] = []
+        self._taken: list[tuple[int, int, list[np.ndarray]]] = []  # step, trained steps, values
 
     @property
     def steps(self) -> list[int]:
         """The steps that are held, ascending."""
-        return [step for step, _ in self._taken]
+        return [step for step, _, _ in self._taken]
 
     def take(self) -> None:
         local = self._model.distribute_strategy.experimental_local_results
         # Copies: on a CPU, what .numpy() gives is the variable's own memory.
         values = [np.array(local(variable)[0].numpy()) for variable in self._variables]
-        self._taken.append((self._model.step, values))
+        self._taken.append((self._model.step, self._model.trained_steps, values))
         if len(self._taken) > KEEP:
             steps = self.steps
             # Of the ones between, that whose neighbours are nearest to each other for its age.
@@ -53,18 +54,18 @@ class Snapshots:
         if not usable:
             raise ValueError(f"no snapshot of step {before} or before it; there are {self.steps}.")
         self._taken = usable
-        step, values = usable[-1]
+        step, trained, values = usable[-1]
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
-        self._model.lost_steps.assign_add(self._model.step - step)
+        self._model.undo(self._model.trained_steps - trained)
         return step
 
 
 def changing(model: StableModel) -> list[tf.Variable]:
-    """Every variable that a training step writes, but for metrics and `data_step`."""
+    """Every variable that a training step writes, but for metrics and clocks."""
     of_metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
     own = [variable for variable in model.variables if id(variable) not in of_metrics]
     optimizer = model.optimizer
     scale = [optimizer._loss_scale._current_loss_scale, optimizer._loss_scale._counter] if optimizer.dynamic else []
     averages = model.averages.variables if model.averages is not None else []
-    return [*own, model.lost_steps, *optimizer.inner_optimizer.variables(), *scale, *averages]
+    return [*own, *optimizer.inner_optimizer.variables(), *scale, *averages]

@@ -86,7 +86,7 @@ class StableModel(keras.Model):
     # as it warms up; gradients are usually so long.
     rate_factor: tf.Variable = None
     rate_cut: tf.Variable = None
-    lost_steps: tf.Variable = None  # that rollbacks undid: the schedule counts them
+    lost_steps: tf.Variable = None  # that rollbacks undid
     usual_norm: tf.Variable = None
     guess: float | None = None  # the loss of an answer that favours no class, where `losses` knows it
     train_function: Any = None
@@ -189,7 +189,7 @@ class StableModel(keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         self._guarded = guarded
         if guarded:
-            schedules.scaled(optimizer.inner_optimizer, self.rate_factor, self.lost_steps)
+            schedules.scaled(optimizer.inner_optimizer, self.rate_factor)
         self._per_example_loss = keras.losses.get(loss)
         self._evaluate_flipped = evaluate_flipped
         self._has_metrics = bool(kwargs.get("metrics") or kwargs.get("weighted_metrics"))
@@ -224,12 +224,23 @@ class StableModel(keras.Model):
             for name, shape in shapes.items()
         }
         self._host["histogram_step"] = tf.Variable(-1, dtype=tf.int64, trainable=False)
+        self._host["behind"] = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._host["epoch"] = tf.Variable(tf.zeros([3]), trainable=False)  # sums of loss and accuracy; steps
 
     @property
     def step(self) -> int:
         """Batches seen since the start of the run: the value of `data_step`."""
         return int(self.distribute_strategy.experimental_local_results(self.data_step)[0].numpy())
+
+    @property
+    def trained_steps(self) -> int:
+        """Those whose updates are in the weights: `step`, less what rollbacks undid."""
+        return self.step - int(self.distribute_strategy.experimental_local_results(self.lost_steps)[0].numpy())
+
+    def undo(self, steps: int) -> None:
+        """Says that so many trained steps have just been undone: the next call of many steps makes up for them."""
+        self.lost_steps.assign_add(steps)
+        self._host["behind"].assign_add(steps)
 
     def scale_rate(self, factor: float) -> None:
         """From now on the learning rate is `factor`, above 0, times what its schedule or its owner says."""
@@ -355,7 +366,7 @@ class StableModel(keras.Model):
         for variable, mean, old in zip(statistics, means, before, strict=True):  # skipped like the update
             variable.assign(tf.where(finite, mean, old))
         if self.averages is not None:
-            self.averages.update(self.data_step)
+            self.averages.update(self.data_step - self.lost_steps)
         if self._has_metrics:
             self.compiled_metrics.update_state(labels, logits)
         layers = self._layers_if_due(images, labels, logits, own, gradients, norm, weights)
@@ -451,7 +462,8 @@ class StableModel(keras.Model):
         @tf.function(reduce_retracing=True)
         def train_function(iterator):
             # Over the variable, not a constant: the last call of an epoch may be shorter.
-            count = tf.cast(self._steps_per_execution, tf.int32)
+            count = tf.cast(self._steps_per_execution + host["behind"], tf.int32)
+            host["behind"].assign(0)
             rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(telemetry.ROW)])
             layers = tf.TensorArray(tf.float32, size=count, element_shape=host["layers"].shape[1:])
             for i in tf.range(count):
@@ -507,7 +519,7 @@ class StableModel(keras.Model):
         Leaves `confusion_matrix`, float32 [classes, classes] by true (row) and predicted class, and `scores`, {name:
         figure} as in `scores.all_scores`.
         """
-        averages = self.averages if self.averages is not None and self.averages.ready(self.step) else None
+        averages = self.averages if self.averages is not None and self.averages.ready(self.trained_steps) else None
         with averages.applied() if averages else contextlib.nullcontext():
             if averages and averages.averaging.recompute and self.statistics_batches:
                 if self._recompute is None:

@@ -17,6 +17,7 @@ import tf_keras as keras
 from models import telemetry
 from models.config import TrainConfig, config_hash
 from models.incidents import Incidents
+from models.stable_model import StableModel
 
 MAX_SKIPPED = 100  # updates skipped in a row before a run is given up: 15 halvings bring float16's scale to 1
 
@@ -70,7 +71,7 @@ class Meter(keras.callbacks.Callback):
 def summarize(
     config: TrainConfig,
     status: str,
-    step: int,
+    model: StableModel,
     steps_per_epoch: int,
     meter: Meter,
     final: dict[str, float] | None,
@@ -83,8 +84,8 @@ def summarize(
     packages = ("tensorflow", "tf_keras", "tensorflow-datasets", "numpy")
     return {
         "status": status,
-        "steps": step,
-        "epochs": step / steps_per_epoch,
+        "steps": model.step,
+        "epochs": model.trained_steps / steps_per_epoch,
         "final": final,
         "best": best,
         "images_per_second": float(np.median(meter.rates[1:])) if len(meter.rates) > 1 else None,

@@ -93,7 +93,7 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
     if config.early_stopping:
         callbacks.append(stopper)
 
-    model.resume_at = divmod(model.step, steps_per_epoch)
+    model.resume_at = divmod(model.trained_steps, steps_per_epoch)
     status, extra, begun = "completed", {}, time.perf_counter()
     with interruption:
         try:
@@ -121,7 +121,7 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
                 each.close()
     wall = time.perf_counter() - begun
     summary = summarize(
-        config, status, model.step, steps_per_epoch, meter, final, checkpointer.best, wall, len(data.skipped)
+        config, status, model, steps_per_epoch, meter, final, checkpointer.best, wall, len(data.skipped)
     )
     summary.update(extra)
     if chief:

@@ -18,10 +18,9 @@ ADAM = OptimizerConfig(name="adam", learning_rate=1e-2, schedule="constant")
 
 
 def values(model: Any) -> list[np.ndarray]:
-    """Of every replica, but for the count of what a rollback undid."""
+    """Of every replica."""
     local = model.distribute_strategy.experimental_local_results
-    back = [variable for variable in changing(model) if variable is not model.lost_steps]
-    return [np.array(copy.numpy()) for variable in back for copy in local(variable)]
+    return [np.array(copy.numpy()) for variable in changing(model) for copy in local(variable)]
 
 
 def train(model: Any, fed: Any, steps: int = 5) -> None:
@@ -42,14 +41,14 @@ def test_a_restored_model_is_bit_for_bit_what_it_was(devices: Any, policy: str) 
     changes = [not np.array_equal(old, new) for old, new in zip(before, values(model), strict=True)]
     assert sum(changes) > 0.8 * len(changes), "training has moved nearly all of them"
     assert snapshots.restore(before=model.step) == step
-    assert int(model.lost_steps.numpy()) == model.step - step
+    assert model.trained_steps == step
     for old, new in zip(before, values(model), strict=True):
         np.testing.assert_array_equal(old, new)
     assert model.step == 2 * step, "batches already seen stay seen"
 
 
 def test_it_trains_on_as_it_would_have() -> None:
-    """The optimizer's slots and step are back too: the next steps are those that a model without detour takes."""
+    """The optimizer's slots and step are back too: the next steps, with the 5 undone ones, are a straight run's."""
     model, straight = compiled(one(), plain, ADAM), compiled(one(), plain, ADAM)
     train(model, batches(one(), IMAGES, LABELS))
     train(straight, batches(one(), IMAGES, LABELS))
@@ -57,8 +56,8 @@ def test_it_trains_on_as_it_would_have() -> None:
     snapshots.take()
     train(model, batches(one(), IMAGES[::-1].copy(), LABELS))
     snapshots.restore(before=5)
-    for each in (model, straight):
-        train(each, batches(one(), IMAGES, LABELS))
+    train(model, batches(one(), IMAGES, LABELS))
+    train(straight, batches(one(), IMAGES, LABELS), steps=10)
     for detour, direct in zip(model.get_weights(), straight.get_weights(), strict=True):
         np.testing.assert_array_equal(detour, direct)
 
