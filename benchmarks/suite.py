@@ -41,6 +41,9 @@ TWINS = 5  # seeds of a twin that is not the plain sound run
 def phases(name: str, photos: bool) -> list[Phase]:
     size = SUITES[name]
 
+    def own_seeds(fault: str) -> list[int]:
+        return [seed for seed in split.SEEDS[split.half(fault)] if seed < size.seeds]
+
     def clean_runs(records: Records) -> list[list[Case]]:
         """Sound runs, twins of faults that need another one, and the learning rates."""
         groups = [
@@ -68,8 +71,9 @@ def phases(name: str, photos: bool) -> list[Phase]:
         ]
 
     def transient_faults(records: Records) -> list[list[Case]]:
+        """Of the seeds that the fault's half is scored on."""
         return [
-            [Case(kind, fault, network, data, seed) for seed in range(size.seeds) for kind in ("struck", "answered")]
+            [Case(kind, fault, network, data, seed) for seed in own_seeds(fault) for kind in ("struck", "answered")]
             for fault, network, data in _faults(size, photos)
             if faults.FAULTS[fault].kind == "transient"
         ]
@@ -84,8 +88,7 @@ def phases(name: str, photos: bool) -> list[Phase]:
             kinds = ["diagnosis"]
             if first:
                 kinds += ["fixed", "random", "autotrainer"] if size.rivals else ["fixed"]
-            seeds = [seed for seed in split.SEEDS[split.half(fault)] if seed < size.seeds]
-            groups.append([Case(kind, fault, network, data, seed) for seed in seeds for kind in kinds])
+            groups.append([Case(kind, fault, network, data, seed) for seed in own_seeds(fault) for kind in kinds])
         return groups
 
     def overhead(records: Records) -> list[list[Case]]:
