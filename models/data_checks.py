@@ -16,7 +16,7 @@ from PIL import Image
 from models import label_noise
 from models.config import TrainConfig
 from models.diagnosis import Finding, Picture
-from pipeline import outliers
+from pipeline import outliers, skew
 from pipeline.build import evaluation_batches, training_batches
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.contact_sheet import pixels
@@ -26,9 +26,6 @@ from pipeline.order import Share
 
 MOST_OUTLIERS = 0.03  # CIFAR-10 has 0.4% by this rule, clean `shapes` 0.2%, either with 5% of dirt 5%
 MOST_IMBALANCE = 10.0  # between the most common class and the rarest
-# The Kolmogorov-Smirnov distance of two samples of one distribution is below 1.63 sqrt(1/n + 1/m) in 99 of 100 cases;
-# 0.2 on top is what may differ without harm: two normal distributions half a deviation apart.
-MOST_SKEW, CRITICAL = 0.2, 1.63
 SAMPLE = 64  # images whose augmentation is looked at
 POOL = 4  # pixels of a side: what is smaller is detail
 LEFT = 0.25  # of an image's contrast, or of its contrast against detail: less is destroyed
@@ -42,17 +39,24 @@ def checks(config: TrainConfig, data: Data) -> list[Finding]:
     """Those of the index alone: no image is read."""
     balanced = config.data.balance == "classes" or config.class_weights == "balanced"
     imbalance = class_imbalance(data, balanced)
+    strange = outlier_images(data)
     return [
-        outlier_images(data),
+        strange,
         imbalance,
-        image_skew(data),
+        image_skew(data, explained=not strange.ok),
         class_skew(data, known=balanced or not imbalance.ok),
     ]
 
 
+@functools.lru_cache(maxsize=4)  # who replays a run asks again and again
+def strangers(data: Data) -> tuple[outliers.Outlier, ...]:
+    """Training images that are outliers, by what is usual among them or in validation."""
+    return tuple(skew.strangers(data.train, data.validation))
+
+
 def outlier_images(data: Data) -> Finding:
-    """By the modified z-score of brightness, contrast and sharpness, as `tools.prepare` flags them."""
-    found = outliers.find(data.train)
+    """By the modified z-score of brightness, contrast and sharpness, as `--data.drop=outliers` leaves them out."""
+    found = strangers(data)
     rows = {outlier.row for outlier in found}
     share = len(rows) / len(data.train)
     worst = max(found, key=lambda outlier: abs(outlier.score), default=None)
@@ -88,22 +92,26 @@ def class_imbalance(data: Data, balanced: bool) -> Finding:
     )
 
 
-def image_skew(data: Data) -> Finding:
-    """The largest Kolmogorov-Smirnov distance of training and validation, over the figures of each image."""
-    here, there = figures(data.train), figures(data.validation)
-    distances = {name: ks(here[name], there[name]) for name in here}
-    worst = max(distances, key=lambda name: distances[name])
-    limit = MOST_SKEW + CRITICAL * np.sqrt(1 / len(data.train) + 1 / len(data.validation))
-    medians = [float(np.nanmedian(of[worst])) for of in (here, there)]
+def image_skew(data: Data, explained: bool) -> Finding:
+    """The largest Kolmogorov-Smirnov distance of training and validation, over the figures of each image.
+
+    Of those that are not outliers, where there are many of these (`explained`).
+    """
+    train = data.train
+    if explained:
+        rest = np.setdiff1d(np.arange(len(train)), [outlier.row for outlier in strangers(data)])
+        train = train.take(rest) if len(rest) else train
+    (name, distance), limit = skew.worst(train, data.validation), skew.limit(train, data.validation)
+    medians = [float(np.nanmedian(skew.figures(of)[name])) for of in (train, data.validation)]
     return Finding(
         "image_skew",
-        bool(distances[worst] <= limit),
-        f"{worst} is {medians[0]:.4g} in training and {medians[1]:.4g} in validation (medians; Kolmogorov-Smirnov"
-        f" distance {distances[worst]:.2f})",
+        distance <= limit,
+        f"{name} is {medians[0]:.4g} in training{', without the outliers,' if explained else ''} and {medians[1]:.4g}"
+        f" in validation (medians; Kolmogorov-Smirnov distance {distance:.2f})",
         f"the distance is at most {limit:.2f}",
         "Prepare both splits alike, or draw both from one: --data.train_split=train[:80%]"
         " --data.validation_split=train[80%:].",
-        {"distance": distances[worst], "limit": float(limit)},
+        {"distance": distance, "limit": limit},
         ("train_validation_skew",),
     )
 
@@ -124,24 +132,6 @@ def class_skew(data: Data, known: bool) -> Finding:
         {"gap": float(gaps[at])},
         ("train_validation_skew",),
     )
-
-
-def figures(index: Index) -> dict[str, np.ndarray]:
-    """float64 [rows] of each image: brightness, contrast, sharpness (both as roots, see `outliers.judged`), colours."""
-    columns = index.columns
-    size = columns["height"].astype(np.float64) * columns["width"]
-    colours = {name: columns["sums"][:, at] / size for at, name in enumerate(("red", "green", "blue"))}
-    return {**outliers.judged(index), **colours}
-
-
-def ks(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest distance of two samples' distribution functions, 0 to 1 (Kolmogorov 1933, Smirnov 1939)."""
-    a, b = np.sort(a[np.isfinite(a)]), np.sort(b[np.isfinite(b)])
-    if not len(a) or not len(b):
-        return float(len(a) != len(b))
-    both = np.concatenate([a, b])
-    below = [np.searchsorted(each, both, side="right") / len(each) for each in (a, b)]
-    return float(np.abs(below[0] - below[1]).max())
 
 
 def augmentation(config: TrainConfig, data: Data, images: np.ndarray) -> Finding:
@@ -222,7 +212,9 @@ def wrong_labels(config: TrainConfig, data: Data) -> Finding:
 
 @functools.lru_cache(maxsize=4)  # who replays a run asks again and again
 def _label_noise(data: Data, config: DataConfig) -> label_noise.Estimate:
-    training, validation = sample(data.train, config, TRAINING), sample(data.validation, config, VALIDATION)
+    known = np.setdiff1d(np.arange(len(data.train)), [outlier.row for outlier in strangers(data)])
+    train = data.train.take(known) if len(known) else data.train  # no label is right for noise
+    training, validation = sample(train, config, TRAINING), sample(data.validation, config, VALIDATION)
     return label_noise.estimated(*training, *validation, len(data.classes))
 
 
@@ -240,7 +232,7 @@ def sample(index: Index, small: DataConfig, most: int) -> tuple[np.ndarray, np.n
 def pictures(data: Data, count: int = PICTURES) -> list[Picture]:
     """The training images that stand out most, worst first, with the reason; their longer side is `LARGEST` or less."""
     worst: dict[int, outliers.Outlier] = {}
-    for outlier in sorted(outliers.find(data.train), key=lambda outlier: -abs(outlier.score)):
+    for outlier in sorted(strangers(data), key=lambda outlier: -abs(outlier.score)):
         worst.setdefault(outlier.row, outlier)
     rows = list(worst)[:count]
     shown = data.train.take(np.array(rows, np.int64))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from pipeline import duplicates, outliers
+from pipeline import duplicates, outliers, skew
 from pipeline.config import UsageError
 from pipeline.index import Index
 
@@ -21,7 +21,7 @@ def unwanted(drop: str, train: Index, validation: Index, index: Index) -> dict[i
     reasons: dict[int, str] = {}
     for part in filter(None, drop.split(",")):
         if part == "outliers":
-            reasons |= outliers.reasons(outliers.find(train))
+            reasons |= outliers.reasons(skew.strangers(train, validation))
         elif part == "duplicates":
             reasons |= _copies(train, validation)
         else:
