@@ -35,6 +35,7 @@ SUITES = {
     "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30, rivals=True),
 }
 QUICK = ("rate_x100", "momentum_99", "raw_pixels", "sigmoid", "flipped_bits")
+DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 6 runs, random search as long again
 TWINS = 5  # seeds of a twin that is not the plain sound run
 
 
@@ -79,16 +80,21 @@ def phases(name: str, photos: bool) -> list[Phase]:
         ]
 
     def diagnoses(records: Records) -> list[list[Case]]:
-        """Of the seeds that the fault's half is scored on, and their recovery on the first of its pairs."""
+        """Of some of the seeds that the fault's half is scored on, and their recovery on the first of its pairs."""
         groups = []
         for fault, network, data in _faults(size, photos):
             if faults.FAULTS[fault].kind != "persistent" or not is_faulty(records, fault, network, data):
                 continue
-            first = (network, data) == split.pairs(fault)[0] or size.pairs == 1
-            kinds = ["diagnosis"]
-            if first:
-                kinds += ["fixed", "random", "autotrainer"] if size.rivals else ["fixed"]
-            groups.append([Case(kind, fault, network, data, seed) for seed in own_seeds(fault) for kind in kinds])
+            half, first = split.half(fault), (network, data) == split.pairs(fault)[0] or size.pairs == 1
+            if half == "tuning" and not first:
+                continue
+            group = []
+            for number, seed in enumerate(own_seeds(fault)[: DIAGNOSED[half]]):
+                kinds = ["diagnosis"]
+                if first:
+                    kinds += ["fixed", "random", "autotrainer"] if size.rivals and number == 0 else ["fixed"]
+                group += [Case(kind, fault, network, data, seed) for kind in kinds]
+            groups.append(group)
         return groups
 
     def overhead(records: Records) -> list[list[Case]]:

@@ -26,6 +26,7 @@ layers = keras.layers
 
 UNLIKELY, POSSIBLE, UNUSUAL, SHOWN = -2.0, 0.0, 1.5, 3.0  # log odds; a finding of preflight makes it SHOWN
 ADAMS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
+UPDATES = 200  # under which no small network has learnt
 MILD = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
 
@@ -139,7 +140,10 @@ def _batch(case: Case) -> Iterator[Change]:
     elif batch < 12:
         yield Change("batch_small", {"data.batch_size": 32 * case.replicas}, UNUSUAL, (f"batches of {batch}",))
     if batch > 64 and (case.total_steps < 150 or batch > case.images / 16):
-        smaller = max(case.replicas, min(64, batch // 8) // case.replicas * case.replicas)
+        sizes = [size for size in (64, 32, 16) if size <= batch // 8] or [batch // 8]
+        images = case.total_steps * batch
+        smaller = next((size for size in sizes if images >= UPDATES * size), sizes[-1])
+        smaller = max(case.replicas, smaller // case.replicas * case.replicas)
         why = (f"batches of {batch}: {case.total_steps} updates in the run",)
         yield Change("batch_large", {"data.batch_size": smaller}, UNUSUAL, why)
 
@@ -147,7 +151,8 @@ def _batch(case: Case) -> Iterator[Change]:
 def _length(case: Case) -> Iterator[Change]:
     if case.total_steps < 120 and case.config.data.batch_size <= 64:
         why = (f"the run is {case.total_steps} updates long",)
-        yield Change("too_few_steps", {"epochs": case.config.epochs * 4}, UNUSUAL, why)
+        times = max(4, -(-UPDATES // case.total_steps))
+        yield Change("too_few_steps", {"epochs": case.config.epochs * times}, UNUSUAL, why)
 
 
 # Data.

@@ -173,6 +173,7 @@ def test_an_unusual_option_is_taken_back(cause: str, config: TrainConfig, wanted
 def test_a_short_run_may_be_too_short() -> None:
     config = TrainConfig(epochs=2, data=DataConfig(batch_size=32))
     assert flags(case(config, total_steps=60))["too_few_steps"] == [{"epochs": 8}]
+    assert flags(case(config, total_steps=10))["too_few_steps"] == [{"epochs": 40}], "to 200 updates"
     assert "too_few_steps" not in flags(case(config, total_steps=600))
 
 
