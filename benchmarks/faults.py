@@ -53,6 +53,7 @@ EQUIVALENT = tuple(
         (("batch_large", "too_few_steps"), "at a given number of epochs, fewer steps are larger batches"),
         (("batch_large", "learning_rate_low"), "rate over batch sets the scale (Goyal et al. 2017, linear scaling)"),
         (("batch_small", "learning_rate_high"), "noise goes with rate over batch (Smith et al. 2018)"),
+        (("dying_activation", "initialization"), "units that are dead from the start are so by their initial biases"),
         (("batch_small", "batch_norm_batch"), "one option, data.batch_size, sets both; BatchNorm makes it worse"),
     )
 )

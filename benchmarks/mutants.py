@@ -165,7 +165,7 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
     "dropout_80": functools.partial(built, {"dropout": 0.8}),
     "dropout_90": functools.partial(built, {"dropout": 0.9}),
     "l2": functools.partial(built, {"l2": 0.1}),
-    "deep": functools.partial(built, {"depth": 8}),
+    "deep": functools.partial(built, {"depth": 5}),
 }
 
 

@@ -262,8 +262,13 @@ def _usual_momentum(case: Case) -> bool:
 
 
 def _far_from_usual(network: keras.Model) -> bool:
-    """Whether a kernel's values are 3 times larger or smaller than He's or Glorot's, or biases are far from zero."""
+    """Whether a kernel's values are 3 times larger or smaller than He's or Glorot's, or biases are far from zero.
+
+    Or BatchNorm's scales and offsets, see `patch.wild`.
+    """
     for layer in network._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization) and patch.wild(layer):
+            return True
         kernel = patch.kernel(layer) if not isinstance(layer, keras.Model) else None
         if kernel is None or len(kernel.shape) < 2:
             continue

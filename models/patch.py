@@ -21,6 +21,8 @@ LINEAR = keras.activations.linear
 DROPOUTS = (Dropout, layers.Dropout, layers.SpatialDropout2D, layers.GaussianDropout, layers.AlphaDropout)
 NORMS = (layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization)
 SLOPE = 0.1  # of leaky_relu below zero
+HEAD = keras.initializers.RandomNormal(stddev=0.01)  # of he_normal's last layer (Goyal et al. 2017, section 5.1)
+LARGE = 3.0  # a scale or an offset of BatchNorm at the start that is no choice
 MOMENTUM = 0.9  # of batch_norm's moving statistics: 99% of them are of the last 44 steps
 
 # What one layer becomes: layers called one after another; None leaves it as it is.
@@ -52,6 +54,11 @@ def changes_anything(network: keras.Model, name: str) -> bool:
 def kernel(layer: keras.layers.Layer) -> tf.Variable | None:
     """The layer's kernel, trained or frozen; None if it has none."""
     return next((v for v in layer.weights if "kernel" in v.name), None)
+
+
+def wild(norm: keras.layers.BatchNormalization) -> bool:
+    """Whether it begins with a scale or an offset far from the usual 1 and 0; a scale of 0 is usual, too."""
+    return any(float(tf.reduce_max(tf.abs(v))) > LARGE for v in (norm.gamma, norm.beta) if v is not None)
 
 
 def output_layers(network: keras.Model) -> list[keras.layers.Layer]:
@@ -90,9 +97,11 @@ def _change(network: keras.Model, name: str, makes_output: bool = True) -> Chang
         return activation(layer, "leaky_relu") if hidden(layer) and dies else None
 
     def he_normal(layer: keras.layers.Layer) -> list[keras.layers.Layer] | None:
+        if isinstance(layer, layers.BatchNormalization):
+            return [_with(layer, gamma_initializer="ones", beta_initializer="zeros")] if wild(layer) else None
         if kernel(layer) is None:
             return None
-        wanted = {"kernel_initializer": "he_normal", "bias_initializer": "zeros"}
+        wanted = {"kernel_initializer": "he_normal" if hidden(layer) else HEAD, "bias_initializer": "zeros"}
         return [_with(layer, **{key: value for key, value in wanted.items() if key in layer.get_config()})]
 
     def batch_norm(layer: keras.layers.Layer) -> list[keras.layers.Layer] | None:

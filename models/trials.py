@@ -28,6 +28,7 @@ LEAST = 60  # steps of a replay, however large its batch
 KEPT = 3  # changes that go on after the first part
 TOGETHER = 4  # changes at once
 GAIN = 0.03  # of utility, accuracy above all: below, two runs are alike. 1,000 images tell 0.02 apart
+PATCH = "model.patch"
 PROMISE = 0.1  # utility that a unit of prior is worth when it is chosen what goes on
 
 
@@ -123,7 +124,7 @@ class Trials:
             change = trial.change
             # Whatever else ails a run, its learning rate may be wrong as well.
             speaks = change.prior >= UNUSUAL or self._gains(trial) or change.cause == "learning_rate_high"
-            taken = {name for other in chosen for name in other.flags} & set(change.flags)
+            taken = {name for other in chosen for name in other.flags} & set(change.flags) - {PATCH}
             again = any(change.cause == other.cause for other in chosen)
             if speaks and change.cures and not (change.generic or taken or again):
                 chosen.append(change)
@@ -163,7 +164,11 @@ def _keeps_variables(change: Change) -> bool:
 
 
 def _union(changes: list[Change]) -> dict[str, Any]:
+    """All their flags: patches one after another, in the order of the changes."""
     flags: dict[str, Any] = {}
     for change in changes:
+        patches = [*flags.get(PATCH, "").split(","), *change.flags.get(PATCH, "").split(",")]
         flags |= change.flags
+        if any(patches):
+            flags[PATCH] = ",".join(dict.fromkeys(filter(None, patches)))
     return flags
