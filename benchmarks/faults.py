@@ -53,22 +53,26 @@ EQUIVALENT = tuple(
         (("batch_large", "too_few_steps"), "at a given number of epochs, fewer steps are larger batches"),
         (("batch_large", "learning_rate_low"), "rate over batch sets the scale (Goyal et al. 2017, linear scaling)"),
         (("batch_small", "learning_rate_high"), "noise goes with rate over batch (Smith et al. 2018)"),
-        (("dying_activation", "initialization"), "units that are dead from the start are so by their initial biases"),
         (("batch_small", "batch_norm_batch"), "one option, data.batch_size, sets both; BatchNorm makes it worse"),
     )
 )
 
 
-def accepted(cause: str) -> frozenset[str]:
-    """The causes that count as the right answer where it is `cause`."""
+def equivalent(cause: str) -> frozenset[str]:
+    """`cause`, and those whose interventions do the same to a run."""
     return frozenset({cause}).union(*(group.causes for group in EQUIVALENT if cause in group.causes))
+
+
+def accepted(name: str) -> frozenset[str]:
+    """The causes that count as the right answer for the fault with this name."""
+    return equivalent(FAULTS[name].cause) | {*FAULTS[name].also}
 
 
 class Fault(NamedTuple):
     """`family` is data, hyperparameters, architecture or numerics, `kind` persistent or transient.
 
-    `networks` are those it is one in; `apply` is the change of a persistent fault's `twin`; `inject` makes a transient
-    one from (first step, seed), and `steps` is how many it lasts.
+    `also` are causes that are as true of this one. `networks` are those it is one in; `apply` is the change of a
+    persistent fault's `twin`; `inject` makes a transient one from (first step, seed), and `steps` is how many it lasts.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Fault(NamedTuple):
     twin: Change = lambda config: config
     inject: Callable[..., Injection] | None = None
     steps: int = 0
+    also: tuple[str, ...] = ()
     networks: tuple[str, ...] = NETWORKS
 
 
@@ -233,8 +238,9 @@ _PERSISTENT = (
     persistent("huge_weights", "initialization", mutated("huge")),
     persistent("tiny_weights", "initialization", mutated("tiny"), networks=("plain",)),
     persistent("sigmoid", "saturating_activation", mutated("sigmoid")),
-    persistent("steep_tanh", "saturating_activation", mutated("steep_tanh"), networks=NORMED),
-    persistent("dying_relu", "dying_activation", mutated("dying")),
+    # Of the next two the first is tanh and a scale, the second an initial bias: taking that back cures them.
+    persistent("steep_tanh", "saturating_activation", mutated("steep_tanh"), also=("initialization",), networks=NORMED),
+    persistent("dying_relu", "dying_activation", mutated("dying"), also=("initialization",)),
     persistent("softmax", "output_activation", mutated("softmax")),
     persistent("relu_output", "output_activation", mutated("relu_output")),
     persistent("tanh_output", "output_activation", mutated("tanh_output")),

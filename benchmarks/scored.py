@@ -79,7 +79,7 @@ def causes(records: Records, half: str) -> list[Result]:
     told = [(case, values) for case, values in cases(records, "diagnosis") if _scored(records, case, half)]
     if not told:
         return []
-    ranks = [rank(values["suspects"], faults.FAULTS[case.fault].cause) for case, values in told]
+    ranks = [rank(values["suspects"], faults.accepted(case.fault)) for case, values in told]
     ratios = tuple(values["diagnosis_seconds"] / max(values["run_seconds"], 1e-9) for _, values in told)
     return [
         _count(half, "diagnoses", len(told)),
@@ -89,9 +89,8 @@ def causes(records: Records, half: str) -> list[Result]:
     ]
 
 
-def rank(suspects: Sequence[Sequence[Any]], cause: str) -> int:
-    """The place, from 0, of the first suspect that is `cause` or equivalent; a large number if none is."""
-    right = faults.accepted(cause)
+def rank(suspects: Sequence[Sequence[Any]], right: frozenset[str]) -> int:
+    """The place, from 0, of the first suspect that is one of the `right` causes; a large number if none is."""
     return next((at for at, (name, _) in enumerate(suspects) if name in right), 1_000_000)
 
 

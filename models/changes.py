@@ -81,6 +81,13 @@ def unchangeable(case: Case, tried: list[Change]) -> list[Change]:
     return [Change(cause, {}, SHOWN, case.finds(cause), cures=False) for cause in named if cause not in known]
 
 
+def dropped(config: TrainConfig, what: str, share: float) -> dict[str, Any]:
+    """Flags that leave a `share` of the training images out, and train as many steps on the others."""
+    flags: dict[str, Any] = {"data.drop": ",".join(filter(None, [config.data.drop, what]))}
+    epochs = round(config.epochs / max(1 - share, 0.01))
+    return {**flags, "epochs": epochs} if epochs != config.epochs else flags
+
+
 # The control arm, and the learning rate.
 
 
@@ -162,8 +169,9 @@ def _data(case: Case) -> Iterator[Change]:
     config = case.config.data
     if not config.normalize:
         yield Change("input_scale", {"data.normalize": True}, UNUSUAL, ("the network sees values of 0 to 255",))
-    if case.finds("outlier_images"):
-        yield Change("outlier_images", {"data.drop": ",".join(filter(None, [config.drop, "outliers"]))})
+    found = next((each for each in case.findings if each.check == "outlier_images" and not each.ok), None)
+    if found:
+        yield Change("outlier_images", dropped(case.config, "outliers", found.evidence["share"]))
     if case.finds("class_imbalance") and config.balance == "none":
         yield Change("class_imbalance", {"data.balance": "classes"})
     if case.finds("train_validation_skew"):

@@ -95,8 +95,8 @@ def _wrong_labels(bench: Bench, probe: Run, case: Case, output: str) -> list[Cha
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(suspected) + "\n")
     why = (f"the network does not believe {share:.0%} of the labels", *lines)
-    drop = ",".join(filter(None, [case.config.data.drop, path]))
-    return [Change("label_noise", {"data.drop": drop}, changes.SHOWN if lines else changes.UNUSUAL, why)]
+    flags = changes.dropped(case.config, path, share)
+    return [Change("label_noise", flags, changes.SHOWN if lines else changes.UNUSUAL, why)]
 
 
 LABELS = (0.02, 0.9)  # shares of images between which leaving them out is worth a trial

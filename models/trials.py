@@ -68,7 +68,7 @@ class Trials:
 
     def __init__(self, bench: Bench, config: TrainConfig, steps: int, checkpoint: str = "") -> None:
         self._bench, self._config, self._checkpoint = bench, config, checkpoint
-        self._steps = steps
+        self._steps, self._images = steps, len(bench.data_of(config).train)
         self.unchanged = self._begun(Change("", {}))
         for part in range(PARTS):
             count = (part + 1) * steps // PARTS - part * steps // PARTS
@@ -153,7 +153,7 @@ class Trials:
     def _full(self, trial: Trial) -> int:
         """So many steps that it sees as many images, and more where a longer run is what it is about."""
         after = trial.run.config
-        longer = after.epochs / self._config.epochs
+        longer = after.epochs * len(trial.run.data.train) / (self._config.epochs * self._images)
         return max(LEAST, round(self._steps * longer * self._config.data.batch_size / after.data.batch_size))
 
 

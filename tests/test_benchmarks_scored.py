@@ -90,11 +90,14 @@ def test_steps_of_warning_are_from_the_alarm_to_what_the_loss_shows() -> None:
 
 
 def test_the_cause_is_right_if_it_or_its_equivalent_comes_first() -> None:
-    assert scored.rank([["momentum", 0.9], ["dropout", 0.1]], "momentum") == 0
-    assert scored.rank([["momentum", 0.9], ["dropout", 0.1]], "dropout") == 1
-    assert scored.rank([["momentum", 0.9]], "dropout") > 3
-    assert scored.rank([["no_warmup", 0.9]], "learning_rate_high") == 0
-    assert scored.rank([], "dropout") > 3
+    right = faults.accepted("dropout_80")
+    assert scored.rank([["dropout", 0.9], ["momentum", 0.1]], right) == 0
+    assert scored.rank([["momentum", 0.9], ["dropout", 0.1]], right) == 1
+    assert scored.rank([["momentum", 0.9]], right) > 3
+    assert scored.rank([["no_warmup", 0.9]], faults.accepted("rate_x30")) == 0
+    assert scored.rank([["initialization", 0.9]], faults.accepted("dying_relu")) == 0
+    assert scored.rank([["initialization", 0.9]], faults.accepted("sigmoid")) > 3
+    assert scored.rank([], right) > 3
 
 
 def diagnosed(of: dict[str, dict], suspects: list, fixed: float) -> dict[str, dict]:
