@@ -46,7 +46,7 @@ def test_a_rate_far_too_high_is_named_and_its_fix_trains(bench: Bench, sound: Tr
     assert unchanged.flags == {}
     cured = next(replay for replay in replays if replay.flags == found.fix)
     assert cured.validation_loss < 2.25 < 2.3 < unchanged.validation_loss
-    assert len(unchanged.loss) == STEPS
+    assert 40 <= len(unchanged.loss) <= STEPS, "it ends early where every update is skipped"
     assert found.places[-1] == "logits"
     assert len(found.activations) == found.trace.layers["dead"].shape[1]
 
@@ -69,7 +69,8 @@ def test_wrong_labels_are_listed_for_the_fix(bench: Bench, sound: TrainConfig, t
     names = (tmp_path / "wrong_labels.txt").read_text().split("\n")[:-1]
     assert 0.1 * 300 < len(names) < 0.8 * 300
     (replay,) = [replay for replay in found.replays if "data.drop" in replay.flags]
-    assert replay.flags == {"data.drop": str(tmp_path / "wrong_labels.txt")}
+    as_many_steps = round(12 / (1 - len(names) / 300))
+    assert replay.flags == {"data.drop": str(tmp_path / "wrong_labels.txt"), "epochs": as_many_steps}
     assert "label_noise" in [suspect.cause for suspect in found.suspects]
 
 
