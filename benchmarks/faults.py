@@ -136,10 +136,10 @@ def mutated(mutation: str, of: Change = lambda config: config) -> Change:
 
 
 def option_or_mutant(name: str, value: float, mutation: str) -> Change:
-    """An option of evenkeel's own networks; a mutated network where it does not reach."""
+    """An option, or a mutated network where options do not reach."""
 
     def change(config: TrainConfig) -> TrainConfig:
-        return (options({name: value}) if network_of(config) in NORMED else mutated(mutation))(config)
+        return (mutated(mutation) if ":" in config.model.name else options({name: value}))(config)
 
     return change
 

@@ -17,13 +17,12 @@ from typing import Any
 import tf_keras as keras
 
 from benchmarks import networks
-from models.cnn import cnn
 from models.resnet import resnet9
 
 layers = keras.layers
 Shape = tuple[int, int, int]
 BUILDERS: dict[str, Callable[..., keras.Model]] = {
-    "cnn": functools.partial(cnn, width=networks.WIDTH),
+    "cnn": networks.cnn,
     "resnet9": functools.partial(resnet9, width=networks.WIDTH),
     "plain": networks.plain,
 }

@@ -3,7 +3,8 @@
     config = sound("resnet9", DataConfig(source="/data/photos"), seed=3)
     model = network.create(config.model, (32, 32, 3), classes=10)
 
-`cnn` and `resnet9` are evenkeel's own; `plain` is what a beginner's tutorial has: no normalization anywhere. All are so
+`cnn` and `resnet9` are evenkeel's own, the first with four stages of one convolution: with three of two, some seeds
+learn nothing of `shapes` in 200 steps. `plain` is what a beginner's tutorial has: no normalization anywhere. All are so
 small that a step of 32 images of 32 pixels takes 12 to 25 ms of CPU time (two processes on two cores of an EPYC).
 Nothing here needs TensorFlow before a network is built.
 """
@@ -24,6 +25,15 @@ NETWORKS = ("cnn", "resnet9", "plain")
 WIDTH = 8
 EPOCHS = 2  # 200 steps over 3,200 images
 BATCH = 32
+
+
+def cnn(input_shape: tuple[int, int, int], classes: int, dropout: float = 0.0, l2: float = 0.0) -> keras.Model:
+    """evenkeel's, of four stages."""
+    from models.cnn import cnn as of_stages
+    from models.convolution import Convolutions
+
+    conv, stages = Convolutions(l2=l2), {"depths": (1, 1, 1, 1), "multiples": (1, 2, 4, 8)}
+    return of_stages(input_shape, classes, WIDTH, dropout, conv, **stages)
 
 
 def plain(
@@ -55,7 +65,8 @@ def plain(
 
 
 # The best on both data sets together of sgd at 0.01, 0.02, 0.05, 0.1, 0.2 and 0.5 and adam at 0.002, 0.005 and 0.01, or
-# a step below where the next one loses more than 10 points. sgd leaves `cnn` at 35 to 45% on shapes.
+# a step below where the next one loses more than 10 points. Twelve seeds of
+# `cnn` end at 32 to 47% on shapes and at 44 to 47% on CIFAR-10.
 OPTIMIZERS = {
     "cnn": OptimizerConfig(name="adam", learning_rate=0.005, warmup_epochs=0.25),
     "resnet9": OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=0.25),
@@ -65,7 +76,7 @@ OPTIMIZERS = {
 
 def sound(network: str, data: DataConfig, seed: int = 0) -> TrainConfig:
     """A run of `network`, one of `NETWORKS`, on `data` that nothing is wrong with."""
-    path = f"{os.path.abspath(__file__)}:plain"
+    own = ModelConfig(name=network, width=WIDTH) if network == "resnet9" else None
     return TrainConfig(
         epochs=EPOCHS,
         seed=seed,
@@ -73,6 +84,6 @@ def sound(network: str, data: DataConfig, seed: int = 0) -> TrainConfig:
         xla="off",
         histograms_every=0,
         data=dataclasses.replace(data, batch_size=BATCH, augment=AugmentConfig(flip=0.5, pad_crop=2)),
-        model=ModelConfig(name=path) if network == "plain" else ModelConfig(name=network, width=WIDTH),
+        model=own or ModelConfig(name=f"{os.path.abspath(__file__)}:{network}"),
         optimizer=OPTIMIZERS[network],
     )
