@@ -1,11 +1,8 @@
-"""What a network does with its first images: a forward and a backward pass of a throw-away copy, read off by checks.
+"""What a network does with its first images, checked: a finding for each thing that may be wrong with it.
 
-    look = Look(config, data, *data_checks.first_batch(config, data))
-    for finding in checks(config, look, steps=560, replicas=1):
-        print(finding.line)
-    overfits(look)        # whether one batch can be learnt; changes the copy's weights
-
-The copy runs on one device, whatever the strategy, as training does: dropout on, BatchNorm by the batch.
+for finding in checks(config, look, steps=560, replicas=1):
+    print(finding.line)
+overfits(look)        # whether one batch can be learnt; changes the copy's weights
 """
 
 from __future__ import annotations
@@ -18,15 +15,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from models import network, probe, schedules
+from models import probe, schedules
 from models.config import TrainConfig
 from models.diagnosis import Finding
-from models.stable_model import StableModel
-from pipeline.opening import Data
+from models.look import Look, norm
 
 layers = keras.layers
-IMAGES, PIXELS, FEWEST = 32, 32 * 64 * 64, 8  # so many images, fewer of larger ones: a second at 224 pixels, not ten
-NORMS = (layers.BatchNormalization, layers.GroupNormalization, layers.LayerNormalization)
 DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout")
 # An input of deviation 1 and mean 0 is what initializers suppose (LeCun et al. 1998, section 4.3); 0 to 1 has 0.25 and
 # 0.45, and is learnt as well. 0 to 255 has 65 and 115.
@@ -39,89 +33,11 @@ MOST_DROPOUT = 0.7  # 0.5 is the largest in use (Srivastava et al. 2014)
 MOST_PENALTY = 5.0  # times ln(classes): ResNet-50 with 1e-4 comes to 0.8, ResNet-18 with 5e-4 to 2
 MOST_PENALTY_DECAY = 0.02  # of the weights in a step, by the penalty's gradient: 0.002 is much
 LARGEST_HALF = 1e4  # float16 ends at 65,504
-HALF_SCALE = 2.0**10  # of the loss in float16, whose gradients would vanish: less than training's own first 2^15
 LEARNT = 16  # images that one batch is learnt by heart with
 # Of the loss, that must be left behind. All 40 sound networks get to 0.5; outputs in 0 to 1 cannot get below
 # ln(e + 9) - 1 = 1.46 with ten classes, 0.63 of a guess.
 LEFT_OVER = 0.6
 STAGES = ((30, 1e-3), (30, 3e-3), (60, 1e-2))  # steps and rates of Adam: small networks need larger ones
-
-
-class Look:
-    """One batch through a fresh network, forward and backward.
-
-    `seen` is what the first layer with a kernel gets, `logits` float32 [b, classes], `loss` the mean cross-entropy
-    without smoothing, weights or penalties, `penalty` those, `outputs` {layer name: float32 output} of the network's
-    own layers. `gradients` are of `loss` by the trainable variables, None where there is none.
-    """
-
-    def __init__(self, config: TrainConfig, data: Data, images: np.ndarray, labels: np.ndarray) -> None:
-        """`images` and `labels` are the run's first, of which as many are looked at as are cheap."""
-        size, channels = config.data.image_size, config.data.channels
-        made = network.create(config.model, (size, size, channels), len(data.classes))
-        count = min(IMAGES, max(FEWEST, PIXELS // size**2))
-        self.images, self.labels = images[:count], labels[:count]
-        self.model = StableModel.wrap(made, data.mean, data.std, config.seed)
-        self.network: keras.Model = self.model.get_layer(self.model.name)
-        self.classes = len(data.classes)
-        self.layers = [
-            layer for layer in self.network._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)
-        ]
-        self.variables = self.model.trainable_variables
-        self.half = keras.mixed_precision.global_policy().compute_dtype == "float16"
-        self.scale = HALF_SCALE if self.half else 1.0
-        self.normal = self.model.get_layer("normalize")(self.images)
-        self.seen = first_seen(self.network, self.normal)
-        taps = {layer.name: layer.get_output_at(0) for layer in self.network.layers if _one_output(layer)}
-        self._taps = keras.Model(self.network.inputs, {"logits": self.network.outputs[0], "outputs": taps})
-        with tf.GradientTape() as tape:
-            found = self._taps(self.normal, training=True)
-            logits = tf.cast(found["logits"], tf.float32)
-            loss = self.cross_entropy(logits)
-            scaled = self.scale * loss
-        self.gradients = self.unscaled(tape.gradient(scaled, self.variables))
-        self.logits, self.loss = logits.numpy(), float(loss)
-        self.penalty = float(tf.add_n([0.0, *self.model.losses]))
-        self.outputs = {name: tf.cast(output, tf.float32) for name, output in found["outputs"].items()}
-        self.kernels = [layer for layer in self.layers if probe._kernel(layer) is not None]
-        self.normalized = any(isinstance(layer, NORMS) for layer in self.layers)
-
-    def cross_entropy(self, logits: tf.Tensor) -> tf.Tensor:
-        labels = self.labels[: logits.shape[0]]
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-
-    def unscaled(self, gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
-        return [None if g is None else tf.convert_to_tensor(g) / self.scale for g in gradients]
-
-    def step(
-        self, optimizer: keras.optimizers.Optimizer, images: int = IMAGES
-    ) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
-        """The loss of the first `images` and its gradients, which the weights then follow."""
-        with tf.GradientTape() as tape:
-            logits = self.network(self.model.get_layer("normalize")(self.images[:images]), training=True)
-            loss = self.cross_entropy(tf.cast(logits, tf.float32))
-            scaled = self.scale * loss
-        gradients = self.unscaled(tape.gradient(scaled, self.variables))
-        known = [(g, v) for g, v in zip(gradients, self.variables, strict=True) if g is not None]
-        optimizer.apply_gradients(known)
-        return loss, gradients
-
-    def flowing(self) -> list[tf.Tensor | None]:
-        """The gradients, after up to 3 small steps where some are zero.
-
-        Behind a scale or a classifier that starts at 0 none arrive before it has moved (Goyal et al. 2017, 5.1).
-        """
-        gradients = self.gradients
-        optimizer = keras.optimizers.Adam(1e-3, jit_compile=False)
-        for _ in range(3):
-            if not any(g is not None and _norm(g) == 0 for g in self._of_kernels(gradients)):
-                break
-            self.step(optimizer)
-            _, gradients = self.step(optimizer)
-        return gradients
-
-    def _of_kernels(self, gradients: list[tf.Tensor | None]) -> list[tf.Tensor | None]:
-        return [g for g, v in zip(gradients, self.variables, strict=True) if len(v.shape) >= 2]
 
 
 def checks(config: TrainConfig, look: Look, steps: int, replicas: int) -> list[Finding]:
@@ -141,16 +57,6 @@ def checks(config: TrainConfig, look: Look, steps: int, replicas: int) -> list[F
         *batch_norm(config, look, steps, replicas),
         precision(look),
     ]
-
-
-def first_seen(model: keras.Model, images: tf.Tensor) -> np.ndarray:
-    """float32: what the first layer with a kernel gets, in training; behind whatever rescales images before it."""
-    for layer in model.layers:
-        if any("kernel" in v.name for v in layer.weights):
-            before = keras.Model(model.inputs, layer.get_input_at(0))
-            seen = before(images, training=True)
-            return first_seen(layer, seen) if isinstance(layer, keras.Model) else tf.cast(seen, tf.float32).numpy()
-    return tf.cast(images, tf.float32).numpy()
 
 
 def input_scale(look: Look) -> Finding:
@@ -243,8 +149,8 @@ def flow(look: Look) -> Iterator[Finding]:
     for layer in hidden:
         kernel = probe._kernel(layer)
         gradient = by_id[id(kernel)]
-        if gradient is not None and _norm(gradient) > 0:
-            strengths.append(_norm(gradient) / max(_norm(kernel), 1e-12))
+        if gradient is not None and norm(gradient) > 0:
+            strengths.append(norm(gradient) / max(norm(kernel), 1e-12))
     ratio = strengths[0] / strengths[-1] if strengths else 1.0
     saturating = [layer.name for layer in look.layers if _saturates(layer)]
     causes: tuple[str, ...] = ("initialization",)
@@ -409,7 +315,7 @@ def batch_norm(config: TrainConfig, look: Look, steps: int, replicas: int) -> It
 def precision(look: Look) -> Finding:
     """In float16 numbers end at 65,504; in the other types only what is not finite counts."""
     largest = max((float(tf.reduce_max(tf.abs(x))) for x in look.outputs.values()), default=0.0)
-    finite = np.isfinite(largest) and all(np.isfinite(_norm(g)) for g in look.gradients if g is not None)
+    finite = np.isfinite(largest) and all(np.isfinite(norm(g)) for g in look.gradients if g is not None)
     return Finding(
         "precision",
         bool(finite) and (not look.half or largest <= LARGEST_HALF),
@@ -456,13 +362,9 @@ def overfits(look: Look) -> Finding:
     )
 
 
-def _one_output(layer: keras.layers.Layer) -> bool:
-    return not isinstance(layer, layers.InputLayer) and keras.backend.is_keras_tensor(layer.get_output_at(0))
-
-
 def _is_zero_kernel(variable: tf.Variable, gradient: tf.Tensor | None) -> bool:
     # Of kernels only: biases in front of BatchNorm have no gradient by right.
-    return gradient is not None and len(variable.shape) >= 2 and _norm(gradient) == 0
+    return gradient is not None and len(variable.shape) >= 2 and norm(gradient) == 0
 
 
 def _saturates(layer: keras.layers.Layer) -> bool:
@@ -477,7 +379,3 @@ def _saturates(layer: keras.layers.Layer) -> bool:
 def _regularizers(found: list[keras.layers.Layer]) -> list[Any]:
     names = ("kernel_regularizer", "depthwise_regularizer", "pointwise_regularizer")
     return [each for layer in found for name in names if (each := getattr(layer, name, None)) is not None]
-
-
-def _norm(x: tf.Tensor) -> float:
-    return float(tf.norm(tf.cast(tf.convert_to_tensor(x), tf.float32)))

@@ -22,6 +22,7 @@ from models import config_checks, data_checks, network_checks, range_test
 from models.config import TrainConfig
 from models.diagnosis import Finding
 from models.incidents import Incidents
+from models.look import Look
 from models.range_test import RangeTest
 from pipeline.opening import Data
 
@@ -51,7 +52,7 @@ def preflight(
             return [*findings, Finding("network", True, "neither network nor augmentation has been looked at", rule)]
         images, labels = data_checks.first_batch(config, data)
         findings += [data_checks.augmentation(config, data, images), data_checks.wrong_labels(config, data)]
-        look = network_checks.Look(config, data, images, labels)
+        look = Look(config, data, images, labels)
         findings += network_checks.checks(config, look, config_checks.steps_in_run(config, available), replicas)
         if config.preflight == "full":
             findings.append(network_checks.overfits(look))

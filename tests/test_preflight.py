@@ -21,6 +21,7 @@ from models.causes import CAUSES
 from models.config import MixingConfig, ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
 from models.diagnosis import Finding
 from models.incidents import Incidents
+from models.look import Look
 from models.preflight import preflight, tell, thrown_away
 from pipeline import skew
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig
@@ -50,12 +51,12 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-def look(data: Data, network: str = "cnn", **options: Any) -> network_checks.Look:
+def look(data: Data, network: str = "cnn", **options: Any) -> Look:
     return looked_at(config(network, **options), data)
 
 
-def looked_at(made: TrainConfig, data: Data) -> network_checks.Look:
-    return network_checks.Look(made, data, *data_checks.first_batch(made, data))
+def looked_at(made: TrainConfig, data: Data) -> Look:
+    return Look(made, data, *data_checks.first_batch(made, data))
 
 
 def of_network(data: Data, network: str = "cnn", steps: int = STEPS, **options: Any) -> dict[str, Finding]:
