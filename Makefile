@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The lock with CUDA where there is a GPU to use it.
 LOCK := $(if $(shell command -v nvidia-smi),requirements-gpu.lock,requirements.lock)
-export EVENKEEL_CACHE
 # Test processes: each grows to 3 GB.
 AT_ONCE ?= 2
 

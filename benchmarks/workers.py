@@ -64,7 +64,7 @@ def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: i
 
 def _worker(make: Callable[[], Work], todo: Any, done: Any) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # its notices would tear up the progress bar
-    # Each of the processes has a core: handing small operations to threads costs a tenth more.
+    # Each of the processes has a core: handing small operations to threads costs a tenth to a quarter more.
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -26,7 +26,7 @@ layers = keras.layers
 
 UNLIKELY, POSSIBLE, UNUSUAL, SHOWN = -2.0, 0.0, 1.5, 3.0  # log odds; a finding of preflight makes it SHOWN
 ADAMS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
-UPDATES = 200  # under which no small network has learnt
+UPDATES = 200  # that a fix of a run with few of them comes to
 MILD = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
 

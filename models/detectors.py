@@ -62,6 +62,7 @@ class Trace:
 
     @property
     def known_guess(self) -> float:
+        """`guess`; infinite where it is not known."""
         return np.inf if self.guess is None else self.guess
 
     @property

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 SIDE = 32  # pixels that images are scaled to
 PATCH = 6  # pixels; those of Coates, Ng and Lee 2011, section 4
-FILTERS, STRIDE = 64, 2  # 128 and 1 know a fifth of wrong labels more surely, for four times the time
+FILTERS, STRIDE = 64, 2  # 128 and 1 know a fifth of wrong labels more surely, for three times the time
 PATCHES = 4000  # that the filters are whitened by
 BATCH = 250
 PENALTIES = 10.0 ** np.arange(-2, 3, 0.5)

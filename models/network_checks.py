@@ -110,15 +110,15 @@ def depth(look: Look) -> Finding:
 
 def normalization(look: Look) -> Finding:
     """Whether a deep network normalizes, or has activations that do (SELU, Klambauer et al. 2017)."""
-    layers_, deepest = len(look.kernels), DEEP - 1
+    count = len(look.kernels)
     itself = any(getattr(layer, "activation", None) is keras.activations.selu for layer in look.layers)
     return Finding(
         "normalization",
-        look.normalized or itself or layers_ <= deepest,
-        f"{layers_} layers with weights" + ("" if look.normalized else ", none of which is normalized"),
-        f"more than {deepest} train badly without normalization (VGG's 16 had to be trained in stages)",
+        look.normalized or itself or count < DEEP,
+        f"{count} layers with weights" + ("" if look.normalized else ", none of which is normalized"),
+        f"{DEEP} or more train badly without normalization (VGG's 16 had to be trained in stages)",
         "Put a BatchNormalization behind each convolution (--model.patch=batch_norm does).",
-        {"layers": layers_},
+        {"layers": count},
         ("no_normalization",),
     )
 

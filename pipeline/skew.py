@@ -18,7 +18,7 @@ from pipeline.outliers import Outlier
 # The distance of two samples of one distribution is below 1.63 sqrt(1/n + 1/m) in 99 of 100 cases; 0.2 on top is what
 # may differ without harm: two normal distributions half a deviation apart.
 HARMLESS, CRITICAL = 0.2, 1.63
-MANY = 0.2
+MANY = 0.2  # of the images; up to half of them median and MAD hold out, but are drawn towards the outliers
 
 
 def figures(index: Index) -> dict[str, np.ndarray]:
