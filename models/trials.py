@@ -104,14 +104,14 @@ class Trials:
         likely = self._likely(tried)
         if len(likely) < 2:
             return None, []
-        joint = self._begun(Change("", _union(likely)))
+        joint = self._begun(Change("", union(likely)))
         self._finish(joint)
         specific = [trial for trial in tried if not trial.change.generic]
         if joint.utility < max(trial.utility for trial in [self.unchanged, *specific]) + GAIN:
             return None, []
         without = []
         for change in likely:
-            rest = _union([other for other in likely if other is not change])
+            rest = union([other for other in likely if other is not change])
             trial = self._begun(Change(change.cause, rest, change.prior))
             self._finish(trial)
             without.append(trial)
@@ -163,7 +163,7 @@ def _keeps_variables(change: Change) -> bool:
     return not any(name.startswith(rebuilt) for name in change.flags)
 
 
-def _union(changes: list[Change]) -> dict[str, Any]:
+def union(changes: list[Change]) -> dict[str, Any]:
     """All their flags: patches one after another, in the order of the changes."""
     flags: dict[str, Any] = {}
     for change in changes:

@@ -72,6 +72,17 @@ def test_he_normal_begins_anew() -> None:
     assert not bias.any()
 
 
+def test_he_normal_leaves_small_logits_and_resets_wild_scales_only() -> None:
+    inputs = x = layers.Input((8, 8, 3))
+    for name, gamma in (("wild", 30.0), ("usual", 1.5), ("zero", 0.0)):
+        x = layers.BatchNormalization(gamma_initializer=keras.initializers.Constant(gamma), name=name)(x)
+    x = layers.Dense(64, name="hidden")(layers.Flatten()(x))
+    model = keras.Model(inputs, layers.Dense(5, kernel_initializer="ones", name="out")(x))
+    new = patch.patched(model, ("he_normal",))
+    assert new.get_layer("out").kernel.numpy().std() == pytest.approx(0.01, rel=0.2)
+    assert [float(new.get_layer(name).gamma[0]) for name in ("wild", "usual", "zero")] == [1, 1.5, 0]
+
+
 def test_batch_norm_lies_between_a_kernel_and_its_activation() -> None:
     model = plain("tanh")
     new = patch.patched(model, ("batch_norm",))

@@ -100,6 +100,7 @@ def stack(
 made = functools.partial
 slow_norm = made(layers.BatchNormalization, momentum=0.99999)
 he, glorot = stack, made(stack, initializer="glorot_uniform", depth=6)
+deep, self_normalizing = made(stack, depth=7), made(stack, depth=7, activation="selu", initializer="lecun_normal")
 leaky, tanh = made(stack, activation="leaky"), made(stack, initializer="glorot_uniform", activation="tanh")
 grouped = made(stack, norm=lambda: layers.GroupNormalization(4))
 normed = made(stack, norm=made(layers.BatchNormalization, momentum=0.9), depth=6)
@@ -150,7 +151,20 @@ def nested(shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(outer, layers.Dense(classes)(layers.Flatten()(inner(x))))
 
 
-SOUND = ["he", "glorot", "leaky", "tanh", "grouped", "normed", "halved", "zero_head", "few_sigmoids", "cnn", "resnet18"]
+SOUND = [
+    "he",
+    "self_normalizing",
+    "glorot",
+    "leaky",
+    "tanh",
+    "grouped",
+    "normed",
+    "halved",
+    "zero_head",
+    "few_sigmoids",
+    "cnn",
+    "resnet18",
+]
 
 
 @pytest.mark.parametrize("network", SOUND)
@@ -182,6 +196,7 @@ def test_nothing_is_said_of_the_preset_that_everyone_starts_with() -> None:
         ("small", "activation_scale", "initialization"),
         ("large", "activation_scale", "initialization"),
         ("large", "initial_loss", "initialization"),
+        ("deep", "normalization", "no_normalization"),
         ("sigmoids", "gradient_flow", "saturating_activation"),
         ("dead", "idle_units", "dying_activation"),
         ("dead", "gradients_arrive", "dying_activation"),

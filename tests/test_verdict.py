@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from models.changes import POSSIBLE, SHOWN, UNLIKELY, UNUSUAL, Case, Change, candidates
+from models.changes import POSSIBLE, SHOWN, UNLIKELY, UNUSUAL, Case, Change, candidates, dropped
 from models.config import ModelConfig, OptimizerConfig, TrainConfig
 from models.detectors import Trace
 from models.diagnosis import Finding, Suspect
-from models.trials import Trial
+from models.trials import Trial, union
 from models.verdict import verdict
 from pipeline.config import AugmentConfig, DataConfig
 
@@ -226,3 +226,20 @@ def test_a_finding_raises_the_prior_and_is_quoted() -> None:
     assert change.prior == SHOWN
     assert finding.line in change.why
     assert POSSIBLE < UNUSUAL < SHOWN
+
+
+def test_changes_made_together_keep_every_patch() -> None:
+    together = union(
+        [
+            Change("saturating_activation", {"model.patch": "relu"}),
+            Change("learning_rate_high", {"optimizer.learning_rate": 0.01}),
+            Change("initialization", {"model.patch": "relu,he_normal"}),
+        ]
+    )
+    assert together == {"model.patch": "relu,he_normal", "optimizer.learning_rate": 0.01}
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.02, {}), (0.6, {"epochs": 5})])
+def test_leaving_images_out_keeps_the_number_of_steps(share: float, expected: dict[str, int]) -> None:
+    config = TrainConfig(epochs=2, data=DataConfig(drop="duplicates"))
+    assert dropped(config, "outliers", share) == {"data.drop": "duplicates,outliers", **expected}
