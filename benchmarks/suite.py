@@ -35,7 +35,8 @@ SUITES = {
     "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30, rivals=True),
 }
 QUICK = ("rate_x100", "momentum_99", "raw_pixels", "sigmoid", "flipped_bits")
-DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 6 runs, random search as long again
+DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 10 runs, random search as long again
+RIVALS = ("random", "autotrainer")  # once for each fault
 TWINS = 5  # seeds of a twin that is not the plain sound run
 
 
@@ -80,22 +81,18 @@ def phases(name: str, photos: bool) -> list[Phase]:
         ]
 
     def diagnoses(records: Records) -> list[list[Case]]:
-        """Of some of the seeds that the fault's half is scored on, and their recovery on the first of its pairs."""
-        groups = []
+        """And cures: with some of the seeds that its half is scored on, on the first pair where the fault does harm."""
+        groups: dict[str, list[Case]] = {}
         for fault, network, data in _faults(size, photos):
-            if faults.FAULTS[fault].kind != "persistent" or not is_faulty(records, fault, network, data):
+            if fault in groups or faults.FAULTS[fault].kind != "persistent":
                 continue
-            half, first = split.half(fault), (network, data) == split.pairs(fault)[0] or size.pairs == 1
-            if half == "tuning" and not first:
-                continue
-            group = []
-            for number, seed in enumerate(own_seeds(fault)[: DIAGNOSED[half]]):
-                kinds = ["diagnosis"]
-                if first:
-                    kinds += ["fixed", "random", "autotrainer"] if size.rivals and number == 0 else ["fixed"]
-                group += [Case(kind, fault, network, data, seed) for kind in kinds]
-            groups.append(group)
-        return groups
+            if is_faulty(records, fault, network, data):
+                groups[fault] = [
+                    Case(kind, fault, network, data, seed)
+                    for number, seed in enumerate(own_seeds(fault)[: DIAGNOSED[split.half(fault)]])
+                    for kind in ("diagnosis", "fixed", *(RIVALS if size.rivals and number == 0 else ()))
+                ]
+        return list(groups.values())
 
     def overhead(records: Records) -> list[list[Case]]:
         """One group: nothing else runs while it is measured."""
