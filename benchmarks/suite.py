@@ -36,7 +36,7 @@ SUITES = {
 }
 QUICK = ("rate_x100", "momentum_99", "raw_pixels", "sigmoid", "flipped_bits")
 DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 10 runs, random search as long again
-RIVALS = ("random", "autotrainer")  # once for each fault
+RIVALS = ("random", "autotrainer")  # once for each held-out fault
 TWINS = 5  # seeds of a twin that is not the plain sound run
 
 
@@ -45,6 +45,9 @@ def phases(name: str, photos: bool) -> list[Phase]:
 
     def own_seeds(fault: str) -> list[int]:
         return [seed for seed in split.SEEDS[split.half(fault)] if seed < size.seeds]
+
+    def rivals(fault: str) -> tuple[str, ...]:
+        return RIVALS if size.rivals and split.half(fault) == "heldout" else ()
 
     def clean_runs(records: Records) -> list[list[Case]]:
         """Sound runs, twins of faults that need another one, and the learning rates."""
@@ -81,7 +84,10 @@ def phases(name: str, photos: bool) -> list[Phase]:
         ]
 
     def diagnoses(records: Records) -> list[list[Case]]:
-        """And cures: with some of the seeds that its half is scored on, on the first pair where the fault does harm."""
+        """And cures: with some of the seeds that its half is scored on, on the first pair where the fault does harm.
+
+        What the suite is about comes first, for when it is interrupted: the held-out half.
+        """
         groups: dict[str, list[Case]] = {}
         for fault, network, data in _faults(size, photos):
             if fault in groups or faults.FAULTS[fault].kind != "persistent":
@@ -90,9 +96,9 @@ def phases(name: str, photos: bool) -> list[Phase]:
                 groups[fault] = [
                     Case(kind, fault, network, data, seed)
                     for number, seed in enumerate(own_seeds(fault)[: DIAGNOSED[split.half(fault)]])
-                    for kind in ("diagnosis", "fixed", *(RIVALS if size.rivals and number == 0 else ()))
+                    for kind in ("diagnosis", "fixed", *(rivals(fault) if number == 0 else ()))
                 ]
-        return list(groups.values())
+        return [groups[fault] for fault in sorted(groups, key=split.half)]
 
     def overhead(records: Records) -> list[list[Case]]:
         """One group: nothing else runs while it is measured."""
