@@ -83,6 +83,10 @@ def phases(name: str, photos: bool) -> list[Phase]:
             if faults.FAULTS[fault].kind == "transient"
         ]
 
+    def overhead(records: Records) -> list[list[Case]]:
+        """One group: nothing else runs while it is measured."""
+        return [[Case("overhead", "", "resnet9", "memory", pair) for pair in range(size.overheads)]]
+
     def diagnoses(records: Records) -> list[list[Case]]:
         """And cures: with some of the seeds that its half is scored on, on the first pair where the fault does harm.
 
@@ -100,11 +104,7 @@ def phases(name: str, photos: bool) -> list[Phase]:
                 ]
         return [groups[fault] for fault in sorted(groups, key=split.half)]
 
-    def overhead(records: Records) -> list[list[Case]]:
-        """One group: nothing else runs while it is measured."""
-        return [[Case("overhead", "", "resnet9", "memory", pair) for pair in range(size.overheads)]]
-
-    return [clean_runs, faulty_runs, transient_faults, diagnoses, overhead]
+    return [clean_runs, faulty_runs, transient_faults, overhead, diagnoses]
 
 
 def is_faulty(records: Records, fault: str, network: str, data: str) -> bool:

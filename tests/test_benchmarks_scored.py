@@ -154,7 +154,7 @@ def test_a_rerun_is_alike_within_what_kernels_may_change() -> None:
 
 @pytest.mark.parametrize("name", suite.SUITES)
 def test_phases_build_on_each_other(name: str) -> None:
-    clean, faulty, transient, diagnoses, overhead = suite.phases(name, photos=True)
+    clean, faulty, transient, overhead, diagnoses = suite.phases(name, photos=True)
     of: dict[str, dict] = {}
     for phase, accuracy in ((clean, 0.8), (faulty, 0.3)):
         groups = phase(of)
