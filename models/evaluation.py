@@ -67,8 +67,10 @@ def chosen_checkpoint(directory: str, which: str) -> str:
     if not found:
         raise UsageError(f"{directory} holds no complete checkpoint: train first, or look for the right model_dir.")
     last = os.path.join(directory, f"step-{found[-1]:08d}")
-    best = read_state(last)["best"]
-    return os.path.join(directory, f"step-{best['step']:08d}") if which == "best" and best else last
+    best = read_state(last)["best"] if which == "best" else None
+    if best and best["step"] not in found:
+        raise UsageError(f"{directory} has lost the best checkpoint (step {best['step']}): use --checkpoint=last.")
+    return os.path.join(directory, f"step-{best['step']:08d}") if best else last
 
 
 def text(evaluation: Evaluation) -> str:

@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from models.run_directory import append_json_line
+import tensorflow as tf
+
+from models.run_directory import append_json_line, write
 
 Listener = Callable[[int, str, dict[str, float], str], None]
 
 
 class Incidents:
-    """`counts` by kind; lines go to `path`, where that is given, and every incident to `listeners`."""
+    """`counts` by kind; lines go to `path`, where that is given, and every incident to `listeners`.
 
-    def __init__(self, path: str | None = None) -> None:
+    `state` is what a checkpoint held of earlier ones; lines that came after it are dropped, as a resumed run comes to
+    the same steps again.
+    """
+
+    def __init__(self, path: str | None = None, state: dict[str, Any] | None = None) -> None:
         self._path = path
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, int] = dict(state["counts"]) if state else {}
         self.listeners: list[Listener] = []
+        if path and state is not None and tf.io.gfile.exists(path):
+            with tf.io.gfile.GFile(path) as file:
+                lines = file.read().splitlines()
+            kept = lines[: sum(self.counts.values())]
+            write(path, "\n".join(kept)) if kept else tf.io.gfile.remove(path)
+
+    def state(self) -> dict[str, Any]:
+        return {"counts": self.counts}
 
     def tell(self, step: int, kind: str, evidence: dict[str, float], action: str, confidence: float = 1.0) -> None:
         """`evidence` are the numbers that show it, `action` what was done, "none" included."""

@@ -91,6 +91,9 @@ class StableModel(keras.Model):
     guess: float | None = None  # the loss of an answer that favours no class, where `losses` knows it
     train_function: Any = None
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
+    # Of training loss and accuracy in this epoch, and its steps: float32 [3].
+    epoch_sums: tf.Variable = None
+    _keep_sums: bool = False
     # Where the next `fit` starts, (epoch, step in it); counts once.
     resume_at: tuple[int, int] | None = None
     # What evaluation sees in place of the weights, once there is something in it.
@@ -225,7 +228,7 @@ class StableModel(keras.Model):
         }
         self._host["histogram_step"] = tf.Variable(-1, dtype=tf.int64, trainable=False)
         self._host["behind"] = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._host["epoch"] = tf.Variable(tf.zeros([3]), trainable=False)  # sums of loss and accuracy; steps
+        self.epoch_sums = tf.Variable(tf.zeros([3]), trainable=False)
 
     @property
     def step(self) -> int:
@@ -248,6 +251,11 @@ class StableModel(keras.Model):
         if rate is not None:
             rate.assign(rate * factor / self.rate_factor)
         self.rate_factor.assign(factor)
+
+    def epoch_means(self) -> dict[str, float]:
+        """Training loss and accuracy of the steps of this epoch."""
+        loss, accuracy, steps = self.epoch_sums.numpy()
+        return {"loss": float(loss / steps), "accuracy": float(accuracy / steps)}
 
     # What one compiled call left behind.
 
@@ -483,7 +491,7 @@ class StableModel(keras.Model):
             block = host["rows"].assign(rows.stack())
             host["layers"].assign(layers.stack())
             sums = tf.reduce_sum(block[:, :2], axis=0)
-            epoch = host["epoch"].assign_add(tf.concat([sums, [tf.cast(count, tf.float32)]], axis=0))
+            epoch = self.epoch_sums.assign_add(tf.concat([sums, [tf.cast(count, tf.float32)]], axis=0))
             self._train_counter.assign_add(tf.cast(count, tf.int64))
             mine = {"loss": epoch[0] / epoch[2], "accuracy": epoch[1] / epoch[2]}
             return {**{m.name: m.result() for m in self.compiled_metrics.metrics}, **mine}
@@ -492,8 +500,11 @@ class StableModel(keras.Model):
         return train_function
 
     def reset_metrics(self) -> None:
+        """Keras's, where an epoch or an evaluation begins; an epoch that goes on keeps its sums."""
         super().reset_metrics()
-        self._host["epoch"].assign(tf.zeros([3]))
+        if not self._keep_sums:
+            self.epoch_sums.assign(tf.zeros([3]))
+        self._keep_sums = False
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Means over examples by their weights: filled-up last batches count for what they hold."""
@@ -525,6 +536,7 @@ class StableModel(keras.Model):
                 if self._recompute is None:
                     self._recompute = recomputing(self)
                 self._recompute(*self.statistics_batches)
+            self._keep_sums = True
             results = super().evaluate(*args, **kwargs)
         # Read here because every worker of a cluster has to take part in reading it.
         self.confusion_matrix = self._confusion.result().numpy()
@@ -535,4 +547,5 @@ class StableModel(keras.Model):
     def _maybe_load_initial_counters_from_ckpt(self, steps_per_epoch: int, initial_epoch: int) -> tuple[int, int]:
         """Keras asks here where to start: the way into the middle of an epoch."""
         start, self.resume_at = self.resume_at or (initial_epoch, 0), None
+        self._keep_sums = start[1] > 0
         return start

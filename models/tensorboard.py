@@ -6,6 +6,7 @@ Everything is read once per compiled call and written in the plugins' own format
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from tensorboard.compat.proto import event_pb2
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api as hparams
@@ -48,13 +50,34 @@ def histogram_summary(of_tags: dict[str, tuple[np.ndarray, np.ndarray]]) -> byte
     return summary.SerializeToString()
 
 
-class TensorBoard(keras.callbacks.Callback):
-    """Writes what a StableModel leaves of each call under `model_dir`/train and `model_dir`/validation."""
+def mark_start(directory: str, step: int) -> None:
+    """Tells TensorBoard that a run starts at `step`, or starts again: it drops what it has of that step and later.
 
-    def __init__(self, model_dir: str, global_batch_size: int, classes: Iterable[str]) -> None:
+    By the record that TensorFlow's sessions began with. It has to lie in a file between the old ones and the new one,
+    which TensorBoard reads in the order of their names, and those begin with seconds.
+    """
+    tf.io.gfile.makedirs(directory)
+    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    before = int(time.time()) - 1
+    path = os.path.join(directory, f"events.out.tfevents.{before:010d}.{socket.gethostname()}.{os.getpid()}.start")
+    with tf.io.TFRecordWriter(path) as writer:
+        for values in ({"file_version": "brain.Event:2"}, {"step": step, "session_log": log}):
+            writer.write(event_pb2.Event(wall_time=before, **values).SerializeToString())
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Writes what a StableModel leaves of each call under `model_dir`/train and `model_dir`/validation.
+
+    What is known after the nth step is at n - 1, that step's index. A run that goes on after `start` steps leaves no
+    step twice.
+    """
+
+    def __init__(self, model_dir: str, global_batch_size: int, classes: Iterable[str], start: int = 0) -> None:
         super().__init__()
-        self._train = tf.summary.create_file_writer(os.path.join(model_dir, "train"))
-        self._validation = tf.summary.create_file_writer(os.path.join(model_dir, "validation"))
+        directories = [os.path.join(model_dir, name) for name in ("train", "validation")]
+        for directory in directories:
+            mark_start(directory, start)
+        self._train, self._validation = (tf.summary.create_file_writer(directory) for directory in directories)
         self._batch, self._classes = global_batch_size, list(classes)
         self._histogram_step = -1
         self._begun = 0.0
@@ -94,7 +117,7 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.experimental.write_raw_pb(scalars(finite), end - len(values) + int(number))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs, step = logs or {}, self.model.step
+        logs, step = logs or {}, self.model.step - 1
         of_train = {f"epoch/{name}": value for name, value in logs.items() if not name.startswith("val_")}
         of_validation = {f"epoch/{n.removeprefix('val_')}": v for n, v in logs.items() if n.startswith("val_")}
         if of_validation:

@@ -18,9 +18,10 @@ from models import averaging, losses, network, optimizers, run_directory, strate
 from models.checkpoints import Checkpointer, Checkpoints
 from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig
+from models.early_stopping import EarlyStopping
 from models.guard import StabilityGuard
 from models.incidents import Incidents
-from models.interruption import Interrupted, Interruption
+from models.interruption import Interrupted, Interruption, LateValidation
 from models.preflight import preflight, tell
 from models.progress import Progress
 from models.schedules import Schedule
@@ -38,7 +39,13 @@ WATCH_EVERY = 20  # steps between looks at each layer; with the guard, 0.6% of t
 STATISTICS_STEPS = 100  # an error of the mean of a tenth of what one batch has
 
 
-def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    model_dir: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_config_change: bool = False,
+) -> dict[str, Any]:
     """Trains as `config` says, in `model_dir`; returns what summary.json holds.
 
     `status` is `completed`, `stopped_early`, `preempted` (a signal; `signal` holds its number) or `failed`.
@@ -49,7 +56,7 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
     devices = strategy.create(config.strategy)
     chief = strategy.is_chief(devices)
     if chief:  # the others may come when it has made the directory
-        run_directory.check(model_dir, config, resume, overwrite)
+        run_directory.check(model_dir, config, resume, overwrite, allow_config_change)
     share = strategy.share(devices, config.data.batch_size)
     set_up(config)
     if config.data.service:
@@ -59,25 +66,29 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
     # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
     findings = preflight(config, data, devices) if config.preflight != "off" and chief and not resume else []
     model = create_model(config, data, devices, steps_per_epoch)
-    checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model)
-    state = restore(checkpoints) if resume else {"best": None}
+    checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
+    state = restore(checkpoints) if resume else {}
     if chief:
         run_directory.create(model_dir, config, data.skipped, resume)
 
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
+    validation_steps = evaluation_steps(data.validation, share)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
-    checkpointer = Checkpointer(checkpoints, config.checkpoint_every_epochs, state["best"])
-    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None)
+    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, state.get("incidents"))
     meter = Meter(config.data.batch_size, incidents)
+    stopper = EarlyStopping(config.early_stopping, state.get("early_stopping"))
+    checkpointer = Checkpointer(checkpoints, config.checkpoint, state.get("best"), {"incidents": incidents})
     interruption = Interruption()
     # In this order: what a step left is written before anything may end the run.
     callbacks: list[keras.callbacks.Callback] = [meter]
     if config.guard != "off":
         warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
-        callbacks.append(StabilityGuard(config.guard == "act", incidents, warmup))
+        guard = StabilityGuard(config.guard == "act", incidents, warmup, state.get("guard"))
+        checkpointer.beside["guard"] = guard
+        callbacks.append(guard)
     closing: list[Any] = []
     if chief:
-        board = TensorBoard(model_dir, config.data.batch_size, data.classes)
+        board = TensorBoard(model_dir, config.data.batch_size, data.classes, model.step)
         incidents.listeners.append(board.incident)
         board.write_start(model.step, first_images(config, data, share), config)
         progress = Progress(config.data.batch_size)
@@ -88,35 +99,36 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
             profiler = Profiler(os.path.join(model_dir, "train"), *config.profile.range)
             callbacks.append(profiler)
             closing.append(profiler)
-    callbacks += [checkpointer, interruption.callback]
-    stopper = keras.callbacks.EarlyStopping(patience=config.early_stopping)
     if config.early_stopping:
+        checkpointer.beside["early_stopping"] = stopper
         callbacks.append(stopper)
+    callbacks += [checkpointer, interruption.callback]
+    model.resume_at = epoch, _ = divmod(model.trained_steps, steps_per_epoch)
+    if state.get("validating"):
+        callbacks.append(LateValidation(evaluation, validation_steps, epoch - 1, callbacks[:]))
 
-    model.resume_at = divmod(model.trained_steps, steps_per_epoch)
     status, extra, begun = "completed", {}, time.perf_counter()
     with interruption:
         try:
             history = model.fit(
                 training,
                 steps_per_epoch=steps_per_epoch,
-                epochs=config.epochs,
+                epochs=epoch if stopper.stopped else config.epochs,
                 validation_data=evaluation,
-                validation_steps=evaluation_steps(data.validation, share),
+                validation_steps=validation_steps,
                 callbacks=callbacks,
                 verbose=0,
             )
-            final = last_result(history.history) or evaluate(
-                model, evaluation, evaluation_steps(data.validation, share)
-            )
-            if config.early_stopping and stopper.stopped_epoch:
+            final = last_result(history.history) or evaluate(model, evaluation, validation_steps)
+            if stopper.stopped:
                 status = "stopped_early"
         except Interrupted as interrupted:
-            checkpointer.save()
+            checkpointer.save(interrupted.validating)
             status, final, extra = "preempted", None, {"signal": signal.Signals(interrupted.number).name}
         except TrainingFailed as failure:
             status, final, extra = "failed", None, {"reason": str(failure)}
         finally:
+            checkpointer.finish()
             for each in closing:
                 each.close()
     wall = time.perf_counter() - begun
@@ -124,6 +136,8 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
         config, status, model, steps_per_epoch, meter, final, checkpointer.best, wall, len(data.skipped)
     )
     summary.update(extra)
+    if checkpointer.failure:
+        summary.update(unsaved(summary["status"], checkpointer.failure, checkpoints))
     if chief:
         run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
     return summary
@@ -250,6 +264,16 @@ def first_images(config: TrainConfig, data: Data, share: Share):
             f"data.service ({config.data.service}): {' '.join(error.message.split())}; its workers open the shards by"
             " the same paths as the trainer."
         ) from error
+
+
+def unsaved(status: str, failure: str, checkpoints: Checkpoints) -> dict[str, Any]:
+    """What a summary says of a run whose last checkpoint could not be written; one that was preempted stays so."""
+    last = checkpoints.newest()
+    return {
+        "status": "preempted" if status == "preempted" else "failed",
+        "reason": f"the last checkpoint could not be written ({failure}): make room, then go on with --resume from"
+        f" {last or 'the start, as there is none'}.",
+    }
 
 
 def restore(checkpoints: Checkpoints) -> dict[str, Any]:
