@@ -26,6 +26,7 @@ from absl import logging
 
 from models import sealed, strategy
 from models.config import CheckpointConfig
+from models.failing import UNWRITTEN, reason
 from models.stable_model import StableModel
 from pipeline.config import UsageError
 
@@ -100,7 +101,7 @@ class Checkpoints:
         """Where there is no space left, the rest of a checkpoint takes what the summary needs."""
         try:
             yield
-        except (OSError, tf.errors.OpError):
+        except UNWRITTEN:
             self._remove_leftovers()
             raise
 
@@ -122,9 +123,9 @@ class Checkpoints:
         try:
             self._tracked.read(os.path.join(path, "variables")).assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"checkpoint {path} does not fit this model ({reason}): resume with the configuration it was made with."
+                f"checkpoint {path} does not fit this model ({reason(error)}): resume with the configuration it was"
+                " made with."
             ) from error
         return read_state(path)
 
@@ -143,6 +144,11 @@ class Checkpoints:
                     tf.io.gfile.rmtree(aside)
                 tf.io.gfile.rename(path, aside)
         return None
+
+    def damaged(self) -> list[str]:
+        """The names of those that were set aside."""
+        names = tf.io.gfile.listdir(self.directory) if tf.io.gfile.isdir(self.directory) else []
+        return [name for name in names if name.startswith("damaged-")]
 
     def _path(self, step: int) -> str:
         return os.path.join(self.directory, f"step-{step:08d}")
@@ -230,8 +236,8 @@ class Checkpointer(keras.callbacks.Callback):
     def _try(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except (OSError, tf.errors.OpError) as error:
-            self.failure = " ".join(str(error).split())[:200]
+        except UNWRITTEN as error:
+            self.failure = reason(error)
             logging.error(
                 "a checkpoint could not be written under %s (%s): training goes on",
                 self.checkpoints.directory,

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
+from models.failing import UNWRITTEN, reason
 from models.run_directory import append_json_line, write
 
 Listener = Callable[[int, str, dict[str, float], str], None]
@@ -44,6 +46,9 @@ class Incidents:
             # JSON knows no infinity: a number that is not one is written as its name.
             plain = {name: value if math.isfinite(value) else str(value) for name, value in evidence.items()}
             line = {"step": step, "kind": kind, "evidence": plain, "action": action}
-            append_json_line(self._path, {**line, "cause": None, "confidence": confidence})
+            try:
+                append_json_line(self._path, {**line, "cause": None, "confidence": confidence})
+            except UNWRITTEN as error:
+                logging.error("%s at step %d could not be written to %s: %s", kind, step, self._path, reason(error))
         for listener in self.listeners:
             listener(step, kind, evidence, action)

@@ -13,12 +13,14 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+from absl import logging
 
 from models import averaging, losses, network, optimizers, run_directory, strategy
 from models.checkpoints import Checkpointer, Checkpoints
 from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig
 from models.early_stopping import EarlyStopping
+from models.failing import UNWRITTEN, reason
 from models.guard import StabilityGuard
 from models.incidents import Incidents
 from models.interruption import Interrupted, Interruption, LateValidation
@@ -139,7 +141,10 @@ def train(
     if checkpointer.failure:
         summary.update(unsaved(summary["status"], checkpointer.failure, checkpoints))
     if chief:
-        run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
+        try:
+            run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
+        except UNWRITTEN as error:
+            logging.error("summary.json could not be written in %s: %s", model_dir, reason(error))
     return summary
 
 
@@ -277,15 +282,17 @@ def unsaved(status: str, failure: str, checkpoints: Checkpoints) -> dict[str, An
 
 
 def restore(checkpoints: Checkpoints) -> dict[str, Any]:
-    """Puts the newest checkpoint into the model.
+    """Puts the newest checkpoint that is whole into the model; a run that was killed before its first begins again.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there were some, and none is whole.
     """
-    newest = checkpoints.newest()
-    if newest is None:
-        raise UsageError(f"--resume: there is no complete checkpoint in {checkpoints.directory}; use --overwrite.")
-    return checkpoints.restore(newest)
+    if (newest := checkpoints.newest()) is not None:
+        return checkpoints.restore(newest)
+    if checkpoints.damaged():
+        raise UsageError(f"--resume: no checkpoint in {checkpoints.directory} is whole; use --overwrite.")
+    logging.warning("--resume: there is no checkpoint in %s yet: beginning anew", checkpoints.directory)
+    return {}
 
 
 def last_result(history: dict[str, list[float]]) -> dict[str, float] | None:

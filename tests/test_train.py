@@ -432,8 +432,19 @@ def test_there_must_be_something_to_resume(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match=r"--resume: model_dir \(.*absent\) holds no run; leave --resume out"):
         train.train(TINY, str(absent), resume=True)
     assert not absent.exists()
-    with pytest.raises(UsageError, match=r"--resume: there is no complete checkpoint in .*; use --overwrite"):
-        train.train(TINY, held(tmp_path / "begun"), resume=True)
+    begun = held(tmp_path / "begun", PLAIN)
+    (tmp_path / "begun/checkpoints/damaged-step-00000010").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"--resume: no checkpoint in .* is whole; use --overwrite"):
+        train.train(PLAIN, begun, resume=True)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1)
+    summary = train.train(config, held(tmp_path / "begun", config), resume=True)
+    assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+    assert "yet: beginning anew" in caplog.text
 
 
 def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,15 @@
+"""What can fail while a run is written, on a full or a vanished disk, and how it is said."""
+
+from __future__ import annotations
+
+import re
+
+import tensorflow as tf
+
+UNWRITTEN = (OSError, tf.errors.OpError)
+
+
+def reason(error: BaseException) -> str:
+    """The cause in one line of at most 200 characters, without what TensorFlow says of its own insides."""
+    text = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error))
+    return " ".join(text.split())[:200]
