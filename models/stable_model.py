@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -511,9 +511,7 @@ class StableModel(keras.Model):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if weights is None:
             weights = tf.ones_like(labels, tf.float32)
-        logits = self(images, training=False)
-        if self._evaluate_flipped:
-            logits = (logits + self(images[:, :, ::-1], training=False)) / 2
+        logits = self.evaluated_logits(images)
         self._test_loss.update_state(self._per_example_loss.call(labels, logits), weights)
         self._test_accuracy.update_state(rightness(labels, logits), weights)
         self._test_top_5.update_state(tf.math.in_top_k(labels, logits, 5), weights)
@@ -530,12 +528,7 @@ class StableModel(keras.Model):
         Leaves `confusion_matrix`, float32 [classes, classes] by true (row) and predicted class, and `scores`, {name:
         figure} as in `scores.all_scores`.
         """
-        averages = self.averages if self.averages is not None and self.averages.ready(self.trained_steps) else None
-        with averages.applied() if averages else contextlib.nullcontext():
-            if averages and averages.averaging.recompute and self.statistics_batches:
-                if self._recompute is None:
-                    self._recompute = recomputing(self)
-                self._recompute(*self.statistics_batches)
+        with self.evaluated_weights():
             self._keep_sums = True
             results = super().evaluate(*args, **kwargs)
         # Read here because every worker of a cluster has to take part in reading it.
@@ -543,6 +536,22 @@ class StableModel(keras.Model):
         top_5 = float(self._test_top_5.result()) if len(self.confusion_matrix) > 5 else None
         self.scores = scores.all_scores(self.confusion_matrix, self._calibration.result().numpy(), top_5)
         return results
+
+    @contextlib.contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """The weights inside of the block are those that `evaluate` sees: averages, where there are any."""
+        averages = self.averages if self.averages is not None and self.averages.ready(self.trained_steps) else None
+        with averages.applied() if averages else contextlib.nullcontext():
+            if averages and averages.averaging.recompute and self.statistics_batches:
+                if self._recompute is None:
+                    self._recompute = recomputing(self)
+                self._recompute(*self.statistics_batches)
+            yield
+
+    def evaluated_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """float32 [b, classes] of uint8 `images`, as evaluation takes them."""
+        logits = self(images, training=False)
+        return (logits + self(images[:, :, ::-1], training=False)) / 2 if self._evaluate_flipped else logits
 
     def _maybe_load_initial_counters_from_ckpt(self, steps_per_epoch: int, initial_epoch: int) -> tuple[int, int]:
         """Keras asks here where to start: the way into the middle of an epoch."""
