@@ -30,6 +30,8 @@ FLAGS = flags.FLAGS
 STEPS_A_LIFE = 25  # of the straight run, for each signal
 AFTER = 200  # steps that the last signal comes before the end
 LATEST = 0.3  # seconds from the step that a signal waits for to the signal
+# The one on its way to the disk, the steps since, and the call in which they end.
+MOST_LOST = 2 * endured.EVERY + endured.PER_CALL
 PATIENCE = 300  # seconds for a life to come to its step
 
 flags.DEFINE_integer("kills", 50, "SIGKILLs over the run")
@@ -114,6 +116,8 @@ def endure(replicas: int, kills: int, terms: int, rng: random.Random) -> Endured
                 life.ends(-signal.SIGKILL if number == signal.SIGKILL else 75)
             lost_now = told_step(told) - newest_step(run)
             if number == signal.SIGKILL:
+                if lost_now > MOST_LOST:
+                    raise Unendured(f"a SIGKILL cost {lost_now} steps, and {MOST_LOST} may be lost")
                 lost.append(lost_now)
                 in_saves += any(name.startswith("writing-") for name in os.listdir(os.path.join(run, "checkpoints")))
             elif lost_now:
@@ -128,7 +132,7 @@ class Life:
     """A process that trains until it is killed or done."""
 
     def __init__(self, run: str, told: str, replicas: int, epochs: int) -> None:
-        self._told, self._from = told, told_step(told)
+        self._told = told
         line = [sys.executable, "-m", "benchmarks.endured", run, told, str(replicas), str(epochs)]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this)
         self.process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT)
@@ -156,7 +160,10 @@ class Life:
         raise Unendured(f"it did not come to step {step} within {PATIENCE} s: {self._last_lines()}")
 
     def ends(self, code: int) -> None:
-        found = self.process.wait()
+        try:
+            found = self.process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise Unendured(f"it did not end within {PATIENCE} s: {self._last_lines()}") from None
         if found != code:
             raise Unendured(f"it ended with {found} and not with {code}: {self._last_lines()}")
 

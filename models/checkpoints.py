@@ -47,6 +47,7 @@ class Checkpoints:
         self._chief = strategy.is_chief(model.distribute_strategy)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._sealing: concurrent.futures.Future[None] | None = None
+        self._best: int | None = None  # the step of the newest best one that is on disk
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes the checkpoint of the model's step with `state`, which JSON can hold; drops old ones.
@@ -59,32 +60,54 @@ class Checkpoints:
         """
         self.finish()
         if not self._chief:
-            # Variables that are averaged over workers on reading need all of them to take part.
-            with tempfile.TemporaryDirectory() as scratch:
-                self._tracked.write(os.path.join(scratch, "variables"))
+            self._take_part()
             return
         step = self.model.step
-        self._remove_leftovers()
         beside = os.path.join(self.directory, f"writing-{step:08d}")
         with self._removed_if_it_fails():
-            tf.io.gfile.makedirs(beside)
+            self._make(beside)
             self._tracked.write(os.path.join(beside, "variables"))
             with tf.io.gfile.GFile(os.path.join(beside, "state.json"), "w") as file:
                 file.write(json.dumps({**state, "step": step}))
         best = state["best"]["step"] if state.get("best") else None
         self._sealing = self._thread.submit(self._seal, beside, step, best)
 
+    def _take_part(self) -> None:
+        """Variables that are averaged over workers on reading need all of them, or the others wait for ever."""
+        with tempfile.TemporaryDirectory() as scratch:
+            self._tracked.write(os.path.join(scratch, "variables"))
+
+    def _make(self, beside: str) -> None:
+        try:
+            self._remove_leftovers()
+            tf.io.gfile.makedirs(beside)
+        except UNWRITTEN:
+            if self.model.distribute_strategy.extended._in_multi_worker_mode():
+                self._take_part()
+            raise
+
     def _seal(self, beside: str, step: int, best: int | None) -> None:
         with self._removed_if_it_fails():
             sealed.seal(beside)
-        final = self._path(step)
+            self._name(beside, self._path(step))
+        there = steps(self.directory)
+        self._best = best if best in there else self._best
+        for old in there[: -self._keep]:
+            if old not in (best, self._best):
+                self._remove(self._path(old))
+
+    def _name(self, beside: str, final: str) -> None:
+        """Gives a sealed one its name. Killed in between, `newest` does it."""
         if tf.io.gfile.exists(final):
             tf.io.gfile.rmtree(final)
         tf.io.gfile.rename(beside, final)
         sealed.flush(self.directory)
-        for old in steps(self.directory)[: -self._keep]:
-            if old != best:
-                tf.io.gfile.rmtree(self._path(old))
+
+    def _remove(self, path: str) -> None:
+        try:
+            tf.io.gfile.rmtree(path)
+        except UNWRITTEN as error:
+            logging.warning("checkpoint %s is not needed any more and cannot be removed: %s", path, reason(error))
 
     def finish(self) -> None:
         """Waits until the last `save` is on disk.
@@ -107,10 +130,8 @@ class Checkpoints:
 
     def _remove_leftovers(self) -> None:
         """Of writers that were killed."""
-        if tf.io.gfile.isdir(self.directory):
-            for name in tf.io.gfile.listdir(self.directory):
-                if name.startswith("writing-"):
-                    tf.io.gfile.rmtree(os.path.join(self.directory, name))
+        for name in self._names("writing-"):
+            tf.io.gfile.rmtree(os.path.join(self.directory, name))
 
     def restore(self, path: str) -> dict[str, Any]:
         """Puts a checkpoint's values into the model and returns its state.
@@ -132,6 +153,11 @@ class Checkpoints:
     def newest(self) -> str | None:
         """The newest one that is whole; damaged ones are named and set aside as `damaged-step-...`."""
         self.finish()
+        if self._chief:
+            for name in self._names("writing-"):
+                path = os.path.join(self.directory, name)
+                if not sealed.fault(path):
+                    self._name(path, self._path(int(name.removeprefix("writing-"))))
         for step in reversed(steps(self.directory)):
             path = self._path(step)
             wrong = sealed.fault(path)
@@ -147,8 +173,11 @@ class Checkpoints:
 
     def damaged(self) -> list[str]:
         """The names of those that were set aside."""
+        return self._names("damaged-")
+
+    def _names(self, prefix: str) -> list[str]:
         names = tf.io.gfile.listdir(self.directory) if tf.io.gfile.isdir(self.directory) else []
-        return [name for name in names if name.startswith("damaged-")]
+        return [name.rstrip("/") for name in names if name.startswith(prefix)]
 
     def _path(self, step: int) -> str:
         return os.path.join(self.directory, f"step-{step:08d}")
@@ -183,8 +212,8 @@ class Checkpointer(keras.callbacks.Callback):
     """Saves as `config` says, at the end, and whenever validation accuracy (then loss) is the best so far.
 
     `best` is {loss, accuracy, step} on validation, None before the first evaluation; `beside` what else a checkpoint
-    holds the state of, by name. A checkpoint that cannot be written is an error in the log, and training goes on:
-    `failure` is what the last one failed for, empty where it did not.
+    holds the state of, by name; `before_save` is called before each. A checkpoint that cannot be written is an error in
+    the log, and training goes on: `failure` is what the last one failed for, empty where it did not.
     """
 
     def __init__(
@@ -197,17 +226,19 @@ class Checkpointer(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints, self.config, self.best, self.beside = checkpoints, config, best, beside or {}
         self.failure = ""
+        self.before_save: list[Callable[[], None]] = []
+        self._held: tuple[int, bool] | None = None  # the step of the last one, and whether it is `validating`
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._saved, self._saved_at = self.model.step, time.monotonic()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch + 1 >= self.params["steps"]:
-            return  # after validation
+    def _due(self) -> bool:
         steps, minutes = self.config.every_steps, self.config.every_minutes
-        if (steps and self.model.step >= self._saved + steps) or (
-            minutes and time.monotonic() >= self._saved_at + 60 * minutes
-        ):
+        by_steps = bool(steps) and self.model.step >= self._saved + steps
+        return by_steps or (bool(minutes) and time.monotonic() >= self._saved_at + 60 * minutes)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if batch + 1 < self.params["steps"] and self._due():  # else after validation
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -219,14 +250,20 @@ class Checkpointer(keras.callbacks.Callback):
             improved = self.best is None or rank(now) > rank(self.best)
             if improved:
                 self.best = now
-        if improved or (epoch + 1) % self.config.every_epochs == 0 or epoch + 1 == self.params["epochs"]:
+        last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        if improved or last or (epoch + 1) % self.config.every_epochs == 0 or self._due():
             self.save()
 
     def save(self, validating: bool = False) -> None:
         """`validating`: a signal came in the validation of the epoch that has just ended."""
         self.finish()
+        if self._held == (self.model.step, validating) and not self.failure:
+            return
+        for each in self.before_save:
+            each()
         state = {name: each.state() for name, each in self.beside.items()}
         self._saved, self._saved_at, self.failure = self.model.step, time.monotonic(), ""
+        self._held = self.model.step, validating
         self._try(lambda: self.checkpoints.save({"best": self.best, "validating": validating, **state}))
 
     def finish(self) -> None:

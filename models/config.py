@@ -230,7 +230,7 @@ class CheckpointConfig:
             require(value >= 1, f"checkpoint.{name} ({value}) must be at least 1.")
         for name in ("every_steps", "every_minutes"):
             value = getattr(self, name)
-            require(0 <= value < float("inf"), f"checkpoint.{name} ({value}) must not be negative.")
+            require(0 <= value < float("inf"), f"checkpoint.{name} ({value}) must be finite and not negative.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +311,11 @@ class TrainConfig:
             not (self.deterministic and self.data.service),
             f"deterministic cannot go with data.service ({self.data.service}): its batches come as they are ready;"
             " use --data.service= or --nodeterministic.",
+        )
+        require(
+            not (self.checkpoint.every_minutes and self.strategy.name == "multiworker"),
+            f"checkpoint.every_minutes ({self.checkpoint.every_minutes}) goes by each worker's own clock, and all must"
+            " save at the same step: use --checkpoint.every_steps.",
         )
         for name in ("steps_per_execution", "histograms_every", "early_stopping"):
             value = getattr(self, name)

@@ -17,7 +17,8 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
     @property
     def stopped(self) -> bool:
         """Whether it has ended this run, before it was resumed included."""
-        return bool(self.stopped_epoch or (self._resumed and self._resumed["stopped_epoch"]))
+        before = self._resumed or {"stopped_epoch": 0, "wait": 0}
+        return bool(self.stopped_epoch or (before["stopped_epoch"] and before["wait"] >= self.patience))
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)

@@ -11,8 +11,9 @@ import os
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from models import run_directory, strategy
+from models import run_directory, sealed, strategy
 from models.checkpoints import Checkpoints, read_state, steps
 from models.config import StrategyConfig, TrainConfig
 from models.scores import precision, recall
@@ -93,6 +94,8 @@ def chosen_checkpoint(directory: str, which: str) -> str:
       UsageError: there is none.
     """
     found = steps(directory)
+    while found and (wrong := sealed.fault(os.path.join(directory, f"step-{found[-1]:08d}"))):
+        logging.warning("checkpoint step-%08d is damaged (%s): taking the one before it", found.pop(), wrong)
     if not found:
         raise UsageError(f"{directory} holds no complete checkpoint: train first, or look for the right model_dir.")
     last = os.path.join(directory, f"step-{found[-1]:08d}")

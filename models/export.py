@@ -8,10 +8,11 @@ from the first moment, and only after it has been loaded and found to say what t
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,11 @@ def export(
         expected, _ = told(probabilities(run), run, CHECKED)
         served = Served(frozen(probabilities(run), pixels(run.config.data), halved=quantize == "float16"), run)
     try:
-        signatures = {"serving_default": served.encoded, "tensors": served.tensors}
-        tf.saved_model.save(served, beside, signatures=signatures)
+        with written(output):
+            if tf.io.gfile.exists(beside):  # of an export that was killed
+                tf.io.gfile.rmtree(beside)
+            signatures = {"serving_default": served.encoded, "tensors": served.tensors}
+            tf.saved_model.save(served, beside, signatures=signatures)
         loaded = tf.saved_model.load(beside).signatures["tensors"]
         found, labels = told(lambda images: loaded(images=images)["probabilities"], run)
         accuracy = float(np.mean(found.argmax(axis=1) == labels))
@@ -117,15 +121,23 @@ def export(
             "quantize": quantize,
         }
         check_good(result, min_accuracy, previous)
-        run_directory.write(os.path.join(beside, EVALUATION), json.dumps(result, indent=2))
-        run_directory.write(os.path.join(beside, "classes.txt"), "\n".join(run.data.classes))
-        tf.io.gfile.rename(beside, final)
-    except UNWRITTEN as error:
-        raise UsageError(f"output ({output}) cannot be written to: {reason(error)}; choose another.") from error
+        with written(output):
+            run_directory.write(os.path.join(beside, EVALUATION), json.dumps(result, indent=2))
+            run_directory.write(os.path.join(beside, "classes.txt"), "\n".join(run.data.classes))
+            tf.io.gfile.rename(beside, final)
     finally:
         if tf.io.gfile.exists(beside):
             tf.io.gfile.rmtree(beside)
     return final
+
+
+@contextlib.contextmanager
+def written(output: str) -> Iterator[None]:
+    """Raises `UsageError` for what cannot be written inside of the block."""
+    try:
+        yield
+    except UNWRITTEN as error:
+        raise UsageError(f"output ({output}) cannot be written to: {reason(error)}; choose another.") from error
 
 
 def pixels(data: DataConfig) -> tf.TensorSpec:
@@ -157,7 +169,7 @@ def check_same(found: np.ndarray, expected: np.ndarray, tolerance: float) -> Non
     if not worst <= tolerance:
         raise Refused(
             f"a probability of the exported model is {worst:.2g} from the trained model's, more than {tolerance:g}:"
-            " nothing was pushed; weights may be too large for --quantize=float16."
+            " nothing was pushed; if that is --quantize=float16, use none."
         )
 
 
@@ -187,7 +199,7 @@ def newest(output: str) -> int:
 
 
 def read_evaluation(output: str, version: int) -> dict[str, Any]:
-    """evaluation.json of a version.
+    """What evaluation.json of a version says of its accuracy and of the images that is on.
 
     Raises:
       UsageError: it has none that can be read.
@@ -195,6 +207,7 @@ def read_evaluation(output: str, version: int) -> dict[str, Any]:
     path = os.path.join(output, str(version), EVALUATION)
     try:
         with tf.io.gfile.GFile(path) as file:
-            return json.loads(file.read())
-    except (ValueError, tf.errors.OpError) as error:
+            found = json.loads(file.read())
+            return {name: found[name] for name in ("accuracy", "source", "split", "images")}
+    except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise UsageError(f"--baseline: {path} cannot be read: leave --baseline out.") from error

@@ -39,12 +39,10 @@ class History:
     def resume(self, state: dict[str, Any]) -> None:
         """Goes on from another one's `state`; what that saw of other layers is left."""
         self._steps = np.array(state["steps"], np.int64)
-        self._rows = np.array(state["rows"]).reshape(len(self._steps), -1)
-        layers = np.array(state["layers"]).reshape(len(self._steps), -1)
-        if layers.shape[1] == self._layers.shape[1]:
-            self._layers = layers
-        else:
-            self._layers = np.full((len(self._steps), self._layers.shape[1]), np.nan)
+        self._rows = np.array(state["rows"]).reshape(len(self._steps), len(telemetry.ROW))
+        of_each = len(state["layers"][0]) if state["layers"] else -1
+        same = of_each == self._layers.shape[1]
+        self._layers = np.array(state["layers"]) if same else np.full((len(self._steps), self._layers.shape[1]), np.nan)
         self._validated = [(int(step), loss, training) for step, loss, training in state["validated"]]
         self._told, self._began = dict(state["told"]), state["began"]
 

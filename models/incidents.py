@@ -22,22 +22,23 @@ Listener = Callable[[int, str, dict[str, float], str], None]
 class Incidents:
     """`counts` by kind; lines go to `path`, where that is given, and every incident to `listeners`.
 
-    `state` is what a checkpoint held of earlier ones; lines that came after it are dropped, as a resumed run comes to
-    the same steps again.
+    `state` is what a checkpoint held of earlier ones, nothing for one before the first; lines that came after it are
+    dropped, as a resumed run comes to the same steps again.
     """
 
     def __init__(self, path: str | None = None, state: dict[str, Any] | None = None) -> None:
         self._path = path
         self.counts: dict[str, int] = dict(state["counts"]) if state else {}
+        self._lines = state["lines"] if state else 0
         self.listeners: list[Listener] = []
         if path and state is not None and tf.io.gfile.exists(path):
             with tf.io.gfile.GFile(path) as file:
                 lines = file.read().splitlines()
-            kept = lines[: sum(self.counts.values())]
+            kept = lines[: self._lines]
             write(path, "\n".join(kept)) if kept else tf.io.gfile.remove(path)
 
     def state(self) -> dict[str, Any]:
-        return {"counts": self.counts}
+        return {"counts": self.counts, "lines": self._lines}
 
     def tell(self, step: int, kind: str, evidence: dict[str, float], action: str, confidence: float = 1.0) -> None:
         """`evidence` are the numbers that show it, `action` what was done, "none" included."""
@@ -48,6 +49,7 @@ class Incidents:
             line = {"step": step, "kind": kind, "evidence": plain, "action": action}
             try:
                 append_json_line(self._path, {**line, "cause": None, "confidence": confidence})
+                self._lines += 1
             except UNWRITTEN as error:
                 logging.error("%s at step %d could not be written to %s: %s", kind, step, self._path, reason(error))
         for listener in self.listeners:

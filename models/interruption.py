@@ -13,7 +13,7 @@ import tf_keras as keras
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; `number` is the signal's, `validating` whether that was in a validation."""
+    """A signal asked the run to stop; `number` is the signal's, `validating` whether that left a validation undone."""
 
     def __init__(self, number: int, validating: bool) -> None:
         super().__init__(signal.Signals(number).name)
@@ -50,7 +50,8 @@ class _Raise(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._interruption.number:
-            raise Interrupted(self._interruption.number, validating=False)
+            # After an epoch's last step its validation is still to come.
+            raise Interrupted(self._interruption.number, validating=batch + 1 >= self.params["steps"])
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._interruption.number:
@@ -73,3 +74,5 @@ class LateValidation(keras.callbacks.Callback):
         results = {**trained, **{f"val_{name}": value for name, value in found.items()}}
         for each in self._others:
             each.on_epoch_end(self._epoch, results)
+        if self.model.stop_training:  # which `fit` would look at after another call
+            self.model.resume_at = self.params["epochs"], 0

@@ -78,17 +78,20 @@ class TensorBoard(keras.callbacks.Callback):
     def __init__(self, model_dir: str, global_batch_size: int, classes: Iterable[str], start: int = 0) -> None:
         super().__init__()
         directories = [os.path.join(model_dir, name) for name in ("train", "validation")]
-        for directory in directories:
-            mark_start(directory, start)
         self._directories = directories
         self._batch, self._classes = global_batch_size, list(classes)
         self._histogram_step = -1
         self._begun = 0.0
         self._failed = False
-        self._open()
+        self._writers: tuple[Any, ...] = ()
+        with self._writing():
+            for directory in directories:
+                mark_start(directory, start)
+            self._open()
 
     def _open(self) -> None:
-        self._train, self._validation = map(tf.summary.create_file_writer, self._directories)
+        self._writers = tuple(map(tf.summary.create_file_writer, self._directories))
+        self._train, self._validation = self._writers
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -102,6 +105,8 @@ class TensorBoard(keras.callbacks.Callback):
 
     def write_start(self, step: int, images: np.ndarray, config: TrainConfig) -> None:
         """The picture of augmented training `images` (uint8 [n, h, w, c]), the configuration, the hyperparameters."""
+        if self._failed:
+            return
         with self._writing(), self._train.as_default(step=step):
             tf.summary.image("augmented training images", pictures.grid(images[:GRID])[None])
             tf.summary.text("config", f"```\n{config_json(config)}\n```")
@@ -137,11 +142,10 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.experimental.write_raw_pb(scalars(finite), end - len(values) + int(number))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if self._failed:
-            self._failed = False
-            with self._writing():
-                self._open()
         with self._writing():
+            if self._failed:
+                self._open()
+                self._failed = False
             self._write_epoch(logs or {}, self.model.step - 1)
 
     def _write_epoch(self, logs: dict[str, float], step: int) -> None:
@@ -152,21 +156,29 @@ class TensorBoard(keras.callbacks.Callback):
         for writer, values in ((self._train, of_train), (self._validation, of_validation)):
             with writer.as_default():
                 tf.summary.experimental.write_raw_pb(scalars(values), step)
-            writer.flush()
         if of_validation:
             picture = pictures.confusion_matrix(self.model.confusion_matrix, self._classes)
             with self._validation.as_default(step=step):
                 tf.summary.image("confusion matrix", picture[None])
+        self.flush()
 
     def incident(self, step: int, kind: str, evidence: dict[str, float], action: str) -> None:
         """A mark at `step` in the chart of its kind, and the whole of it as text."""
+        if self._failed:
+            return
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in evidence.items())
         with self._writing(), self._train.as_default(step=step):
             tf.summary.experimental.write_raw_pb(scalars({f"incidents/{kind}": 1.0}), step)
             tf.summary.text("incidents", f"**{kind}** at step {step}: {numbers}; action: {action}")
 
+    def flush(self) -> None:
+        """What has been written is in the files; without it, up to ten records wait for two minutes."""
+        for writer in self._writers:
+            with self._writing():
+                writer.flush()
+
     def close(self) -> None:
-        for writer in (self._train, self._validation):
+        for writer in self._writers:
             with self._writing():
                 writer.close()
 

@@ -16,7 +16,7 @@ import tf_keras as keras
 from absl import logging
 
 from models import averaging, losses, network, optimizers, run_directory, strategy
-from models.checkpoints import Checkpointer, Checkpoints
+from models.checkpoints import Checkpointer, Checkpoints, steps
 from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig
 from models.early_stopping import EarlyStopping
@@ -50,10 +50,13 @@ def train(
 ) -> dict[str, Any]:
     """Trains as `config` says, in `model_dir`; returns what summary.json holds.
 
+    `resume` goes on from the newest checkpoint that is whole; damaged ones are set aside. The configuration must be
+    the one it was begun with, but for the devices, unless `allow_config_change`. `overwrite` begins anew.
+
     `status` is `completed`, `stopped_early`, `preempted` (a signal; `signal` holds its number) or `failed`.
 
     Raises:
-      UsageError: bad input; nothing has been written.
+      UsageError: bad input; nothing has been written but what says so of a damaged checkpoint.
     """
     devices = strategy.create(config.strategy)
     chief = strategy.is_chief(devices)
@@ -65,8 +68,9 @@ def train(
         service.wait_for_workers(config.data)
     data = opening.open_data(config.data)
     steps_per_epoch = steps_in_epoch(config, data)
+    going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
     # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
-    findings = preflight(config, data, devices) if config.preflight != "off" and chief and not resume else []
+    findings = preflight(config, data, devices) if config.preflight != "off" and chief and not going_on else []
     model = create_model(config, data, devices, steps_per_epoch)
     checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
     state = restore(checkpoints) if resume else {}
@@ -76,9 +80,10 @@ def train(
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
     validation_steps = evaluation_steps(data.validation, share)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
-    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, state.get("incidents"))
+    told = state.get("incidents", {"counts": {}, "lines": 0}) if resume else None
+    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
     meter = Meter(config.data.batch_size, incidents)
-    stopper = EarlyStopping(config.early_stopping, state.get("early_stopping"))
+    stopper = EarlyStopping(config.early_stopping, state.get("early_stopping") if config.early_stopping else None)
     checkpointer = Checkpointer(checkpoints, config.checkpoint, state.get("best"), {"incidents": incidents})
     interruption = Interruption()
     # In this order: what a step left is written before anything may end the run.
@@ -92,6 +97,7 @@ def train(
     if chief:
         board = TensorBoard(model_dir, config.data.batch_size, data.classes, model.step)
         incidents.listeners.append(board.incident)
+        checkpointer.before_save.append(board.flush)
         board.write_start(model.step, first_images(config, data, share), config)
         progress = Progress(config.data.batch_size)
         tell(findings, incidents)
@@ -105,8 +111,8 @@ def train(
         checkpointer.beside["early_stopping"] = stopper
         callbacks.append(stopper)
     callbacks += [checkpointer, interruption.callback]
-    model.resume_at = epoch, _ = divmod(model.trained_steps, steps_per_epoch)
-    if state.get("validating"):
+    model.resume_at = epoch, step_of_epoch = divmod(model.trained_steps, steps_per_epoch)
+    if state.get("validating") and not step_of_epoch:  # else a rollback at its end has made it unfinished
         callbacks.append(LateValidation(evaluation, validation_steps, epoch - 1, callbacks[:]))
 
     status, extra, begun = "completed", {}, time.perf_counter()
@@ -139,7 +145,8 @@ def train(
     )
     summary.update(extra)
     if checkpointer.failure:
-        summary.update(unsaved(summary["status"], checkpointer.failure, checkpoints))
+        before = f"{summary['reason']} And " if "reason" in summary else ""
+        summary.update(unsaved(summary["status"], checkpointer.failure, checkpoints, before))
     if chief:
         try:
             run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
@@ -271,13 +278,13 @@ def first_images(config: TrainConfig, data: Data, share: Share):
         ) from error
 
 
-def unsaved(status: str, failure: str, checkpoints: Checkpoints) -> dict[str, Any]:
+def unsaved(status: str, failure: str, checkpoints: Checkpoints, reason_before: str = "") -> dict[str, Any]:
     """What a summary says of a run whose last checkpoint could not be written; one that was preempted stays so."""
     last = checkpoints.newest()
     return {
         "status": "preempted" if status == "preempted" else "failed",
-        "reason": f"the last checkpoint could not be written ({failure}): make room, then go on with --resume from"
-        f" {last or 'the start, as there is none'}.",
+        "reason": f"{reason_before}the last checkpoint could not be written ({failure}): make room, then go on with"
+        f" --resume from {last or 'the start, as there is none'}.",
     }
 
 

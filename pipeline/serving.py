@@ -103,7 +103,7 @@ def pixels(contents: tf.Tensor) -> tf.Tensor:
         return tf.strings.substr(start, first, len(magic)) == magic
 
     def of_jpeg() -> tf.Tensor:
-        few = tf.size(tf.strings.split(contents, b"\xff\xda")) <= MOST_SCANS + 1
+        few = tf.size(tf.strings.split(contents, b"\xff\xda", maxsplit=MOST_SCANS + 1)) <= MOST_SCANS + 1
         sides = tf.cast(tf.image.extract_jpeg_shape(contents)[:2], tf.int64)
         return tf.where(few, tf.reduce_prod(sides), tf.constant(0, tf.int64))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import pathlib
@@ -24,9 +25,11 @@ from tests.test_network import normed, plain
 from tests.test_stable_model import IMAGES, LABELS, StableModel, batches, compiled, one, two
 
 
-def checkpoints(directory: pathlib.Path, network: Callable = plain, **options: Any) -> tuple[Checkpoints, StableModel]:
+def checkpoints(
+    directory: pathlib.Path, network: Callable = plain, keep: int = 3, **options: Any
+) -> tuple[Checkpoints, StableModel]:
     model = compiled(one(), network, OptimizerConfig(**options))
-    return Checkpoints(str(directory), model), model
+    return Checkpoints(str(directory), model, keep), model
 
 
 def save(saved: Checkpoints, model: StableModel, step: int, best: int | None = None) -> None:
@@ -124,7 +127,7 @@ def test_the_last_three_and_the_best_are_kept(tmp_path: pathlib.Path) -> None:
         [40, 50, 60],
         [50, 60, 70],
         [50, 60, 70, 80],
-        [70, 80, 90],
+        [50, 70, 80, 90],
     ]
 
 
@@ -145,7 +148,7 @@ def test_a_writer_killed_while_saving_leaves_the_previous_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf.io.gfile, "rename", killed)
+        patch.setattr(sealed, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             save(saved, model, 20)
     assert names(tmp_path) == ["step-00000010", "writing-00000020"]
@@ -155,6 +158,50 @@ def test_a_writer_killed_while_saving_leaves_the_previous_one(
     assert other.step == 10
     save(fresh, other, 20)
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
+
+
+def test_a_writer_killed_between_the_old_and_the_new_of_one_step_loses_neither(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, model = checkpoints(tmp_path, keep=1)
+    save(saved, model, 10)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io.gfile, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(saved, model, 10)
+    assert names(tmp_path) == ["writing-00000010"]
+    fresh, _ = checkpoints(tmp_path)
+    assert fresh.newest() == str(tmp_path / "step-00000010")
+    assert names(tmp_path) == ["step-00000010"]
+
+
+def test_one_state_of_one_step_is_saved_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, model = checkpoints(tmp_path)
+    callback, taken = Checkpointer(saved, CheckpointConfig()), []
+    callback.set_model(model)
+    callback.on_train_begin()
+    monkeypatch.setattr(saved, "save", lambda state: taken.append((model.step, state["validating"])))
+    for step, validating in ((8, False), (8, False), (8, True), (8, True), (8, False), (12, False)):
+        model.data_step.assign(step)
+        callback.save(validating)
+    assert taken == [(8, False), (8, True), (8, False), (12, False)]
+
+
+def test_the_best_stays_until_a_better_one_is_on_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, model = checkpoints(tmp_path, keep=1)
+    save(saved, model, 10, best=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, "seal", lambda _: (_ for _ in ()).throw(OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            save(saved, model, 20, best=20)
+    save(saved, model, 30, best=20)
+    assert names(tmp_path) == ["step-00000010", "step-00000030"]
+    save(saved, model, 40, best=40)
+    assert names(tmp_path) == ["step-00000040"]
 
 
 def test_names_that_are_no_checkpoint_are_ignored(tmp_path: pathlib.Path) -> None:
@@ -269,24 +316,27 @@ def test_checkpoints_come_by_steps_and_by_minutes(tmp_path: pathlib.Path, monkey
     def steps(config: CheckpointConfig) -> list[int]:
         nonlocal now
         callback, found = Checkpointer(saved, config), []
+        model.stop_training = False
         monkeypatch.setattr(callback, "save", lambda: found.append(model.step) or save_clock(callback))
         callback.set_model(model)
-        callback.set_params({"epochs": 1, "steps": 40})
+        callback.set_params({"epochs": 9, "steps": 40})
         model.data_step.assign(0)
         callback.on_train_begin()
         for end in range(4, 41, 4):
             model.data_step.assign(end)
             now += 10
             callback.on_train_batch_end(end - 1)
+        callback.on_epoch_end(0)
         return found
 
     def save_clock(callback: Checkpointer) -> None:
         callback._saved, callback._saved_at = model.step, now
 
-    assert steps(CheckpointConfig()) == []
-    assert steps(CheckpointConfig(every_steps=10)) == [12, 24, 36]
-    assert steps(CheckpointConfig(every_minutes=0.5)) == [12, 24, 36]
-    assert steps(CheckpointConfig(every_steps=20)) == [20], "at the end of the epoch it comes after validation"
+    rarely = CheckpointConfig(every_epochs=5)
+    assert steps(rarely) == []
+    assert steps(dataclasses.replace(rarely, every_steps=10)) == [12, 24, 36]
+    assert steps(dataclasses.replace(rarely, every_minutes=0.5)) == [12, 24, 36]
+    assert steps(dataclasses.replace(rarely, every_steps=20)) == [20, 40]
 
 
 def test_the_best_is_by_accuracy_then_loss_and_survives_a_restart(tmp_path: pathlib.Path) -> None:

@@ -118,8 +118,13 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"histograms_every": -5}, "histograms_every (-5) must not be negative."),
     (TrainConfig, {"early_stopping": -1}, "early_stopping (-1) must not be negative."),
     (CheckpointConfig, {"every_epochs": 0}, "checkpoint.every_epochs (0) must be at least 1."),
+    (
+        TrainConfig,
+        {"checkpoint": CheckpointConfig(every_minutes=5.0), "strategy": StrategyConfig(name="multiworker")},
+        "checkpoint.every_minutes (5.0) goes by each worker's own clock, and all must save at the same step:",
+    ),
     (CheckpointConfig, {"keep": 0}, "checkpoint.keep (0) must be at least 1."),
-    (CheckpointConfig, {"every_minutes": -1.0}, "checkpoint.every_minutes (-1.0) must not be negative."),
+    (CheckpointConfig, {"every_minutes": -1.0}, "checkpoint.every_minutes (-1.0) must be finite and not negative."),
     (
         TrainConfig,
         {"histograms_every": 10, "steps_per_execution": 20},

@@ -263,8 +263,9 @@ def test_a_run_killed_again_and_again_is_the_straight_run_bit_for_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("validating", [True, False], ids=["in it", "in the last call before it"])
 def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    validating: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     config = dataclasses.replace(TINY, early_stopping=5)
@@ -272,7 +273,13 @@ def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
 
     class Signalling(Progress):
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-            signal.raise_signal(signal.SIGTERM)
+            if validating:
+                signal.raise_signal(signal.SIGTERM)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            super().on_train_batch_end(batch, logs)
+            if not validating and self.model.step == STEPS:
+                signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "Progress", Signalling)
