@@ -288,10 +288,10 @@ class Cases:
 
     def _overhead(self, case: Case) -> dict[str, Any]:
         """CPU time of 40 guarded steps over that of as many that are not, of `benchmarks.observe`; A B B A."""
-        from benchmarks import observe, timing
+        from benchmarks import observed, timing
 
         if not self._turns:
-            turns = observe.trainings(100, self._output)
+            turns = observed.trainings(100, self._output)
             self._turns = {name: turns[name] for name in ("observed", "guarded")}
             timing.interleaved(self._turns, rounds=0, warmup=2)
         ordered = {name: self._turns[name] for name in timing.turns(list(self._turns), case.seed)}

@@ -12,21 +12,18 @@ what disturbs the machine for some seconds then falls on both.
 
 from __future__ import annotations
 
-import itertools
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from absl import flags
 
 from benchmarks import command, results
+from benchmarks.observed import BATCH, PER_CALL, trainings
 from benchmarks.timing import Sample, paired_ratio, quiet_pairs
 from pipeline.config import require
 
 FLAGS = flags.FLAGS
-BATCH, SIDE, CLASSES, WIDTH = 128, 32, 10, 32
-PER_CALL = 20  # steps in a compiled call, for all
 
 flags.DEFINE_integer("pairs", 30, "samples of `plain` and `observed`, and of `observed` and `guarded`")
 flags.DEFINE_integer("keras_pairs", 5, "samples of `plain` and `keras_tensorboard`")
@@ -76,64 +73,6 @@ def told(pair: Mapping[str, Sample]) -> None:
     """A line for each pair: a run takes more than half an hour."""
     seconds = ", ".join(f"{name} {sample.cpu_seconds:.2f} s of CPU" for name, sample in pair.items())
     print(f"{seconds}; others {max(sample.others_cores for sample in pair.values()):.2f} cores", file=sys.stderr)
-
-
-def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
-    """{case: trains a turn of `PER_CALL` steps}, histograms every `steps`; event files go under `directory`."""
-    import numpy as np
-    import tensorflow as tf
-    import tf_keras as keras
-
-    from models.guard import StabilityGuard
-    from models.losses import Crossentropy
-    from models.resnet import resnet9
-    from models.stable_model import StableModel
-    from models.strategy import precision
-    from models.tensorboard import TensorBoard
-    from models.train import WATCH_EVERY
-
-    keras.mixed_precision.set_global_policy(precision("auto"))
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (BATCH, SIDE, SIDE, 3), np.uint8)
-    labels = random.integers(0, CLASSES, BATCH)
-    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
-
-    def stable() -> StableModel:
-        return StableModel.wrap(resnet9((SIDE, SIDE, 3), CLASSES, WIDTH), [127.5] * 3, [73.9] * 3)
-
-    def plain_keras() -> keras.Model:
-        of = stable()
-        model = keras.Model(of.inputs, of.outputs)
-        model.compile(optimizer(), Crossentropy(), metrics=["accuracy"], steps_per_execution=PER_CALL)
-        return model
-
-    def optimizer() -> keras.optimizers.Optimizer:
-        return keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True, jit_compile=False)
-
-    def training(model: keras.Model, *callbacks: keras.callbacks.Callback) -> Callable[[], object]:
-        epochs = itertools.count()
-
-        def turn() -> None:
-            epoch = next(epochs)
-            fit = {"steps_per_epoch": PER_CALL, "initial_epoch": epoch, "epochs": epoch + 1, "verbose": 0}
-            model.fit(batches, callbacks=list(callbacks), **fit)
-
-        return turn
-
-    def watched(name: str, *callbacks: keras.callbacks.Callback, **options) -> Callable[[], object]:
-        model = stable()
-        model.compile(optimizer(), Crossentropy(), histograms_every=steps, steps_per_execution=PER_CALL, **options)
-        return training(model, TensorBoard(os.path.join(directory, name), BATCH, map(str, range(CLASSES))), *callbacks)
-
-    theirs = keras.callbacks.TensorBoard(
-        os.path.join(directory, "keras"), histogram_freq=steps // PER_CALL, update_freq=PER_CALL
-    )
-    return {
-        "plain": training(plain_keras()),
-        "observed": watched("observed"),
-        "guarded": watched("guarded", StabilityGuard(act=True), watch_every=WATCH_EVERY, guarded=True),
-        "keras_tensorboard": training(plain_keras(), theirs),
-    }
 
 
 if __name__ == "__main__":
