@@ -4,8 +4,8 @@
     model = network.create(config.model, (32, 32, 3), classes=10)
 
 `cnn` and `resnet9` are evenkeel's own, the first with four stages of one convolution: with three of two, some seeds
-learn nothing of `shapes` in 200 steps. `plain` is what a beginner's tutorial has: no normalization anywhere. All are so
-small that a step of 32 images of 32 pixels takes 16 to 40 ms of CPU time (one thread of an EPYC).
+learn nothing of ten `shapes` in 200 steps. `plain` is what a beginner's tutorial has: no normalization anywhere. All
+are so small that a step of 32 images of 32 pixels takes 16 to 40 ms of CPU time (one thread of an EPYC).
 Nothing here needs TensorFlow before a network is built.
 """
 
