@@ -65,8 +65,8 @@ def plain(
 
 
 # The best on photographs and ten shapes together of sgd at 0.01, 0.02, 0.05, 0.1, 0.2 and 0.5 and adam at 0.002, 0.005
-# and 0.01, or a step below where the next one loses more than 10 points; but `plain` loses its way for some steps in one
-# run of eight at 0.05, and at 0.03 ends at 43% of the photographs with a deviation of 0.9 points instead of 42 and 2.4.
+# and 0.01, or a step below where the next one loses more than 10 points; but `plain` loses its way for some steps in
+# one run of eight at 0.05, and at 0.03 ends at 43% of the photographs, give or take 0.9 points, instead of 42 and 2.4.
 OPTIMIZERS = {
     "cnn": OptimizerConfig(name="adam", learning_rate=0.005, warmup_epochs=0.25),
     "resnet9": OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=0.25),
