@@ -91,22 +91,31 @@ DIRT: dict[str, Dirt] = {
 }
 
 
-def copied(data: DataConfig, dirt: str, seed: int = 0, train: int = TRAIN, test: int = TEST) -> DataConfig:
+def copied(
+    data: DataConfig,
+    dirt: str,
+    seed: int = 0,
+    train: int = TRAIN,
+    test: int = TEST,
+    classes: tuple[str, ...] = (),
+) -> DataConfig:
     """`data` from a folder train/CLASS/NUMBER.png, test/CLASS/NUMBER.png in the cache, its training part with `dirt`.
 
-    The first `train` and `test` images of its splits, at `data.image_size`. Written beside the folder and renamed, so
-    that what was interrupted is not found.
+    The first `train` and `test` images of its splits, of `classes` where there are any, at `data.image_size`. Written
+    beside the folder and renamed, so that what was interrupted is not found.
 
     Raises:
       UsageError: there is no such dirt, or the source cannot be used.
     """
     if dirt not in DIRT:
         raise UsageError(f"dirt ({dirt}) must be one of {', '.join(DIRT)}.")
-    key = repr([sources.state(data), data.train_split, data.validation_split, data.image_size, seed, train, test])
+    key = repr(
+        [sources.state(data), data.train_split, data.validation_split, data.image_size, seed, train, test, classes]
+    )
     name = f"{dirt}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
     folder = os.path.join(sources.cache_dir(), "dirt", name)
     if not os.path.exists(folder):
-        _write(folder, data, DIRT[dirt], seed, train, test)
+        _write(folder, data, DIRT[dirt], seed, train, test, classes)
     return dataclasses.replace(data, source=folder, train_split="train", validation_split="")
 
 
@@ -115,17 +124,20 @@ def images(data: DataConfig) -> int:
     return sum(len(names) for _, _, names in os.walk(os.path.join(data.source, "train")))
 
 
-def _write(folder: str, data: DataConfig, dirt: Dirt, seed: int, train: int, test: int) -> None:
+def _write(
+    folder: str, data: DataConfig, dirt: Dirt, seed: int, train: int, test: int, classes: tuple[str, ...]
+) -> None:
     opened, rng = open_data(data), np.random.default_rng(seed)
-    shown = {
-        "train": dirt(*pixels(opened.train, data, train), len(opened.classes), rng),
-        "test": pixels(opened.validation, data, test),
-    }
+    numbers = [number for number, name in enumerate(opened.classes) if not classes or name in classes]
+    of_train, of_test = (_only(index, numbers) for index in (opened.train, opened.validation))
+    images, labels = pixels(of_train, data, train)
+    images, labels = dirt(images, np.searchsorted(numbers, labels), len(numbers), rng)
+    shown = {"train": (images, np.array(numbers)[labels]), "test": pixels(of_test, data, test)}
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     beside = tempfile.mkdtemp(prefix=".writing-", dir=os.path.dirname(folder))
     for split, (images, labels) in shown.items():
-        for name in opened.classes:
-            os.makedirs(os.path.join(beside, split, name))
+        for number in numbers:
+            os.makedirs(os.path.join(beside, split, opened.classes[number]))
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             path = os.path.join(beside, split, opened.classes[label], f"{number:05d}.png")
             Image.fromarray(image).save(path, compress_level=1)
@@ -135,6 +147,11 @@ def _write(folder: str, data: DataConfig, dirt: Dirt, seed: int, train: int, tes
         shutil.rmtree(beside)
         if not os.path.exists(folder):  # unless another process was first, with the same images
             raise
+
+
+def _only(index: Index, numbers: list[int]) -> Index:
+    """The images with one of these labels."""
+    return index.take(np.flatnonzero(np.isin(index.columns["label"], numbers)))
 
 
 def pixels(index: Index, data: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
