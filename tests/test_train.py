@@ -526,8 +526,11 @@ def test_handlers_hold_for_a_while_and_a_second_signal_is_the_systems() -> None:
         signal.raise_signal(signal.SIGINT)
         assert interruption.number == signal.SIGINT
         assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        with pytest.raises(train.Interrupted, match="SIGINT"):
-            interruption.callback.on_train_batch_end(0)
+        interruption.callback.set_params({"steps": 2})
+        for batch, last in ((0, False), (1, True)):
+            with pytest.raises(train.Interrupted, match="SIGINT") as raised:
+                interruption.callback.on_train_batch_end(batch)
+            assert raised.value.validating == last
     assert signal.getsignal(signal.SIGINT) == before
 
 
