@@ -216,6 +216,24 @@ class StrategyConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """What a run that is killed goes on from; one is also written at the end, at a signal, and of the best epoch."""
+
+    every_epochs: int = option(1, "epochs between checkpoints")
+    every_steps: int = option(0, "steps between checkpoints, to the next end of a compiled call; 0 is off")
+    every_minutes: float = option(0.0, "minutes between checkpoints, to the next end of a compiled call; 0 is off")
+    keep: int = option(3, "how many of the newest stay, beside the best")
+
+    def __post_init__(self) -> None:
+        for name in ("every_epochs", "keep"):
+            value = getattr(self, name)
+            require(value >= 1, f"checkpoint.{name} ({value}) must be at least 1.")
+        for name in ("every_steps", "every_minutes"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"checkpoint.{name} ({value}) must be finite and not negative.")
+
+
+@dataclasses.dataclass(frozen=True)
 class ProfileConfig:
     """The TensorFlow profiler."""
 
@@ -263,7 +281,6 @@ class TrainConfig:
         "off | on (data, settings and network are checked before the first step: what looks wrong is a warning) | full"
         " (wrong labels, one batch learnt by heart and a learning-rate range test, too: a minute or so)",
     )
-    checkpoint_every_epochs: int = option(1, "epochs between checkpoints; the last three and the best are kept")
     early_stopping: int = option(0, "stop after this many epochs without a better validation loss; 0 is off")
     deterministic: bool = option(False, "bit-equal runs: TensorFlow's op determinism, somewhat slower on GPUs")
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
@@ -272,6 +289,7 @@ class TrainConfig:
     averaging: AveragingConfig = dataclasses.field(default_factory=AveragingConfig)
     mixing: MixingConfig = dataclasses.field(default_factory=MixingConfig)
     strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
+    checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     profile: ProfileConfig = dataclasses.field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
@@ -294,10 +312,14 @@ class TrainConfig:
             f"deterministic cannot go with data.service ({self.data.service}): its batches come as they are ready;"
             " use --data.service= or --nodeterministic.",
         )
+        require(
+            not (self.checkpoint.every_minutes and self.strategy.name == "multiworker"),
+            f"checkpoint.every_minutes ({self.checkpoint.every_minutes}) goes by each worker's own clock, and all must"
+            " save at the same step: use --checkpoint.every_steps.",
+        )
         for name in ("steps_per_execution", "histograms_every", "early_stopping"):
             value = getattr(self, name)
             require(value >= 0, f"{name} ({value}) must not be negative.")
-        require(self.checkpoint_every_epochs >= 1, "checkpoint_every_epochs must be at least 1.")
         require(
             not (self.histograms_every and self.steps_per_execution > self.histograms_every),
             f"histograms_every ({self.histograms_every}) must be at least steps_per_execution"

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
+from absl import logging
 
-from models import run_directory, strategy
+from models import run_directory, sealed, strategy
 from models.checkpoints import Checkpoints, read_state, steps
+from models.config import StrategyConfig, TrainConfig
 from models.scores import precision, recall
+from models.stable_model import StableModel
 from models.train import batches, create_model, evaluate, set_up, statistics_batches, steps_in_epoch
 from pipeline import opening
 from pipeline.config import UsageError
+from pipeline.opening import Data
 from pipeline.reader import evaluation_steps
 
 
@@ -32,11 +37,30 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        return float(np.trace(self.matrix) / self.matrix.sum())
+        return float(np.trace(self.matrix, dtype=np.float64) / self.matrix.sum(dtype=np.float64))
 
 
-def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
-    """Evaluates the `best` or the `last` checkpoint of a run on its validation split, or on `split`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restored:
+    """A run's model as a checkpoint holds it, and the data it is evaluated on."""
+
+    config: TrainConfig
+    checkpoint: str
+    data: Data
+    model: StableModel
+    batches: Any
+    steps: int
+
+    def evaluate(self) -> Evaluation:
+        result = evaluate(self.model, self.batches, self.steps)
+        matrix, scores = self.model.confusion_matrix, self.model.scores
+        return Evaluation(self.checkpoint, result["loss"], matrix, self.data.classes, scores)
+
+
+def restored(model_dir: str, checkpoint: str = "best", split: str = "", one_replica: bool = False) -> Restored:
+    """The `best` or the `last` checkpoint of a run, with its validation split, or with `split`.
+
+    On the devices that it was trained on, or on `one_replica`.
 
     Raises:
       UsageError: there is no such run, checkpoint or split.
@@ -44,6 +68,8 @@ def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> E
     config = run_directory.read_config(model_dir)
     if split:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_split=split))
+    if one_replica:
+        config = dataclasses.replace(config, strategy=StrategyConfig(name="one"))
     path = chosen_checkpoint(os.path.join(model_dir, "checkpoints"), checkpoint)
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)
@@ -53,8 +79,12 @@ def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> E
     Checkpoints(os.path.dirname(path), model).restore(path)
     _, evaluation = batches(config, data, devices, share, start_step=0)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_in_epoch(config, data))
-    result = evaluate(model, evaluation, evaluation_steps(data.validation, share))
-    return Evaluation(path, result["loss"], model.confusion_matrix, data.classes, model.scores)
+    return Restored(config, path, data, model, evaluation, evaluation_steps(data.validation, share))
+
+
+def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
+    """Evaluates what `restored` restores, and raises what it does."""
+    return restored(model_dir, checkpoint, split).evaluate()
 
 
 def chosen_checkpoint(directory: str, which: str) -> str:
@@ -64,11 +94,15 @@ def chosen_checkpoint(directory: str, which: str) -> str:
       UsageError: there is none.
     """
     found = steps(directory)
+    while found and (wrong := sealed.fault(os.path.join(directory, f"step-{found[-1]:08d}"))):
+        logging.warning("checkpoint step-%08d is damaged (%s): taking the one before it", found.pop(), wrong)
     if not found:
         raise UsageError(f"{directory} holds no complete checkpoint: train first, or look for the right model_dir.")
     last = os.path.join(directory, f"step-{found[-1]:08d}")
-    best = read_state(last)["best"]
-    return os.path.join(directory, f"step-{best['step']:08d}") if which == "best" and best else last
+    best = read_state(last)["best"] if which == "best" else None
+    if best and best["step"] not in found:
+        raise UsageError(f"{directory} has lost the best checkpoint (step {best['step']}): use --checkpoint=last.")
+    return os.path.join(directory, f"step-{best['step']:08d}") if best else last
 
 
 def text(evaluation: Evaluation) -> str:

@@ -37,15 +37,18 @@ REWARMED = 50  # steps in which a cut learning rate rises again
 class StabilityGuard(keras.callbacks.Callback):
     """Watches; acts, if `act`. All that happens is told to `incidents`; `warmup` is in steps.
 
-    A run in which nothing happens is bit for bit the one without it.
+    A run in which nothing happens is bit for bit the one without it. `state` is what a checkpoint held of an earlier
+    one; nothing from before it can be rolled back to.
 
     Raises (from `fit`):
       TrainingFailed: the budget is spent.
     """
 
-    def __init__(self, act: bool, incidents: Incidents | None = None, warmup: int = 0) -> None:
+    def __init__(
+        self, act: bool, incidents: Incidents | None = None, warmup: int = 0, state: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self._act, self.incidents, self._warmup = act, incidents or Incidents(), warmup
+        self._act, self.incidents, self._warmup, self._resumed = act, incidents or Incidents(), warmup, state
         self._answers: list[int] = []  # steps
         self._rewarming_since: int | None = None
         self._usual = float("inf")
@@ -53,11 +56,25 @@ class StabilityGuard(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._history = History(self.model.probe, self._warmup, self.model.guess)
         self._snapshots = Snapshots(self.model)
+        if state := self._resumed:
+            self._history.resume(state["history"])
+            self._answers, self._usual = state["answers"], state["usual"]
+            self._rewarming_since = state["rewarming_since"]
         if self._act:
             self.model.usual_norm.assign(self._usual)
-            if float(self.model.rate_cut.numpy()) < 1:  # a resumed run
+            if state:
+                self.model.scale_rate(self._rewarmed(self.model.step) * float(self.model.rate_cut.numpy()))
+            elif float(self.model.rate_cut.numpy()) < 1:
                 self._warm_up(self.model.step)
             self._snapshots.take()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "history": self._history.state(),
+            "answers": self._answers,
+            "rewarming_since": self._rewarming_since,
+            "usual": self._usual,
+        }
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         rows, step = self.model.rows, self.model.step
@@ -80,7 +97,7 @@ class StabilityGuard(keras.callbacks.Callback):
     def _go_on(self, step: int) -> None:
         """What a call without trouble is followed by: the learning rate's way back, what is usual, a copy."""
         if self._rewarming_since is not None:
-            done = min(1.0, (step - self._rewarming_since) / REWARMED)
+            done = self._rewarmed(step)
             self.model.scale_rate(done * float(self.model.rate_cut.numpy()))
             if done == 1:
                 self._rewarming_since = None
@@ -91,7 +108,13 @@ class StabilityGuard(keras.callbacks.Callback):
 
     def _warm_up(self, step: int) -> None:
         self._rewarming_since = step
-        self.model.scale_rate(float(self.model.rate_cut.numpy()) / REWARMED)
+        self.model.scale_rate(self._rewarmed(step) * float(self.model.rate_cut.numpy()))
+
+    def _rewarmed(self, step: int) -> float:
+        """The share of the cut learning rate that is back at `step`."""
+        if self._rewarming_since is None:
+            return 1.0
+        return min(1.0, max(1, step - self._rewarming_since) / REWARMED)
 
     def _tell_of_clipped(self, rows: np.ndarray, first: int) -> None:
         norms = telemetry.column(rows, "gradient_norm")

@@ -7,6 +7,8 @@ for alarm in history.new_alarms(): ...
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from models import detectors, telemetry
@@ -27,6 +29,22 @@ class History:
         self._validated: list[tuple[int, float, float]] = []  # step, loss, training loss
         self._told: dict[str, int] = {}
         self._began: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        """All that `resume` needs to go on from here."""
+        arrays = {"steps": self._steps, "rows": self._rows, "layers": self._layers}
+        lists = {name: array.tolist() for name, array in arrays.items()}
+        return {**lists, "validated": self._validated, "told": self._told, "began": self._began}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from another one's `state`; what that saw of other layers is left."""
+        self._steps = np.array(state["steps"], np.int64)
+        self._rows = np.array(state["rows"]).reshape(len(self._steps), len(telemetry.ROW))
+        of_each = len(state["layers"][0]) if state["layers"] else -1
+        same = of_each == self._layers.shape[1]
+        self._layers = np.array(state["layers"]) if same else np.full((len(self._steps), self._layers.shape[1]), np.nan)
+        self._validated = [(int(step), loss, training) for step, loss, training in state["validated"]]
+        self._told, self._began = dict(state["told"]), state["began"]
 
     def add(self, first_step: int, rows: np.ndarray, layers: np.ndarray) -> None:
         """`rows` [n, len(telemetry.ROW)] and `layers` [n, probe.size] of the steps from `first_step` on."""

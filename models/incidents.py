@@ -8,19 +8,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-from models.run_directory import append_json_line
+import tensorflow as tf
+from absl import logging
+
+from models.failing import UNWRITTEN, reason
+from models.run_directory import append_json_line, write
 
 Listener = Callable[[int, str, dict[str, float], str], None]
 
 
 class Incidents:
-    """`counts` by kind; lines go to `path`, where that is given, and every incident to `listeners`."""
+    """`counts` by kind; lines go to `path`, where that is given, and every incident to `listeners`.
 
-    def __init__(self, path: str | None = None) -> None:
+    `state` is what a checkpoint held of earlier ones, nothing for one before the first; lines that came after it are
+    dropped, as a resumed run comes to the same steps again.
+    """
+
+    def __init__(self, path: str | None = None, state: dict[str, Any] | None = None) -> None:
         self._path = path
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, int] = dict(state["counts"]) if state else {}
+        self._lines = state["lines"] if state else 0
         self.listeners: list[Listener] = []
+        if path and state is not None and tf.io.gfile.exists(path):
+            with tf.io.gfile.GFile(path) as file:
+                lines = file.read().splitlines()
+            kept = lines[: self._lines]
+            write(path, "\n".join(kept)) if kept else tf.io.gfile.remove(path)
+
+    def state(self) -> dict[str, Any]:
+        return {"counts": self.counts, "lines": self._lines}
 
     def tell(self, step: int, kind: str, evidence: dict[str, float], action: str, confidence: float = 1.0) -> None:
         """`evidence` are the numbers that show it, `action` what was done, "none" included."""
@@ -29,6 +47,10 @@ class Incidents:
             # JSON knows no infinity: a number that is not one is written as its name.
             plain = {name: value if math.isfinite(value) else str(value) for name, value in evidence.items()}
             line = {"step": step, "kind": kind, "evidence": plain, "action": action}
-            append_json_line(self._path, {**line, "cause": None, "confidence": confidence})
+            try:
+                append_json_line(self._path, {**line, "cause": None, "confidence": confidence})
+                self._lines += 1
+            except UNWRITTEN as error:
+                logging.error("%s at step %d could not be written to %s: %s", kind, step, self._path, reason(error))
         for listener in self.listeners:
             listener(step, kind, evidence, action)

@@ -13,11 +13,11 @@ import tf_keras as keras
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop; `number` is the signal's."""
+    """A signal asked the run to stop; `number` is the signal's, `validating` whether that left a validation undone."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, validating: bool) -> None:
         super().__init__(signal.Signals(number).name)
-        self.number = number
+        self.number, self.validating = number, validating
 
 
 class Interruption:
@@ -50,6 +50,29 @@ class _Raise(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self._interruption.number:
-            raise Interrupted(self._interruption.number)
+            # After an epoch's last step its validation is still to come.
+            raise Interrupted(self._interruption.number, validating=batch + 1 >= self.params["steps"])
 
-    on_test_batch_end = on_train_batch_end
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._interruption.number:
+            raise Interrupted(self._interruption.number, validating=True)
+
+
+class LateValidation(keras.callbacks.Callback):
+    """Validates, before a resumed run goes on, the epoch in whose validation it was interrupted.
+
+    `others` are told of the end of that epoch, which they have not seen.
+    """
+
+    def __init__(self, validation: Any, steps: int, epoch: int, others: list[keras.callbacks.Callback]) -> None:
+        super().__init__()
+        self._validation, self._steps, self._epoch, self._others = validation, steps, epoch, others
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        trained = self.model.epoch_means()
+        found = self.model.evaluate(self._validation, steps=self._steps, verbose=0, return_dict=True)
+        results = {**trained, **{f"val_{name}": value for name, value in found.items()}}
+        for each in self._others:
+            each.on_epoch_end(self._epoch, results)
+        if self.model.stop_training:  # which `fit` would look at after another call
+            self.model.resume_at = self.params["epochs"], 0

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import tensorflow as tf
+from absl import logging
 
 from models.config import TrainConfig, config_json, flat, from_dict
 from pipeline.config import UsageError
@@ -24,8 +25,12 @@ CONTENTS = (
 )
 
 
-def check(model_dir: str, config: TrainConfig, resume: bool, overwrite: bool) -> None:
+def check(
+    model_dir: str, config: TrainConfig, resume: bool, overwrite: bool, allow_config_change: bool = False
+) -> None:
     """Whether `config` may run in `model_dir`; writes nothing.
+
+    On which devices a run goes on is free. So is all else with `allow_config_change`.
 
     Raises:
       UsageError: it holds another run, the same run without `resume` or `overwrite`, or nothing to resume.
@@ -37,7 +42,14 @@ def check(model_dir: str, config: TrainConfig, resume: bool, overwrite: bool) ->
     if overwrite:
         return
     there, here = flat(read_config(model_dir)), flat(config)
-    differing = [f"{name} is {there[name]} there, {here[name]} here" for name in here if there[name] != here[name]]
+    differing = [
+        f"{name} is {there[name]} there, {here[name]} here"
+        for name in here
+        if there[name] != here[name] and not name.startswith("strategy.")
+    ]
+    if differing and resume and allow_config_change:
+        logging.warning("going on with another configuration: %s", "; ".join(differing))
+        return
     ways = (
         f"go on with --resume --config={os.path.join(model_dir, 'config.json')},"
         " start over with --overwrite, or choose another --model_dir."
@@ -45,6 +57,7 @@ def check(model_dir: str, config: TrainConfig, resume: bool, overwrite: bool) ->
     if differing:
         raise UsageError(
             f"model_dir ({model_dir}) holds a run with another configuration: {'; '.join(differing)}: {ways}"
+            + (" --allow_config_change goes on with the new one." if resume else "")
         )
     if not resume:
         raise UsageError(f"model_dir ({model_dir}) holds this run already: {ways}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,9 @@ class StableModel(keras.Model):
     guess: float | None = None  # the loss of an answer that favours no class, where `losses` knows it
     train_function: Any = None
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
+    # Of training loss and accuracy in this epoch, and its steps: float32 [3].
+    epoch_sums: tf.Variable = None
+    _keep_sums: bool = False
     # Where the next `fit` starts, (epoch, step in it); counts once.
     resume_at: tuple[int, int] | None = None
     # What evaluation sees in place of the weights, once there is something in it.
@@ -225,7 +228,7 @@ class StableModel(keras.Model):
         }
         self._host["histogram_step"] = tf.Variable(-1, dtype=tf.int64, trainable=False)
         self._host["behind"] = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._host["epoch"] = tf.Variable(tf.zeros([3]), trainable=False)  # sums of loss and accuracy; steps
+        self.epoch_sums = tf.Variable(tf.zeros([3]), trainable=False)
 
     @property
     def step(self) -> int:
@@ -248,6 +251,11 @@ class StableModel(keras.Model):
         if rate is not None:
             rate.assign(rate * factor / self.rate_factor)
         self.rate_factor.assign(factor)
+
+    def epoch_means(self) -> dict[str, float]:
+        """Training loss and accuracy of the steps of this epoch."""
+        loss, accuracy, steps = self.epoch_sums.numpy()
+        return {"loss": float(loss / steps), "accuracy": float(accuracy / steps)}
 
     # What one compiled call left behind.
 
@@ -483,7 +491,7 @@ class StableModel(keras.Model):
             block = host["rows"].assign(rows.stack())
             host["layers"].assign(layers.stack())
             sums = tf.reduce_sum(block[:, :2], axis=0)
-            epoch = host["epoch"].assign_add(tf.concat([sums, [tf.cast(count, tf.float32)]], axis=0))
+            epoch = self.epoch_sums.assign_add(tf.concat([sums, [tf.cast(count, tf.float32)]], axis=0))
             self._train_counter.assign_add(tf.cast(count, tf.int64))
             mine = {"loss": epoch[0] / epoch[2], "accuracy": epoch[1] / epoch[2]}
             return {**{m.name: m.result() for m in self.compiled_metrics.metrics}, **mine}
@@ -492,17 +500,18 @@ class StableModel(keras.Model):
         return train_function
 
     def reset_metrics(self) -> None:
+        """Keras's, where an epoch or an evaluation begins; an epoch that goes on keeps its sums."""
         super().reset_metrics()
-        self._host["epoch"].assign(tf.zeros([3]))
+        if not self._keep_sums:
+            self.epoch_sums.assign(tf.zeros([3]))
+        self._keep_sums = False
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Means over examples by their weights: filled-up last batches count for what they hold."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if weights is None:
             weights = tf.ones_like(labels, tf.float32)
-        logits = self(images, training=False)
-        if self._evaluate_flipped:
-            logits = (logits + self(images[:, :, ::-1], training=False)) / 2
+        logits = self.evaluated_logits(images)
         self._test_loss.update_state(self._per_example_loss.call(labels, logits), weights)
         self._test_accuracy.update_state(rightness(labels, logits), weights)
         self._test_top_5.update_state(tf.math.in_top_k(labels, logits, 5), weights)
@@ -519,12 +528,8 @@ class StableModel(keras.Model):
         Leaves `confusion_matrix`, float32 [classes, classes] by true (row) and predicted class, and `scores`, {name:
         figure} as in `scores.all_scores`.
         """
-        averages = self.averages if self.averages is not None and self.averages.ready(self.trained_steps) else None
-        with averages.applied() if averages else contextlib.nullcontext():
-            if averages and averages.averaging.recompute and self.statistics_batches:
-                if self._recompute is None:
-                    self._recompute = recomputing(self)
-                self._recompute(*self.statistics_batches)
+        with self.evaluated_weights():
+            self._keep_sums = True
             results = super().evaluate(*args, **kwargs)
         # Read here because every worker of a cluster has to take part in reading it.
         self.confusion_matrix = self._confusion.result().numpy()
@@ -532,7 +537,24 @@ class StableModel(keras.Model):
         self.scores = scores.all_scores(self.confusion_matrix, self._calibration.result().numpy(), top_5)
         return results
 
+    @contextlib.contextmanager
+    def evaluated_weights(self) -> Iterator[None]:
+        """The weights inside of the block are those that `evaluate` sees: averages, where there are any."""
+        averages = self.averages if self.averages is not None and self.averages.ready(self.trained_steps) else None
+        with averages.applied() if averages else contextlib.nullcontext():
+            if averages and averages.averaging.recompute and self.statistics_batches:
+                if self._recompute is None:
+                    self._recompute = recomputing(self)
+                self._recompute(*self.statistics_batches)
+            yield
+
+    def evaluated_logits(self, images: tf.Tensor) -> tf.Tensor:
+        """float32 [b, classes] of uint8 `images`, as evaluation takes them."""
+        logits = self(images, training=False)
+        return (logits + self(images[:, :, ::-1], training=False)) / 2 if self._evaluate_flipped else logits
+
     def _maybe_load_initial_counters_from_ckpt(self, steps_per_epoch: int, initial_epoch: int) -> tuple[int, int]:
         """Keras asks here where to start: the way into the middle of an epoch."""
         start, self.resume_at = self.resume_at or (initial_epoch, 0), None
+        self._keep_sums = start[1] > 0
         return start

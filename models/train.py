@@ -13,14 +13,17 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+from absl import logging
 
 from models import averaging, losses, network, optimizers, run_directory, strategy
-from models.checkpoints import Checkpointer, Checkpoints
+from models.checkpoints import Checkpointer, Checkpoints, steps
 from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig
+from models.early_stopping import EarlyStopping
+from models.failing import UNWRITTEN, reason
 from models.guard import StabilityGuard
 from models.incidents import Incidents
-from models.interruption import Interrupted, Interruption
+from models.interruption import Interrupted, Interruption, LateValidation
 from models.preflight import preflight, tell
 from models.progress import Progress
 from models.schedules import Schedule
@@ -38,47 +41,63 @@ WATCH_EVERY = 20  # steps between looks at each layer; with the guard, 0.6% of t
 STATISTICS_STEPS = 100  # an error of the mean of a tenth of what one batch has
 
 
-def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    model_dir: str,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_config_change: bool = False,
+) -> dict[str, Any]:
     """Trains as `config` says, in `model_dir`; returns what summary.json holds.
+
+    `resume` goes on from the newest checkpoint that is whole; damaged ones are set aside. The configuration must be
+    the one it was begun with, but for the devices, unless `allow_config_change`. `overwrite` begins anew.
 
     `status` is `completed`, `stopped_early`, `preempted` (a signal; `signal` holds its number) or `failed`.
 
     Raises:
-      UsageError: bad input; nothing has been written.
+      UsageError: bad input; nothing has been written but what says so of a damaged checkpoint.
     """
     devices = strategy.create(config.strategy)
     chief = strategy.is_chief(devices)
     if chief:  # the others may come when it has made the directory
-        run_directory.check(model_dir, config, resume, overwrite)
+        run_directory.check(model_dir, config, resume, overwrite, allow_config_change)
     share = strategy.share(devices, config.data.batch_size)
     set_up(config)
     if config.data.service:
         service.wait_for_workers(config.data)
     data = opening.open_data(config.data)
     steps_per_epoch = steps_in_epoch(config, data)
+    going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
     # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
-    findings = preflight(config, data, devices) if config.preflight != "off" and chief and not resume else []
+    findings = preflight(config, data, devices) if config.preflight != "off" and chief and not going_on else []
     model = create_model(config, data, devices, steps_per_epoch)
-    checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model)
-    state = restore(checkpoints) if resume else {"best": None}
+    checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
+    state = restore(checkpoints) if resume else {}
     if chief:
         run_directory.create(model_dir, config, data.skipped, resume)
 
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
+    validation_steps = evaluation_steps(data.validation, share)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
-    checkpointer = Checkpointer(checkpoints, config.checkpoint_every_epochs, state["best"])
-    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None)
+    told = state.get("incidents", {"counts": {}, "lines": 0}) if resume else None
+    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
     meter = Meter(config.data.batch_size, incidents)
+    stopper = EarlyStopping(config.early_stopping, state.get("early_stopping") if config.early_stopping else None)
+    checkpointer = Checkpointer(checkpoints, config.checkpoint, state.get("best"), {"incidents": incidents})
     interruption = Interruption()
     # In this order: what a step left is written before anything may end the run.
     callbacks: list[keras.callbacks.Callback] = [meter]
     if config.guard != "off":
         warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
-        callbacks.append(StabilityGuard(config.guard == "act", incidents, warmup))
+        guard = StabilityGuard(config.guard == "act", incidents, warmup, state.get("guard"))
+        checkpointer.beside["guard"] = guard
+        callbacks.append(guard)
     closing: list[Any] = []
     if chief:
-        board = TensorBoard(model_dir, config.data.batch_size, data.classes)
+        board = TensorBoard(model_dir, config.data.batch_size, data.classes, model.step)
         incidents.listeners.append(board.incident)
+        checkpointer.before_save.append(board.flush)
         board.write_start(model.step, first_images(config, data, share), config)
         progress = Progress(config.data.batch_size)
         tell(findings, incidents)
@@ -88,35 +107,36 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
             profiler = Profiler(os.path.join(model_dir, "train"), *config.profile.range)
             callbacks.append(profiler)
             closing.append(profiler)
-    callbacks += [checkpointer, interruption.callback]
-    stopper = keras.callbacks.EarlyStopping(patience=config.early_stopping)
     if config.early_stopping:
+        checkpointer.beside["early_stopping"] = stopper
         callbacks.append(stopper)
+    callbacks += [checkpointer, interruption.callback]
+    model.resume_at = epoch, step_of_epoch = divmod(model.trained_steps, steps_per_epoch)
+    if state.get("validating") and not step_of_epoch:  # else a rollback at its end has made it unfinished
+        callbacks.append(LateValidation(evaluation, validation_steps, epoch - 1, callbacks[:]))
 
-    model.resume_at = divmod(model.trained_steps, steps_per_epoch)
     status, extra, begun = "completed", {}, time.perf_counter()
     with interruption:
         try:
             history = model.fit(
                 training,
                 steps_per_epoch=steps_per_epoch,
-                epochs=config.epochs,
+                epochs=epoch if stopper.stopped else config.epochs,
                 validation_data=evaluation,
-                validation_steps=evaluation_steps(data.validation, share),
+                validation_steps=validation_steps,
                 callbacks=callbacks,
                 verbose=0,
             )
-            final = last_result(history.history) or evaluate(
-                model, evaluation, evaluation_steps(data.validation, share)
-            )
-            if config.early_stopping and stopper.stopped_epoch:
+            final = last_result(history.history) or evaluate(model, evaluation, validation_steps)
+            if stopper.stopped:
                 status = "stopped_early"
         except Interrupted as interrupted:
-            checkpointer.save()
+            checkpointer.save(interrupted.validating)
             status, final, extra = "preempted", None, {"signal": signal.Signals(interrupted.number).name}
         except TrainingFailed as failure:
             status, final, extra = "failed", None, {"reason": str(failure)}
         finally:
+            checkpointer.finish()
             for each in closing:
                 each.close()
     wall = time.perf_counter() - begun
@@ -124,8 +144,14 @@ def train(config: TrainConfig, model_dir: str, resume: bool = False, overwrite: 
         config, status, model, steps_per_epoch, meter, final, checkpointer.best, wall, len(data.skipped)
     )
     summary.update(extra)
+    if checkpointer.failure:
+        before = f"{summary['reason']} And " if "reason" in summary else ""
+        summary.update(unsaved(summary["status"], checkpointer.failure, checkpoints, before))
     if chief:
-        run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
+        try:
+            run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
+        except UNWRITTEN as error:
+            logging.error("summary.json could not be written in %s: %s", model_dir, reason(error))
     return summary
 
 
@@ -252,16 +278,28 @@ def first_images(config: TrainConfig, data: Data, share: Share):
         ) from error
 
 
+def unsaved(status: str, failure: str, checkpoints: Checkpoints, reason_before: str = "") -> dict[str, Any]:
+    """What a summary says of a run whose last checkpoint could not be written; one that was preempted stays so."""
+    last = checkpoints.newest()
+    return {
+        "status": "preempted" if status == "preempted" else "failed",
+        "reason": f"{reason_before}the last checkpoint could not be written ({failure}): make room, then go on with"
+        f" --resume from {last or 'the start, as there is none'}.",
+    }
+
+
 def restore(checkpoints: Checkpoints) -> dict[str, Any]:
-    """Puts the newest checkpoint into the model.
+    """Puts the newest checkpoint that is whole into the model; a run that was killed before its first begins again.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there were some, and none is whole.
     """
-    newest = checkpoints.newest()
-    if newest is None:
-        raise UsageError(f"--resume: there is no complete checkpoint in {checkpoints.directory}; use --overwrite.")
-    return checkpoints.restore(newest)
+    if (newest := checkpoints.newest()) is not None:
+        return checkpoints.restore(newest)
+    if checkpoints.damaged():
+        raise UsageError(f"--resume: no checkpoint in {checkpoints.directory} is whole; use --overwrite.")
+    logging.warning("--resume: there is no checkpoint in %s yet: beginning anew", checkpoints.directory)
+    return {}
 
 
 def last_result(history: dict[str, list[float]]) -> dict[str, float] | None:

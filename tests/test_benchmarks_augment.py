@@ -33,11 +33,11 @@ def test_no_augmentation_is_left_out() -> None:
 @pytest.mark.slow
 def test_a_short_run_writes_what_it_prints(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "result.json"
-    done = benchmark("--rounds=2", "--batches=1", f"--output={path}")
+    done = benchmark("--rounds=1", "--batches=1", f"--output={path}")
     assert done.returncode == 0, done.stderr
     report = read(path)
     assert {r.metric for r in report.results} == {"cpu_us_per_image", "share_of_decoding"}
-    assert all(len(r.samples) == 2 for r in report.results)
+    assert all(len(r.samples) == 1 for r in report.results)
     cases = {r.case for r in report.results}
     assert {"decode/32", "decode/224", "flip/224", "randaugment, 2 operations/32"} <= cases
     lines = done.stdout.splitlines()
@@ -46,7 +46,7 @@ def test_a_short_run_writes_what_it_prints(tmp_path: pathlib.Path) -> None:
         name, size = case.rsplit("/", 1)
         assert any(line.startswith(size) and f" {name} " in line for line in lines), case
     shares = [r.samples for r in report.results if r.metric == "share_of_decoding" and r.case.startswith("decode/")]
-    assert shares == [(1.0, 1.0)] * 2
+    assert shares == [(1.0,)] * 2
 
 
 def test_bad_input_is_one_line_and_exit_code_2() -> None:

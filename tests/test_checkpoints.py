@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import pathlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,18 +15,21 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from models import sealed
 from models.averaging import ema
 from models.checkpoints import Checkpointer, Checkpoints, read_state
-from models.config import OPTIMIZERS, OptimizerConfig
+from models.config import OPTIMIZERS, CheckpointConfig, OptimizerConfig
 from pipeline.config import UsageError
 from tests.test_addons import OF_ADDONS, needs_addons
 from tests.test_network import normed, plain
 from tests.test_stable_model import IMAGES, LABELS, StableModel, batches, compiled, one, two
 
 
-def checkpoints(directory: pathlib.Path, network: Callable = plain, **options: Any) -> tuple[Checkpoints, StableModel]:
+def checkpoints(
+    directory: pathlib.Path, network: Callable = plain, keep: int = 3, **options: Any
+) -> tuple[Checkpoints, StableModel]:
     model = compiled(one(), network, OptimizerConfig(**options))
-    return Checkpoints(str(directory), model), model
+    return Checkpoints(str(directory), model, keep), model
 
 
 def save(saved: Checkpoints, model: StableModel, step: int, best: int | None = None) -> None:
@@ -32,6 +38,7 @@ def save(saved: Checkpoints, model: StableModel, step: int, best: int | None = N
     for variable in model.trainable_variables:
         variable.assign(tf.fill(variable.shape, float(step)))
     saved.save({"best": best and {"loss": 1.0, "accuracy": 0.5, "step": best}})
+    saved.finish()
 
 
 def names(directory: pathlib.Path) -> list[str]:
@@ -82,7 +89,9 @@ def test_every_optimizer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
     train(straight)
     train(straight)
     train(stopped)
-    Checkpoints(str(tmp_path), stopped).save({"best": None})
+    saved = Checkpoints(str(tmp_path), stopped)
+    saved.save({"best": None})
+    saved.finish()
     before = [variable.numpy() for variable in stopped.trainable_variables]
     Checkpoints(str(tmp_path), resumed).restore(str(tmp_path / "step-00000007"))
     train(resumed)
@@ -118,7 +127,7 @@ def test_the_last_three_and_the_best_are_kept(tmp_path: pathlib.Path) -> None:
         [40, 50, 60],
         [50, 60, 70],
         [50, 60, 70, 80],
-        [70, 80, 90],
+        [50, 70, 80, 90],
     ]
 
 
@@ -139,7 +148,7 @@ def test_a_writer_killed_while_saving_leaves_the_previous_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tf.io.gfile, "rename", killed)
+        patch.setattr(sealed, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             save(saved, model, 20)
     assert names(tmp_path) == ["step-00000010", "writing-00000020"]
@@ -149,6 +158,50 @@ def test_a_writer_killed_while_saving_leaves_the_previous_one(
     assert other.step == 10
     save(fresh, other, 20)
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
+
+
+def test_a_writer_killed_between_the_old_and_the_new_of_one_step_loses_neither(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, model = checkpoints(tmp_path, keep=1)
+    save(saved, model, 10)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.io.gfile, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(saved, model, 10)
+    assert names(tmp_path) == ["writing-00000010"]
+    fresh, _ = checkpoints(tmp_path)
+    assert fresh.newest() == str(tmp_path / "step-00000010")
+    assert names(tmp_path) == ["step-00000010"]
+
+
+def test_one_state_of_one_step_is_saved_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, model = checkpoints(tmp_path)
+    callback, taken = Checkpointer(saved, CheckpointConfig()), []
+    callback.set_model(model)
+    callback.on_train_begin()
+    monkeypatch.setattr(saved, "save", lambda state: taken.append((model.step, state["validating"])))
+    for step, validating in ((8, False), (8, False), (8, True), (8, True), (8, False), (12, False)):
+        model.data_step.assign(step)
+        callback.save(validating)
+    assert taken == [(8, False), (8, True), (8, False), (12, False)]
+
+
+def test_the_best_stays_until_a_better_one_is_on_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, model = checkpoints(tmp_path, keep=1)
+    save(saved, model, 10, best=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed, "seal", lambda _: (_ for _ in ()).throw(OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            save(saved, model, 20, best=20)
+    save(saved, model, 30, best=20)
+    assert names(tmp_path) == ["step-00000010", "step-00000030"]
+    save(saved, model, 40, best=40)
+    assert names(tmp_path) == ["step-00000040"]
 
 
 def test_names_that_are_no_checkpoint_are_ignored(tmp_path: pathlib.Path) -> None:
@@ -183,14 +236,107 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_line(
     assert "\n" not in text
 
 
-def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
+def damages() -> Iterator[tuple[str, Callable[[bytes], bytes]]]:
+    """Twenty lengths to cut a checkpoint's files short at, and twenty bits to flip, by share of the file."""
+    rng = np.random.default_rng(7)
+    for number, (share, bit) in enumerate(zip(rng.random(20), rng.integers(0, 8, 20), strict=True)):
+
+        def cut(content: bytes, share: float = share) -> bytes:
+            return content[: int(share * len(content))]
+
+        def flip(content: bytes, share: float = share, bit: int = int(bit)) -> bytes:
+            at = int(share * len(content))
+            return content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :]
+
+        yield f"cut {number}", cut
+        yield f"flip {number}", flip
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_named(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     saved, model = checkpoints(tmp_path)
     save(saved, model, 10)
-    (shard,) = (tmp_path / "step-00000010").glob("variables.data*")
-    shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(UsageError, match=r"step-00000010 does not fit this model \(") as raised:
-        saved.restore(str(tmp_path / "step-00000010"))
-    assert "\n" not in str(raised.value)
+    save(saved, model, 20)
+    whole = {path: path.read_bytes() for path in sorted((tmp_path / "step-00000020").iterdir())}
+    assert len(whole) == 4
+    seen = 0
+    for path in whole:
+        for of, damaged in damages():
+            (tmp_path / "step-00000020").mkdir(exist_ok=True)
+            for each, content in whole.items():
+                each.write_bytes(damaged(content) if each == path else content)
+            with pytest.raises(UsageError, match=r"step-00000020 is damaged \(") as raised:
+                saved.restore(str(tmp_path / "step-00000020"))
+            assert "\n" not in str(raised.value)
+            caplog.clear()
+            assert saved.newest() == str(tmp_path / "step-00000010"), (path.name, of)
+            assert "step-00000020 is damaged (" in caplog.text
+            assert names(tmp_path) == ["damaged-step-00000020", "step-00000010"]
+            seen += 1
+    assert seen == 4 * 40
+    saved.restore(str(tmp_path / "step-00000010"))
+    assert all((variable.numpy() == 10).all() for variable in model.trainable_variables)
+
+
+def test_no_space_left_costs_a_checkpoint_and_nothing_else(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the writing of variables, then in the background at the flushing."""
+    saved, model = checkpoints(tmp_path)
+    callback = Checkpointer(saved, CheckpointConfig())
+    callback.set_model(model)
+    callback.on_train_begin()
+    save(saved, model, 10)
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def fails(*_: object, **__: object) -> None:
+        raise full
+
+    for owner, name in ((saved._tracked, "write"), (sealed, "flush")):
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            model.data_step.assign(20)
+            callback.save()
+            callback.finish()
+        assert callback.failure == "[Errno 28] No space left on device"
+        assert "training goes on" in caplog.text
+        assert names(tmp_path) == ["step-00000010"]
+    callback.save()
+    callback.finish()
+    assert callback.failure == ""
+    assert names(tmp_path) == ["step-00000010", "step-00000020"]
+    assert read_state(str(tmp_path / "step-00000020"))["validating"] is False
+
+
+def test_checkpoints_come_by_steps_and_by_minutes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, model = checkpoints(tmp_path)
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def steps(config: CheckpointConfig) -> list[int]:
+        nonlocal now
+        callback, found = Checkpointer(saved, config), []
+        model.stop_training = False
+        monkeypatch.setattr(callback, "save", lambda: found.append(model.step) or save_clock(callback))
+        callback.set_model(model)
+        callback.set_params({"epochs": 9, "steps": 40})
+        model.data_step.assign(0)
+        callback.on_train_begin()
+        for end in range(4, 41, 4):
+            model.data_step.assign(end)
+            now += 10
+            callback.on_train_batch_end(end - 1)
+        callback.on_epoch_end(0)
+        return found
+
+    def save_clock(callback: Checkpointer) -> None:
+        callback._saved, callback._saved_at = model.step, now
+
+    rarely = CheckpointConfig(every_epochs=5)
+    assert steps(rarely) == []
+    assert steps(dataclasses.replace(rarely, every_steps=10)) == [12, 24, 36]
+    assert steps(dataclasses.replace(rarely, every_minutes=0.5)) == [12, 24, 36]
+    assert steps(dataclasses.replace(rarely, every_steps=20)) == [20, 40]
 
 
 def test_the_best_is_by_accuracy_then_loss_and_survives_a_restart(tmp_path: pathlib.Path) -> None:
@@ -198,15 +344,17 @@ def test_the_best_is_by_accuracy_then_loss_and_survives_a_restart(tmp_path: path
     results = [(0.5, 2.0), (0.6, 3.0), (0.6, 2.5), (0.6, 2.9), (0.4, 1.0)]
 
     def told(best: dict[str, float] | None) -> Checkpointer:
-        callback = Checkpointer(saved, every_epochs=2, best=best)
+        callback = Checkpointer(saved, CheckpointConfig(every_epochs=2), best)
         callback.set_model(model)
-        callback.set_params({"epochs": len(results)})
+        callback.set_params({"epochs": len(results), "steps": 10})
+        callback.on_train_begin()
         return callback
 
     callback, seen = told(None), []
     for epoch, (accuracy, loss) in enumerate(results):
         model.data_step.assign(10 * (epoch + 1))
         callback.on_epoch_end(epoch, {"loss": 0.0, "val_accuracy": accuracy, "val_loss": loss})
+        callback.finish()
         assert callback.best
         seen.append((callback.best["step"], names(tmp_path)[-1]))
         callback = told(read_state(str(tmp_path / names(tmp_path)[-1]))["best"])

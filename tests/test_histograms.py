@@ -12,7 +12,7 @@ import tensorflow as tf
 import tf_keras as keras
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 from models.histograms import BINS, bucketed, bucketed_all, buckets

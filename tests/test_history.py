@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,29 @@ def test_validations_are_compared_with_the_training_before_them() -> None:
         history.add_validation(first + 200, loss)
         told += [(alarm.kind, alarm.step) for alarm in history.new_alarms()]
     assert told == [("overfitting", 1000)]
+
+
+def test_a_history_goes_on_from_its_state() -> None:
+    """As one that was not interrupted; an empty one too, as a rollback to the first step leaves it."""
+    losses = falling()
+    losses[150:160] *= 10
+    straight, begun = History(None), filled(losses[:120])
+    begun.add_validation(120, 1.0)
+    resumed = History(None)
+    resumed.resume(json.loads(json.dumps(begun.state())))
+    for history in (straight, resumed):
+        for first in range(0 if history is straight else 120, 200, 20):
+            history.add(first, rows(losses[first : first + 20]), np.zeros((20, 0)))
+            if first == 100:
+                history.add_validation(120, 1.0)
+    assert resumed.state() == straight.state()
+    assert [alarm.kind for alarm in resumed.new_alarms()] == ["loss_spike"]
+    assert resumed.new_alarms() == []
+    again = History(None)
+    again.resume(json.loads(json.dumps(resumed.state())))
+    assert again.new_alarms() == [], "told before"
+    begun.forget(0)
+    empty = History(None)
+    empty.resume(json.loads(json.dumps(begun.state())))
+    empty.add(0, rows(losses[:20]), np.zeros((20, 0)))
+    np.testing.assert_allclose(empty.trace().loss, losses[:20])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pathlib
 
+import pytest
+
 from models.incidents import Incidents
 
 
@@ -34,3 +36,27 @@ def test_nothing_is_written_without_a_path() -> None:
     incidents = Incidents()
     incidents.tell(1, "stall", {}, "none")
     assert incidents.counts == {"stall": 1}
+
+
+def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "incidents.jsonl"
+    incidents = Incidents(str(path))
+    incidents.tell(120, "loss_spike", {"z": 9.5}, "none")
+    state = json.loads(json.dumps(incidents.state()))
+    incidents.tell(150, "stall", {}, "none")
+    path.write_text(path.read_text() + '{"step": 160, "ki')  # the writer was killed
+    resumed = Incidents(str(path), state)
+    assert resumed.counts == {"loss_spike": 1}
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [120]
+    resumed.tell(150, "stall", {}, "none")
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [120, 150]
+    Incidents(str(path), {"counts": {}, "lines": 0})  # killed before its first checkpoint
+    assert not path.exists()
+
+
+def test_a_full_disk_costs_a_line_and_no_run(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    incidents = Incidents(str(tmp_path / "absent" / "incidents.jsonl"))
+    incidents.tell(150, "stall", {}, "none")
+    assert incidents.counts == {"stall": 1}
+    assert incidents.state()["lines"] == 0
+    assert "stall at step 150 could not be written to" in caplog.text

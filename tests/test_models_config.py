@@ -15,6 +15,7 @@ from models.config import (
     PRECISIONS,
     SCHEDULES,
     AveragingConfig,
+    CheckpointConfig,
     MixingConfig,
     ModelConfig,
     OptimizerConfig,
@@ -85,7 +86,7 @@ def test_whole_numbers_serve_as_floats() -> None:
 @pytest.mark.parametrize(
     ("values", "error"),
     [
-        ({"epoch": 3}, "the configuration has no option epoch; known here: averaging, checkpoint_every_epochs, "),
+        ({"epoch": 3}, "the configuration has no option epoch; known here: averaging, checkpoint, "),
         ({"model": {"depth": 3}}, "the configuration has no option model.depth; known here: dropout, l1, l2, "),
         ({"epochs": "3"}, "epochs ('3') must be of type int."),
         ({"epochs": 3.5}, "epochs (3.5) must be of type int."),
@@ -116,7 +117,14 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"steps_per_execution": -1}, "steps_per_execution (-1) must not be negative."),
     (TrainConfig, {"histograms_every": -5}, "histograms_every (-5) must not be negative."),
     (TrainConfig, {"early_stopping": -1}, "early_stopping (-1) must not be negative."),
-    (TrainConfig, {"checkpoint_every_epochs": 0}, "checkpoint_every_epochs must be at least 1."),
+    (CheckpointConfig, {"every_epochs": 0}, "checkpoint.every_epochs (0) must be at least 1."),
+    (
+        TrainConfig,
+        {"checkpoint": CheckpointConfig(every_minutes=5.0), "strategy": StrategyConfig(name="multiworker")},
+        "checkpoint.every_minutes (5.0) goes by each worker's own clock, and all must save at the same step:",
+    ),
+    (CheckpointConfig, {"keep": 0}, "checkpoint.keep (0) must be at least 1."),
+    (CheckpointConfig, {"every_minutes": -1.0}, "checkpoint.every_minutes (-1.0) must be finite and not negative."),
     (
         TrainConfig,
         {"histograms_every": 10, "steps_per_execution": 20},

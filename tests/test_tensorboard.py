@@ -53,17 +53,17 @@ def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
     training, validation = events(model_dir), events(model_dir, "validation")
     per_step = np.array(scalars(training, "step/loss"))[:, 1].reshape(2, STEPS)
     epochs = scalars(training, "epoch/loss")
-    assert [step for step, _ in epochs] == [STEPS, 2 * STEPS]
+    assert [step for step, _ in epochs] == [STEPS - 1, 2 * STEPS - 1]
     np.testing.assert_allclose([value for _, value in epochs], per_step.mean(axis=1), rtol=1e-5)
     for name, value in scalar_scores(model_dir).items():
         found = scalars(validation, f"epoch/{name}")
-        assert [step for step, _ in found] == [STEPS, 2 * STEPS]
+        assert [step for step, _ in found] == [STEPS - 1, 2 * STEPS - 1]
         assert found[-1][1] == pytest.approx(value, rel=1e-5)
     for name in ("loss", "accuracy"):
         found = scalars(validation, f"epoch/{name}")
-        assert [step for step, _ in found] == [STEPS, 2 * STEPS]
+        assert [step for step, _ in found] == [STEPS - 1, 2 * STEPS - 1]
         assert found[-1][1] == pytest.approx(summary["final"][name], rel=1e-6)
-        assert [step for step, _ in scalars(training, f"epoch/{name}")] == [STEPS, 2 * STEPS]
+        assert [step for step, _ in scalars(training, f"epoch/{name}")] == [STEPS - 1, 2 * STEPS - 1]
 
 
 def pixels(encoded: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_the_augmented_training_images_are_shown() -> None:
 def test_every_evaluation_has_its_confusion_matrix() -> None:
     model_dir, _ = finished()
     found = events(model_dir, "validation").Tensors("confusion matrix")
-    assert [event.step for event in found] == [STEPS, 2 * STEPS]
+    assert [event.step for event in found] == [STEPS - 1, 2 * STEPS - 1]
     evaluation = evaluate_run(model_dir, "last")
     expected = pictures.confusion_matrix(evaluation.matrix, evaluation.classes)
     np.testing.assert_array_equal(pixels(make_ndarray(found[-1].tensor_proto)), expected)

@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from models import run_directory, train
+from models import run_directory, telemetry, train
 from models.config import (
     AveragingConfig,
+    CheckpointConfig,
     MixingConfig,
     ModelConfig,
     OptimizerConfig,
@@ -177,6 +178,150 @@ def test_a_resumed_run_is_the_straight_run_bit_for_bit(
     assert len(moved) > 20, "the steps behind the interruption have trained"
 
 
+class Killed(BaseException):
+    """In the place of SIGKILL, which benchmarks.chaos sends: nothing in the code catches it."""
+
+
+class Killing(Progress):
+    """Progress that ends the run in the call that comes to a step, or in the validation after it."""
+
+    step, validating = 0, False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        if self.model.step == self.step and not self.validating:
+            raise Killed
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.model.step == self.step and self.validating:
+            raise Killed
+
+
+def fresh(config: TrainConfig, model_dir: pathlib.Path, resume: bool = False) -> dict[str, Any]:
+    """A run as in a process of its own, where layers' names begin anew."""
+    keras.backend.reset_uids()
+    return train.train(config, str(model_dir), resume=resume)
+
+
+def curves(model_dir: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """All of a run's curves that do not tell of time."""
+    found = {}
+    for part in ("train", "validation"):
+        read = events(model_dir, part)
+        for tag in read.Tags()["tensors"]:
+            if (
+                tag.startswith(("step/", "epoch/", "layers/", "incidents/"))
+                and "input_wait" not in tag
+                and "per_second" not in tag
+            ):
+                found[f"{part}/{tag}"] = scalars(read, tag)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("determinism")
+def test_a_run_killed_again_and_again_is_the_straight_run_bit_for_bit(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(
+        TINY,
+        deterministic=True,
+        guard="act",
+        averaging=AveragingConfig("ema", decay=0.9),
+        checkpoint=CheckpointConfig(every_steps=8, keep=1),
+        early_stopping=5,
+    )
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    fresh(config, straight)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Progress", Killing)
+        kills = [(12, False), (STEPS, True), (STEPS + 4, False), (STEPS + 12, False), (2 * STEPS, True)]
+        for number, (step, validating) in enumerate(kills):
+            patch.setattr(Killing, "step", step)
+            patch.setattr(Killing, "validating", validating)
+            with pytest.raises(Killed):
+                fresh(config, resumed, number > 0)
+    summary = fresh(config, resumed, resume=True)
+    assert summary["status"] == "completed"
+    expected, found = variables(straight, 2 * STEPS), variables(resumed, 2 * STEPS)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert curves(resumed) == curves(straight)
+    assert len(curves(resumed)) > 10
+    assert summary["best"] == read_json(str(straight), "summary.json")["best"]
+    of_resumed, of_straight = (
+        read_json(str(run), "checkpoints", f"step-{2 * STEPS:08d}", "state.json") for run in (resumed, straight)
+    )
+    seen, expected_to_be_seen = (state["guard"].pop("history") for state in (of_resumed, of_straight))
+    assert of_resumed == of_straight
+    for name in ("steps", "layers", "validated"):
+        np.testing.assert_array_equal(seen[name], expected_to_be_seen[name], err_msg=name)
+    timed = telemetry.ROW.index("input_wait")
+    rows = [np.delete(history["rows"], timed, axis=1) for history in (seen, expected_to_be_seen)]
+    np.testing.assert_array_equal(*rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validating", [True, False], ids=["in it", "in the last call before it"])
+def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
+    validating: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    config = dataclasses.replace(TINY, early_stopping=5)
+    fresh(config, straight)
+
+    class Signalling(Progress):
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            if validating:
+                signal.raise_signal(signal.SIGTERM)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            super().on_train_batch_end(batch, logs)
+            if not validating and self.model.step == STEPS:
+                signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Progress", Signalling)
+        summary = fresh(config, resumed)
+    assert (summary["status"], summary["steps"]) == ("preempted", STEPS)
+    summary = fresh(config, resumed, resume=True)
+    assert summary["status"] == "completed"
+    found, expected = curves(resumed), curves(straight)
+    assert found.keys() == expected.keys()
+    for tag, curve in expected.items():
+        assert [step for step, _ in found[tag]] == [step for step, _ in curve], tag
+        np.testing.assert_allclose([v for _, v in found[tag]], [v for _, v in curve], rtol=1e-4, err_msg=tag)
+
+
+def test_a_run_goes_on_with_other_flags_only_where_that_is_meant(tmp_path: pathlib.Path, caplog: Any) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1)
+    train.train(config, str(tmp_path))
+    longer = dataclasses.replace(config, epochs=2)
+    with pytest.raises(UsageError, match=r"epochs is 1 there, 2 here.*--allow_config_change goes on with the new one"):
+        train.train(longer, str(tmp_path), resume=True)
+    summary = train.train(longer, str(tmp_path), resume=True, allow_config_change=True)
+    assert (summary["status"], summary["steps"]) == ("completed", 2 * STEPS)
+    assert "going on with another configuration: epochs is 1 there, 2 here" in caplog.text
+    assert read_json(str(tmp_path), "config.json")["epochs"] == 2
+
+
+def test_a_run_goes_on_with_another_number_of_replicas(tmp_path: pathlib.Path) -> None:
+    train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path))
+    two = StrategyConfig(name="mirrored", logical_cpus=2)
+    with_two = dataclasses.replace(PLAIN, epochs=1, strategy=two)
+    summary = train.train(with_two, str(tmp_path), resume=True)
+    assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+
+
+def test_a_run_that_stopped_early_is_not_trained_further(tmp_path: pathlib.Path) -> None:
+    optimizer = OptimizerConfig(name="adam", learning_rate=1e-12)
+    config = dataclasses.replace(PLAIN, epochs=5, early_stopping=1, optimizer=optimizer)
+    first = train.train(config, str(tmp_path))
+    again = train.train(config, str(tmp_path), resume=True)
+    assert (again["status"], again["steps"]) == (first["status"], first["steps"]) == ("stopped_early", 2 * STEPS)
+
+
 @keras.utils.register_keras_serializable("tests")
 class Fails(keras.layers.Layer):
     """Makes its inputs infinite at some steps of training."""
@@ -294,8 +439,19 @@ def test_there_must_be_something_to_resume(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match=r"--resume: model_dir \(.*absent\) holds no run; leave --resume out"):
         train.train(TINY, str(absent), resume=True)
     assert not absent.exists()
-    with pytest.raises(UsageError, match=r"--resume: there is no complete checkpoint in .*; use --overwrite"):
-        train.train(TINY, held(tmp_path / "begun"), resume=True)
+    begun = held(tmp_path / "begun", PLAIN)
+    (tmp_path / "begun/checkpoints/damaged-step-00000010").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"--resume: no checkpoint in .* is whole; use --overwrite"):
+        train.train(PLAIN, begun, resume=True)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1)
+    summary = train.train(config, held(tmp_path / "begun", config), resume=True)
+    assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+    assert "yet: beginning anew" in caplog.text
 
 
 def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path: pathlib.Path) -> None:
@@ -370,8 +526,11 @@ def test_handlers_hold_for_a_while_and_a_second_signal_is_the_systems() -> None:
         signal.raise_signal(signal.SIGINT)
         assert interruption.number == signal.SIGINT
         assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        with pytest.raises(train.Interrupted, match="SIGINT"):
-            interruption.callback.on_train_batch_end(0)
+        interruption.callback.set_params({"steps": 2})
+        for batch, last in ((0, False), (1, True)):
+            with pytest.raises(train.Interrupted, match="SIGINT") as raised:
+                interruption.callback.on_train_batch_end(batch)
+            assert raised.value.validating == last
     assert signal.getsignal(signal.SIGINT) == before
 
 

@@ -25,6 +25,7 @@ EXIT_OF_SIGNAL = {"SIGINT": 130, "SIGTERM": 75}
 flags.define(TrainConfig)
 absl_flags.DEFINE_string("model_dir", "", "where the run lives; default runs/PRESET-DATE-TIME")
 absl_flags.DEFINE_bool("resume", False, "go on with the run in --model_dir from its newest checkpoint")
+absl_flags.DEFINE_bool("allow_config_change", False, "with --resume: the flags need not be those of the run so far")
 absl_flags.DEFINE_bool("overwrite", False, "start over in a --model_dir that holds a run")
 
 
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     from models.summary import text
     from models.train import train
 
-    summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite)
+    summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite, FLAGS.allow_config_change)
     print(text(summary, model_dir))
     if "reason" in summary:
         print(f"error: {summary['reason']}", file=sys.stderr)
@@ -47,4 +48,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.run(main, USAGE, TrainConfig, own=("model_dir", "resume", "overwrite"))
+    flags.run(main, USAGE, TrainConfig, own=("model_dir", "resume", "allow_config_change", "overwrite"))
