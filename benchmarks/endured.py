@@ -29,8 +29,8 @@ def main(run: str, told: str, replicas: int, epochs: int) -> int:
         TrainConfig,
     )
     from models.progress import Progress
+    from models.summary import exit_code
     from pipeline.config import AugmentConfig, DataConfig, ShapesConfig
-    from tools.train import EXIT, EXIT_OF_SIGNAL
 
     class Telling(Progress):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -61,7 +61,7 @@ def main(run: str, told: str, replicas: int, epochs: int) -> int:
     resume = os.path.exists(os.path.join(run, "config.json"))
     with unittest.mock.patch.object(train, "Progress", Telling):
         summary = train.train(config, run, resume=resume)
-    return EXIT_OF_SIGNAL[summary["signal"]] if "signal" in summary else EXIT[summary["status"]]
+    return exit_code(summary)
 
 
 if __name__ == "__main__":

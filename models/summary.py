@@ -105,6 +105,13 @@ def summarize(
     }
 
 
+def exit_code(summary: dict[str, Any]) -> int:
+    """What a process that trained ends with: 75 asks to be resumed, 130 is Ctrl-C's, 3 that training failed."""
+    if "signal" in summary:
+        return {"SIGINT": 130, "SIGTERM": 75}[summary["signal"]]
+    return 3 if summary["status"] == "failed" else 0
+
+
 def git_commit() -> str | None:
     """The checkout's commit; None where this is no git checkout."""
     here = pathlib.Path(__file__).parent

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import chaos
+from benchmarks import lives
 from benchmarks.results import read
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -27,7 +27,7 @@ def test_a_killed_run_ends_with_the_weights_of_one_left_alone(tmp_path: pathlib.
     assert {metric for _, metric in found} == {"bit_equal", "kills", "resumes", "kills_in_saves", "steps_lost_max"}
     assert found["replicas1", "bit_equal"] == 1
     assert (found["replicas1", "kills"], found["replicas1", "resumes"]) == (1, 2)
-    assert 0 <= found["replicas1", "steps_lost_max"] <= chaos.MOST_LOST
+    assert 0 <= found["replicas1", "steps_lost_max"] <= lives.MOST_LOST
     assert "are those of the straight run" in done.stdout
 
 
@@ -42,16 +42,16 @@ def test_bad_input_is_one_line_and_exit_code_2() -> None:
 def test_a_life_that_ends_in_another_way_is_told(tmp_path: pathlib.Path) -> None:
     """A run directory that cannot be made: the child refuses, and its words are in the error."""
     (tmp_path / "file").write_text("")
-    life = chaos.Life(str(tmp_path / "file/run"), str(tmp_path / "told"), 1, 1)
+    life = lives.Life(str(tmp_path / "file/run"), str(tmp_path / "told"), 1, 1)
     with life:
-        with pytest.raises(chaos.Unendured, match="before step 5"):
+        with pytest.raises(lives.Unendured, match="before step 5"):
             life.comes_to(5)
-        with pytest.raises(chaos.Unendured, match="ended with 1 and not with 0"):
+        with pytest.raises(lives.Unendured, match="ended with 1 and not with 0"):
             life.ends(0)
 
 
 def test_only_checkpoints_with_a_name_count(tmp_path: pathlib.Path) -> None:
     for name in ("step-00000010", "writing-00000030", "damaged-step-00000020"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert chaos.newest_step(str(tmp_path)) == 10
-    assert chaos.told_step(str(tmp_path / "absent")) == 0
+    assert lives.newest_step(str(tmp_path)) == 10
+    assert lives.told_step(str(tmp_path / "absent")) == 0

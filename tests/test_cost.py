@@ -29,9 +29,9 @@ def each(of) -> tf.data.Dataset:
 def test_running_is_cpu_time_and_sleeping_is_waiting() -> None:
     ran = cost(each(spun).take, elements=1, images=1)
     assert 0.7 * 2 < ran.cpu < 1.5 * 2
-    assert ran.wait < 0.7 * 2
+    assert ran.wait < ran.cpu
     waited = cost(each(slept).take, elements=1, images=1)
-    assert waited.cpu < 0.7 * 2 < waited.wait
+    assert waited.cpu < waited.wait
 
 
 def test_an_element_of_many_images_is_divided_among_them() -> None:

@@ -581,7 +581,9 @@ def test_a_run_is_the_same_bit_for_bit_with_and_without(replicas: int, tmp_path:
 def test_a_resumed_run_is_told_nothing_twice(tmp_path: pathlib.Path) -> None:
     chosen = config("he", epochs=1, optimizer=OptimizerConfig(name="adam", learning_rate=0.01))
     assert train.train(chosen, str(tmp_path / "run"))["incidents"] == {"preflight_steps": 1}
-    assert train.train(chosen, str(tmp_path / "run"), resume=True)["incidents"] == {}
+    lines = (tmp_path / "run/incidents.jsonl").read_text()
+    assert train.train(chosen, str(tmp_path / "run"), resume=True)["incidents"] == {"preflight_steps": 1}
+    assert (tmp_path / "run/incidents.jsonl").read_text() == lines
 
 
 def test_a_network_of_several_replicas_is_looked_at_on_one(data: Data) -> None:

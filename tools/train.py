@@ -19,8 +19,6 @@ Trains an image-classification CNN.
   python -m tools.train --preset=cifar --data.source=/data/pets --model_dir=runs/pets --epochs=20
   python -m tools.train --resume --config=runs/pets/config.json --model_dir=runs/pets
 """
-EXIT = {"completed": 0, "stopped_early": 0, "failed": 3}
-EXIT_OF_SIGNAL = {"SIGINT": 130, "SIGTERM": 75}
 
 flags.define(TrainConfig)
 absl_flags.DEFINE_string("model_dir", "", "where the run lives; default runs/PRESET-DATE-TIME")
@@ -37,14 +35,14 @@ def main(argv: list[str]) -> int:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     model_dir = FLAGS.model_dir or os.path.join("runs", f"{FLAGS.preset or 'run'}-{now}")
     quiet.import_tensorflow()
-    from models.summary import text
+    from models.summary import exit_code, text
     from models.train import train
 
     summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite, FLAGS.allow_config_change)
     print(text(summary, model_dir))
     if "reason" in summary:
         print(f"error: {summary['reason']}", file=sys.stderr)
-    return EXIT_OF_SIGNAL[summary["signal"]] if "signal" in summary else EXIT[summary["status"]]
+    return exit_code(summary)
 
 
 if __name__ == "__main__":
