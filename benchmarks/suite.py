@@ -35,7 +35,7 @@ SUITES = {
     "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30, rivals=True),
 }
 QUICK = ("rate_x100", "momentum_99", "raw_pixels", "sigmoid", "flipped_bits")
-DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 10 runs, random search as long again
+DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 6 runs, random search as long again
 RIVALS = ("random", "autotrainer")  # once for each held-out fault
 TWINS = 5  # seeds of a twin that is not the plain sound run
 

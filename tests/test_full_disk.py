@@ -11,13 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from models import sealed
+from tests.test_cli import TINY
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = (
-    "--data.shapes.size=16",
-    "--data.shapes.count=300",
-    "--data.image_size=16",
-    "--batch_size=20",
+FLAGS = (
+    *TINY,
     "--model.name=cnn",
     "--model.width=8",  # checkpoints of 190 kB
     "--epochs=8",
@@ -40,7 +38,7 @@ def disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @pytest.mark.slow
 def test_training_goes_on_and_the_last_checkpoint_stays_good(disk: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "tools.train", *TINY, f"--model_dir={disk / 'run'}"]
+    command = [sys.executable, "-m", "tools.train", *FLAGS, f"--model_dir={disk / 'run'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert "epoch 8/8" in done.stderr, "training went on"
