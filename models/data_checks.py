@@ -158,9 +158,16 @@ def first_batch(config: TrainConfig, data: Data, augment: AugmentConfig | None =
 
     With `augment` in place of the run's own: which images these are does not depend on it.
     """
-    here = local(config.data, augment=augment or config.data.augment, batch_size=SAMPLE)
-    images, labels = next(iter(training_batches(data, here, config.seed, Share(SAMPLE))))
-    return images.numpy(), labels.numpy()
+    return _first_batch(
+        data, local(config.data, augment=augment or config.data.augment, batch_size=SAMPLE), config.seed
+    )
+
+
+@functools.lru_cache(maxsize=16)  # a second of CPU time each, with and without augmentation, for some seeds
+def _first_batch(data: Data, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = (of.numpy() for of in next(iter(training_batches(data, config, seed, Share(SAMPLE)))))
+    images.flags.writeable = labels.flags.writeable = False  # whoever asks next gets the same
+    return images, labels
 
 
 def local(config: DataConfig, **changes) -> DataConfig:

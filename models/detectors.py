@@ -200,15 +200,18 @@ def oscillation(trace: Trace) -> Signal:
 def overfitting(trace: Trace) -> Signal:
     """For two validations the training loss fell or is next to nothing, and that of validation does not follow.
 
-    Either it has been a tenth above its best while the training loss fell by a tenth; or it has not come below its
-    best, which is more than half of a guess's, and the training loss is under a tenth of it: all is learnt by heart.
+    Either it has been a tenth above its best while the training loss fell by a tenth; or all is learnt by heart. Then it
+    does not come 5% below its best, which is more than a fifth of a guess's, and the training loss is a tenth of that,
+    a 25th where the best is a fifth: what has nearly been learnt has a low training loss by right.
     """
     if not len(trace.validated):
         return Signal(trace.validated, np.zeros(0, bool), {})
     best = np.minimum.accumulate(trace.validation_loss)
+    before_it = np.concatenate([[np.inf], best[:-1]])
     at = np.array([int(np.argmin(trace.validation_loss[: k + 1])) for k in range(len(best))])
     worse = (trace.validation_loss > 1.1 * best) & (trace.training_loss < 0.9 * trace.training_loss[at])
-    by_heart = (trace.validation_loss > best) & (best > trace.known_guess / 2) & (trace.training_loss < best / 10)
+    stuck = (trace.validation_loss > 0.95 * before_it) & (best > trace.known_guess / 5)
+    by_heart = stuck & (trace.training_loss < best / 10 * np.minimum(1, 2 * best / trace.known_guess))
     evidence = {"times": trace.validation_loss / best, "training_loss": trace.training_loss}
     return Signal(trace.validated, (run_lengths(worse) >= 2) | (run_lengths(by_heart) >= 2), evidence)
 
@@ -265,9 +268,9 @@ def small_updates(trace: Trace) -> Signal:
     """Since the warm-up an update moved the layer in the middle by under 1.2e-3 of its norm, and the loss fell little.
 
     The mean over the looks at which the learning rate is at least a tenth of its peak, once there have been `PATIENCE`
-    steps; "little" is to no less than four fifths of where the loss began. About 1e-3 is usual (Karpathy 2022,
-    "Building makemore part 3"), and sound runs of small networks have 3e-3 to 2e-2. Two pieces of evidence: it alarms
-    alone.
+    steps; "little" is to no less than four fifths of where the loss began, at updates of 1.2e-3, and a fifth less for
+    each tenth of that. About 1e-3 is usual (Karpathy 2022, "Building makemore part 3"), and sound runs of small
+    networks have 3e-3 to 2e-2. Two pieces of evidence: it alarms alone.
     """
     ratio = trace.layers["update_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
     middle = _middle(ratio)
@@ -278,8 +281,21 @@ def small_updates(trace: Trace) -> Signal:
     mean = np.cumsum(np.where(counted, middle, 0)) / np.maximum(looks, 1)
     share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else trace.began)
     lowest = np.fmin.accumulate(share)[at]
+    little = 0.8 + 0.2 * np.log10(np.clip(mean / 1.2e-3, 1e-4, 1))
     due = (trace.due >= trace.warmup + PATIENCE) & (looks >= 5)
-    return _of_layers(trace, due & (mean < 1.2e-3) & (lowest > 0.8), 5, {"ratio": mean, "share": lowest})
+    return _of_layers(trace, due & (mean < 1.2e-3) & (lowest > little), 5, {"ratio": mean, "share": lowest})
+
+
+def large_first_update(trace: Trace) -> Signal:
+    """The very first update moves the layer in the middle by more than a twelfth of its norm: no warm-up, or too short.
+
+    That is half of the layers at once, whatever one that starts near zero does. Adam's first update moves every weight
+    by the learning rate, whatever the gradient (Kingma and Ba 2015, section 2.1): 1e-3 is 0.05 of He's weights in a
+    convolution of 512 channels. After that weights are what the first batch says; the detector alarms alone.
+    """
+    ratio = trace.layers["update_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
+    middle = np.nan_to_num(_middle(ratio))
+    return Signal(trace.due, (trace.due == 0) & (middle > 1 / 12), {"ratio": middle})
 
 
 def moment_spike(trace: Trace) -> Signal:
@@ -297,6 +313,7 @@ ALONE: dict[str, Detector] = {
         collapse,
         stall,
         small_updates,
+        large_first_update,
         oscillation,
         overfitting,
         batch_norm_gap,
@@ -309,7 +326,7 @@ TOGETHER: dict[str, Detector] = {
 
 def signals(trace: Trace) -> dict[str, Signal]:
     """What every detector says."""
-    of_layers = {"batch_norm_gap", "small_updates", *TOGETHER} - {"exploding"}
+    of_layers = {"batch_norm_gap", "small_updates", "large_first_update", *TOGETHER} - {"exploding"}
     return {
         name: detector(trace)
         for name, detector in {**ALONE, **TOGETHER}.items()

@@ -27,6 +27,7 @@ DROPOUTS = ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D
 LEAST_SCALE, MOST_SCALE, MOST_OFFSET = 0.05, 10.0, 5.0
 MOST_DEPTH_RATIO = 1e4  # 40 sound networks lie between 0.006 and 1.4; 16 layers of Glorot and ReLU come to 0.0003
 LEAST_FLOW = 1e-3  # these lie above 0.07; 5 layers of sigmoids come to 0.001, 8 to 0.00001
+FLAT, MOST_FLAT = 0.25, 2  # the sigmoid's largest slope; three in a row leave 1/64 of a gradient
 DEEP = 8  # layers with kernels from which one trains badly without normalization
 MOST_DEAD, MOST_SATURATED = 0.9, 0.8  # up to 0.45 of a layer is dead by chance where all images look alike to it
 MOST_DROPOUT = 0.7  # 0.5 is the largest in use (Srivastava et al. 2014)
@@ -49,6 +50,7 @@ def checks(config: TrainConfig, look: Look, steps: int, replicas: int) -> list[F
         depth(look),
         normalization(look),
         *flow(look),
+        flat_activations(look),
         idle_units(look),
         frozen(look),
         output(look),
@@ -168,6 +170,45 @@ def flow(look: Look) -> Iterator[Finding]:
         {"ratio": float(ratio), "saturating": len(saturating)},
         causes,
     )
+
+
+def flat_activations(look: Look) -> Finding:
+    """Hidden activations that are nowhere steeper than a sigmoid: each makes what passes back to a quarter at most.
+
+    Normalization in between keeps the size of gradients, not what they say: such networks learn slowly (Glorot and
+    Bengio 2010, section 3.1). Gates, whose outputs multiply something, and an attention's softmax are not meant.
+    """
+    found = [layer.name for layer in look.network.layers[:-1] if slope(layer) <= FLAT and not _gates(layer)]
+    return Finding(
+        "flat_activations",
+        len(found) <= MOST_FLAT,
+        f"{len(found)} hidden activations are nowhere steeper than {FLAT:g}" + (f" ({found[0]})" if found else ""),
+        f"at most {MOST_FLAT} are, as a sigmoid is: gradients shrink with each",
+        "Use ReLU in hidden layers (--model.patch=relu does).",
+        {"flat": len(found)},
+        ("saturating_activation",),
+    )
+
+
+def slope(layer: keras.layers.Layer) -> float:
+    """The largest of its activation between -10 and 10; infinite where it has none. That of a softmax is 1/4."""
+    function = probe.activation(layer)
+    if function is keras.activations.softmax or isinstance(layer, layers.Softmax):
+        return 0.25
+    if function in (None, keras.activations.linear):
+        return math.inf
+    at = np.linspace(-10, 10, 2001, dtype=np.float32)
+    return float(np.abs(np.diff(np.asarray(function(tf.constant(at)), np.float64))).max() / (at[1] - at[0]))
+
+
+def _gates(layer: keras.layers.Layer) -> bool:
+    """Whether what it puts out multiplies something, as in squeeze and excitation."""
+    for node in layer.outbound_nodes:
+        then = node.outbound_layer
+        multiplies = isinstance(then, (layers.Multiply, layers.Dot)) or "mul" in then.name
+        if multiplies or (isinstance(then, (layers.Reshape, layers.Dropout)) and _gates(then)):
+            return True
+    return False
 
 
 def shares(look: Look, kind: str) -> dict[str, float]:

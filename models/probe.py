@@ -153,13 +153,18 @@ def _kernel(layer: keras.layers.Layer) -> tf.Variable | None:
 
 def asymptotes(layer: keras.layers.Layer) -> tuple[float | None, float | None] | None:
     """What the layer's activation tends to far below and far above zero, None for no limit; None if it has none."""
-    own = isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
-    function: Callable | None = layer.call if own else getattr(layer, "activation", None)
+    function = activation(layer)
     if function is None or function in (keras.activations.linear, keras.activations.softmax):
         return None
     far = tf.constant([-2 * FAR, -FAR, FAR, 2 * FAR])
     lowest, low, high, highest = np.asarray(function(far), np.float64)
     return _limit(low, lowest), _limit(high, highest)
+
+
+def activation(layer: keras.layers.Layer) -> Callable | None:
+    """The function of each value that ends the layer; None where it has none."""
+    own = isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
+    return layer.call if own else getattr(layer, "activation", None)
 
 
 def _limit(near: float, farther: float) -> float | None:

@@ -250,10 +250,18 @@ def test_overfitting(losses: list[float], expected: int | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("best", "learnt", "expected"), [(1.9, 0.01, 500), (0.9, 0.01, None), (1.9, 0.5, None), (1.9, 0.18, 500)]
+    ("best", "learnt", "expected"),
+    [
+        (1.9, 0.01, 500),
+        (1.9, 0.18, 500),
+        (1.9, 0.5, None),
+        (0.6, 0.01, 500),
+        (0.6, 0.05, None),
+        (0.4, 0.001, None),
+    ],
 )
 def test_what_is_learnt_by_heart_is_overfitting(best: float, learnt: float, expected: int | None) -> None:
-    flat = best * np.array([1.1, 1.05, 1.0, 1.01, 1.02, 1.01])
+    flat = best * np.array([1.5, 1.2, 1.0, 1.01, 1.02, 0.99])
     known = np.array([1.0, 0.5, learnt, learnt, learnt, learnt])
     trace = dataclasses.replace(healthy(), validation_loss=flat, training_loss=known, guess=np.log(10))
     assert first_on(trace, "overfitting") == expected
@@ -303,14 +311,22 @@ def test_exploding_gradients(times: float, expected: int | None) -> None:
 
 
 def slowed(to: float, ratio: float) -> Trace:
-    """A loss that ends at the share `to` of where it began, updates of `ratio` of the weights."""
-    loss = np.log(10) * np.linspace(1, to, STEPS)
+    """A loss that soon comes to the share `to` of where it began, updates of `ratio` of the weights."""
+    loss = np.log(10) * np.interp(np.arange(STEPS), [0, 100], [1, to])
     trace = dataclasses.replace(healthy(), loss=loss, began=np.log(10))
     return with_layers(trace, update_norm=10 * ratio)
 
 
 @pytest.mark.parametrize(
-    ("to", "ratio", "expected"), [(0.9, 1e-3, True), (0.9, 1.5e-3, False), (0.1, 1e-3, False), (0.85, 1e-6, True)]
+    ("to", "ratio", "expected"), [
+        (0.9, 1e-3, True),
+        (0.9, 1.5e-3, False),
+        (0.1, 1e-3, False),
+        (0.85, 1e-6, True),
+        (0.7, 1e-3, False),
+        (0.7, 1e-4, True),
+        (0.5, 1e-4, False),
+    ],
 )
 def test_updates_are_small_where_the_loss_falls_little(to: float, ratio: float, expected: bool) -> None:
     found = first_on(slowed(to, ratio), "small_updates")
@@ -318,6 +334,21 @@ def test_updates_are_small_where_the_loss_falls_little(to: float, ratio: float, 
     if expected:
         assert found == 160  # the first look after `PATIENCE` steps
         assert "small_updates" in kinds(slowed(to, ratio)), "alone it is an alarm"
+
+
+@pytest.mark.parametrize(("ratio", "expected"), [(0.06, None), (0.1, 0)])
+def test_a_first_update_that_is_large_against_the_weights(ratio: float, expected: int | None) -> None:
+    trace = with_layers(healthy(), slice(0, 1), update_norm=10 * ratio)
+    assert first_on(trace, "large_first_update") == expected
+    assert ("large_first_update" in kinds(trace)) == (expected is not None)
+    later = with_layers(healthy(), slice(1, 3), update_norm=10 * ratio)
+    assert first_on(later, "large_first_update") is None, "it is about the first one"
+
+
+def test_one_layer_that_starts_near_zero_makes_no_large_first_update() -> None:
+    trace = healthy()
+    trace.layers["weight_norm"][:, -1] = 1e-3
+    assert first_on(trace, "large_first_update") is None
 
 
 def test_small_updates_at_the_end_of_a_schedule_are_meant() -> None:

@@ -114,6 +114,8 @@ small = made(stack, initializer=keras.initializers.RandomNormal(stddev=1e-4, see
 large = made(stack, initializer=keras.initializers.RandomNormal(stddev=3.0, seed=0))
 sigmoids = made(stack, activation="sigmoid", initializer="glorot_uniform", depth=9)
 few_sigmoids = made(stack, activation="sigmoid", initializer="glorot_uniform", depth=2)
+normed_sigmoids = made(stack, activation="sigmoid", norm=made(layers.BatchNormalization, momentum=0.9), depth=3)
+hidden_softmax = made(stack, activation="softmax", depth=3)
 dead = made(stack, bias=-1e3)
 saturated = made(stack, activation="tanh", initializer=keras.initializers.RandomNormal(stddev=5.0, seed=0))
 slow = made(stack, norm=slow_norm)
@@ -126,6 +128,18 @@ def frozen(shape: tuple[int, int, int], classes: int) -> keras.Model:
     network = stack(shape, classes)
     network.get_layer("conv1").trainable = False
     return network
+
+
+def gated(shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Squeeze and excitation (Hu et al. 2018), its gates as Keras users write them."""
+    x = inputs = layers.Input(shape)
+    for at in range(3):
+        x = layers.Conv2D(8, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
+        squeezed = layers.GlobalAveragePooling2D()(x)
+        gate = layers.Reshape((1, 1, 8))(layers.Dense(8, activation="sigmoid")(squeezed))
+        x = x * gate if at % 2 else layers.Multiply()([x, gate])
+    x = layers.Flatten()(layers.MaxPool2D(4)(x))
+    return keras.Model(inputs, layers.Dense(classes)(x))
 
 
 @keras.utils.register_keras_serializable("tests")
@@ -162,6 +176,7 @@ SOUND = [
     "halved",
     "zero_head",
     "few_sigmoids",
+    "gated",
     "cnn",
     "resnet18",
 ]
@@ -183,7 +198,7 @@ def test_nothing_is_said_of_the_preset_that_everyone_starts_with() -> None:
     chosen = dataclasses.replace(chosen, data=small)
     findings = preflight(chosen, open_data(small), tf.distribute.get_strategy())
     assert [finding.line for finding in findings if not finding.ok] == []
-    assert len(findings) == 28
+    assert len(findings) == 29
 
 
 @pytest.mark.parametrize(
@@ -198,6 +213,8 @@ def test_nothing_is_said_of_the_preset_that_everyone_starts_with() -> None:
         ("large", "initial_loss", "initialization"),
         ("deep", "normalization", "no_normalization"),
         ("sigmoids", "gradient_flow", "saturating_activation"),
+        ("normed_sigmoids", "flat_activations", "saturating_activation"),
+        ("hidden_softmax", "flat_activations", "saturating_activation"),
         ("dead", "idle_units", "dying_activation"),
         ("dead", "gradients_arrive", "dying_activation"),
         ("saturated", "idle_units", "saturating_activation"),
@@ -638,7 +655,7 @@ def test_the_doctor_prints_every_finding_and_writes_them(tmp_path: pathlib.Path)
     done = doctor("--preflight", *tiny, f"--output={tmp_path / 'health'}")
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "health" / "preflight.json").read_text())
-    assert len(done.stdout.splitlines()) == len(written) == 30
+    assert len(done.stdout.splitlines()) == len(written) == 31
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
     refused = doctor("--preflight_only", *tiny, "--nodata.normalize")
