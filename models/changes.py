@@ -93,7 +93,7 @@ def dropped(config: TrainConfig, what: str, share: float) -> dict[str, Any]:
 
 def _rates(case: Case) -> Iterator[Change]:
     rate = case.config.optimizer.learning_rate
-    wild = case.kinds & {"nonfinite", "loss_spike", "divergence", "exploding", "large_updates", "oscillation"}
+    wild = case.kinds & {"nonfinite", "loss_spike", "divergence", "exploding", "large_updates", "growing_weights", "oscillation"}
     slow = case.kinds & {"small_updates"}
     high = UNUSUAL if wild else POSSIBLE
     why = (f"alarms of {', '.join(sorted(wild))}",) if wild else ()
@@ -117,8 +117,11 @@ def _warmup(case: Case) -> Iterator[Change]:
     if case.config.optimizer.warmup_epochs or case.trace.steps[:1].sum() or not case.kinds:
         return
     epochs = min(0.25 * case.config.epochs, 100 * case.config.data.batch_size / case.images)
+    large = "large_first_update" in case.kinds
+    why = ("the first update is large against the weights",) if large else ()
     if epochs < case.config.epochs:
-        yield Change("no_warmup", {"optimizer.warmup_epochs": round(epochs, 4)})
+        prior = UNUSUAL if large else POSSIBLE
+        yield Change("no_warmup", {"optimizer.warmup_epochs": round(epochs, 4)}, prior, why)
 
 
 def _optimizer(case: Case) -> Iterator[Change]:

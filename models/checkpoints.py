@@ -89,12 +89,12 @@ class Checkpoints:
     def _seal(self, beside: str, step: int, best: int | None) -> None:
         with self._removed_if_it_fails():
             sealed.seal(beside)
-            self._name(beside, self._path(step))
+            self._name(beside, self.path(step))
         there = steps(self.directory)
         self._best = best if best in there else self._best
         for old in there[: -self._keep]:
             if old not in (best, self._best):
-                self._remove(self._path(old))
+                self._remove(self.path(old))
 
     def _name(self, beside: str, final: str) -> None:
         """Gives a sealed one its name. Killed in between, `newest` does it."""
@@ -157,9 +157,9 @@ class Checkpoints:
             for name in self._names("writing-"):
                 path = os.path.join(self.directory, name)
                 if not sealed.fault(path):
-                    self._name(path, self._path(int(name.removeprefix("writing-"))))
+                    self._name(path, self.path(int(name.removeprefix("writing-"))))
         for step in reversed(steps(self.directory)):
-            path = self._path(step)
+            path = self.path(step)
             wrong = sealed.fault(path)
             if not wrong:
                 return path
@@ -179,7 +179,7 @@ class Checkpoints:
         names = tf.io.gfile.listdir(self.directory) if tf.io.gfile.isdir(self.directory) else []
         return [name.rstrip("/") for name in names if name.startswith(prefix)]
 
-    def _path(self, step: int) -> str:
+    def path(self, step: int) -> str:
         return os.path.join(self.directory, f"step-{step:08d}")
 
 
@@ -187,6 +187,11 @@ def steps(directory: str) -> list[int]:
     """The steps of the complete checkpoints, ascending."""
     names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
     return sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name.rstrip("/"))))
+
+
+def step_of(path: str) -> int:
+    """The step in a checkpoint's name."""
+    return int(os.path.basename(path).removeprefix("step-"))
 
 
 def read_state(path: str) -> dict[str, Any]:

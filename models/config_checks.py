@@ -18,6 +18,7 @@ SMALLEST_BATCH = 4  # up to here the gradient of one image is most of an update'
 MOST_MOMENTUM = 0.98  # 50 steps are averaged; 0.9 to 0.95 are usual (Smith 2018, section 4.3)
 MOST_EPSILON = 1e-2  # 1e-8 to 1e-3 are usual; second moments of 1e-4 and below are swallowed from here on
 MOST_DECAY = 0.01  # of the weights in each step: halved in 69. The presets come to 2e-4 to 8e-4
+MOST_MIXUP = 1.5  # Zhang et al. 2018 take 0.2 to 0.4 on ImageNet and 1 on CIFAR; at 5 most images are halves of two
 ADAPTIVE = ("adam", "adamw", "rmsprop", "radam", "lookahead")
 LAYERWISE = ("lamb", "novograd")
 # Peak rates from which an update is as large as the weights: 30 times Adam's usual 1e-3; LAMB's and NovoGrad's are
@@ -36,6 +37,7 @@ def checks(config: TrainConfig, images: int, replicas: int) -> list[Finding]:
         momentum(config),
         epsilon(config),
         weight_decay(config, images),
+        mixing(config),
     ]
 
 
@@ -158,4 +160,18 @@ def weight_decay(config: TrainConfig, images: int) -> Finding:
         f"Use --optimizer.weight_decay={MOST_DECAY / rate / 20:.1g}.",
         {"each": each, "whole": whole},
         ("penalty",),
+    )
+
+
+def mixing(config: TrainConfig) -> Finding:
+    """mixup and CutMix draw the share of an image from Beta(alpha, alpha), whose deviation is 1 / (2 sqrt(2 alpha + 1))."""
+    alpha = max(config.mixing.mixup, config.mixing.cutmix)
+    return Finding(
+        "mixing",
+        alpha <= MOST_MIXUP,
+        f"mixing draws shares from Beta({alpha:g}, {alpha:g})" if alpha else "images are not mixed",
+        f"its parameter is at most {MOST_MIXUP:g}, so that most images are mostly one",
+        "Use --mixing.mixup=0.2 or --mixing.cutmix=1.",
+        {"alpha": alpha},
+        ("too_much_augmentation",),
     )

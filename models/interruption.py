@@ -1,6 +1,6 @@
 """SIGINT and SIGTERM: finish the current compiled call, then leave `fit`; a second signal ends at once.
 
-with Interruption() as interruption:
+with Interruption(devices) as interruption:
     model.fit(..., callbacks=[interruption.callback])
 """
 
@@ -9,7 +9,12 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
+
+from models.agreement import summed
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
@@ -21,15 +26,18 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Handlers while the `with` block lasts. Enter it after the strategy exists: earlier ones never run."""
+    """Handlers while the `with` block lasts. Enter it after the strategy exists: earlier ones never run.
 
-    def __init__(self) -> None:
-        self.number = 0
+    A signal that one of several workers gets stops them all, after the same call.
+    """
+
+    def __init__(self, devices: tf.distribute.Strategy) -> None:
+        self._devices, self._number = devices, 0
         self.callback = _Raise(self)
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in HANDLED:
             self._before[number] = signal.signal(number, self._received)
         return self
 
@@ -37,8 +45,13 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def agreed(self) -> int:
+        """The signal that a worker got, 0 where none did; every worker asks after each of its calls."""
+        counts = summed(self._devices, [int(self._number == number) for number in HANDLED])
+        return next((number for number, count in zip(HANDLED, counts, strict=True) if count), 0)
+
     def _received(self, number: int, frame: Any) -> None:
-        self.number = number
+        self._number = number
         for each in self._before:
             signal.signal(each, signal.SIG_DFL)
 
@@ -49,13 +62,13 @@ class _Raise(keras.callbacks.Callback):
         self._interruption = interruption
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._interruption.number:
+        if number := self._interruption.agreed():
             # After an epoch's last step its validation is still to come.
-            raise Interrupted(self._interruption.number, validating=batch + 1 >= self.params["steps"])
+            raise Interrupted(number, validating=batch + 1 >= self.params["steps"])
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._interruption.number:
-            raise Interrupted(self._interruption.number, validating=True)
+        if number := self._interruption.agreed():
+            raise Interrupted(number, validating=True)
 
 
 class LateValidation(keras.callbacks.Callback):

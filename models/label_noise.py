@@ -62,6 +62,12 @@ def estimated(
     return Estimate(share, float((right_there - right) / np.sqrt(max(variances, 1e-12))), right, right_there)
 
 
+def learnt(images: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> float:
+    """How often the cheap model is right on each of these images, fitted to all the others."""
+    x, others = features(images, images[:1], seed)
+    return accuracies(x, labels, others, labels[:1], classes)[0]
+
+
 def features(images: np.ndarray, others: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """float32 [n, 10 * FILTERS] of both: whitened patches of `images` as filters, pooled (Coates, Ng and Lee 2011).
 

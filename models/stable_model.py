@@ -317,15 +317,15 @@ class StableModel(keras.Model):
         """As `_gradients`, part after part."""
         if self._parts == 1:
             return self._forward_backward(images, labels)
-        size = images.shape[0] // self._parts
+        # The number of images need not be known beforehand: a replay's batches have any.
+        images, labels = (tf.reshape(of, [self._parts, -1, *of.shape[1:]]) for of in (images, labels))
 
         def add(part, loss, right, logits, gradients):
-            chosen = slice(part * size, (part + 1) * size)
-            more = self._forward_backward(images[chosen], labels[chosen], part)
+            more = self._forward_backward(images[part], labels[part], part)
             gradients = [a + b for a, b in zip(gradients, more[3], strict=True)]
             return part + 1, loss + more[0], right + more[1], logits.write(part, more[2]), gradients
 
-        logits = tf.TensorArray(tf.float32, self._parts, element_shape=[size, self.output_shape[-1]])
+        logits = tf.TensorArray(tf.float32, self._parts, element_shape=[images.shape[1], self.output_shape[-1]])
         start = (0, 0.0, 0.0, logits, [tf.zeros(v.shape, v.dtype) for v in self.trainable_variables])
         _, loss, right, logits, gradients = tf.while_loop(
             lambda part, *_: part < self._parts, add, start, parallel_iterations=1

@@ -92,19 +92,23 @@ def share(strategy: tf.distribute.Strategy, global_batch_size: int) -> Share:
             f"data.batch_size ({global_batch_size}) is global and must divide by the replicas ({replicas}):"
             f" use {nearest}."
         )
-    resolver = strategy.cluster_resolver
-    workers = resolver.cluster_spec().num_tasks("worker") if _of_cluster(strategy) else 1
-    local = replicas // workers
-    return Share(global_batch_size, replicas, resolver.task_id * local if workers > 1 else 0, local)
+    local = replicas // workers(strategy)
+    first = strategy.cluster_resolver.task_id * local if of_several(strategy) else 0
+    return Share(global_batch_size, replicas, first, local)
 
 
-def _of_cluster(strategy: tf.distribute.Strategy) -> bool:
+def of_several(strategy: tf.distribute.Strategy) -> bool:
+    """Whether several processes train together, of which this is one."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def workers(strategy: tf.distribute.Strategy) -> int:
+    return strategy.cluster_resolver.cluster_spec().num_tasks("worker") if of_several(strategy) else 1
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes what is written once: the first worker, or the only one."""
-    return not _of_cluster(strategy) or strategy.cluster_resolver.task_id == 0
+    return not of_several(strategy) or strategy.cluster_resolver.task_id == 0
 
 
 def on_gpu() -> bool:

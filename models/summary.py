@@ -107,8 +107,8 @@ def summarize(
 
 def exit_code(summary: dict[str, Any]) -> int:
     """What a process that trained ends with: 75 asks to be resumed, 130 is Ctrl-C's, 3 that training failed."""
-    if "signal" in summary:
-        return {"SIGINT": 130, "SIGTERM": 75}[summary["signal"]]
+    if summary["status"] == "preempted":  # by a signal, or as another worker has gone
+        return 130 if summary.get("signal") == "SIGINT" else 75
     return 3 if summary["status"] == "failed" else 0
 
 

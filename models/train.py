@@ -16,7 +16,8 @@ import tf_keras as keras
 from absl import logging
 
 from models import averaging, losses, network, optimizers, run_directory, strategy
-from models.checkpoints import Checkpointer, Checkpoints, steps
+from models.agreement import LOST, summed
+from models.checkpoints import Checkpointer, Checkpoints, step_of, steps
 from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig
 from models.early_stopping import EarlyStopping
@@ -73,7 +74,7 @@ def train(
     findings = preflight(config, data, devices) if config.preflight != "off" and chief and not going_on else []
     model = create_model(config, data, devices, steps_per_epoch)
     checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
-    state = restore(checkpoints) if resume else {}
+    state = restore(checkpoints, devices) if resume else {}
     if chief:
         run_directory.create(model_dir, config, data.skipped, resume)
 
@@ -85,7 +86,7 @@ def train(
     meter = Meter(config.data.batch_size, incidents)
     stopper = EarlyStopping(config.early_stopping, state.get("early_stopping") if config.early_stopping else None)
     checkpointer = Checkpointer(checkpoints, config.checkpoint, state.get("best"), {"incidents": incidents})
-    interruption = Interruption()
+    interruption = Interruption(devices)
     # In this order: what a step left is written before anything may end the run.
     callbacks: list[keras.callbacks.Callback] = [meter]
     if config.guard != "off":
@@ -135,6 +136,10 @@ def train(
             status, final, extra = "preempted", None, {"signal": signal.Signals(interrupted.number).name}
         except TrainingFailed as failure:
             status, final, extra = "failed", None, {"reason": str(failure)}
+        except LOST as error:
+            if not strategy.of_several(devices):
+                raise
+            status, final, extra = "preempted", None, {"reason": lost(error, checkpoints)}
         finally:
             checkpointer.finish()
             for each in closing:
@@ -288,14 +293,27 @@ def unsaved(status: str, failure: str, checkpoints: Checkpoints, reason_before: 
     }
 
 
-def restore(checkpoints: Checkpoints) -> dict[str, Any]:
+def lost(error: Exception, checkpoints: Checkpoints) -> str:
+    """What a summary says of a run one of whose workers has gone."""
+    last = os.path.join(checkpoints.directory, f"step-{there[-1]:08d}") if (there := steps(checkpoints.directory)) else ""
+    return (
+        f"another worker is gone ({reason(error)}): start all of them again with --resume; they go on from"
+        f" {last or 'the start, as there is no checkpoint'}."
+    )
+
+
+def restore(checkpoints: Checkpoints, devices: tf.distribute.Strategy) -> dict[str, Any]:
     """Puts the newest checkpoint that is whole into the model; a run that was killed before its first begins again.
+
+    Of several workers the chief looks for it, and the others take the same: they share the directory.
 
     Raises:
       UsageError: there were some, and none is whole.
     """
-    if (newest := checkpoints.newest()) is not None:
-        return checkpoints.restore(newest)
+    found = checkpoints.newest() if strategy.is_chief(devices) else None
+    known, millions, units = summed(devices, [int(bool(found)), *divmod(step_of(found) if found else 0, 10**6)])
+    if known:
+        return checkpoints.restore(checkpoints.path(millions * 10**6 + units))
     if checkpoints.damaged():
         raise UsageError(f"--resume: no checkpoint in {checkpoints.directory} is whole; use --overwrite.")
     logging.warning("--resume: there is no checkpoint in %s yet: beginning anew", checkpoints.directory)

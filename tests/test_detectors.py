@@ -324,8 +324,9 @@ def slowed(to: float, ratio: float) -> Trace:
         (0.1, 1e-3, False),
         (0.85, 1e-6, True),
         (0.7, 1e-3, False),
-        (0.7, 1e-4, True),
-        (0.5, 1e-4, False),
+        (0.7, 5e-4, True),
+        (0.4, 1e-4, True),
+        (0.15, 1e-5, False),
     ],
 )
 def test_updates_are_small_where_the_loss_falls_little(to: float, ratio: float, expected: bool) -> None:
@@ -349,6 +350,24 @@ def test_one_layer_that_starts_near_zero_makes_no_large_first_update() -> None:
     trace = healthy()
     trace.layers["weight_norm"][:, -1] = 1e-3
     assert first_on(trace, "large_first_update") is None
+
+
+@pytest.mark.parametrize(("times", "expected"), [(1.6, None), (2.2, 120)])
+def test_weights_that_grow_fast(times: float, expected: int | None) -> None:
+    grown = np.interp(np.arange(0, STEPS, EVERY), [60, 140], [1, times])[:, None]
+    trace = healthy()
+    trace.layers["weight_norm"][:] = 10 * grown
+    assert first_on(trace, "growing_weights") == expected
+    assert ("growing_weights" in kinds(trace)) == (expected is not None)
+    for one in (trace.layers["weight_norm"][:, :2], np.where(np.arange(PLACES) == 0, 10 * grown, 10.0)):
+        trace.layers["weight_norm"] = one
+        assert not detectors.growing_weights(trace).on.any(), "one or two layers say nothing"
+
+
+def test_weights_may_grow_slowly() -> None:
+    trace = healthy()
+    trace.layers["weight_norm"] *= np.linspace(1, 5, len(trace.due))[:, None]
+    assert first_on(trace, "growing_weights") is None
 
 
 def test_small_updates_at_the_end_of_a_schedule_are_meant() -> None:

@@ -198,7 +198,7 @@ def test_nothing_is_said_of_the_preset_that_everyone_starts_with() -> None:
     chosen = dataclasses.replace(chosen, data=small)
     findings = preflight(chosen, open_data(small), tf.distribute.get_strategy())
     assert [finding.line for finding in findings if not finding.ok] == []
-    assert len(findings) == 29
+    assert len(findings) == 30
 
 
 @pytest.mark.parametrize(
@@ -336,6 +336,8 @@ def with_optimizer(**options: Any) -> dict[str, Any]:
         ("epsilon", with_optimizer(name="adam", epsilon=1e-2), with_optimizer(name="adam", epsilon=0.02)),
         ("epsilon", with_optimizer(epsilon=1.0), with_optimizer(name="rmsprop", epsilon=1.0)),
         ("weight_decay", with_optimizer(weight_decay=0.09), with_optimizer(weight_decay=0.1)),
+        ("mixing", {"mixing": MixingConfig(mixup=1.0)}, {"mixing": MixingConfig(mixup=5.0)}),
+        ("mixing", {"mixing": MixingConfig(cutmix=1.0)}, {"mixing": MixingConfig(cutmix=2.0)}),
     ],
 )
 def test_settings_have_limits(check: str, sound: dict[str, Any], wrong: dict[str, Any]) -> None:
@@ -437,6 +439,25 @@ def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, dat
     made = config(augment=augment)
     finding = data_checks.augmentation(made, data, data_checks.first_batch(made, data)[0])
     assert finding.ok == ok, finding.line
+
+
+@pytest.mark.parametrize(
+    ("augment", "ok"),
+    [
+        (AugmentConfig(flip=0.5, pad_crop=2), True),
+        (AugmentConfig(flip=0.5, randaugment_ops=2), True),
+        (AugmentConfig(flip=0.5, noise=130.0), False),
+        (AugmentConfig(rotation=180.0, shear=0.8, cutout=0.5), False),
+    ],
+)
+def test_a_cheap_model_must_learn_from_augmented_images(augment: AugmentConfig, ok: bool) -> None:
+    made = config(augment=augment, shapes=ShapesConfig(size=16, count=2000))
+    data = open_data(made.data)
+    assert (data_checks._left(data, made.data) >= data_checks.LEAST_LEFT) == ok
+
+
+def test_of_few_images_a_cheap_model_says_nothing(data: Data) -> None:
+    assert data_checks._left(data, config(augment=AugmentConfig(noise=250.0)).data) == 1.0
 
 
 def test_flat_images_are_destroyed_and_turned_ones_are_not(data: Data) -> None:
@@ -655,7 +676,7 @@ def test_the_doctor_prints_every_finding_and_writes_them(tmp_path: pathlib.Path)
     done = doctor("--preflight", *tiny, f"--output={tmp_path / 'health'}")
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "health" / "preflight.json").read_text())
-    assert len(done.stdout.splitlines()) == len(written) == 31
+    assert len(done.stdout.splitlines()) == len(written) == 32
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
     refused = doctor("--preflight_only", *tiny, "--nodata.normalize")

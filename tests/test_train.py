@@ -521,10 +521,10 @@ def test_a_run_that_only_skips_fails_with_exit_code_3(tmp_path: pathlib.Path) ->
 
 def test_handlers_hold_for_a_while_and_a_second_signal_is_the_systems() -> None:
     before = signal.getsignal(signal.SIGINT)
-    with train.Interruption() as interruption:
+    with train.Interruption(tf.distribute.get_strategy()) as interruption:
         assert signal.getsignal(signal.SIGINT) != before
         signal.raise_signal(signal.SIGINT)
-        assert interruption.number == signal.SIGINT
+        assert interruption.agreed() == signal.SIGINT
         assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         interruption.callback.set_params({"steps": 2})
         for batch, last in ((0, False), (1, True)):

@@ -20,6 +20,8 @@ Trains an image-classification CNN.
   python -m tools.train --resume --config=runs/pets/config.json --model_dir=runs/pets
 """
 
+OWN = ("model_dir", "resume", "allow_config_change", "overwrite")
+
 flags.define(TrainConfig)
 absl_flags.DEFINE_string("model_dir", "", "where the run lives; default runs/PRESET-DATE-TIME")
 absl_flags.DEFINE_bool("resume", False, "go on with the run in --model_dir from its newest checkpoint")
@@ -46,4 +48,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    flags.run(main, USAGE, TrainConfig, own=("model_dir", "resume", "allow_config_change", "overwrite"))
+    flags.run(main, USAGE, TrainConfig, OWN)
