@@ -93,7 +93,15 @@ def dropped(config: TrainConfig, what: str, share: float) -> dict[str, Any]:
 
 def _rates(case: Case) -> Iterator[Change]:
     rate = case.config.optimizer.learning_rate
-    wild = case.kinds & {"nonfinite", "loss_spike", "divergence", "exploding", "large_updates", "growing_weights", "oscillation"}
+    wild = case.kinds & {
+        "nonfinite",
+        "loss_spike",
+        "divergence",
+        "exploding",
+        "large_updates",
+        "growing_weights",
+        "oscillation",
+    }
     slow = case.kinds & {"small_updates"}
     high = UNUSUAL if wild else POSSIBLE
     why = (f"alarms of {', '.join(sorted(wild))}",) if wild else ()

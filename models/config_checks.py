@@ -164,7 +164,7 @@ def weight_decay(config: TrainConfig, images: int) -> Finding:
 
 
 def mixing(config: TrainConfig) -> Finding:
-    """mixup and CutMix draw the share of an image from Beta(alpha, alpha), whose deviation is 1 / (2 sqrt(2 alpha + 1))."""
+    """mixup and CutMix draw an image's share from Beta(alpha, alpha), of deviation 1 / (2 sqrt(2 alpha + 1))."""
     alpha = max(config.mixing.mixup, config.mixing.cutmix)
     return Finding(
         "mixing",

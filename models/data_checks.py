@@ -162,10 +162,10 @@ def augmentation(config: TrainConfig, data: Data, images: np.ndarray) -> Finding
 
 @functools.lru_cache(maxsize=4)  # who replays a run asks again and again
 def _left(data: Data, config: DataConfig) -> float:
-    """What a cheap model fitted to augmented images is right above chance, in that of one fitted to them as they are.
+    """How often a cheap model is right above chance, fitted to augmented images against fitted to them as they are.
 
-    1 where there are few images, or it is hardly right on these either. On images of `label_noise.SIDE` pixels: what of the augmentation is in
-    pixels shrinks with them, and noise as means of pixels have it. About 2 CPU seconds.
+    1 where there are few images, or it is hardly right on these either. On images of `label_noise.SIDE` pixels: what of
+    the augmentation is in pixels shrinks with them, and noise as means of pixels have it. About 2 CPU seconds.
     """
     if len(data.train) < FEWEST:
         return 1.0

@@ -200,9 +200,9 @@ def oscillation(trace: Trace) -> Signal:
 def overfitting(trace: Trace) -> Signal:
     """For two validations the training loss fell or is next to nothing, and that of validation does not follow.
 
-    Either it has been a tenth above its best while the training loss fell by a tenth; or all is learnt by heart. Then it
+    Either it has been a tenth above its best while the training loss fell by a tenth; or all is learnt by heart: it
     does not come 5% below its best, which is more than a fifth of a guess's, and the training loss is a tenth of that,
-    a 25th where the best is a fifth: what has nearly been learnt has a low training loss by right.
+    a 25th where the best is a fifth. What has nearly been learnt has a low training loss by right.
     """
     if not len(trace.validated):
         return Signal(trace.validated, np.zeros(0, bool), {})
@@ -287,15 +287,17 @@ def small_updates(trace: Trace) -> Signal:
 
 
 def large_first_update(trace: Trace) -> Signal:
-    """The very first update moves the layer in the middle by more than a twelfth of its norm: no warm-up, or too short.
+    """Adam's very first update moves the layer in the middle by more than 0.12 of its norm: it needs a warm-up.
 
-    That is half of the layers at once, whatever one that starts near zero does. Adam's first update moves every weight
-    by the learning rate, whatever the gradient (Kingma and Ba 2015, section 2.1): 1e-3 is 0.05 of He's weights in a
-    convolution of 512 channels. After that weights are what the first batch says; the detector alarms alone.
+    It moves every weight by the learning rate, whatever the gradient (Kingma and Ba 2015, section 2.1), and so do the
+    next ones: what the weights started with is gone before anything is known. 1e-3 comes to 0.05 in a convolution of
+    512 channels. SGD's first gradients are its largest, and sound runs come to 0.13. That is half of the layers at
+    once, whatever one that starts near zero does: the detector alarms alone.
     """
     ratio = trace.layers["update_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
     middle = np.nan_to_num(_middle(ratio))
-    return Signal(trace.due, (trace.due == 0) & (middle > 1 / 12), {"ratio": middle})
+    of_adam = np.isfinite(trace.layers["moment_ratio"]).any(axis=1)
+    return Signal(trace.due, (trace.due == 0) & of_adam & (middle > 0.12), {"ratio": middle})
 
 
 def growing_weights(trace: Trace) -> Signal:

@@ -17,20 +17,16 @@ from absl import logging
 
 from models import averaging, losses, network, optimizers, run_directory, strategy
 from models.agreement import LOST, summed
-from models.checkpoints import Checkpointer, Checkpoints, step_of, steps
+from models.callbacks import attend
+from models.checkpoints import Checkpoints, step_of, steps
 from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig
-from models.early_stopping import EarlyStopping
 from models.failing import UNWRITTEN, reason
-from models.guard import StabilityGuard
-from models.incidents import Incidents
 from models.interruption import Interrupted, Interruption, LateValidation
 from models.preflight import preflight, tell
-from models.progress import Progress
 from models.schedules import Schedule
 from models.stable_model import StableModel
-from models.summary import Meter, TrainingFailed, summarize
-from models.tensorboard import Profiler, TensorBoard
+from models.summary import TrainingFailed, summarize
 from pipeline import build, opening, service
 from pipeline.config import UsageError, require
 from pipeline.opening import Data
@@ -74,46 +70,22 @@ def train(
     findings = preflight(config, data, devices) if config.preflight != "off" and chief and not going_on else []
     model = create_model(config, data, devices, steps_per_epoch)
     checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
-    state = restore(checkpoints, devices) if resume else {}
+    state = restore(checkpoints, devices) if resume else None
     if chief:
         run_directory.create(model_dir, config, data.skipped, resume)
 
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
     validation_steps = evaluation_steps(data.validation, share)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
-    told = state.get("incidents", {"counts": {}, "lines": 0}) if resume else None
-    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
-    meter = Meter(config.data.batch_size, incidents)
-    stopper = EarlyStopping(config.early_stopping, state.get("early_stopping") if config.early_stopping else None)
-    checkpointer = Checkpointer(checkpoints, config.checkpoint, state.get("best"), {"incidents": incidents})
+    attending = attend(config, model_dir, checkpoints, data.classes, steps_per_epoch, state, chief)
+    checkpointer, stopper = attending.checkpointer, attending.stopper
+    if attending.board:
+        attending.board.write_start(model.step, first_images(config, data, share), config)
+        tell(findings, attending.incidents)
     interruption = Interruption(devices)
-    # In this order: what a step left is written before anything may end the run.
-    callbacks: list[keras.callbacks.Callback] = [meter]
-    if config.guard != "off":
-        warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
-        guard = StabilityGuard(config.guard == "act", incidents, warmup, state.get("guard"))
-        checkpointer.beside["guard"] = guard
-        callbacks.append(guard)
-    closing: list[Any] = []
-    if chief:
-        board = TensorBoard(model_dir, config.data.batch_size, data.classes, model.step)
-        incidents.listeners.append(board.incident)
-        checkpointer.before_save.append(board.flush)
-        board.write_start(model.step, first_images(config, data, share), config)
-        progress = Progress(config.data.batch_size)
-        tell(findings, incidents)
-        callbacks += [board, progress]
-        closing += [board, progress]
-        if config.profile.range:
-            profiler = Profiler(os.path.join(model_dir, "train"), *config.profile.range)
-            callbacks.append(profiler)
-            closing.append(profiler)
-    if config.early_stopping:
-        checkpointer.beside["early_stopping"] = stopper
-        callbacks.append(stopper)
-    callbacks += [checkpointer, interruption.callback]
+    callbacks = [*attending.in_order, interruption.callback]
     model.resume_at = epoch, step_of_epoch = divmod(model.trained_steps, steps_per_epoch)
-    if state.get("validating") and not step_of_epoch:  # else a rollback at its end has made it unfinished
+    if state and state.get("validating") and not step_of_epoch:  # else a rollback at its end has made it unfinished
         callbacks.append(LateValidation(evaluation, validation_steps, epoch - 1, callbacks[:]))
 
     status, extra, begun = "completed", {}, time.perf_counter()
@@ -141,12 +113,10 @@ def train(
                 raise
             status, final, extra = "preempted", None, {"reason": lost(error, checkpoints)}
         finally:
-            checkpointer.finish()
-            for each in closing:
-                each.close()
+            attending.close()
     wall = time.perf_counter() - begun
     summary = summarize(
-        config, status, model, steps_per_epoch, meter, final, checkpointer.best, wall, len(data.skipped)
+        config, status, model, steps_per_epoch, attending.meter, final, checkpointer.best, wall, len(data.skipped)
     )
     summary.update(extra)
     if checkpointer.failure:
@@ -295,11 +265,9 @@ def unsaved(status: str, failure: str, checkpoints: Checkpoints, reason_before: 
 
 def lost(error: Exception, checkpoints: Checkpoints) -> str:
     """What a summary says of a run one of whose workers has gone."""
-    last = os.path.join(checkpoints.directory, f"step-{there[-1]:08d}") if (there := steps(checkpoints.directory)) else ""
-    return (
-        f"another worker is gone ({reason(error)}): start all of them again with --resume; they go on from"
-        f" {last or 'the start, as there is no checkpoint'}."
-    )
+    there = steps(checkpoints.directory)
+    last = checkpoints.path(there[-1]) if there else "the start, as there is no checkpoint"
+    return f"another worker is gone ({reason(error)}): start all again with --resume; they go on from {last}."
 
 
 def restore(checkpoints: Checkpoints, devices: tf.distribute.Strategy) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from models import telemetry
+from models import callbacks, telemetry
 from models import train as training
 from models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
 from models.replay import HOPELESS, Bench, changed
@@ -41,13 +41,13 @@ def test_changed_reaches_every_depth_and_leaves_the_rest() -> None:
 def test_it_is_the_run_that_train_makes(bench: Bench, config: TrainConfig, tmp_path) -> None:
     seen: list[np.ndarray] = []
 
-    class Meter(training.Meter):
+    class Meter(callbacks.Meter):
         def on_train_batch_end(self, batch, logs=None):
             seen.append(self.model.rows)
             super().on_train_batch_end(batch, logs)
 
     with pytest.MonkeyPatch.context() as patching:
-        patching.setattr(training, "Meter", Meter)
+        patching.setattr(callbacks, "Meter", Meter)
         summary = training.train(config, str(tmp_path / "run"))
     run = bench.begin(config)
     bench.advance(run, 2 * STEPS)

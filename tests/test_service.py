@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models import callbacks
 from models import train as training
 from models.config import ModelConfig, TrainConfig
 from pipeline import fetch, reader, service
@@ -173,7 +174,7 @@ def test_training_goes_on_when_a_worker_is_killed(
                 killed.append(dying.end(signal.SIGKILL))
             super().on_epoch_end(epoch, logs)
 
-    monkeypatch.setattr(training, "Checkpointer", Killing)
+    monkeypatch.setattr(callbacks, "Checkpointer", Killing)
     config = dataclasses.replace(local, service=cluster.address, augment=AugmentConfig(flip=0.5))
     run = TrainConfig(epochs=4, data=config, model=ModelConfig(name="cnn", width=4), histograms_every=0)
     summary = training.train(run, str(tmp_path / "run"))

@@ -22,7 +22,7 @@ import tf_keras as keras
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from models import run_directory, telemetry, train
+from models import callbacks, run_directory, telemetry, train
 from models.config import (
     AveragingConfig,
     CheckpointConfig,
@@ -141,7 +141,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.S
     """Makes the runs that follow end at `step`."""
     monkeypatch.setattr(Interrupting, "step", step)
     monkeypatch.setattr(Interrupting, "number", number)
-    monkeypatch.setattr(train, "Progress", Interrupting)
+    monkeypatch.setattr(callbacks, "Progress", Interrupting)
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_a_run_killed_again_and_again_is_the_straight_run_bit_for_bit(
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     fresh(config, straight)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Progress", Killing)
+        patch.setattr(callbacks, "Progress", Killing)
         kills = [(12, False), (STEPS, True), (STEPS + 4, False), (STEPS + 12, False), (2 * STEPS, True)]
         for number, (step, validating) in enumerate(kills):
             patch.setattr(Killing, "step", step)
@@ -282,7 +282,7 @@ def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
                 signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Progress", Signalling)
+        patch.setattr(callbacks, "Progress", Signalling)
         summary = fresh(config, resumed)
     assert (summary["status"], summary["steps"]) == ("preempted", STEPS)
     summary = fresh(config, resumed, resume=True)

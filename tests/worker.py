@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import pipeline  # noqa: F401 (before TensorFlow: it chooses tf_keras)
-from models import checkpoints, train
+from models import callbacks, checkpoints, train
 from models.config import TrainConfig, from_dict
 from pipeline import order
 
@@ -34,7 +34,7 @@ if __name__ == "__main__":
         return rows
 
     order.rows_at = recording
-    train.Checkpointer = Keeping
+    callbacks.Checkpointer = Keeping
     summary = train.train(config, sys.argv[2])
     positions, rows = (np.concatenate(column) for column in zip(*seen, strict=True))
     np.savez(sys.argv[3], *kept["weights"], positions=positions, rows=rows, steps=summary["steps"])

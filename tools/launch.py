@@ -26,8 +26,8 @@ Trains with several workers on this machine, to try out what several machines wo
   python -m tools.launch --workers=2 --preset=quick --model_dir=runs/two
   python -m tools.launch --workers=2 --resume --config=runs/two/config.json --model_dir=runs/two
 
-Every other flag is one of tools.train. The first lines printed say what to run on machines of your own. A signal goes to
-all workers; where one of them ends, the others end as well, and --resume goes on from the last checkpoint.
+Every other flag is one of tools.train. The first lines printed say what to run on machines of your own. A signal goes
+to all workers; where one of them ends, the others end as well, and --resume goes on from the last checkpoint.
 """
 PORT = 2222  # of the example; here the ports are whatever is free
 GRACE = 60  # seconds that the other workers have to notice that one has gone: it takes them up to 30
@@ -39,9 +39,7 @@ def main(argv: list[str]) -> int:
     config = flags.config(TrainConfig)
     count, kind = FLAGS.workers, config.strategy.name
     require(count >= 1, f"--workers ({count}) must be 1 or more.")
-    require(
-        kind in ("auto", "multiworker"), f"--strategy.name ({kind}) must be left out: a cluster's is multiworker."
-    )
+    require(kind in ("auto", "multiworker"), f"--strategy.name ({kind}) must be left out: a cluster's is multiworker.")
     flags.need("model_dir", "the directory that all workers write to")
     given = [FLAGS[name].serialize() for name in FLAGS if FLAGS[name].present and name != "workers"]
     command = [sys.executable, "-m", "tools.train", *given, "--strategy.name=multiworker"]

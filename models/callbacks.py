@@ -1,0 +1,84 @@
+"""The callbacks of a run, in the order in which they act, and what a checkpoint keeps of each.
+
+attending = attend(config, model_dir, checkpoints, data.classes, steps_per_epoch, state, chief)
+model.fit(..., callbacks=attending.in_order)
+attending.close()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import tf_keras as keras
+
+from models.checkpoints import Checkpointer, Checkpoints
+from models.config import TrainConfig
+from models.early_stopping import EarlyStopping
+from models.guard import StabilityGuard
+from models.incidents import Incidents
+from models.progress import Progress
+from models.summary import Meter
+from models.tensorboard import Profiler, TensorBoard
+
+
+@dataclasses.dataclass
+class Attending:
+    """`in_order`: what a step left is written before anything may end the run; `closing` is closed after it.
+
+    `board` is None where this process writes nothing.
+    """
+
+    incidents: Incidents
+    meter: Meter
+    stopper: EarlyStopping
+    checkpointer: Checkpointer
+    board: TensorBoard | None
+    in_order: list[keras.callbacks.Callback]
+    closing: list[Any]
+
+    def close(self) -> None:
+        """Waits for the last checkpoint, and closes what is written beside it."""
+        self.checkpointer.finish()
+        for each in self.closing:
+            each.close()
+
+
+def attend(
+    config: TrainConfig,
+    model_dir: str,
+    checkpoints: Checkpoints,
+    classes: Iterable[str],
+    steps_per_epoch: int,
+    state: dict[str, Any] | None,
+    chief: bool,
+) -> Attending:
+    """What `config` asks for; with the `state` of the checkpoint that the run goes on from, None where it begins."""
+    known, start = state or {}, checkpoints.model.step
+    told = known.get("incidents", {"counts": {}, "lines": 0}) if state is not None else None
+    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
+    meter = Meter(config.data.batch_size, incidents)
+    stopper = EarlyStopping(config.early_stopping, known.get("early_stopping") if config.early_stopping else None)
+    checkpointer = Checkpointer(checkpoints, config.checkpoint, known.get("best"), {"incidents": incidents})
+    found = Attending(incidents, meter, stopper, checkpointer, None, [meter], [])
+    if config.guard != "off":
+        warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
+        guard = StabilityGuard(config.guard == "act", incidents, warmup, known.get("guard"))
+        checkpointer.beside["guard"] = guard
+        found.in_order.append(guard)
+    if chief:
+        found.board = TensorBoard(model_dir, config.data.batch_size, classes, start)
+        incidents.listeners.append(found.board.incident)
+        checkpointer.before_save.append(found.board.flush)
+        written = [found.board, Progress(config.data.batch_size)]
+        if config.profile.range:
+            written.append(Profiler(os.path.join(model_dir, "train"), *config.profile.range))
+        found.in_order += written
+        found.closing += written
+    if config.early_stopping:
+        checkpointer.beside["early_stopping"] = stopper
+        found.in_order.append(stopper)
+    found.in_order.append(checkpointer)
+    return found
