@@ -1,20 +1,35 @@
 """What the workers of a cluster have to agree on, so that none waits for what another one never does.
 
-    signals = summed(devices, [int(signalled)])       # every worker calls, and gets the same
+    with together(devices):                           # what the end of another one does to this one, in one line
+        signals = summed(devices, [int(signalled)])   # every worker calls, and gets the same
 
 One process is a cluster of one, and agrees with itself at no cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
 from models import strategy
+from models.failing import reason
+from pipeline.config import UsageError
 
 # What a worker sees of another one that has gone.
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+
+
+@contextlib.contextmanager
+def together(devices: tf.distribute.Strategy) -> Iterator[None]:
+    """Raises `UsageError` where another worker ends before training has begun: it has said why."""
+    try:
+        yield
+    except LOST as error:
+        if not strategy.of_several(devices):
+            raise
+        raise UsageError(f"another worker has ended ({reason(error)}): look at what it says.") from error
 
 
 def summed(devices: tf.distribute.Strategy, values: Sequence[int]) -> list[int]:

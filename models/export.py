@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from models import run_directory
+from models import run_directory, tfx
 from models.evaluation import Restored, restored
 from models.failing import UNWRITTEN, reason
 from models.frozen import frozen
+from models.summary import TrainingFailed
+from models.train import train
 from pipeline import serving
 from pipeline.config import DataConfig, UsageError, one_of, require
 
@@ -211,3 +213,27 @@ def read_evaluation(output: str, version: int) -> dict[str, Any]:
             return {name: found[name] for name in ("accuracy", "source", "split", "images")}
     except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise UsageError(f"--baseline: {path} cannot be read: leave --baseline out.") from error
+
+
+def run_fn(fn_args: tfx.FnArgs) -> None:
+    """What TFX's Trainer calls: trains into `model_run_dir`, puts the SavedModel into `serving_model_dir`.
+
+    Called again for the same `model_run_dir`, it goes on from the newest checkpoint there.
+
+    Raises:
+      UsageError: something in `fn_args` cannot be used, see `tfx.configured`.
+      TrainingFailed: the run did not come to its end.
+      Refused: the exported model does not say what the trained one says.
+    """
+    config = tfx.configured(fn_args)
+    run, versions = os.path.join(fn_args.model_run_dir, "run"), os.path.join(fn_args.model_run_dir, "exported")
+    begun = tf.io.gfile.exists(os.path.join(run, "config.json"))
+    summary = train(config, run, resume=begun)
+    if summary["status"] not in ("completed", "stopped_early"):
+        raise TrainingFailed(f"the run ended as {summary['status']}: {summary.get('reason', summary.get('signal'))}")
+    pushed = export(run, versions)
+    with written(fn_args.serving_model_dir):
+        if tf.io.gfile.exists(fn_args.serving_model_dir):
+            tf.io.gfile.rmtree(fn_args.serving_model_dir)
+        tf.io.gfile.makedirs(os.path.dirname(fn_args.serving_model_dir))
+        tf.io.gfile.rename(pushed, fn_args.serving_model_dir)

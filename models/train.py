@@ -16,7 +16,7 @@ import tf_keras as keras
 from absl import logging
 
 from models import averaging, losses, network, optimizers, run_directory, strategy
-from models.agreement import LOST, summed
+from models.agreement import LOST, summed, together
 from models.callbacks import attend
 from models.checkpoints import Checkpoints, step_of, steps
 from models.clipping import Clipping
@@ -68,9 +68,10 @@ def train(
     going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
     # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
     findings = preflight(config, data, devices) if config.preflight != "off" and chief and not going_on else []
-    model = create_model(config, data, devices, steps_per_epoch)
-    checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
-    state = restore(checkpoints, devices) if resume else None
+    with together(devices):
+        model = create_model(config, data, devices, steps_per_epoch)
+        checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
+        state = restore(checkpoints, devices) if resume else None
     if chief:
         run_directory.create(model_dir, config, data.skipped, resume)
 

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw
 
+from pipeline import preparing
 from pipeline.config import ShapesConfig
 
 
@@ -219,9 +220,5 @@ def prepare(config: ShapesConfig, cache_dir: str) -> str:
     builder = Shapes(data_dir=cache_dir, config=ShapesBuilderConfig(shapes=config))
     # Nothing is downloaded: the folder TFDS wants for it, and what it prints about it, need not stay.
     with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
-        try:
-            builder.download_and_prepare(download_dir=downloads, file_format="tfrecord")
-        except OSError:
-            if not builder.is_prepared():  # unless another process was first, with the same images
-                raise
+        preparing.prepare(builder, download_dir=downloads)
     return str(builder.data_dir)

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from google.protobuf.json_format import ParseError
 
+from pipeline import preparing
 from pipeline.config import DataConfig, UsageError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -79,7 +80,7 @@ def told_in_one_line(source: str) -> Iterator[None]:
 def _from_catalogue(name: str, data_dir: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
-        builder.download_and_prepare(file_format="tfrecord")
+        preparing.prepare(builder)
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"data.source (tfds:{name}) cannot be opened: {reason[:300]}") from error
@@ -114,7 +115,7 @@ def _from_folder(root: str) -> Any:
     builder = ImageFolders(
         root=root, files=files, data_dir=os.path.join(cache_dir(), "folders", _folder_state(root, files))
     )
-    builder.download_and_prepare(file_format="tfrecord")
+    preparing.prepare(builder)
     return tfds.builder_from_directory(str(builder.data_dir))
 
 
@@ -124,14 +125,15 @@ def state(config: DataConfig) -> str:
     if files:
         return _folder_state(config.source, files)
     splits = resolve(config).info.splits.values()
-    return _state(config.source, [str(path) for info in splits for path in info.filepaths])
+    return state_of(config.source, [str(path) for info in splits for path in info.filepaths])
 
 
 def _folder_state(root: str, files: dict[str, list[str]]) -> str:
-    return _state(repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths])
+    return state_of(repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths])
 
 
-def _state(of: str, paths: list[str]) -> str:
+def state_of(of: str, paths: list[str]) -> str:
+    """A name for what the files hold now and `of`, by their lengths and times."""
     stats = [tf.io.gfile.stat(path) for path in paths]
     whole = repr([of, paths, [(s.length, s.mtime_nsec) for s in stats]])
     return hashlib.blake2b(whole.encode(errors="surrogateescape"), digest_size=8).hexdigest()

@@ -1,24 +1,30 @@
-"""Two processes of MultiWorkerMirroredStrategy on the loopback address."""
+"""Processes of MultiWorkerMirroredStrategy on the loopback address: equal weights, every row once, and their ends."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from models.checkpoints import steps
 from models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig, to_dict
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.opening import Data
 
 ROOT = pathlib.Path(__file__).parent.parent
-WORKERS, EPOCHS = 2, 2
+EPOCHS = 2
 
 
 def free_ports(count: int) -> list[int]:
@@ -29,10 +35,27 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.mark.slow
-def test_two_workers_end_with_equal_weights_and_see_every_row_once(
-    small: DataConfig, data: Data, tmp_path: pathlib.Path
-) -> None:
+@contextlib.contextmanager
+def cluster(commands: list[list[str]], logs: pathlib.Path) -> Iterator[list[subprocess.Popen]]:
+    """A worker for each of `commands`; what it says stands in INDEX.log."""
+    ports, processes = free_ports(len(commands)), []
+    logs.mkdir(parents=True, exist_ok=True)
+    for index, command in enumerate(commands):
+        workers = {"cluster": {"worker": [f"localhost:{port}" for port in ports]}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps({**workers, "task": {"type": "worker", "index": index}})}
+        log = open(logs / f"{index}.log", "w")  # noqa: SIM115 (the process's for as long as it runs)
+        processes.append(
+            subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log)
+        )
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def small_config(small: DataConfig, **changes) -> TrainConfig:
     config = TrainConfig(
         epochs=EPOCHS,
         precision="float32",
@@ -42,32 +65,181 @@ def test_two_workers_end_with_equal_weights_and_see_every_row_once(
         optimizer=OptimizerConfig(learning_rate=0.05),
         strategy=StrategyConfig(name="multiworker"),
     )
-    ports = free_ports(WORKERS)
-    processes = []
-    for index in range(WORKERS):
-        cluster = {"cluster": {"worker": [f"localhost:{port}" for port in ports]}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps({**cluster, "task": {"type": "worker", "index": index}})}
-        arguments = [json.dumps(to_dict(config)), str(tmp_path / "run"), str(tmp_path / f"{index}.npz")]
-        log = open(tmp_path / f"{index}.log", "w")  # noqa: SIM115 (the process's for as long as it runs)
-        command = [sys.executable, "-m", "tests.worker", *arguments]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    for index, process in enumerate(processes):
-        assert process.wait(timeout=240) == 0, (tmp_path / f"{index}.log").read_text()[-3000:]
+    return dataclasses.replace(config, **changes)
 
-    ends = [np.load(tmp_path / f"{index}.npz") for index in range(WORKERS)]
-    steps, size, batch = len(data.train) // small.batch_size, len(data.train), small.batch_size
-    assert [int(end["steps"]) for end in ends] == [steps * EPOCHS] * WORKERS
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "batch"), [(1, 7), (2, 20), (3, 21)])
+def test_workers_end_with_equal_weights_and_see_every_row_once(
+    workers: int, batch: int, small: DataConfig, data: Data, tmp_path: pathlib.Path
+) -> None:
+    config = small_config(dataclasses.replace(small, batch_size=batch))
+    arguments = [json.dumps(to_dict(config)), str(tmp_path / "run")]
+    commands = [["-m", "tests.worker", *arguments, str(tmp_path / f"{index}.npz")] for index in range(workers)]
+    with cluster(commands, tmp_path) as processes:
+        for index, process in enumerate(processes):
+            assert process.wait(timeout=240) == 0, (tmp_path / f"{index}.log").read_text()[-3000:]
+
+    ends = [np.load(tmp_path / f"{index}.npz") for index in range(workers)]
+    size, in_epoch = len(data.train), round(len(data.train) / batch)
+    assert [int(end["steps"]) for end in ends] == [in_epoch * EPOCHS] * workers
     weights = [name for name in ends[0].files if name.startswith("arr_")]
     assert len(weights) > 10
-    for name in weights:
-        np.testing.assert_array_equal(ends[0][name], ends[1][name])
+    for end in ends[1:]:
+        for name in weights:
+            np.testing.assert_array_equal(ends[0][name], end[name])
     # Only what was trained on counts: the input runs ahead, and the picture of the first batch reads it once more.
+    trained = in_epoch * EPOCHS * batch
     seen: list[dict[int, int]] = [dict(zip(end["positions"], end["rows"], strict=True)) for end in ends]
-    trained = [{p: row for p, row in of.items() if p < steps * EPOCHS * batch} for of in seen]
-    assert [len(of) for of in trained] == [size * EPOCHS // WORKERS] * WORKERS
-    for epoch in range(EPOCHS):
-        rows = [row for of in trained for p, row in of.items() if p // size == epoch]
+    own = [{p: row for p, row in of.items() if p < trained} for of in seen]
+    assert [len(of) for of in own] == [trained // workers] * workers
+    for first in range(0, trained - size + 1, size):  # a pass; the last one may end in the middle
+        rows = [row for of in own for p, row in of.items() if first <= p < first + size]
         assert sorted(rows) == list(range(size))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "completed"
     assert summary["final"]["accuracy"] > 0
+
+
+# Their ends.
+
+FLAGS = [
+    "--strategy.name=multiworker",
+    "--deterministic",
+    "--data.shapes.count=200",
+    "--data.shapes.size=16",
+    "--data.image_size=16",
+    "--data.batch_size=20",
+    "--data.augment.flip=0.5",
+    "--model.name=cnn",
+    "--model.width=4",
+    "--model.dropout=0.2",
+    "--precision=float32",
+    "--histograms_every=0",
+    "--steps_per_execution=5",
+    "--optimizer.learning_rate=0.05",
+    "--checkpoint.every_steps=10",
+    "--checkpoint.keep=100",
+    "--preflight=off",
+]
+
+
+def trains(model_dir: pathlib.Path, epochs: int, *more: str) -> list[list[str]]:
+    """The commands of two workers."""
+    return [["-m", "tools.train", *FLAGS, f"--model_dir={model_dir}", f"--epochs={epochs}", *more]] * 2
+
+
+def comes_to(model_dir: pathlib.Path, step: int, process: subprocess.Popen) -> None:
+    """Waits for a checkpoint of that step or a later one."""
+    begun = time.monotonic()
+    while max(steps(str(model_dir / "checkpoints")), default=0) < step:
+        assert process.poll() is None, "it has ended before"
+        assert time.monotonic() < begun + 180, "it has not come so far"
+        time.sleep(0.1)
+
+
+def variables(model_dir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Of the newest checkpoint."""
+    newest = max(steps(str(model_dir / "checkpoints")))
+    reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / f"step-{newest:08d}" / "variables"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of 40 epochs, 400 steps, that nothing happens to."""
+    directory = tmp_path_factory.mktemp("straight")
+    with cluster(trains(directory / "run", 40), directory) as processes:
+        for index, process in enumerate(processes):
+            assert process.wait(timeout=240) == 0, (directory / f"{index}.log").read_text()[-3000:]
+    return directory / "run"
+
+
+def goes_on_as(straight: pathlib.Path, run: pathlib.Path, logs: pathlib.Path) -> None:
+    with cluster(trains(run, 40, "--resume"), logs) as processes:
+        for index, process in enumerate(processes):
+            assert process.wait(timeout=240) == 0, (logs / f"{index}.log").read_text()[-3000:]
+    expected, found = variables(straight), variables(run)
+    assert len(expected) > 20
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1], ids=["the chief", "another"])
+def test_where_a_worker_is_killed_the_others_end_and_the_cluster_goes_on(
+    killed: int, straight: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run = tmp_path / "run"
+    with cluster(trains(run, 40), tmp_path) as processes:
+        comes_to(run, 50, processes[0])
+        processes[killed].kill()
+        left = 1 - killed
+        assert processes[left].wait(timeout=30) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
+    said = (tmp_path / f"{left}.log").read_text()
+    assert "error: another worker is gone" in said
+    assert "start all again with --resume; they go on from" in said
+    assert "Traceback" not in said
+    goes_on_as(straight, run, tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_a_signal_that_one_worker_gets_stops_all_after_the_same_call(
+    straight: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run = tmp_path / "run"
+    with cluster(trains(run, 40), tmp_path) as processes:
+        comes_to(run, 50, processes[0])
+        processes[1].send_signal(signal.SIGTERM)
+        for index, process in enumerate(processes):
+            assert process.wait(timeout=60) == 75, (tmp_path / f"{index}.log").read_text()[-3000:]
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["signal"]) == ("preempted", "SIGTERM")
+    assert summary["steps"] == max(steps(str(run / "checkpoints")))
+    goes_on_as(straight, run, tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_bad_input_of_the_chief_ends_all_in_one_line(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with cluster(trains(straight, 40), tmp_path) as processes:  # it holds this run already
+        for index, process in enumerate(processes):
+            assert process.wait(timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
+    assert "holds this run already" in (tmp_path / "0.log").read_text()
+    said = (tmp_path / "1.log").read_text()
+    assert "error: another worker has ended" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_launch_starts_a_cluster_and_says_how_to_elsewhere(tmp_path: pathlib.Path) -> None:
+    own = [flag for flag in FLAGS if not flag.startswith("--strategy")]
+    command = [sys.executable, "-m", "tools.launch", "--workers=2", *own, f"--model_dir={tmp_path / 'run'}"]
+    done = subprocess.run([*command, "--epochs=1"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"cluster": {"worker": ["host0:2222", "host1:2222"]}' in done.stdout
+    assert "-m tools.train" in done.stdout
+    for index in range(2):
+        assert f"worker {index} | completed after 1.0 epochs, 10 steps" in done.stdout
+    again = subprocess.run([*command, "--epochs=1"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert again.returncode == 2
+    assert "worker 0 | error: model_dir" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--workers=0", "--model_dir=runs/x"], "--workers (0) must be 1 or more"),
+        (["--workers=2"], "--model_dir is missing"),
+        (["--strategy.name=mirrored", "--model_dir=runs/x"], "must be left out: a cluster's is multiworker"),
+        (["--epochs=-1", "--model_dir=runs/x"], "epochs (-1)"),
+        (["--epoch=1", "--model_dir=runs/x"], "epoch"),
+    ],
+)
+def test_launch_refuses_before_anything_starts(flags: list[str], words: str) -> None:
+    command = [sys.executable, "-m", "tools.launch", *flags]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -113,19 +113,23 @@ def test_a_killed_preparation_is_begun_again(tmp_path: pathlib.Path) -> None:
     assert (len(read(directory, "train")), len(read(directory, "validation"))) == (200, 40)
 
 
-def test_another_process_may_finish_first(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    render, calls = shapes.render, []
-
-    def overtaken(*args: object) -> np.ndarray:
-        calls.append(args)
-        if len(calls) == 1:
-            calls.append(shapes.prepare(SMALL, str(tmp_path)))  # type: ignore[arg-type]
-        return render(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(shapes, "render", overtaken)
-    directory = shapes.prepare(SMALL, str(tmp_path))
-    assert len(calls) == 2 * 240 + 1
-    assert len(read(directory, "train")) == 200
+def test_of_processes_that_want_the_same_one_renders_it(tmp_path: pathlib.Path) -> None:
+    script = (
+        "import sys; from pipeline import shapes; from pipeline.config import ShapesConfig;"
+        "render, calls = shapes.render, []; shapes.render = lambda *a: calls.append(a) or render(*a);"
+        "print(shapes.prepare(ShapesConfig(size=16, count=200), sys.argv[1]), len(calls))"
+    )
+    root = pathlib.Path(__file__).parent.parent
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, cwd=root, **pipes) for _ in range(3)]
+    told = []
+    for process in processes:
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        told.append(out.split())
+    assert len({directory for directory, _ in told}) == 1
+    assert sorted(int(calls) for _, calls in told) == [0, 0, 240]
 
 
 def test_a_disk_error_is_not_taken_for_another_process(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,70 @@
+"""TFX's Trainer component: from what it hands over to a run, and to the SavedModel that it expects.
+
+    Trainer(run_fn="models.export.run_fn", examples=..., train_args=..., eval_args=...,
+            custom_config={"options": {"model.name": "resnet18", "data.image_size": 64}})
+
+`fn_args` is any object with the fields of `tfx.components.FnArgs` that are used here. TFX itself is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Protocol
+
+from models.config import TrainConfig, from_dict, to_dict
+from pipeline import records
+from pipeline.config import UsageError
+
+KNOWN = ("options", "image", "label")
+
+
+class FnArgs(Protocol):
+    """`train_files` and `eval_files` are patterns of TFRecord files, steps may be None."""
+
+    train_files: list[str]
+    eval_files: list[str]
+    train_steps: int | None
+    eval_steps: int | None
+    serving_model_dir: str
+    model_run_dir: str
+    custom_config: dict[str, Any] | None
+
+
+def configured(fn_args: FnArgs) -> TrainConfig:
+    """The run that `fn_args` asks for; its records are prepared below `model_run_dir`.
+
+    `custom_config` may hold `options` ({dotted name: value}, as in flags) and the names of the features, `image` and
+    `label`. `train_steps` come to the nearest number of whole passes, one at least, and `eval_steps` are validated.
+
+    Raises:
+      UsageError: an unknown key, a bad option, or records that cannot be read.
+    """
+    custom = fn_args.custom_config or {}
+    unknown = sorted(set(custom) - set(KNOWN))
+    if unknown:
+        raise UsageError(f"custom_config has {unknown[0]!r}: it may hold {', '.join(KNOWN)}.")
+    patterns = {"train": list(fn_args.train_files), "validation": list(fn_args.eval_files)}
+    names = {name: custom[name] for name in ("image", "label") if name in custom}
+    directory = records.prepare(patterns, os.path.join(fn_args.model_run_dir, "records"), **names)
+    values: dict[str, Any] = {}
+    for name, value in {**custom.get("options", {}), "data.source": directory}.items():
+        *groups, last = name.split(".")
+        group = values
+        for each in groups:
+            group = group.setdefault(each, {})
+        group[last] = value
+    config = from_dict(TrainConfig, values)
+    return _as_long(config, fn_args)
+
+
+def _as_long(config: TrainConfig, fn_args: FnArgs) -> TrainConfig:
+    import tensorflow_datasets as tfds
+
+    splits, values = tfds.builder_from_directory(config.data.source).info.splits, to_dict(config)
+    if fn_args.train_steps:
+        in_a_pass = max(1, round(splits["train"].num_examples / config.data.batch_size))
+        values["epochs"] = max(1, round(fn_args.train_steps / in_a_pass))
+    if fn_args.eval_steps:
+        images = min(fn_args.eval_steps * config.data.batch_size, splits["validation"].num_examples)
+        values["data"]["validation_split"] = f"validation[:{images}]"
+    return from_dict(TrainConfig, values)
