@@ -1,6 +1,6 @@
 """The callbacks of a run, in the order in which they act, and what a checkpoint keeps of each.
 
-attending = attend(config, model_dir, checkpoints, data.classes, steps_per_epoch, state, chief)
+attending = attend(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
 model.fit(..., callbacks=attending.in_order)
 attending.close()
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import tf_keras as keras
@@ -22,6 +21,7 @@ from models.incidents import Incidents
 from models.progress import Progress
 from models.summary import Meter
 from models.tensorboard import Profiler, TensorBoard
+from pipeline.opening import Data
 
 
 @dataclasses.dataclass
@@ -50,7 +50,7 @@ def attend(
     config: TrainConfig,
     model_dir: str,
     checkpoints: Checkpoints,
-    classes: Iterable[str],
+    data: Data,
     steps_per_epoch: int,
     state: dict[str, Any] | None,
     chief: bool,
@@ -59,9 +59,9 @@ def attend(
     known, start = state or {}, checkpoints.model.step
     told = known.get("incidents", {"counts": {}, "lines": 0}) if state is not None else None
     incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
-    meter = Meter(config.data.batch_size, incidents)
+    meter = Meter(config.data.batch_size, incidents, known.get("meter"))
     stopper = EarlyStopping(config.early_stopping, known.get("early_stopping") if config.early_stopping else None)
-    checkpointer = Checkpointer(checkpoints, config.checkpoint, known.get("best"), {"incidents": incidents})
+    checkpointer = Checkpointer(checkpoints, config.checkpoint, known.get("best"), {"incidents": incidents, "meter": meter})
     found = Attending(incidents, meter, stopper, checkpointer, None, [meter], [])
     if config.guard != "off":
         warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
@@ -69,10 +69,12 @@ def attend(
         checkpointer.beside["guard"] = guard
         found.in_order.append(guard)
     if chief:
-        found.board = TensorBoard(model_dir, config.data.batch_size, classes, start)
+        found.board = TensorBoard(model_dir, config.data.batch_size, data.classes, start)
         incidents.listeners.append(found.board.incident)
         checkpointer.before_save.append(found.board.flush)
-        written = [found.board, Progress(config.data.batch_size)]
+        # Shards are mapped: one that is cut short while it is read ends the process, and this says where to look.
+        trained_on = f"{len(data.train)} images of {os.path.dirname(data.train.shards[0])}"
+        written: list[Any] = [found.board, Progress(config.data.batch_size, trained_on)]
         if config.profile.range:
             written.append(Profiler(os.path.join(model_dir, "train"), *config.profile.range))
         found.in_order += written

@@ -13,13 +13,16 @@ from models import telemetry
 
 
 class Progress(keras.callbacks.Callback):
-    """Loss, accuracy, images/s, share of time spent waiting for input, time left."""
+    """Loss, accuracy, images/s, share of time spent waiting for input, time left; first of all what is trained on."""
 
-    def __init__(self, global_batch_size: int) -> None:
+    def __init__(self, global_batch_size: int, trained_on: str) -> None:
         super().__init__()
-        self._batch = global_batch_size
+        self._batch, self._trained_on = global_batch_size, trained_on
         self._bar: tqdm | None = None
         self._begun, self._steps, self._waited = 0.0, 0, 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        print(f"training on {self._trained_on}", file=sys.stderr)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begun, self._steps, self._waited = time.perf_counter(), 0, 0.0

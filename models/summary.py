@@ -35,10 +35,11 @@ class Meter(keras.callbacks.Callback):
       TrainingFailed: MAX_SKIPPED updates in a row had a non-finite gradient.
     """
 
-    def __init__(self, global_batch_size: int, incidents: Incidents) -> None:
+    def __init__(self, global_batch_size: int, incidents: Incidents, state: dict[str, Any] | None = None) -> None:
+        """`state` as `state()` gave it, where a run goes on."""
         super().__init__()
         self._batch, self.incidents = global_batch_size, incidents
-        self._begun, self._in_a_row = 0.0, 0
+        self._begun, self._in_a_row = 0.0, (state or {"skipped": 0})["skipped"]
         self.rates: list[float] = []  # images/s of each compiled call
         self.waited = self.spent = 0.0  # seconds
 
@@ -61,6 +62,10 @@ class Meter(keras.callbacks.Callback):
                 f"the last {self._in_a_row} updates were all skipped for a non-finite gradient:"
                 " lower --optimizer.learning_rate, set --optimizer.clip_norm=1, or use --precision=float32."
             )
+
+    def state(self) -> dict[str, Any]:
+        """How many updates in a row have been skipped, up to now."""
+        return {"skipped": self._in_a_row}
 
     def _record(self, step: int, row: np.ndarray) -> None:
         evidence = {name: float(value) for name, value in zip(telemetry.ROW, row, strict=True)}

@@ -78,7 +78,7 @@ def train(
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
     validation_steps = evaluation_steps(data.validation, share)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
-    attending = attend(config, model_dir, checkpoints, data.classes, steps_per_epoch, state, chief)
+    attending = attend(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
     checkpointer, stopper = attending.checkpointer, attending.stopper
     if attending.board:
         attending.board.write_start(model.step, first_images(config, data, share), config)

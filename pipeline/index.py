@@ -471,8 +471,9 @@ def records(path: str, expected: int) -> Iterator[tuple[int, bytes, str]]:
             yield offset + HEADER, data, fault
             found += 1
             offset += 16 + length
+        whole = raw.size()
     for _ in range(found, expected):
-        yield HEADER, b"", "lost behind a damaged or missing part of its shard"
+        yield HEADER, b"", f"lost behind byte {offset} of its shard, which holds {whole}: damaged or cut short there"
 
 
 class _Raw(io.RawIOBase):

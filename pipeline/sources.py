@@ -147,9 +147,12 @@ def scan(root: str) -> dict[str, list[str]]:
     """
     by_depth: dict[int, list[str]] = collections.defaultdict(list)
     others: list[str] = []
-    for directory, _, names in tf.io.gfile.walk(root):
+    empty: list[str] = []
+    for directory, within, names in tf.io.gfile.walk(root):
         relative = os.path.relpath(directory, root)
         parts = [] if relative == "." else relative.split(os.sep)
+        if parts and not within and not names:
+            empty.append(relative)
         for name in names:
             if any(part.startswith(".") for part in [*parts, name]):
                 continue
@@ -171,6 +174,8 @@ def scan(root: str) -> dict[str, list[str]]:
         logging.warning(
             "%d files of %s are no CLASS/IMAGE by place and ending, the first %s", len(others), root, others[0]
         )
+    if empty:
+        logging.warning("%d folders of %s are empty, and no class, the first %s", len(empty), root, empty[0])
     depth, paths = next(iter(by_depth.items()))
     files: dict[str, list[str]] = collections.defaultdict(list)
     for path in sorted(paths):

@@ -215,7 +215,8 @@ def test_behind_a_damaged_length_the_rest_of_the_shard_is_named_as_lost(
     start, _ = list(layout(shards[0]))[4]
     flip(shards[0], start + at)
     found = open_index(fresh, str(tmp_path))
-    reason = "lost behind a damaged or missing part of its shard"
+    size = os.path.getsize(shards[0])
+    reason = f"lost behind byte {start} of its shard, which holds {size}: damaged or cut short there"
     assert found.skipped == [f"{shards[0]} record {record}: {reason}" for record in (4, 5)]
     assert stored_bytes(found.kept) == [e["image"] for n, e in enumerate(examples(12)) if n not in (4, 5)]
 
@@ -230,6 +231,8 @@ def test_a_truncated_shard_keeps_what_stands_before_the_cut(fresh: Any, tmp_path
     found = open_index(fresh, str(tmp_path))
     lost = range(3 if end else 0, 6)
     assert [line.split(":")[0] for line in found.skipped] == [f"{shard} record {record}" for record in lost]
+    whole = start if end else 0
+    assert all(f"behind byte {whole} of its shard, which holds {end}:" in line for line in found.skipped)
     assert stored_bytes(found.kept) == [example["image"] for example in examples(12)[: 6 + lost.start]]
 
 

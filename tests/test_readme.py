@@ -55,3 +55,17 @@ def test_the_users_own_model_is_one_that_trains() -> None:
         path = pathlib.Path(directory) / "mine.py"
         path.write_text(block)
         assert create(ModelConfig(name=f"{path}:tiny"), (32, 32, 3), 10).output_shape == (None, 10)
+
+
+def test_the_table_of_scaling_is_what_its_code_prints() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == 15
+    assert done.stdout in text
+
+
+def test_what_documents_link_to_exists() -> None:
+    for document in (ROOT / "docs").glob("*.md"):
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
+            assert "://" in target or (document.parent / target).exists(), (document.name, target)

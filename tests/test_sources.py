@@ -196,6 +196,27 @@ def test_a_link_into_the_void_is_named(pets: str) -> None:
     assert "train/cat/9.jpg" in message
 
 
+def test_links_that_go_round_in_circles_are_not_followed(pets: str) -> None:
+    before = scan(pets)
+    os.symlink("..", f"{pets}/train/cat/again")
+    assert scan(pets) == before
+
+
+def test_an_empty_folder_is_no_class_and_is_told_of(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = folder(tmp_path / "pets", "cat/1.png", "dog/1.png")
+    (tmp_path / "pets" / "bird").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert sources.class_names(scan(root)) == ["cat", "dog"]
+    assert caplog.messages == [f"1 folders of {root} are empty, and no class, the first bird"]
+
+
+@pytest.mark.parametrize("name", ["new\nline.jpg", "sp ace.jpg", "\u00fcml\u00e4ut.jpg", "-flag.jpg", "a'b\"c$d.jpg"])
+def test_names_may_be_odd(name: str, pets: str) -> None:
+    pathlib.Path(f"{pets}/train/cat/{name}").write_bytes(picture(0))
+    data = open_data(DataConfig(source=pets, image_size=8))
+    assert f"train/cat/{name}" in data.train.names
+
+
 def test_a_name_that_is_no_utf_8_is_refused_in_one_line(pets: str) -> None:
     pathlib.Path(os.fsdecode(os.fsencode(pets) + b"/train/cat/\xff.jpg")).write_bytes(picture(0))
     assert refused(pets).startswith(f"data.source ({pets}) cannot be used: 'utf-8' codec can't decode byte 0xff")
