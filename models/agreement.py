@@ -1,6 +1,8 @@
 """What the workers of a cluster have to agree on, so that none waits for what another one never does.
 
-    with together(devices):                           # what the end of another one does to this one, in one line
+    with together(devices):                           # the end of another worker is told in one line
+        with agreed(devices):                         # where one refuses, all do
+            data = open_data(config.data)
         signals = summed(devices, [int(signalled)])   # every worker calls, and gets the same
 
 One process is a cluster of one, and agrees with itself at no cost.
@@ -17,19 +19,60 @@ from models import strategy
 from models.failing import reason
 from pipeline.config import UsageError
 
-# What a worker sees of another one that has gone.
-LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+# What TensorFlow raises where another worker has gone, or has come again before this one noticed.
+GONE = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
+TOLD = ("Collective ops is aborted", "oordination service", "incarnation", "NCCL")  # in errors of other kinds
+
+
+class WorkerLost(Exception):
+    """Another worker has gone; one line."""
+
+
+def lost(error: Exception, devices: tf.distribute.Strategy) -> bool:
+    """Whether `error` comes of another worker's end."""
+    of_tensorflow = isinstance(error, tf.errors.OpError) and strategy.of_several(devices)
+    return of_tensorflow and (isinstance(error, GONE) or any(words in str(error) for words in TOLD))
 
 
 @contextlib.contextmanager
 def together(devices: tf.distribute.Strategy) -> Iterator[None]:
-    """Raises `UsageError` where another worker ends before training has begun: it has said why."""
+    """Raises `WorkerLost` where another worker ends."""
     try:
         yield
-    except LOST as error:
-        if not strategy.of_several(devices):
+    except tf.errors.OpError as error:
+        if not lost(error, devices):
             raise
-        raise UsageError(f"another worker has ended ({reason(error)}): look at what it says.") from error
+        raise WorkerLost(f"another worker is gone ({reason(error)})") from error
+
+
+@contextlib.contextmanager
+def agreed(devices: tf.distribute.Strategy) -> Iterator[None]:
+    """Where a worker raises a `UsageError` inside, all of them do. No collective operation may be inside."""
+    refusal = None
+    try:
+        yield
+    except UsageError as error:
+        refusal = error
+    (refusing,) = summed(devices, [int(refusal is not None)])
+    if refusal:
+        raise refusal
+    if refusing:
+        raise UsageError(f"{refusing} of {strategy.workers(devices)} workers cannot start: look at what they say.")
+
+
+def check_alike(devices: tf.distribute.Strategy, numbers: Sequence[int]) -> None:
+    """Raises `UsageError`, on every worker, where `numbers` (0 to 255) are not the same on all of them."""
+    count = strategy.workers(devices)
+    totals = summed(devices, [*numbers, *(number**2 for number in numbers)])
+    # Both sums are `count` times one's own only where nobody differs.
+    if totals != [count * number for number in numbers] + [count * number**2 for number in numbers]:
+        raise UsageError("the workers were started with different flags (--resume is one of them): give all the same.")
 
 
 def summed(devices: tf.distribute.Strategy, values: Sequence[int]) -> list[int]:

@@ -61,7 +61,8 @@ def attend(
     incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
     meter = Meter(config.data.batch_size, incidents, known.get("meter"))
     stopper = EarlyStopping(config.early_stopping, known.get("early_stopping") if config.early_stopping else None)
-    checkpointer = Checkpointer(checkpoints, config.checkpoint, known.get("best"), {"incidents": incidents, "meter": meter})
+    beside = {"incidents": incidents, "meter": meter}
+    checkpointer = Checkpointer(checkpoints, config.checkpoint, known.get("best"), beside)
     found = Attending(incidents, meter, stopper, checkpointer, None, [meter], [])
     if config.guard != "off":
         warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)

@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -25,12 +24,14 @@ import tf_keras as keras
 from absl import logging
 
 from models import sealed, strategy
+from models.agreement import lost, summed
 from models.config import CheckpointConfig
 from models.failing import UNWRITTEN, reason
 from models.stable_model import StableModel
 from pipeline.config import UsageError
 
 NAME = re.compile(r"step-(\d{8,})")
+NOWHERE = "ram://not-kept"
 
 
 class Checkpoints:
@@ -73,9 +74,12 @@ class Checkpoints:
         self._sealing = self._thread.submit(self._seal, beside, step, best)
 
     def _take_part(self) -> None:
-        """Variables that are averaged over workers on reading need all of them, or the others wait for ever."""
-        with tempfile.TemporaryDirectory() as scratch:
-            self._tracked.write(os.path.join(scratch, "variables"))
+        """Variables that are averaged over workers on reading need all of them, or the others wait for ever.
+
+        Into memory: a disk that is full here would leave the chief waiting.
+        """
+        self._tracked.write(f"{NOWHERE}/variables")
+        tf.io.gfile.rmtree(NOWHERE)
 
     def _make(self, beside: str) -> None:
         try:
@@ -171,6 +175,11 @@ class Checkpoints:
                 tf.io.gfile.rename(path, aside)
         return None
 
+    def last(self) -> str | None:
+        """The newest one, whole or not; None where there is none."""
+        there = steps(self.directory)
+        return self.path(there[-1]) if there else None
+
     def damaged(self) -> list[str]:
         """The names of those that were set aside."""
         return self._names("damaged-")
@@ -262,7 +271,9 @@ class Checkpointer(keras.callbacks.Callback):
     def save(self, validating: bool = False) -> None:
         """`validating`: a signal came in the validation of the epoch that has just ended."""
         self.finish()
-        if self._held == (self.model.step, validating) and not self.failure:
+        # Of one worker's failure all have to know: a checkpoint is written by all of them.
+        (failed,) = summed(self.model.distribute_strategy, [int(bool(self.failure))])
+        if self._held == (self.model.step, validating) and not failed:
             return
         for each in self.before_save:
             each()
@@ -279,6 +290,8 @@ class Checkpointer(keras.callbacks.Callback):
         try:
             write()
         except UNWRITTEN as error:
+            if lost(error, self.checkpoints.model.distribute_strategy):
+                raise
             self.failure = reason(error)
             logging.error(
                 "a checkpoint could not be written under %s (%s): training goes on",

@@ -14,6 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from models.config import StrategyConfig
+from models.failing import reason
 from pipeline.config import UsageError
 from pipeline.order import Share
 
@@ -32,6 +33,8 @@ def create(config: StrategyConfig) -> tf.distribute.Strategy:
         logical = [tf.config.LogicalDeviceConfiguration()] * config.logical_cpus
         _configured(lambda: tf.config.set_logical_device_configuration(cpu, logical))
     name = config.name
+    if name == "auto" and len(_workers_of_tf_config()) > 1:
+        raise UsageError("TF_CONFIG names several workers: add --strategy.name=multiworker, or unset it.")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one"
     if name == "one":
@@ -63,20 +66,35 @@ def _configured(change) -> None:
         ) from error
 
 
+def _workers_of_tf_config() -> list[str]:
+    """The addresses of the workers, none where TF_CONFIG names none or cannot be read."""
+    try:
+        return list(json.loads(os.environ.get("TF_CONFIG", ""))["cluster"]["worker"])
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+@functools.cache  # see _mirrored
 def _multiworker() -> tf.distribute.Strategy:
     try:
         cluster = json.loads(os.environ.get("TF_CONFIG", ""))
         workers, task = cluster["cluster"]["worker"], cluster["task"]
-        known = 0 <= task["index"] < len(workers) and task["type"] == "worker"
+        known = 0 <= task["index"] < len(workers) and task["type"] == "worker" and set(cluster["cluster"]) == {"worker"}
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
         raise UsageError(
             "strategy.name=multiworker needs the environment variable TF_CONFIG, for example"
             ' {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-            " with this worker's own index."
+            " with this worker's own index, and no other kind of task."
         )
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the workers of TF_CONFIG ({', '.join(workers)}) do not come together ({reason(error)}): check the"
+            " addresses, that these ports are free, and that all are started."
+        ) from error
 
 
 def share(strategy: tf.distribute.Strategy, global_batch_size: int) -> Share:

@@ -19,6 +19,7 @@ from models.config import TrainConfig, config_hash
 from models.incidents import Incidents
 from models.stable_model import StableModel
 
+PREEMPTED = 75  # the exit code that asks to be resumed
 MAX_SKIPPED = 100  # updates skipped in a row before a run is given up: 15 halvings bring float16's scale to 1
 
 
@@ -113,7 +114,7 @@ def summarize(
 def exit_code(summary: dict[str, Any]) -> int:
     """What a process that trained ends with: 75 asks to be resumed, 130 is Ctrl-C's, 3 that training failed."""
     if summary["status"] == "preempted":  # by a signal, or as another worker has gone
-        return 130 if summary.get("signal") == "SIGINT" else 75
+        return 130 if summary.get("signal") == "SIGINT" else PREEMPTED
     return 3 if summary["status"] == "failed" else 0
 
 

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from models.config import TrainConfig, from_dict, to_dict
 from pipeline import records
-from pipeline.config import UsageError
+from pipeline.config import require
 
-KNOWN = ("options", "image", "label")
+# What `fn_args` itself says; several workers would all push a model.
+TAKEN = ("data.source", "data.train_split", "data.validation_split", "epochs", "strategy.")
 
 
 class FnArgs(Protocol):
@@ -34,27 +35,29 @@ def configured(fn_args: FnArgs) -> TrainConfig:
     """The run that `fn_args` asks for; its records are prepared below `model_run_dir`.
 
     `custom_config` may hold `options` ({dotted name: value}, as in flags) and the names of the features, `image` and
-    `label`. `train_steps` come to the nearest number of whole passes, one at least, and `eval_steps` are validated.
+    `label`; what else stands there is TFX's own. `train_steps` come to the nearest number of whole passes, one at
+    least, and the images of `eval_steps` are validated.
 
     Raises:
-      UsageError: an unknown key, a bad option, or records that cannot be read.
+      UsageError: a bad option, or records that cannot be read.
     """
     custom = fn_args.custom_config or {}
-    unknown = sorted(set(custom) - set(KNOWN))
-    if unknown:
-        raise UsageError(f"custom_config has {unknown[0]!r}: it may hold {', '.join(KNOWN)}.")
+    options = custom.get("options") or {}
+    taken = [name for name in options if name.startswith(TAKEN)]
+    require(not taken, f"options {taken[:1]} of custom_config cannot be set: TFX gives files and steps.")
+    for name in ("base_model", "hyperparameters"):
+        require(not getattr(fn_args, name, None), f"{name} is given, and cannot be used: give options instead.")
     patterns = {"train": list(fn_args.train_files), "validation": list(fn_args.eval_files)}
     names = {name: custom[name] for name in ("image", "label") if name in custom}
     directory = records.prepare(patterns, os.path.join(fn_args.model_run_dir, "records"), **names)
     values: dict[str, Any] = {}
-    for name, value in {**custom.get("options", {}), "data.source": directory}.items():
+    for name, value in {**options, "data.source": directory}.items():
         *groups, last = name.split(".")
         group = values
         for each in groups:
             group = group.setdefault(each, {})
         group[last] = value
-    config = from_dict(TrainConfig, values)
-    return _as_long(config, fn_args)
+    return _as_long(from_dict(TrainConfig, values), fn_args)
 
 
 def _as_long(config: TrainConfig, fn_args: FnArgs) -> TrainConfig:

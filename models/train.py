@@ -16,11 +16,11 @@ import tf_keras as keras
 from absl import logging
 
 from models import averaging, losses, network, optimizers, run_directory, strategy
-from models.agreement import LOST, summed, together
-from models.callbacks import attend
+from models.agreement import WorkerLost, agreed, check_alike, summed, together
+from models.callbacks import Attending, attend
 from models.checkpoints import Checkpoints, step_of, steps
 from models.clipping import Clipping
-from models.config import AveragingConfig, TrainConfig
+from models.config import AveragingConfig, TrainConfig, config_hash
 from models.failing import UNWRITTEN, reason
 from models.interruption import Interrupted, Interruption, LateValidation
 from models.preflight import preflight, tell
@@ -50,38 +50,45 @@ def train(
     `resume` goes on from the newest checkpoint that is whole; damaged ones are set aside. The configuration must be
     the one it was begun with, but for the devices, unless `allow_config_change`. `overwrite` begins anew.
 
-    `status` is `completed`, `stopped_early`, `preempted` (a signal; `signal` holds its number) or `failed`.
+    `status` is `completed`, `stopped_early`, `preempted` (a signal, named by `signal`, or another worker is gone) or
+    `failed`.
 
     Raises:
-      UsageError: bad input; nothing has been written but what says so of a damaged checkpoint.
+      UsageError: bad input, here or of another worker; nothing has been written but what says so of a damaged
+        checkpoint.
+      WorkerLost: another worker has gone before training began.
     """
     devices = strategy.create(config.strategy)
     chief = strategy.is_chief(devices)
-    if chief:  # the others may come when it has made the directory
-        run_directory.check(model_dir, config, resume, overwrite, allow_config_change)
-    share = strategy.share(devices, config.data.batch_size)
-    set_up(config)
-    if config.data.service:
-        service.wait_for_workers(config.data)
-    data = opening.open_data(config.data)
-    steps_per_epoch = steps_in_epoch(config, data)
-    going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
-    # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
-    findings = preflight(config, data, devices) if config.preflight != "off" and chief and not going_on else []
     with together(devices):
+        check_alike(devices, [int(resume), *bytes.fromhex(config_hash(config))[:4]])
+        with agreed(devices):
+            if chief:  # the others may come when it has made the directory
+                run_directory.check(model_dir, config, resume, overwrite, allow_config_change)
+            share = strategy.share(devices, config.data.batch_size)
+            set_up(config)
+            if config.data.service:
+                service.wait_for_workers(config.data)
+            data = opening.open_data(config.data)
+            going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
+            # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
+            wanted = config.preflight != "off" and chief and not going_on
+            findings = preflight(config, data, devices) if wanted else []
+        steps_per_epoch = steps_in_epoch(config, data)
         model = create_model(config, data, devices, steps_per_epoch)
         checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
         state = restore(checkpoints, devices) if resume else None
-    if chief:
-        run_directory.create(model_dir, config, data.skipped, resume)
+        with agreed(devices):
+            if chief:
+                run_directory.create(model_dir, config, data.skipped, resume)
+            images = first_images(config, data, share) if chief else None
 
     training, evaluation = batches(config, data, devices, share, start_step=model.step)
     validation_steps = evaluation_steps(data.validation, share)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
     attending = attend(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
-    checkpointer, stopper = attending.checkpointer, attending.stopper
     if attending.board:
-        attending.board.write_start(model.step, first_images(config, data, share), config)
+        attending.board.write_start(model.step, images, config)
         tell(findings, attending.incidents)
     interruption = Interruption(devices)
     callbacks = [*attending.in_order, interruption.callback]
@@ -89,46 +96,74 @@ def train(
     if state and state.get("validating") and not step_of_epoch:  # else a rollback at its end has made it unfinished
         callbacks.append(LateValidation(evaluation, validation_steps, epoch - 1, callbacks[:]))
 
-    status, extra, begun = "completed", {}, time.perf_counter()
+    begun = time.perf_counter()
+    fitting: dict[str, Any] = {
+        "steps_per_epoch": steps_per_epoch,
+        "epochs": epoch if attending.stopper.stopped else config.epochs,
+        "validation_data": evaluation,
+        "validation_steps": validation_steps,
+        "callbacks": callbacks,
+    }
     with interruption:
-        try:
-            history = model.fit(
-                training,
-                steps_per_epoch=steps_per_epoch,
-                epochs=epoch if stopper.stopped else config.epochs,
-                validation_data=evaluation,
-                validation_steps=validation_steps,
-                callbacks=callbacks,
-                verbose=0,
-            )
-            final = last_result(history.history) or evaluate(model, evaluation, validation_steps)
-            if stopper.stopped:
-                status = "stopped_early"
-        except Interrupted as interrupted:
-            checkpointer.save(interrupted.validating)
-            status, final, extra = "preempted", None, {"signal": signal.Signals(interrupted.number).name}
-        except TrainingFailed as failure:
-            status, final, extra = "failed", None, {"reason": str(failure)}
-        except LOST as error:
-            if not strategy.of_several(devices):
-                raise
-            status, final, extra = "preempted", None, {"reason": lost(error, checkpoints)}
-        finally:
-            attending.close()
-    wall = time.perf_counter() - begun
-    summary = summarize(
-        config, status, model, steps_per_epoch, attending.meter, final, checkpointer.best, wall, len(data.skipped)
-    )
+        status, final, extra = fitted(model, training, fitting, attending)
+    wall, best = time.perf_counter() - begun, attending.checkpointer.best
+    skipped = len(data.skipped)
+    summary = summarize(config, status, model, steps_per_epoch, attending.meter, final, best, wall, skipped)
     summary.update(extra)
-    if checkpointer.failure:
-        before = f"{summary['reason']} And " if "reason" in summary else ""
-        summary.update(unsaved(summary["status"], checkpointer.failure, checkpoints, before))
     if chief:
         try:
             run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
         except UNWRITTEN as error:
             logging.error("summary.json could not be written in %s: %s", model_dir, reason(error))
     return summary
+
+
+def fitted(
+    model: StableModel, training: Any, fitting: dict[str, Any], attending: Attending
+) -> tuple[str, dict[str, float] | None, dict[str, Any]]:
+    """Runs `fit` to its end, whatever that is: (status, the last validation, what a summary says beside)."""
+    devices, checkpointer = model.distribute_strategy, attending.checkpointer
+    status, final, extra, gone = "completed", None, {}, ""
+    try:
+        with together(devices):
+            try:
+                history = model.fit(training, verbose=0, **fitting).history
+                batches, count = fitting["validation_data"], fitting["validation_steps"]
+                final = last_result(history) or evaluate(model, batches, count)
+                if attending.stopper.stopped:
+                    status = "stopped_early"
+            except Interrupted as interrupted:
+                checkpointer.save(interrupted.validating)
+                status, extra = "preempted", {"signal": signal.Signals(interrupted.number).name}
+    except TrainingFailed as failure:
+        status, extra = "failed", {"reason": str(failure)}
+    except WorkerLost as loss:
+        status, gone = "preempted", str(loss)
+    finally:
+        attending.close()
+    if gone:
+        last = checkpointer.checkpoints.last() or "the start, as there is no checkpoint"
+        return status, None, {"reason": f"{gone}: start all again with --resume; they go on from {last}."}
+    status, more = written_by_all(status, attending, extra)
+    return status, final, {**extra, **more}
+
+
+def written_by_all(status: str, attending: Attending, extra: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(status, reason) where the last checkpoint could not be written, here or by another worker."""
+    failure, checkpoints = attending.checkpointer.failure, attending.checkpointer.checkpoints
+    devices = checkpoints.model.distribute_strategy
+    try:
+        with together(devices):
+            (failed,) = summed(devices, [int(bool(failure))])
+    except WorkerLost:  # all has been done, and it may have been quicker to end
+        failed = bool(failure)
+    if not failed:
+        return status, {}
+    before = f"{extra['reason']} And " if "reason" in extra else ""
+    return (
+        "preempted" if status == "preempted" else "failed",
+        {"reason": f"{before}{unwritten(failure or 'by another worker: look at what it says', checkpoints)}"},
+    )
 
 
 def steps_in_epoch(config: TrainConfig, data: Data) -> int:
@@ -217,9 +252,15 @@ def batches(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, sh
 
     Not `experimental_distribute_dataset`: it would serialize the graph, and the mapped shards with it.
     """
-    training = devices.distribute_datasets_from_function(
-        lambda _: build.training_batches(data, config.data, config.seed, share, start_step)
-    )
+    # Said to be endless, as it is (2^62 batches): else workers tell each other before every step that there is one.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    several = strategy.of_several(devices)
+
+    def own(_: tf.distribute.InputContext) -> tf.data.Dataset:
+        ds = build.training_batches(data, config.data, config.seed, share, start_step)
+        return ds.apply(endless) if several else ds
+
+    training = devices.distribute_datasets_from_function(own)
     evaluation = devices.distribute_datasets_from_function(
         lambda _: build.evaluation_batches(data.validation, config.data, share)
     )
@@ -254,21 +295,10 @@ def first_images(config: TrainConfig, data: Data, share: Share):
         ) from error
 
 
-def unsaved(status: str, failure: str, checkpoints: Checkpoints, reason_before: str = "") -> dict[str, Any]:
-    """What a summary says of a run whose last checkpoint could not be written; one that was preempted stays so."""
-    last = checkpoints.newest()
-    return {
-        "status": "preempted" if status == "preempted" else "failed",
-        "reason": f"{reason_before}the last checkpoint could not be written ({failure}): make room, then go on with"
-        f" --resume from {last or 'the start, as there is none'}.",
-    }
-
-
-def lost(error: Exception, checkpoints: Checkpoints) -> str:
-    """What a summary says of a run one of whose workers has gone."""
-    there = steps(checkpoints.directory)
-    last = checkpoints.path(there[-1]) if there else "the start, as there is no checkpoint"
-    return f"another worker is gone ({reason(error)}): start all again with --resume; they go on from {last}."
+def unwritten(failure: str, checkpoints: Checkpoints) -> str:
+    """What a summary says of a run whose last checkpoint could not be written."""
+    last = checkpoints.last() or "the start, as there is none"
+    return f"the last checkpoint could not be written ({failure}): make room, then go on with --resume from {last}."
 
 
 def restore(checkpoints: Checkpoints, devices: tf.distribute.Strategy) -> dict[str, Any]:
@@ -277,15 +307,21 @@ def restore(checkpoints: Checkpoints, devices: tf.distribute.Strategy) -> dict[s
     Of several workers the chief looks for it, and the others take the same: they share the directory.
 
     Raises:
-      UsageError: there were some, and none is whole.
+      UsageError: there were some, and none is whole; or another worker does not see what the chief sees.
     """
-    found = checkpoints.newest() if strategy.is_chief(devices) else None
-    known, millions, units = summed(devices, [int(bool(found)), *divmod(step_of(found) if found else 0, 10**6)])
+    found, damaged = (checkpoints.newest(), checkpoints.damaged()) if strategy.is_chief(devices) else (None, [])
+    step = step_of(found) if found else 0
+    known, unusable, *digits = summed(devices, [int(bool(found)), int(bool(damaged)), *divmod(step, 10**6)])
     if known:
-        return checkpoints.restore(checkpoints.path(millions * 10**6 + units))
-    if checkpoints.damaged():
+        path = checkpoints.path(digits[0] * 10**6 + digits[1])
+        with agreed(devices):
+            if not tf.io.gfile.exists(path):
+                raise UsageError(f"there is no {path} here, and the chief has it: all workers must share model_dir.")
+        return checkpoints.restore(path)
+    if unusable:
         raise UsageError(f"--resume: no checkpoint in {checkpoints.directory} is whole; use --overwrite.")
-    logging.warning("--resume: there is no checkpoint in %s yet: beginning anew", checkpoints.directory)
+    if strategy.is_chief(devices):
+        logging.warning("--resume: there is no checkpoint in %s yet: beginning anew", checkpoints.directory)
     return {}
 
 

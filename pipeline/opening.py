@@ -12,7 +12,7 @@ import os
 import numpy as np
 from absl import logging
 
-from pipeline import prepare, selection, sources
+from pipeline import prepare, preparing, selection, sources
 from pipeline.config import DataConfig, PrepareConfig, UsageError
 from pipeline.index import Index, open_index
 
@@ -68,7 +68,9 @@ def in_tier(config: DataConfig) -> DataConfig:
     with sources.told_in_one_line(config.source):
         name = f"{sources.state(config)}-{config.cache.replace(':', '-')}"
     output = os.path.join(sources.cache_dir(), "tiers", name)
-    if not os.path.exists(output):
+    with preparing.alone(output):
+        if os.path.exists(output):
+            return dataclasses.replace(config, source=output)
         wanted = PrepareConfig(
             source=config.source,
             data_dir=config.data_dir,

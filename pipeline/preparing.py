@@ -1,28 +1,48 @@
-"""TFDS prepares a data set once, whoever else wants it at the same time.
+"""A data set is prepared once, whoever else wants it at the same time.
 
-prepare(builder)           # with `file_format` tfrecord; nothing is done where it has been prepared
+prepare(builder)           # TFDS's download_and_prepare; nothing is done where it has been prepared
+with alone(directory):     # whoever comes later waits
+    ...
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from typing import Any
+
+from absl import logging
 
 
 def prepare(builder: Any, **options: Any) -> None:
     """`download_and_prepare`, by one process at a time: TFDS removes what another one has begun.
 
-    The others wait, and find it done. On storage that is no file system of this machine each is on its own.
+    The others wait, and find it done; what `builder` knows of its splits may then be old: read its directory.
     """
-    if builder.is_prepared():
-        return
-    directory = str(builder.data_dir)
+    if not builder.is_prepared():
+        with alone(str(builder.data_dir)):
+            builder.download_and_prepare(file_format="tfrecord", **options)
+
+
+@contextlib.contextmanager
+def alone(directory: str) -> Iterator[None]:
+    """Waits for other processes that are inside for the same `directory`.
+
+    Each is on its own where the storage has no locks: that of another machine, reached by an URL or without them.
+    """
     if "://" in directory:
-        builder.download_and_prepare(file_format="tfrecord", **options)
+        yield
         return
     parent, name = os.path.split(directory)
     os.makedirs(parent, exist_ok=True)
     with open(os.path.join(parent, f".{name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        builder.download_and_prepare(file_format="tfrecord", **options)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.warning("another process prepares %s: waiting for it", directory)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            logging.warning("%s cannot be locked (%s): no other process should prepare it now", directory, error)
+        yield

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from pipeline import preparing, sources
 from pipeline.config import UsageError
 
+MOST_CLASSES = 100_000
 IMAGE, LABEL = "image/encoded", "image/class/label"  # as TensorFlow's own converters name them
 
 
@@ -37,16 +38,28 @@ def prepare(patterns: dict[str, list[str]], directory: str, image: str = IMAGE, 
     prepared = os.path.join(place, Records.name, str(Records.VERSION))
     if tf.io.gfile.exists(prepared):
         return prepared
-    labels = {_label(feature, label) for _, feature in _examples(files, (image, label))}
-    numbers = {each for each in labels if isinstance(each, int)}
-    if numbers and min(numbers) < 0:
-        raise UsageError(f"feature {label} holds {min(numbers)}: a class's number is 0 or more.")
-    names = [str(number) for number in range(max(numbers) + 1)] if numbers else sorted(map(str, labels))
-    if len(names) < 2:
-        raise UsageError(f"feature {label} holds one class only ({names}): classification needs at least two.")
-    builder = Records(files=files, names=names, image=image, label=label, data_dir=place)
+    labels = {_label(feature, label) for _, feature in _examples(files, image, label)}
+    builder = Records(files=files, names=class_names(labels, label), image=image, label=label, data_dir=place)
     preparing.prepare(builder)
     return str(builder.data_dir)
+
+
+def class_names(labels: set[int | str], feature: str) -> list[str]:
+    """In the order of their numbers, or of the alphabet where they have names.
+
+    Raises:
+      UsageError: numbers that are none of a class, numbers beside names, or fewer than two classes.
+    """
+    numbers = [each for each in labels if isinstance(each, int)]
+    if numbers and len(numbers) < len(labels):
+        raise UsageError(f"feature {feature} holds numbers and names: write all classes in one way.")
+    for number in numbers:
+        if not 0 <= number < MOST_CLASSES:
+            raise UsageError(f"feature {feature} holds {number}: a class's number lies in 0 to {MOST_CLASSES - 1}.")
+    names = [str(number) for number in range(max(numbers) + 1)] if numbers else sorted(map(str, labels))
+    if len(labels) < 2:
+        raise UsageError(f"feature {feature} holds one class only ({', '.join(names[-1:])}): at least two are needed.")
+    return names
 
 
 class Records(tfds.core.GeneratorBasedBuilder):
@@ -77,7 +90,7 @@ class Records(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self._files}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, feature in _examples({split: self._files[split]}, (self._image, self._label)):
+        for name, feature in _examples({split: self._files[split]}, self._image, self._label):
             (image,) = feature[self._image].bytes_list.value
             yield name, {"image": image, "label": str(_label(feature, self._label)), "filename": name}
 
@@ -89,32 +102,28 @@ def _files(patterns: list[str]) -> list[str]:
     return files
 
 
-def _examples(files: dict[str, list[str]], wanted: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+def _examples(files: dict[str, list[str]], image: str, label: str) -> Iterator[tuple[str, Any]]:
     """(name of the record, its features), of each of `files` in turn."""
-    for path in (path for of in files.values() for path in of):
+    for at, path in enumerate(path for of in files.values() for path in of):
         compression = "GZIP" if path.endswith(".gz") else ""
         try:
             for number, record in enumerate(tf.data.TFRecordDataset(path, compression).as_numpy_iterator()):
-                name = f"{os.path.basename(path)}-{number:06d}"
                 feature = tf.train.Example.FromString(record).features.feature
-                missing = [each for each in wanted if not _values(feature, each)]
-                if missing:
-                    there = ", ".join(sorted(feature))
-                    raise UsageError(f"{path}: record {number} has no {missing[0]}, or several; it has {there}.")
-                yield name, feature
+                for name, kind in ((image, "one encoded image (bytes)"), (label, "one class (bytes or int64)")):
+                    values = _values(feature[name], numbers=name == label) if name in feature else []
+                    if len(values) != 1:
+                        there = ", ".join(sorted(feature))
+                        raise UsageError(f"{path}: record {number} must hold {kind} as {name}; it has {there}.")
+                yield f"{at:05d}-{os.path.basename(path)}-{number:06d}", feature  # files of two directories share names
         except (tf.errors.OpError, DecodeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(f"{path} does not hold tf.Examples ({reason}): mend or remove it.") from error
 
 
-def _values(feature: Any, name: str) -> list[Any]:
-    """Of a feature with one value: [value]; else []."""
-    if name not in feature:
-        return []
-    values = [*feature[name].bytes_list.value, *feature[name].int64_list.value]
-    return values if len(values) == 1 else []
+def _values(feature: Any, numbers: bool) -> list[Any]:
+    return [*feature.bytes_list.value, *(feature.int64_list.value if numbers else [])]
 
 
 def _label(feature: Any, name: str) -> int | str:
-    (value,) = _values(feature, name)
+    (value,) = _values(feature[name], numbers=True)
     return value if isinstance(value, int) else value.decode("utf-8", errors="replace")

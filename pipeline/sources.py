@@ -81,6 +81,7 @@ def _from_catalogue(name: str, data_dir: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
         preparing.prepare(builder)
+        return tfds.builder_from_directory(str(builder.data_dir))
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"data.source (tfds:{name}) cannot be opened: {reason[:300]}") from error
@@ -89,7 +90,6 @@ def _from_catalogue(name: str, data_dir: str) -> Any:
             f"data.source (tfds:{name}) could not be downloaded and prepared ({type(error).__name__}: {error}):"
             " check the network, or prepare it elsewhere and pass its directory."
         ) from error
-    return builder
 
 
 def validation_split(builder: Any, config: DataConfig) -> str:

@@ -69,7 +69,7 @@ def small_config(small: DataConfig, **changes) -> TrainConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "batch"), [(1, 7), (2, 20), (3, 21)])
+@pytest.mark.parametrize(("workers", "batch"), [(2, 20), (3, 21)])
 def test_workers_end_with_equal_weights_and_see_every_row_once(
     workers: int, batch: int, small: DataConfig, data: Data, tmp_path: pathlib.Path
 ) -> None:
@@ -118,7 +118,7 @@ FLAGS = [
     "--histograms_every=0",
     "--steps_per_execution=5",
     "--optimizer.learning_rate=0.05",
-    "--checkpoint.every_steps=10",
+    "--checkpoint.every_steps=5",
     "--checkpoint.keep=100",
     "--preflight=off",
 ]
@@ -148,16 +148,16 @@ def variables(model_dir: pathlib.Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run of 40 epochs, 400 steps, that nothing happens to."""
+    """A run of 4 epochs, 40 steps, that nothing happens to."""
     directory = tmp_path_factory.mktemp("straight")
-    with cluster(trains(directory / "run", 40), directory) as processes:
+    with cluster(trains(directory / "run", 4), directory) as processes:
         for index, process in enumerate(processes):
             assert process.wait(timeout=240) == 0, (directory / f"{index}.log").read_text()[-3000:]
     return directory / "run"
 
 
 def goes_on_as(straight: pathlib.Path, run: pathlib.Path, logs: pathlib.Path) -> None:
-    with cluster(trains(run, 40, "--resume"), logs) as processes:
+    with cluster(trains(run, 4, "--resume"), logs) as processes:
         for index, process in enumerate(processes):
             assert process.wait(timeout=240) == 0, (logs / f"{index}.log").read_text()[-3000:]
     expected, found = variables(straight), variables(run)
@@ -173,43 +173,72 @@ def test_where_a_worker_is_killed_the_others_end_and_the_cluster_goes_on(
     killed: int, straight: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run = tmp_path / "run"
-    with cluster(trains(run, 40), tmp_path) as processes:
-        comes_to(run, 50, processes[0])
+    with cluster(trains(run, 4), tmp_path) as processes:
+        comes_to(run, 15, processes[0])
         processes[killed].kill()
         left = 1 - killed
-        assert processes[left].wait(timeout=30) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
+        assert processes[left].wait(timeout=60) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
     said = (tmp_path / f"{left}.log").read_text()
     assert "error: another worker is gone" in said
     assert "start all again with --resume; they go on from" in said
     assert "Traceback" not in said
-    goes_on_as(straight, run, tmp_path / "again")
+    if not killed:
+        goes_on_as(straight, run, tmp_path / "again")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_that_one_worker_gets_stops_all_after_the_same_call(
-    straight: pathlib.Path, tmp_path: pathlib.Path
+    number: signal.Signals, code: int, straight: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run = tmp_path / "run"
-    with cluster(trains(run, 40), tmp_path) as processes:
-        comes_to(run, 50, processes[0])
-        processes[1].send_signal(signal.SIGTERM)
+    with cluster(trains(run, 4), tmp_path) as processes:
+        comes_to(run, 15, processes[0])
+        processes[1].send_signal(number)
         for index, process in enumerate(processes):
-            assert process.wait(timeout=60) == 75, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert process.wait(timeout=60) == code, (tmp_path / f"{index}.log").read_text()[-3000:]
     summary = json.loads((run / "summary.json").read_text())
-    assert (summary["status"], summary["signal"]) == ("preempted", "SIGTERM")
+    assert (summary["status"], summary["signal"]) == ("preempted", number.name)
     assert summary["steps"] == max(steps(str(run / "checkpoints")))
-    goes_on_as(straight, run, tmp_path / "again")
+    if number == signal.SIGTERM:
+        goes_on_as(straight, run, tmp_path / "again")
 
 
 @pytest.mark.slow
 def test_bad_input_of_the_chief_ends_all_in_one_line(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    with cluster(trains(straight, 40), tmp_path) as processes:  # it holds this run already
+    with cluster(trains(straight, 4), tmp_path) as processes:  # it holds this run already
         for index, process in enumerate(processes):
             assert process.wait(timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
     assert "holds this run already" in (tmp_path / "0.log").read_text()
     said = (tmp_path / "1.log").read_text()
-    assert "error: another worker has ended" in said
+    assert said.splitlines()[-1] == "error: 1 of 2 workers cannot start: look at what they say."
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_flags_that_differ_end_all_in_one_line(tmp_path: pathlib.Path) -> None:
+    ours, others = trains(tmp_path / "run", 4)
+    with cluster([ours, [*others, "--seed=1"]], tmp_path) as processes:
+        for index, process in enumerate(processes):
+            assert process.wait(timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
+    for index in range(2):
+        last = (tmp_path / f"{index}.log").read_text().splitlines()[-1]
+        assert last.startswith("error: the workers were started with different flags (--resume is one of them)")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_the_chief_ends_all_alike(tmp_path: pathlib.Path) -> None:
+    """In the place of a full disk: a file where the directory of checkpoints should be."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").write_text("")
+    with cluster(trains(run, 2), tmp_path) as processes:
+        for index, process in enumerate(processes):
+            assert process.wait(timeout=120) == 3, (tmp_path / f"{index}.log").read_text()[-3000:]
+    assert "error: the last checkpoint could not be written" in (tmp_path / "0.log").read_text()
+    said = (tmp_path / "1.log").read_text()
+    assert "error: the last checkpoint could not be written (by another worker: look at what it says)" in said
 
 
 @pytest.mark.slow
@@ -222,9 +251,6 @@ def test_launch_starts_a_cluster_and_says_how_to_elsewhere(tmp_path: pathlib.Pat
     assert "-m tools.train" in done.stdout
     for index in range(2):
         assert f"worker {index} | completed after 1.0 epochs, 10 steps" in done.stdout
-    again = subprocess.run([*command, "--epochs=1"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert again.returncode == 2
-    assert "worker 0 | error: model_dir" in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -234,7 +260,7 @@ def test_launch_starts_a_cluster_and_says_how_to_elsewhere(tmp_path: pathlib.Pat
         (["--workers=2"], "--model_dir is missing"),
         (["--strategy.name=mirrored", "--model_dir=runs/x"], "must be left out: a cluster's is multiworker"),
         (["--epochs=-1", "--model_dir=runs/x"], "epochs (-1)"),
-        (["--epoch=1", "--model_dir=runs/x"], "epoch"),
+        (["--epoch=1", "--model_dir=runs/x"], "Unknown command line flag 'epoch'"),
     ],
 )
 def test_launch_refuses_before_anything_starts(flags: list[str], words: str) -> None:

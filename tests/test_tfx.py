@@ -17,7 +17,7 @@ from pipeline import records, shapes
 from pipeline.config import DataConfig, ShapesConfig, UsageError
 from pipeline.opening import open_data
 
-SMALL = {"data.image_size": 16, "data.batch_size": 20, "data.train_split": "train", "epochs": 1}
+SMALL = {"data.image_size": 16, "data.batch_size": 20}
 NETWORK = {"model.name": "cnn", "model.width": 4, "precision": "float32", "preflight": "off"}
 
 
@@ -124,7 +124,7 @@ def test_classes_may_have_names_and_features_others(pictures: Any, tmp_path: pat
     directory = records.prepare({"train": [path], "validation": [path]}, str(tmp_path / "ours"), *names)
     data = open_data(DataConfig(source=directory, image_size=16))
     assert data.classes == ("cat", "dog")
-    assert data.train.names[0].startswith("plain.tfrecord-")
+    assert data.train.names[0].startswith("00000-plain.tfrecord-")
     assert records.prepare({"train": [path], "validation": [path]}, str(tmp_path / "ours"), *names) == directory
 
 
@@ -133,10 +133,18 @@ def test_what_cannot_be_used_is_named(pictures: Any, tmp_path: pathlib.Path) -> 
     good = write(tmp_path / "good.gz", [example(image, label), example(image, label + 1)])
     cases = [
         ([str(tmp_path / "none-*")], r"there is no file like .*none-\*: check the path"),
-        ([write(tmp_path / "other.gz", [example(image, label, ("a", "b"))])], r"record 0 has no image/encoded.*a, b"),
+        (
+            [write(tmp_path / "other.gz", [example(image, label, ("a", "b"))])],
+            r"record 0 must hold one encoded image.*a, b",
+        ),
         ([write(tmp_path / "text.gz", [b"no example"])], r"text.gz does not hold tf.Examples"),
         ([write(tmp_path / "one.gz", [example(image, "cat")])], r"holds one class only"),
-        ([write(tmp_path / "minus.gz", [example(image, -1)])], r"holds -1: a class's number is 0 or more"),
+        ([write(tmp_path / "minus.gz", [example(image, -1)])], r"holds -1: a class's number lies in 0 to"),
+        (
+            [write(tmp_path / "far.gz", [example(image, 0), example(image, 2**40)])],
+            r"a class's number lies in 0 to 99999",
+        ),
+        ([write(tmp_path / "both.gz", [example(image, 0), example(image, "cat")])], r"holds numbers and names"),
     ]
     cut = tmp_path / "cut.gz"
     cut.write_bytes(pathlib.Path(good).read_bytes()[:60])
@@ -144,5 +152,22 @@ def test_what_cannot_be_used_is_named(pictures: Any, tmp_path: pathlib.Path) -> 
     for patterns, words in cases:
         with pytest.raises(UsageError, match=words):
             records.prepare({"train": patterns}, str(tmp_path / "ours"))
-    with pytest.raises(UsageError, match=r"custom_config has 'option': it may hold options, image, label"):
-        tfx.configured(FnArgs(train_files=[good], model_run_dir=str(tmp_path), custom_config={"option": {}}))
+    for custom, more, words in (
+        ({"options": {"epochs": 3}}, {}, r"\['epochs'\] of custom_config cannot be set"),
+        ({"options": {"strategy.name": "multiworker"}}, {}, r"'strategy.name'"),
+        ({"options": None}, {"hyperparameters": {"a": 1}}, r"hyperparameters is given, and cannot be used"),
+        ({"options": {"model.dropout": 7.0}, "ai_platform_training_args": {}}, {}, r"model.dropout \(7.0\) is a share"),
+    ):
+        fn_args = FnArgs(
+            train_files=[good], eval_files=[good], model_run_dir=str(tmp_path), custom_config=custom, **more
+        )
+        with pytest.raises(UsageError, match=words):
+            tfx.configured(fn_args)
+
+
+def test_files_of_the_same_name_in_two_directories_are_two(pictures: Any, tmp_path: pathlib.Path) -> None:
+    examples = [example(*picture) for picture in pictures["train"]]
+    paths = [write(tmp_path / place / "data-00000.gz", examples[at::2]) for at, place in enumerate("ab")]
+    directory = records.prepare({"train": paths, "validation": paths[:1]}, str(tmp_path / "ours"))
+    data = open_data(DataConfig(source=directory, image_size=16))
+    assert (len(data.train), len(data.validation)) == (200, 100)

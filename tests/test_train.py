@@ -306,6 +306,17 @@ def test_a_run_goes_on_with_other_flags_only_where_that_is_meant(tmp_path: pathl
     assert read_json(str(tmp_path), "config.json")["epochs"] == 2
 
 
+def test_an_event_file_cut_short_costs_its_last_record_alone(tmp_path: pathlib.Path) -> None:
+    train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path))
+    (written,) = (tmp_path / "train").glob("events*")
+    os.truncate(written, written.stat().st_size - 10)
+    train.train(PLAIN, str(tmp_path), resume=True, allow_config_change=True)
+    steps = [step for step, _ in scalars(events(tmp_path), "step/loss")]
+    assert steps == sorted(set(steps)), "none twice"
+    assert steps[-1] == 2 * STEPS - 1
+    assert len(steps) >= 2 * STEPS - 10, "a record holds the steps of a call"
+
+
 def test_a_run_goes_on_with_another_number_of_replicas(tmp_path: pathlib.Path) -> None:
     train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path))
     two = StrategyConfig(name="mirrored", logical_cpus=2)

@@ -37,10 +37,15 @@ def main(argv: list[str]) -> int:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     model_dir = FLAGS.model_dir or os.path.join("runs", f"{FLAGS.preset or 'run'}-{now}")
     quiet.import_tensorflow()
-    from models.summary import exit_code, text
+    from models.agreement import WorkerLost
+    from models.summary import PREEMPTED, exit_code, text
     from models.train import train
 
-    summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite, FLAGS.allow_config_change)
+    try:
+        summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite, FLAGS.allow_config_change)
+    except WorkerLost as loss:
+        print(f"error: {loss}: start all again, with --resume where they had begun.", file=sys.stderr)
+        return PREEMPTED
     print(text(summary, model_dir))
     if "reason" in summary:
         print(f"error: {summary['reason']}", file=sys.stderr)
