@@ -13,7 +13,7 @@ from typing import Any
 
 import tf_keras as keras
 
-from models.checkpoints import Checkpointer, Checkpoints
+from models.checkpoints import Checkpointer, Checkpoints, Stateful
 from models.config import TrainConfig
 from models.early_stopping import EarlyStopping
 from models.guard import StabilityGuard
@@ -61,7 +61,7 @@ def attend(
     incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
     meter = Meter(config.data.batch_size, incidents, known.get("meter"))
     stopper = EarlyStopping(config.early_stopping, known.get("early_stopping") if config.early_stopping else None)
-    beside = {"incidents": incidents, "meter": meter}
+    beside: dict[str, Stateful] = {"incidents": incidents, "meter": meter}
     checkpointer = Checkpointer(checkpoints, config.checkpoint, known.get("best"), beside)
     found = Attending(incidents, meter, stopper, checkpointer, None, [meter], [])
     if config.guard != "off":

@@ -23,7 +23,7 @@ from models.causes import CAUSES
 from models.charts import Axis, Curve, Mark
 from models.detectors import Alarm
 from models.diagnosis import Diagnosis, Finding, Picture, Replay, Suspect, command_line
-from models.report_style import CSS
+from models.report_style import page
 from models.report_text import counted, percent
 
 CARDS = 5  # suspects in full; the others are a table
@@ -51,12 +51,7 @@ def html(diagnosis: Diagnosis) -> str:
     ]
     # A file name that is not UTF-8 reaches Python as lone surrogates, which nothing can write.
     body = "\n".join(parts).encode("utf-8", "replace").decode()
-    title = escape(f"{diagnosis.source}: diagnosis")
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return page(escape(f"{diagnosis.source}: diagnosis"), body)
 
 
 def escape(text: str) -> str:

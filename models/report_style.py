@@ -1,4 +1,4 @@
-"""The style sheet of report.html: one column, light or dark as the reader has it, on a phone, a desktop or paper."""
+"""The looks of every page: one column, light or dark as the reader has it, on a phone, a desktop or paper."""
 
 from __future__ import annotations
 
@@ -153,3 +153,12 @@ footer {
   details::details-content { content-visibility: visible; block-size: auto; }
 }
 """.strip()
+
+
+def page(title: str, body: str) -> str:
+    """A self-contained HTML document; `title` and `body` are markup."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>\n{CSS}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )

@@ -87,7 +87,7 @@ def train(
     validation_steps = evaluation_steps(data.validation, share)
     model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
     attending = attend(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
-    if attending.board:
+    if attending.board and images is not None:
         attending.board.write_start(model.step, images, config)
         tell(findings, attending.incidents)
     interruption = Interruption(devices)

@@ -48,9 +48,14 @@ def main(argv: list[str]) -> int:
     command = [sys.executable, "-m", "tools.train", *given, "--strategy.name=multiworker"]
     print(on_other_machines(count, ["python", *command[1:]]), flush=True)
     workers: list[Worker] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        for each in workers:
+            each.process.send_signal(number)
+
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _: [each.process.send_signal(number) for each in workers])
+            signal.signal(number, pass_on)
         for index, environment in enumerate(environments(count)):
             workers.append(Worker(index, environment, command))
         return ended(workers)
