@@ -19,7 +19,7 @@ STEPS_PER_EPOCH = 15
 
 def main(run: str, told: str, replicas: int, epochs: int) -> int:
     """The exit code that tools.train has."""
-    from models import train
+    from models import callbacks, train
     from models.config import (
         AveragingConfig,
         CheckpointConfig,
@@ -59,7 +59,7 @@ def main(run: str, told: str, replicas: int, epochs: int) -> int:
     )
     out = os.open(told, os.O_WRONLY | os.O_CREAT)
     resume = os.path.exists(os.path.join(run, "config.json"))
-    with unittest.mock.patch.object(train, "Progress", Telling):
+    with unittest.mock.patch.object(callbacks, "Progress", Telling):
         summary = train.train(config, run, resume=resume)
     return exit_code(summary)
 
