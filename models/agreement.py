@@ -11,6 +11,7 @@ One process is a cluster of one, and agrees with itself at no cost.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
@@ -48,7 +49,13 @@ def together(devices: tf.distribute.Strategy) -> Iterator[None]:
     except tf.errors.OpError as error:
         if not lost(error, devices):
             raise
-        raise WorkerLost(f"another worker is gone ({reason(error)})") from error
+        raise WorkerLost(f"another worker is gone ({told(error)})") from error
+
+
+def told(error: Exception) -> str:
+    """What TensorFlow says of it, without the graph, the remote procedure and the advice around it."""
+    found = re.search(r"aborted by: (.+?)(?=Additional GRPC|The error could|$)", " ".join(str(error).split()))
+    return reason(found[1].strip() if found else error)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import tensorflow as tf
 UNWRITTEN = (OSError, tf.errors.OpError)
 
 
-def reason(error: BaseException) -> str:
+def reason(error: BaseException | str) -> str:
     """The cause in one line of at most 200 characters, without what TensorFlow says of its own insides.
 
     Of a longer one the middle is left out: paths come first, and what is the matter last.
