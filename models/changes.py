@@ -99,7 +99,6 @@ def _rates(case: Case) -> Iterator[Change]:
         "divergence",
         "exploding",
         "large_updates",
-        "growing_weights",
         "oscillation",
     }
     slow = case.kinds & {"small_updates"}

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
 
+import tensorflow as tf
 from absl import logging
 
 
@@ -46,3 +48,10 @@ def alone(directory: str) -> Iterator[None]:
         except OSError as error:
             logging.warning("%s cannot be locked (%s): no other process should prepare it now", directory, error)
         yield
+
+
+def state_of(of: str, paths: list[str]) -> str:
+    """A name for what the files hold now and `of`, by their lengths and times."""
+    stats = [tf.io.gfile.stat(path) for path in paths]
+    whole = repr([of, paths, [(s.length, s.mtime_nsec) for s in stats]])
+    return hashlib.blake2b(whole.encode(errors="surrogateescape"), digest_size=8).hexdigest()

@@ -15,7 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
-from pipeline import preparing, sources
+from pipeline import preparing
 from pipeline.config import UsageError
 
 MOST_CLASSES = 100_000
@@ -33,7 +33,7 @@ def prepare(patterns: dict[str, list[str]], directory: str, image: str = IMAGE, 
       UsageError: no such files, no such features, or a record that is no tf.Example.
     """
     files = {split: _files(of) for split, of in patterns.items()}
-    state = sources.state_of(repr([files, image, label]), [path for of in files.values() for path in of])
+    state = preparing.state_of(repr([files, image, label]), [path for of in files.values() for path in of])
     place = os.path.join(directory, state)
     prepared = os.path.join(place, Records.name, str(Records.VERSION))
     if tf.io.gfile.exists(prepared):

@@ -125,18 +125,13 @@ def state(config: DataConfig) -> str:
     if files:
         return _folder_state(config.source, files)
     splits = resolve(config).info.splits.values()
-    return state_of(config.source, [str(path) for info in splits for path in info.filepaths])
+    return preparing.state_of(config.source, [str(path) for info in splits for path in info.filepaths])
 
 
 def _folder_state(root: str, files: dict[str, list[str]]) -> str:
-    return state_of(repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths])
-
-
-def state_of(of: str, paths: list[str]) -> str:
-    """A name for what the files hold now and `of`, by their lengths and times."""
-    stats = [tf.io.gfile.stat(path) for path in paths]
-    whole = repr([of, paths, [(s.length, s.mtime_nsec) for s in stats]])
-    return hashlib.blake2b(whole.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+    return preparing.state_of(
+        repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths]
+    )
 
 
 def scan(root: str) -> dict[str, list[str]]:

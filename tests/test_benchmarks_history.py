@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from benchmarks import history, results
+from benchmarks import kept, results
 from benchmarks.results import Result
 from pipeline.config import UsageError
 from tests import browser
@@ -28,12 +28,12 @@ def report(value: float, commit: str, cpu: str = "a CPU") -> results.Report:
 
 
 def test_machines_have_files_of_their_own_and_lines_stay_as_they_are(tmp_path: pathlib.Path) -> None:
-    first = history.add(report(1.0, "aaa"), str(tmp_path))
+    first = kept.add(report(1.0, "aaa"), str(tmp_path))
     before = pathlib.Path(first).read_text()
-    assert history.add(report(1.2, "bbb"), str(tmp_path)) == first
-    assert history.add(report(9.0, "bbb", "another"), str(tmp_path)) != first
+    assert kept.add(report(1.2, "bbb"), str(tmp_path)) == first
+    assert kept.add(report(9.0, "bbb", "another"), str(tmp_path)) != first
     assert pathlib.Path(first).read_text().startswith(before)
-    found = history.read(str(tmp_path))
+    found = kept.read(str(tmp_path))
     assert sorted(len(lines) for lines in found.values()) == [1, 2]
     lines = found[pathlib.Path(first).stem]
     assert [line["commit"] for line in lines] == ["aaa", "bbb"]
@@ -42,24 +42,24 @@ def test_machines_have_files_of_their_own_and_lines_stay_as_they_are(tmp_path: p
 
 
 def test_a_line_that_was_cut_short_is_left_out(tmp_path: pathlib.Path) -> None:
-    path = pathlib.Path(history.add(report(1.0, "aaa"), str(tmp_path)))
+    path = pathlib.Path(kept.add(report(1.0, "aaa"), str(tmp_path)))
     path.write_text(path.read_text() + '{"time": "20')
-    assert [line["commit"] for line in history.read(str(tmp_path))[path.stem]] == ["aaa"]
+    assert [line["commit"] for line in kept.read(str(tmp_path))[path.stem]] == ["aaa"]
 
 
 def test_what_is_no_history_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UsageError, match=r"holds no lines yet"):
-        history.read(str(tmp_path / "none"))
+        kept.read(str(tmp_path / "none"))
     (tmp_path / "x.jsonl").write_text("no json\n")
     with pytest.raises(UsageError, match=r"x.jsonl is no history"):
-        history.read(str(tmp_path))
+        kept.read(str(tmp_path))
 
 
 def test_the_page_has_a_curve_for_each_metric_of_each_machine(tmp_path: pathlib.Path) -> None:
     for value, commit in ((1.0, "aaa"), (1.3, "bbb"), (0.8, "ccc")):
-        history.add(report(value, commit), str(tmp_path))
-    history.add(report(5.0, "aaa", "another <CPU>"), str(tmp_path))
-    html = history.show(history.read(str(tmp_path)))
+        kept.add(report(value, commit), str(tmp_path))
+    kept.add(report(5.0, "aaa", "another <CPU>"), str(tmp_path))
+    html = kept.show(kept.read(str(tmp_path)))
     assert len(re.findall(r"<figure>", html)) == 4
     assert "another &lt;CPU&gt;" in html
     assert "decode &lt;b&gt;" in html
@@ -73,8 +73,8 @@ def test_the_page_has_a_curve_for_each_metric_of_each_machine(tmp_path: pathlib.
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
     for value, commit in ((1.0, "aaa"), (1.3, "bbb"), (0.8, "ccc")):
-        history.add(report(value, commit), str(tmp_path))
-    (tmp_path / "page.html").write_text(history.show(history.read(str(tmp_path))))
+        kept.add(report(value, commit), str(tmp_path))
+    (tmp_path / "page.html").write_text(kept.show(kept.read(str(tmp_path))))
     with browser.chromium(width) as driver:
         driver.get(f"file://{tmp_path / 'page.html'}")
         assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")

@@ -229,13 +229,15 @@ def test_flags_that_differ_end_all_in_one_line(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_a_disk_that_is_full_at_the_chief_ends_all_alike(tmp_path: pathlib.Path) -> None:
-    """In the place of a full disk: a file where the directory of checkpoints should be."""
+    """In the place of a full disk: a file where the directory of checkpoints was."""
     run = tmp_path / "run"
-    run.mkdir()
-    (run / "checkpoints").write_text("")
-    with cluster(trains(run, 2), tmp_path) as processes:
+    with cluster(trains(run, 6), tmp_path) as processes:
+        comes_to(run, 10, processes[0])
+        (run / "checkpoints").rename(tmp_path / "aside")
+        (run / "checkpoints").write_text("")
         for index, process in enumerate(processes):
             assert process.wait(timeout=120) == 3, (tmp_path / f"{index}.log").read_text()[-3000:]
+    assert "a checkpoint could not be written under" in (tmp_path / "0.log").read_text()
     assert "error: the last checkpoint could not be written" in (tmp_path / "0.log").read_text()
     said = (tmp_path / "1.log").read_text()
     assert "error: the last checkpoint could not be written (by another worker: look at what it says)" in said

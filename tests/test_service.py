@@ -166,7 +166,7 @@ def test_training_goes_on_when_a_worker_is_killed(
     staying.ready()
     killed = []
 
-    class Killing(training.Checkpointer):
+    class Killing(callbacks.Checkpointer):
         """After the first of four epochs."""
 
         def on_epoch_end(self, epoch, logs=None):

@@ -334,9 +334,14 @@ def test_a_name_that_the_catalogue_does_not_have_is_refused_in_one_line(tmp_path
     ids=["network", "storage", "server"],
 )
 def test_a_failed_download_is_told_in_one_line_with_the_remedy(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
+    error: Exception, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Builder:
+        data_dir = str(tmp_path / "mnist" / "3.0.1")
+
+        def is_prepared(self) -> bool:
+            return False
+
         def download_and_prepare(self, **_: object) -> None:
             raise error
 

@@ -308,7 +308,7 @@ def test_a_run_goes_on_with_other_flags_only_where_that_is_meant(tmp_path: pathl
 
 def test_an_event_file_cut_short_costs_its_last_record_alone(tmp_path: pathlib.Path) -> None:
     train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path))
-    (written,) = (tmp_path / "train").glob("events*")
+    written = max((tmp_path / "train").glob("events*"), key=lambda path: path.stat().st_size)
     os.truncate(written, written.stat().st_size - 10)
     train.train(PLAIN, str(tmp_path), resume=True, allow_config_change=True)
     steps = [step for step, _ in scalars(events(tmp_path), "step/loss")]
