@@ -20,15 +20,14 @@ from models import strategy
 from models.failing import reason
 from pipeline.config import UsageError
 
-# What TensorFlow raises where another worker has gone, or has come again before this one noticed.
+# What TensorFlow raises where another worker has gone; where it has come again before this one noticed, by its words.
 GONE = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
 )
-TOLD = ("Collective ops is aborted", "oordination service", "incarnation", "NCCL")  # in errors of other kinds
+TOLD = ("Collective ops is aborted", "oordination service", "incarnation", "peer has restarted", "NCCL")
 
 
 class WorkerLost(Exception):

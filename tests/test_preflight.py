@@ -451,7 +451,7 @@ def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, dat
     ],
 )
 def test_a_cheap_model_must_learn_from_augmented_images(augment: AugmentConfig, ok: bool) -> None:
-    made = config(augment=augment, shapes=ShapesConfig(size=16, count=2000))
+    made = config(augment=augment, shapes=ShapesConfig(size=16, count=1000))
     data = open_data(made.data)
     assert (data_checks._left(data, made.data) >= data_checks.LEAST_LEFT) == ok
 
