@@ -445,13 +445,13 @@ def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, dat
     ("augment", "ok"),
     [
         (AugmentConfig(flip=0.5, pad_crop=2), True),
-        (AugmentConfig(flip=0.5, randaugment_ops=2), True),
+        (AugmentConfig(flip=0.5, randaugment_ops=1), True),
         (AugmentConfig(flip=0.5, noise=130.0), False),
-        (AugmentConfig(rotation=180.0, shear=0.8, cutout=0.5), False),
+        (AugmentConfig(randaugment_ops=8, randaugment_magnitude=10.0), False),
     ],
 )
 def test_a_cheap_model_must_learn_from_augmented_images(augment: AugmentConfig, ok: bool) -> None:
-    made = config(augment=augment, shapes=ShapesConfig(size=16, count=1000))
+    made = config(augment=augment, shapes=ShapesConfig(size=16, count=2500))
     data = open_data(made.data)
     assert (data_checks._left(data, made.data) >= data_checks.LEAST_LEFT) == ok
 
