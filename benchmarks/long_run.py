@@ -57,6 +57,8 @@ def main(argv: list[str]) -> int:
         f" ({growth['memory_growth'][0]:+.2%}), threads {early.threads} to {late.threads},"
         f" open files {early.files} to {late.files}; medians of {len(looks)} looks' tenths"
     )
+    tenths = [part(looks, (at / 10, (at + 1) / 10)).memory / 2**20 for at in range(10)]
+    print(f"MiB by tenths of the steps: {', '.join(f'{memory:.0f}' for memory in tenths)}")
     if FLAGS.output:
         found = [Result("memory", "long_run", name, unit, "lower", (value,)) for name, (value, unit) in growth.items()]
         found.append(Result("memory", "long_run", "memory", "bytes", "lower", (late.memory,)))
