@@ -23,8 +23,10 @@ def prepare(builder: Any, **options: Any) -> None:
 
     The others wait, and find it done; what `builder` knows of its splits may then be old: read its directory.
     """
-    if not builder.is_prepared():
-        with alone(str(builder.data_dir)):
+    directory = str(builder.data_dir)
+    # Not builder.is_prepared(), which warns where there is nothing yet.
+    if not tf.io.gfile.exists(os.path.join(directory, "dataset_info.json")):
+        with alone(directory):
             builder.download_and_prepare(file_format="tfrecord", **options)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import logging
 import pathlib
 import subprocess
 import sys
@@ -287,3 +288,9 @@ def test_pixels_alone_do_not_tell_the_classes_apart(tmp_path: pathlib.Path) -> N
     model = LogisticRegression(max_iter=20).fit(*arrays("train"))  # by 20 iterations it overfits
     accuracy = model.score(*arrays("validation"))
     assert 0.14 < accuracy <= 0.5  # more than chance, far less than a CNN's 0.99
+
+
+def test_a_first_preparation_warns_of_nothing(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        shapes.prepare(SMALL, str(tmp_path))
+    assert caplog.messages == []

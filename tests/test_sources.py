@@ -339,9 +339,6 @@ def test_a_failed_download_is_told_in_one_line_with_the_remedy(
     class Builder:
         data_dir = str(tmp_path / "mnist" / "3.0.1")
 
-        def is_prepared(self) -> bool:
-            return False
-
         def download_and_prepare(self, **_: object) -> None:
             raise error
 
