@@ -33,7 +33,7 @@ from models.detectors import WINDOW, Trace, first_loss
 from models.snapshots import changing
 from models.stable_model import StableModel
 from pipeline import build, opening
-from pipeline.config import DataConfig
+from pipeline.config import DataConfig, require
 from pipeline.opening import Data
 
 MODELS = 8  # compiled ones that are kept: each holds its weights twice, and its graphs
@@ -44,13 +44,18 @@ HOPELESS = 40  # updates skipped in a row: the weights do not change any more
 
 
 def changed(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
-    """`config` with the options `flags`, by their dotted names."""
+    """`config` with the options `flags`, by their dotted names.
+
+    Raises:
+      UsageError: there is no such option, or its value is a bad one.
+    """
     values = to_dict(config)
     for name, value in flags.items():
         *groups, last = name.split(".")
         group = values
         for each in groups:
-            group = group[each]
+            group = group.setdefault(each, {})
+            require(isinstance(group, dict), f"{name} is no option: {each} has none of its own.")
         group[last] = value
     return from_dict(TrainConfig, values)
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
-from models.config import TrainConfig, from_dict, to_dict
+import tensorflow_datasets as tfds
+
+from models.config import TrainConfig
+from models.replay import changed
 from pipeline import records
 from pipeline.config import require
 
@@ -50,24 +53,16 @@ def configured(fn_args: FnArgs) -> TrainConfig:
     patterns = {"train": list(fn_args.train_files), "validation": list(fn_args.eval_files)}
     names = {name: custom[name] for name in ("image", "label") if name in custom}
     directory = records.prepare(patterns, os.path.join(fn_args.model_run_dir, "records"), **names)
-    values: dict[str, Any] = {}
-    for name, value in {**options, "data.source": directory}.items():
-        *groups, last = name.split(".")
-        group = values
-        for each in groups:
-            group = group.setdefault(each, {})
-        group[last] = value
-    return _as_long(from_dict(TrainConfig, values), fn_args)
+    return _as_long(changed(TrainConfig(), {**options, "data.source": directory}), fn_args)
 
 
 def _as_long(config: TrainConfig, fn_args: FnArgs) -> TrainConfig:
-    import tensorflow_datasets as tfds
-
-    splits, values = tfds.builder_from_directory(config.data.source).info.splits, to_dict(config)
+    splits = tfds.builder_from_directory(config.data.source).info.splits
+    flags: dict[str, Any] = {}
     if fn_args.train_steps:
         in_a_pass = max(1, round(splits["train"].num_examples / config.data.batch_size))
-        values["epochs"] = max(1, round(fn_args.train_steps / in_a_pass))
+        flags["epochs"] = max(1, round(fn_args.train_steps / in_a_pass))
     if fn_args.eval_steps:
         images = min(fn_args.eval_steps * config.data.batch_size, splits["validation"].num_examples)
-        values["data"]["validation_split"] = f"validation[:{images}]"
-    return from_dict(TrainConfig, values)
+        flags["data.validation_split"] = f"validation[:{images}]"
+    return changed(config, flags)

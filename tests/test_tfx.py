@@ -156,6 +156,8 @@ def test_what_cannot_be_used_is_named(pictures: Any, tmp_path: pathlib.Path) -> 
         ({"options": {"epochs": 3}}, {}, r"\['epochs'\] of custom_config cannot be set"),
         ({"options": {"strategy.name": "multiworker"}}, {}, r"'strategy.name'"),
         ({"options": None}, {"hyperparameters": {"a": 1}}, r"hyperparameters is given, and cannot be used"),
+        ({"options": {"modle.name": "cnn"}}, {}, r"modle"),
+        ({"options": {"seed.x": 1}}, {}, r"seed.x is no option: seed has none of its own"),
         ({"options": {"model.dropout": 7.0}, "ai_platform_training_args": {}}, {}, r"model.dropout \(7.0\) is a share"),
     ):
         fn_args = FnArgs(
