@@ -102,7 +102,7 @@ class StabilityGuard(keras.callbacks.Callback):
             if done == 1:
                 self._rewarming_since = None
         self._usual = self._history.usual("gradient_norm")
-        self.model.usual_norm.assign(self._usual)
+        self.model.usual_norm.assign(np.float32(self._usual))  # TensorFlow keeps a tensor of every Python number
         if step >= self._snapshots.steps[-1] + TAKE_EVERY:
             self._snapshots.take()
 

@@ -53,6 +53,12 @@ def histogram_summary(of_tags: dict[str, tuple[np.ndarray, np.ndarray]]) -> byte
     return summary.SerializeToString()
 
 
+def write(summary: bytes, step: int) -> None:
+    """A serialized Summary at `step`, with the default writer."""
+    # Not the int itself: TensorFlow keeps a tensor of every Python number it meets, 1.5 KB that are never given back.
+    tf.summary.experimental.write_raw_pb(summary, np.int64(step))
+
+
 def mark_start(directory: str, step: int) -> None:
     """Tells TensorBoard that a run starts at `step`, or starts again: it drops what it has of that step and later.
 
@@ -124,12 +130,12 @@ class TensorBoard(keras.callbacks.Callback):
         with self._writing(), self._train.as_default():
             for step, row in enumerate(rows, end - len(rows)):
                 values = {f"step/{name}": value for name, value in zip(telemetry.ROW, row, strict=True)}
-                tf.summary.experimental.write_raw_pb(scalars(values), step)
-            tf.summary.experimental.write_raw_pb(scalars({"step/images_per_second": per_second}), end - 1)
+                write(scalars(values), step)
+            write(scalars({"step/images_per_second": per_second}), end - 1)
             self._write_layers(end)
             if self.model.histogram_step > self._histogram_step:
                 self._histogram_step = self.model.histogram_step
-                tf.summary.experimental.write_raw_pb(histogram_summary(self.model.histograms), self._histogram_step)
+                write(histogram_summary(self.model.histograms), self._histogram_step)
 
     def _write_layers(self, end: int) -> None:
         """What `probe` saw of each layer in the steps of the call that were due; the call ended before step `end`."""
@@ -139,7 +145,7 @@ class TensorBoard(keras.callbacks.Callback):
         for number in np.flatnonzero(np.isfinite(values).any(axis=1)):
             of_tags = {f"layers/{name}": value for name, value in probe.named(values[number]).items()}
             finite = {tag: value for tag, value in of_tags.items() if np.isfinite(value)}
-            tf.summary.experimental.write_raw_pb(scalars(finite), end - len(values) + int(number))
+            write(scalars(finite), end - len(values) + int(number))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         with self._writing():
@@ -155,7 +161,7 @@ class TensorBoard(keras.callbacks.Callback):
             of_validation.update({f"epoch/{name}": value for name, value in self.model.scores.items()})
         for writer, values in ((self._train, of_train), (self._validation, of_validation)):
             with writer.as_default():
-                tf.summary.experimental.write_raw_pb(scalars(values), step)
+                write(scalars(values), step)
         if of_validation:
             picture = pictures.confusion_matrix(self.model.confusion_matrix, self._classes)
             with self._validation.as_default(step=step):
@@ -168,7 +174,7 @@ class TensorBoard(keras.callbacks.Callback):
             return
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in evidence.items())
         with self._writing(), self._train.as_default(step=step):
-            tf.summary.experimental.write_raw_pb(scalars({f"incidents/{kind}": 1.0}), step)
+            write(scalars({f"incidents/{kind}": 1.0}), step)
             tf.summary.text("incidents", f"**{kind}** at step {step}: {numbers}; action: {action}")
 
     def flush(self) -> None:

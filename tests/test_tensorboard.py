@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
 import types
 
 import numpy as np
@@ -18,7 +19,8 @@ from models import pictures, telemetry, train
 from models.config import ProfileConfig, config_json, flat
 from models.evaluation import evaluate_run
 from models.schedules import Schedule
-from models.tensorboard import GRID, Profiler
+from models.tensorboard import GRID, Profiler, write
+from models.tensorboard import scalars as summary_of
 from pipeline import build, opening
 from pipeline.order import Share
 from tests.test_train import PLAIN, STEPS, TINY, events, finished, scalars
@@ -185,3 +187,14 @@ def test_a_confusion_matrix_is_darker_where_more_of_a_class_went(classes: int) -
     assert (picture != other).any()
     blue = (picture[..., 2].astype(int) - picture[..., 0]) > 40
     assert blue.any(), "the diagonal stands out"
+
+
+def test_no_step_is_kept_by_tensorflow(tmp_path: pathlib.Path) -> None:
+    """Which keeps a tensor of every Python number that it meets, and the number with it."""
+    step = int("1000000")
+    held = sys.getrefcount(step)
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        write(summary_of({"a": 1.0}), step)
+        assert sys.getrefcount(step) == held
+        tf.summary.experimental.write_raw_pb(summary_of({"a": 1.0}), step)
+        assert sys.getrefcount(step) > held, "what this test could not see"
