@@ -1,7 +1,7 @@
 """Faults that strike a running `fit` for some steps and are gone: the harness puts them in and tells nobody.
 
     injection = surge(first=140, steps=20, seed=0, times=100.0)
-    training = injection.dataset(training, model.step)
+    training = injection.dataset(training, model.step, classes=10)
     model.fit(training, callbacks=[*injection.callbacks, StabilityGuard(act=True)], ...)    # in this order
 
 All are keyed by the number of batches seen, `StableModel.data_step`, which never goes back: after a rollback they do
@@ -22,10 +22,10 @@ from models.schedules import Scaled
 from models.stable_model import StableModel
 
 Batch = tuple[tf.Tensor, tf.Tensor]
-Spoil = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Batch]  # (images, labels, key int32 [2])
+Spoil = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], Batch]  # (images, labels, key int32 [2], classes)
 
 
-def untouched(training: tf.data.Dataset, start_step: int) -> tf.data.Dataset:
+def untouched(training: tf.data.Dataset, start_step: int, classes: int) -> tf.data.Dataset:
     return training
 
 
@@ -33,30 +33,31 @@ def untouched(training: tf.data.Dataset, start_step: int) -> tf.data.Dataset:
 class Injection:
     """What happens in `steps` steps from `first` on.
 
-    `dataset` takes the training batches and the step of the first of them. `callbacks` come before the guard's.
+    `dataset` takes the training batches, the step of the first of them and the number of classes. `callbacks` come
+    before the guard's.
     """
 
     first: int
     steps: int
-    dataset: Callable[[tf.data.Dataset, int], tf.data.Dataset] = untouched
+    dataset: Callable[[tf.data.Dataset, int, int], tf.data.Dataset] = untouched
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
 
 def batches(first: int, steps: int, seed: int, spoil: Spoil) -> Injection:
     """Batches as `spoil` leaves them."""
 
-    def dataset(training: tf.data.Dataset, start_step: int) -> tf.data.Dataset:
+    def dataset(training: tf.data.Dataset, start_step: int, classes: int) -> tf.data.Dataset:
         def spoilt(step: tf.Tensor, batch: Batch) -> Batch:
             key = tf.stack([seed, tf.cast(step, tf.int32)])
             struck = (step >= first) & (step < first + steps)
-            return tf.cond(struck, lambda: spoil(*batch, key), lambda: batch)
+            return tf.cond(struck, lambda: spoil(*batch, key, classes), lambda: batch)
 
         return training.enumerate(start_step).map(spoilt)
 
     return Injection(first, steps, dataset)
 
 
-def outliers(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> Batch:
+def outliers(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int) -> Batch:
     """Noise, black and white in turn."""
     noise = tf.cast(tf.random.stateless_uniform(tf.shape(images), key, 0, 256, tf.int32), tf.uint8)
     kinds = tf.stack([noise, tf.zeros_like(images), tf.fill(tf.shape(images), tf.constant(255, tf.uint8))])
@@ -64,7 +65,7 @@ def outliers(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor) -> Batch:
     return tf.ensure_shape(tf.gather(tf.transpose(kinds, [1, 0, 2, 3, 4]), which, batch_dims=1), images.shape), labels
 
 
-def wrong_labels(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int = 10) -> Batch:
+def wrong_labels(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int) -> Batch:
     """No label is right."""
     shift = tf.random.stateless_uniform(tf.shape(labels), key, 1, classes, tf.int32)
     return images, (labels + tf.cast(shift, labels.dtype)) % classes

@@ -264,7 +264,8 @@ class Cases:
         assert fault.inject
         injection = fault.inject(first=first, seed=case.seed)
         share = strategy.share(devices, config.data.batch_size)
-        batches = injection.dataset(build.training_batches(data, config.data, config.seed, share), 0)
+        training_batches = build.training_batches(data, config.data, config.seed, share)
+        batches = injection.dataset(training_batches, 0, len(data.classes))
         told: list[tuple[int, str, str]] = []
         incidents = Incidents()
         incidents.listeners.append(lambda step, kind, evidence, action: told.append((step, kind, action)))

@@ -270,10 +270,11 @@ def test_bursts_say_when(name: str) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 40])
+@pytest.mark.parametrize("classes", [10, 4])
 @pytest.mark.parametrize("name", ["burst_outliers", "burst_labels"])
-def test_batches_are_spoilt_in_their_steps_only(name: str, start: int) -> None:
-    injection, clean = burst(name), batches(one(), IMAGES, LABELS)
-    spoilt = zip(clean.take(70), injection.dataset(clean, start).take(70), strict=True)
+def test_batches_are_spoilt_in_their_steps_only(name: str, classes: int, start: int) -> None:
+    injection, clean = burst(name), batches(one(), IMAGES, LABELS % classes)
+    spoilt = zip(clean.take(70), injection.dataset(clean, start, classes).take(70), strict=True)
     changed = {"images": [], "labels": []}
     for step, ((images, labels), (others, wrong)) in enumerate(spoilt, start):
         assert (others.shape, others.dtype, wrong.dtype) == (images.shape, tf.uint8, labels.dtype)
@@ -284,19 +285,19 @@ def test_batches_are_spoilt_in_their_steps_only(name: str, start: int) -> None:
         assert (images == others).numpy().all() or step in changed["images"]
         assert (labels == wrong).numpy().all() or step in changed["labels"]
         assert (wrong.numpy() >= 0).all()
-        assert (wrong.numpy() < 10).all()
+        assert (wrong.numpy() < classes).all()
     of, other = ("images", "labels") if name == "burst_outliers" else ("labels", "images")
     assert changed[of] == list(range(max(start, FIRST), FIRST + injection.steps))
     assert changed[other] == []
 
 
 def test_outliers_are_of_three_kinds() -> None:
-    images, labels = bursts.outliers(tf.constant(IMAGES[:6]), tf.constant(LABELS[:6]), tf.constant([0, 5]))
+    images, labels = bursts.outliers(tf.constant(IMAGES[:6]), tf.constant(LABELS[:6]), tf.constant([0, 5]), 10)
     assert (labels.numpy() == LABELS[:6]).all()
     assert (images[1::3].numpy() == 0).all()
     assert (images[2::3].numpy() == 255).all()
     assert images[0].numpy().std() > 60
-    again, _ = bursts.outliers(tf.constant(IMAGES[:6]), tf.constant(LABELS[:6]), tf.constant([0, 6]))
+    again, _ = bursts.outliers(tf.constant(IMAGES[:6]), tf.constant(LABELS[:6]), tf.constant([0, 6]), 10)
     assert (again[0] != images[0]).numpy().any()
 
 
@@ -322,7 +323,7 @@ def trained(name: str = "", guarded: bool = False, steps: int = 60) -> tuple[np.
     watched, guard = Watched(), StabilityGuard(act=True)
     told: list[tuple] = []
     guard.incidents.listeners.append(lambda *incident: told.append(incident))
-    training = injection.dataset(batches(one(), IMAGES, LABELS), model.step)
+    training = injection.dataset(batches(one(), IMAGES, LABELS), model.step, 10)
     callbacks = [*injection.callbacks, watched, *([guard] if guarded else [])]
     model.fit(training, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=callbacks)
     return np.concatenate(watched.rows), watched, model, told
