@@ -95,9 +95,10 @@ def rank(suspects: Sequence[Sequence[Any]], right: frozenset[str]) -> int:
 
 
 def recovery(records: Records, half: str) -> list[Result]:
-    """Shares of faults whose runs come to within two points of their clean twins, in the mean; and of single runs.
+    """Shares of faults whose runs come to within two points of their clean twins, in the mean over the same seeds.
 
-    As many sound runs as lie that near to their own mean are the most that can be expected of single ones.
+    And of single runs that come so near to the mean of all sound ones; of these themselves, which lie around it, as
+    many do as can be expected.
     """
     found = []
     for kind, name in (("fixed", ""), ("random", "random_search"), ("autotrainer", "autotrainer")):
@@ -118,42 +119,45 @@ def recovery(records: Records, half: str) -> list[Result]:
 
 def hurts(records: Records, case: Case) -> bool:
     """Whether a transient fault that nobody answers costs more than two points, in the mean over its seeds."""
-    return _mean(records, "struck", case) < clean_accuracy(records, case) - POINTS
+    own = split.SEEDS[split.half(case.fault)]
+    struck = [
+        (each, values["accuracy"])
+        for each, values in cases(records, "struck")
+        if each[1:4] == case[1:4] and each.seed in own
+    ]
+    return not _back(records, struck)
 
 
 def clean_accuracy(records: Records, case: Case) -> float:
     """The mean over all runs of the clean twin."""
-    twin = faults.twin_of(case.fault) if case.fault else ""
-    return float(np.mean(suite.accuracies(records, "clean", twin, case.network, case.data)))
+    return float(np.mean(suite.accuracies(records, "clean", _twin(case), case.network, case.data)))
 
 
-def _mean(records: Records, kind: str, case: Case) -> float:
-    own = [
-        values["accuracy"]
-        for each, values in cases(records, kind)
-        if each[1:4] == case[1:4] and each.seed in split.SEEDS[split.half(case.fault)]
-    ]
-    return float(np.mean(own))
+def _twin(case: Case) -> str:
+    return faults.twin_of(case.fault) if case.fault else ""
+
+
+def _back(records: Records, runs: Sequence[tuple[Case, float]]) -> bool:
+    """Whether the mean of these accuracies is within two points of that of the sound runs with the same seeds."""
+    twins = [records[case._replace(kind="clean", fault=_twin(case)).name]["accuracy"] for case, _ in runs]
+    return bool(np.mean([accuracy for _, accuracy in runs]) >= np.mean(twins) - POINTS)
 
 
 def _recovered(records: Records, name: str, metric: str, runs: list[tuple[Case, dict[str, Any]]]) -> list[Result]:
     of_faults: dict[tuple[str, str, str], list[tuple[Case, float]]] = {}
     for case, values in runs:
         of_faults.setdefault(case[1:4], []).append((case, values["accuracy"]))
-    well = [
-        np.mean([accuracy for _, accuracy in of]) >= clean_accuracy(records, of[0][0]) - POINTS
-        for of in of_faults.values()
-    ]
+    well = [_back(records, of) for of in of_faults.values()]
     if not well:
         return []
     return [
-        _share(name, metric, scoring.wilson(sum(map(bool, well)), len(well)), "higher"),
+        _share(name, metric, scoring.wilson(sum(well), len(well)), "higher"),
         _share(name, f"{metric}_runs", _near(records, runs), "higher"),
     ]
 
 
 def _near(records: Records, runs: list[tuple[Case, dict[str, Any]]]) -> scoring.Estimate:
-    """The share of runs that are not more than two points below the mean of their clean twins."""
+    """The share of runs that are not more than two points below the mean of all runs of their clean twin."""
     near = [values["accuracy"] >= clean_accuracy(records, case) - POINTS for case, values in runs]
     return scoring.wilson(sum(near), len(near))
 

@@ -22,6 +22,7 @@ SIGMA = 1.4826  # standard deviations in a MAD, of a normal distribution
 FAR = 7.0  # standard deviations: PaLM and OLMo count spikes of the loss from here on
 SOFTENING = 0.05  # of the first loss
 FIRST = 10  # steps whose median that is
+JUMP = 5.0  # in the mean over channels; in 6 sound runs, of three optimizers and rates, at most 1.02
 AGREEMENT = 100  # steps within which a second detector has to speak
 
 
@@ -227,6 +228,18 @@ def batch_norm_gap(trace: Trace) -> Signal:
     return _of_layers(trace, gap > np.log(2), 8, {"times": np.exp(gap)})
 
 
+def statistics_jump(trace: Trace) -> Signal:
+    """BatchNorm's moving variances are `JUMP` times farther from the batch's than in any of the 3 looks before.
+
+    A few images of absurd values do that: training, which has the batch's, goes on, and inference has lost its scale.
+    """
+    far = np.nan_to_num(_largest(np.abs(trace.layers["spread"])))
+    before_it = np.full(len(far), np.inf)
+    before_it[3:] = np.max([far[:-3], far[1:-2], far[2:-1]], axis=0) if len(far) > 3 else []
+    since = np.concatenate([[0.0], trace.due[:-1]]) if len(far) else far
+    return _of_layers(trace, far - before_it > np.log(JUMP), 4, {"times": np.exp(np.minimum(far, 700)), "since": since})
+
+
 def vanishing(trace: Trace) -> Signal:
     """Gradients against weights are a thousand times smaller in the first layer than in the last: median of 5."""
     relative = trace.layers["gradient_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
@@ -337,6 +350,7 @@ ALONE: dict[str, Detector] = {
         oscillation,
         overfitting,
         batch_norm_gap,
+        statistics_jump,
     )
 }
 TOGETHER: dict[str, Detector] = {
@@ -346,7 +360,14 @@ TOGETHER: dict[str, Detector] = {
 
 def signals(trace: Trace) -> dict[str, Signal]:
     """What every detector says."""
-    of_layers = {"batch_norm_gap", "small_updates", "large_first_update", "growing_weights", *TOGETHER} - {"exploding"}
+    of_layers = {
+        "batch_norm_gap",
+        "statistics_jump",
+        "small_updates",
+        "large_first_update",
+        "growing_weights",
+        *TOGETHER,
+    } - {"exploding"}
     return {
         name: detector(trace)
         for name, detector in {**ALONE, **TOGETHER}.items()

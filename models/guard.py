@@ -24,12 +24,13 @@ from models.snapshots import Snapshots
 from models.stable_model import OUTLYING
 from models.summary import TrainingFailed
 
-ACUTE = ("nonfinite", "loss_spike", "divergence", "collapse")  # what a rollback undoes
+ACUTE = ("nonfinite", "loss_spike", "divergence", "collapse", "statistics_jump")  # what a rollback undoes
 TAKE_EVERY = 20  # steps between snapshots, a rollback's least loss: copying 26 MB takes 4 ms
 MARGIN = 10  # steps before an alarm in which its cause may already have been at work
 ROLLBACKS = 2  # before the learning rate is cut, within `FORGIVEN` steps
 BUDGET = 5  # answers within `FORGIVEN` steps; then training stops
 FORGIVEN = 1000  # steps after which an answer does not count any more
+IN_VAIN = 40  # steps after a rollback in which trouble is still the old one: the copy was of a model already spoilt
 CUT = 0.25
 REWARMED = 50  # steps in which a cut learning rate rises again
 
@@ -50,6 +51,7 @@ class StabilityGuard(keras.callbacks.Callback):
         super().__init__()
         self._act, self.incidents, self._warmup, self._resumed = act, incidents or Incidents(), warmup, state
         self._answers: list[int] = []  # steps
+        self._last: tuple[int, int] | None = None  # the last rollback: from this step to that
         self._rewarming_since: int | None = None
         self._usual = float("inf")
 
@@ -132,8 +134,8 @@ class StabilityGuard(keras.callbacks.Callback):
                 " --optimizer.learning_rate, lengthen --optimizer.warmup_epochs, or look at the data"
                 " (python -m tools.prepare names outliers)."
             )
-        since = int(alarm.evidence.get("since", alarm.step))
-        restored = self._snapshots.restore(before=max(self._snapshots.steps[0], since - MARGIN))
+        restored = self._snapshots.restore(before=self._sound_before(alarm))
+        self._last = step, restored
         action = f"rolled back to step {restored}"
         if len(self._answers) > ROLLBACKS:
             self.model.rate_cut.assign(CUT * self.model.rate_cut)
@@ -142,6 +144,13 @@ class StabilityGuard(keras.callbacks.Callback):
         self._history.forget(restored)
         self._history.tell_again()
         self._tell(alarm, action)
+
+    def _sound_before(self, alarm: Alarm) -> int:
+        """A step, not before the first one held, at which all was well: before what was gone back to in vain."""
+        before = int(alarm.evidence.get("since", alarm.step)) - MARGIN
+        if self._last and alarm.step < self._last[0] + IN_VAIN:
+            before = min(before, self._last[1] - 1)
+        return max(self._snapshots.steps[0], before)
 
     def _tell(self, alarm: Alarm, action: str) -> None:
         self.incidents.tell(alarm.step, alarm.kind, alarm.evidence, action)

@@ -20,7 +20,7 @@ IMAGES = 8  # of a replica's batch, in inference mode: a 16th of a forward pass 
 STEP = ("inference_loss", "training_loss", "noise_scale")
 GROUP = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
 ACTIVATION = ("dead", "saturated", "deviation")
-NORM = ("shift",)
+NORM = ("shift", "spread")
 FAR = 50.0  # every activation in use has reached its asymptote there
 NEAR = 0.02  # saturated: as near to an asymptote, in distances between the two (|x| > 3.9 for a sigmoid)
 
@@ -57,8 +57,9 @@ class Probe:
         follow 1 to 8 steps after it leaves 1 behind; NaN where the optimizer keeps none). dead is the share of channels
         that are zero on all images looked at, saturated the share of values at an asymptote, NaN for activations that
         have no such place; deviation the standard deviation of all values. shift is BatchNorm's mean over channels of
-        |batch mean - moving mean| in moving standard deviations. inference_loss and training_loss are of the same
-        images. noise_scale is in images (McCandlish et al. 2018, appendix A.1), NaN on one replica.
+        |batch mean - moving mean| in moving standard deviations, spread that of log(batch variance / moving variance).
+        inference_loss and training_loss are of the same images. noise_scale is in images (McCandlish et al. 2018,
+        appendix A.1), NaN on one replica.
         """
         found, at = {}, 0
         for names, places in ((GROUP, self.groups), (ACTIVATION, self.activations), (NORM, self.norms)):
@@ -81,8 +82,9 @@ class Probe:
 
     @property
     def watched(self) -> list[tf.Variable]:
-        """What `measured` wants the values of before the update: kernels, and BatchNorm's moving means."""
-        return [*self._kernels.values(), *(norm.moving_mean for norm in self._norms)]
+        """What `measured` wants the values of before the update: kernels, BatchNorm's moving means and variances."""
+        moving = [*(norm.moving_mean for norm in self._norms), *(norm.moving_variance for norm in self._norms)]
+        return [*self._kernels.values(), *moving]
 
     def weights(self) -> list[tf.Tensor]:
         return [tf.identity(variable) for variable in self.watched]
@@ -104,7 +106,8 @@ class Probe:
         """
         kernels = list(self._kernels.values())
         old = [tf.ensure_shape(value, v.shape) for value, v in zip(before, self.watched, strict=True)]
-        old_weights, old_means = old[: len(kernels)], old[len(kernels) :]
+        old_weights, old_means = old[: len(kernels)], old[len(kernels) : len(kernels) + len(self._norms)]
+        old_variances = old[len(kernels) + len(self._norms) :]
         of_kernels = [gradients[at] for at in self._at]
         missing = tf.constant(np.nan)
         ratios = [missing] * len(kernels)
@@ -124,9 +127,12 @@ class Probe:
             *(missing if low is None or high is None else _saturated(x, low, high) for x, (low, high) in bounded),
             *map(tf.math.reduce_std, outputs),
         ]
-        shifts = [_shift(norm, old) for norm, old in zip(self._norms, old_means, strict=True)]
+        norms = [
+            *(_shift(norm, old) for norm, old in zip(self._norms, old_means, strict=True)),
+            *(_spread(norm, old) for norm, old in zip(self._norms, old_variances, strict=True)),
+        ]
         step = [loss_of(tf.cast(seen["logits"], tf.float32)), training_loss, noise_scale]
-        return tf.stack([*groups, *activations, *shifts, *step])
+        return tf.stack([*groups, *activations, *norms, *step])
 
 
 def noise_scale(of_replica: tf.Tensor, of_all: tf.Tensor, batch: tf.Tensor | float, replicas: int) -> tf.Tensor:
@@ -192,3 +198,10 @@ def _shift(norm: keras.layers.BatchNormalization, old: tf.Tensor) -> tf.Tensor:
     # moving = momentum * old + (1 - momentum) * of the batch
     of_batch = (norm.moving_mean - norm.momentum * old) / (1 - norm.momentum)
     return tf.reduce_mean(tf.abs(of_batch - old) * tf.math.rsqrt(norm.moving_variance + norm.epsilon))
+
+
+def _spread(norm: keras.layers.BatchNormalization, old: tf.Tensor) -> tf.Tensor:
+    """The logarithm of the batch's variances over the moving ones before it, the mean over channels."""
+    of_batch = (norm.moving_variance - norm.momentum * old) / (1 - norm.momentum)
+    # What of the batch is lost in the rounding of a moving variance that is far too large may come out negative.
+    return tf.reduce_mean(tf.math.log((tf.maximum(of_batch, 1e-7 * old) + norm.epsilon) / (old + norm.epsilon)))

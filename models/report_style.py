@@ -112,6 +112,15 @@ dl.alarms dd { margin: 0; }
   display: inline-block; font-size: .75rem; font-weight: 500; color: var(--orange); border: 1px solid currentColor;
   border-radius: 99px; padding: 0 .5em; margin-left: .4em; vertical-align: .1em; white-space: nowrap;
 }
+.bars { list-style: none; padding: 0; margin-top: .75rem; }
+.bars > li { display: grid; grid-template-columns: 1fr auto; gap: .1rem 1rem; margin: .5rem 0; font-size: .875rem; }
+.bars b { font-weight: 400; font-variant-numeric: lining-nums tabular-nums; }
+.bars .own span, .bars .own b { font-weight: 600; }
+.track { grid-column: 1 / -1; position: relative; height: 8px; background: var(--grid); border-radius: 2px; }
+.track i { position: absolute; inset: 0 auto 0 0; min-width: 2px; border-radius: 2px; background: var(--grey); }
+.own .track i { background: var(--blue); }
+.track u { position: absolute; top: 3px; height: 2px; min-width: 1px; background: var(--ink); opacity: .7; }
+.track i, .track u { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .findings { list-style: none; padding: 0; }
 .findings > li { border-top: 1px solid var(--rule); padding: 1rem 0; }
 .findings p { margin-top: .2rem; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import resource
@@ -43,12 +44,14 @@ class Meter(keras.callbacks.Callback):
         self._begun, self._in_a_row = 0.0, (state or {"skipped": 0})["skipped"]
         self.rates: list[float] = []  # images/s of each compiled call
         self.waited = self.spent = 0.0  # seconds
+        self.first_call: dict[str, float] | None = None  # when it had ended, as `since_start` has it
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._begun = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         spent, rows = time.perf_counter() - self._begun, self.model.rows
+        self.first_call = self.first_call or since_start()
         self.rates.append(len(rows) * self._batch / spent)
         if len(self.rates) > 1:  # the first compiles
             self.spent += spent
@@ -74,6 +77,21 @@ class Meter(keras.callbacks.Callback):
         self.incidents.tell(step, kind, evidence, "skipped the update")
 
 
+def since_start() -> dict[str, float]:
+    """Seconds since this process began, to 10 ms, and CPU seconds that it and its ended children have taken."""
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()  # the name before it may hold spaces
+    ticks = int(fields[19])  # proc(5): starttime is field 22; the first here is field 3
+    running = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return {"wall_seconds": running, "cpu_seconds": cpu_seconds()}
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of its children that have ended."""
+    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in parts)
+
+
 def summarize(
     config: TrainConfig,
     status: str,
@@ -85,8 +103,10 @@ def summarize(
     wall_seconds: float,
     skipped_images: int,
 ) -> dict[str, Any]:
-    """The contents of summary.json; durations in seconds, memory in bytes, `final` and `best` on validation."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """The contents of summary.json; durations in seconds, memory in bytes, `final` and `best` on validation.
+
+    `first_call` says how long after its start the process had made its first compiled call of steps.
+    """
     packages = ("tensorflow", "tf_keras", "tensorflow-datasets", "numpy")
     return {
         "status": status,
@@ -99,8 +119,9 @@ def summarize(
         "incidents": meter.incidents.counts,
         "skipped_images": skipped_images,
         "wall_seconds": wall_seconds,
-        "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
-        "peak_rss_bytes": own.ru_maxrss * 1024,
+        "cpu_seconds": cpu_seconds(),
+        "first_call": meter.first_call,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "config_hash": config_hash(config),
         "git_commit": git_commit(),
         "versions": {

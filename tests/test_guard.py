@@ -11,7 +11,8 @@ import tf_keras as keras
 from models import guard as module
 from models import telemetry
 from models.config import OptimizerConfig
-from models.guard import StabilityGuard
+from models.detectors import Alarm
+from models.guard import IN_VAIN, MARGIN, StabilityGuard
 from models.incidents import Incidents
 from models.summary import TrainingFailed
 from tests.test_network import normed
@@ -86,6 +87,45 @@ def test_corrupted_weights_are_rolled_back() -> None:
     _, _, _, alone = guarded(shock=Shock(120, corrupt), act=False)
     assert losses[-20:].mean() < 1.2 * losses[90:110].mean()
     assert losses[-20:].mean() < 0.5 * alone[-20:].mean()
+
+
+def spoil_statistics(model: Any) -> None:
+    """As a batch of absurdly bright images leaves them."""
+    for variable in model.non_trainable_variables:
+        if "moving_variance" in variable.name:
+            variable.assign(1e4 * variable)
+
+
+def test_spoilt_statistics_are_rolled_back() -> None:
+    """Training does not show them: it normalizes with its own batch."""
+    model, _, told, losses = guarded(shock=Shock(120, spoil_statistics))
+    acted = [(kind, action) for _, kind, _, action in told if action.startswith("rolled back")]
+    assert len(acted) == 1
+    assert acted[0][0] == "statistics_jump"
+    assert int(acted[0][1].split()[-1]) in range(80, 120)
+    assert losses[120:130].mean() < 1.5 * losses[100:120].mean(), "else another alarm would have seen it"
+    sound, _, _, _ = guarded()
+    for mine, theirs in zip(model.non_trainable_variables, sound.non_trainable_variables, strict=True):
+        if "moving_variance" in mine.name:
+            np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=1)
+
+
+def test_a_copy_that_was_spoilt_already_is_not_gone_back_to_twice() -> None:
+    """Trouble soon after a rollback is the old trouble: the next one goes farther back."""
+    model = compiled(one(), normed, SOUND, watch_every=5, guarded=True)
+    guard = StabilityGuard(True)
+    fed = batches(one(), IMAGES, LABELS)
+    model.fit(fed, steps_per_epoch=160, epochs=1, verbose=0, callbacks=[guard])
+    told: list[str] = []
+    guard.incidents.listeners.append(lambda step, kind, evidence, action: told.append(action))
+    held = guard._snapshots.steps
+    guard._answer(Alarm("loss_spike", 155, {"times": 3.0}))
+    guard._answer(Alarm("loss_spike", 165, {"times": 3.0}))
+    guard._answer(Alarm("loss_spike", 165 + IN_VAIN, {"times": 3.0}))
+    back = [int(action.split(",")[0].split()[-1]) for action in told]
+    assert back[0] == max(step for step in held if step <= 155 - MARGIN)
+    assert back[1] == max(step for step in held if step < back[0])
+    assert back[2] == back[1], "that is trouble of its own, and no copy has been taken since"
 
 
 def test_watching_only_tells() -> None:
