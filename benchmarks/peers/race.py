@@ -38,11 +38,15 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One worker's turn: what it took, what its wait before took, and how many cores others kept busy meanwhile."""
+    """One worker's turn: what it took, what its wait before took, how many cores others kept busy meanwhile.
+
+    `seen` is what its `run` returned.
+    """
 
     sample: Sample
     idle: Sample
     others_cores: float
+    seen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Worker:
         if before is not None and after is not None:
             others = max(0.0, after - before - sample.cpu_seconds) / max(sample.wall_seconds, 0.01)
         self.seen.append(reply["seen"])
-        return Turn(sample, Sample(reply["idle_cpu_seconds"], reply["idle_wall_seconds"]), others)
+        return Turn(sample, Sample(reply["idle_cpu_seconds"], reply["idle_wall_seconds"]), others, reply["seen"])
 
     def _pause(self) -> None:
         if self.facts.get("works_ahead"):

@@ -1,0 +1,49 @@
+"""What a script without the rest of evenkeel takes up to the end of its first call of training steps.
+
+    python -m benchmarks.bare_step --preset=quick
+
+It imports TensorFlow, makes the model and compiles the steps that `tools.train` would, and runs one call of them on a
+batch of random images: no data set, checks, checkpoints or event files. Prints seconds as a line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import numpy as np
+
+from benchmarks import command
+from models.config import TrainConfig
+from tools import flags
+
+flags.define(TrainConfig)
+
+
+def main(argv: list[str]) -> int:
+    config = flags.config(TrainConfig)
+    import tensorflow as tf
+
+    from models import train as training
+    from models.config import StrategyConfig
+    from models.strategy import create
+    from models.summary import since_start
+
+    class Data:
+        """What the model wants to know of a data set."""
+
+        classes = tuple(map(str, range(10)))
+        mean, std = [127.5] * 3, [64.0] * 3
+
+    training.set_up(config)
+    model = training.create_model(config, cast(Any, Data()), create(StrategyConfig(name="one")), steps_per_epoch=94)
+    size, batch = config.data.image_size, config.data.batch_size
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+    batches = tf.data.Dataset.from_tensors((images, np.arange(batch) % 10)).repeat()
+    model.fit(batches, steps_per_epoch=int(model._steps_per_execution.numpy()), epochs=1, verbose=0)
+    print(json.dumps(since_start()))
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,95 @@
+"""Whether one version is slower than another, or trains less steadily: a gate for noisy machines.
+
+    python -m benchmarks.compare --base=origin/main
+    python -m benchmarks.compare --base=v1.2 --head=v1.3 --only=step --output=compare.json --markdown=comment.md
+
+Both versions get a work tree and the packages of their own lock file, and work in turns, A B B A ..., in one job.
+`--head` is the working tree as it is unless it is given. Exits with 4 where the 95% interval of the paired ratio lies
+wholly beyond `--least`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from benchmarks import command, detected, results
+from benchmarks.results import Skipped
+from benchmarks.trees import Tree, checked_out
+from pipeline.config import UsageError, one_of, require
+
+if TYPE_CHECKING:
+    from benchmarks.versions import Compared
+
+CASES = ("input", "small_input", "step", "training")  # those of `versions`, which help does not wait for
+FLAGS = flags.FLAGS
+flags.DEFINE_string("base", "", "the version to compare with: a branch, a tag, a hash")
+flags.DEFINE_string("head", "", "the version in question; the working tree as it is unless given")
+flags.DEFINE_list("only", list(CASES), f"cases to run, of: {', '.join(CASES)}")
+flags.DEFINE_integer("rounds", detected.ROUNDS, "turns of each version that count, of about two seconds")
+flags.DEFINE_integer("seeds", detected.SEEDS, "training runs of each version")
+flags.DEFINE_float("least", detected.LEAST, "the least change that matters, of CPU time and of the last loss")
+flags.DEFINE_string("data.source", "shapes", "images of input: shapes (rendered) | tfds:NAME | a directory | a folder")
+flags.DEFINE_string("output", "", "result file to write")
+flags.DEFINE_string("markdown", "", "comment on a pull request to write")
+
+
+def main(argv: list[str]) -> int:
+    require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
+    require(bool(FLAGS.base), "--base is missing: give the version to compare with, such as origin/main.")
+    require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
+    for name in FLAGS.only:
+        one_of("only", name, CASES)
+    require(FLAGS.rounds >= 5, f"--rounds ({FLAGS.rounds}) must be at least 5: fewer give no interval.")
+    require(FLAGS.seeds >= 2, f"--seeds ({FLAGS.seeds}) must be at least 2: one has no spread.")
+    require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) is a share: it must lie in (0, 1).")
+    from benchmarks.verdicts import FAILED
+    from benchmarks.versions import markdown
+
+    with contextlib.ExitStack() as stack:
+        trees = {name: stack.enter_context(checked_out(str(FLAGS[name].value))) for name in ("base", "head")}
+        compared, skipped = run(trees)
+    where = results.environment()
+    versions = {name: tree.commit for name, tree in trees.items()}
+    text = markdown(versions, where, FLAGS.least, compared, skipped)
+    found = [result for one in compared for result in one.results]
+    if FLAGS.output:
+        results.write(FLAGS.output, found, {**where, "versions_compared": versions}, skipped)
+    if FLAGS.markdown:
+        try:
+            pathlib.Path(FLAGS.markdown).write_text(text)
+        except OSError as error:
+            raise UsageError(f"--markdown ({FLAGS.markdown}) cannot be written: {error.strerror}.") from error
+    print(text)
+    failed = any(verdict.word in FAILED for one in compared for verdict in one.verdicts.values())
+    return 4 if failed or any(entry.reason.startswith("head") for entry in skipped) else 0
+
+
+def run(trees: Mapping[str, Tree]) -> tuple[list[Compared], list[Skipped]]:
+    """([what each case came to], [those that one of the versions cannot do])."""
+    from benchmarks import versions
+    from benchmarks.peers import sources
+    from benchmarks.peers.environments import Unavailable
+    from benchmarks.peers.race import Refused
+
+    compared: list[Compared] = []
+    skipped: list[Skipped] = []
+    for name in FLAGS.only:
+        reads = versions.CASES[name].reads
+        source = "shapes" if reads == "small32" else str(FLAGS["data.source"].value)
+        folder = str(sources.written(reads, source, lambda text: print(text, file=sys.stderr))) if reads else ""
+        rounds = FLAGS.seeds if name in versions.STEADINESS else FLAGS.rounds
+        try:
+            compared.append(versions.compare(name, trees, rounds, FLAGS.least, folder))
+        except (Unavailable, Refused) as error:
+            skipped.append(Skipped(name, str(error)))
+    return compared, skipped
+
+
+if __name__ == "__main__":
+    command.run(main)

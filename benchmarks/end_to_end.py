@@ -1,0 +1,74 @@
+"""Whether the input keeps up: training fed by the pipeline against the same steps on one batch over and over.
+
+    python -m benchmarks.end_to_end --data.source=/data/photos --data.small_source=tfds:cifar10 --output=result.json
+
+The steps have one core and the input the others (`training_input.py`). `input_wait` is the share of the time in which a
+step waits for its batch, `throughput_share` the throughput against that of the batch in memory, of turns next to each
+other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from absl import flags
+
+from benchmarks import command, results
+from benchmarks.results import ROOT, Result, Skipped
+from pipeline.config import one_of, require
+
+CASES = {"small32": "small32", "photos224": "prepared224"}  # {case: what of `peers.sources` it reads}
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("pairs", 9, "turns of each that count, of about four seconds")
+flags.DEFINE_list("only", list(CASES), f"cases to run, of: {', '.join(CASES)}")
+flags.DEFINE_string(
+    "data.source", "shapes", "images of photos224: shapes (rendered) | tfds:NAME | a directory | a folder"
+)
+flags.DEFINE_string("data.small_source", "shapes", "images of small32, all of 32x32 pixels; like data.source")
+flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
+
+
+def main(argv: list[str]) -> int:
+    require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
+    require(FLAGS.pairs >= 1, f"--pairs ({FLAGS.pairs}) must be at least 1.")
+    for name in FLAGS.only:
+        one_of("only", name, tuple(CASES))
+    found: list[Result] = []
+    skipped: list[Skipped] = []
+    for name in FLAGS.only:
+        if results.cores() < 2:
+            skipped.append(Skipped(f"train/{name}", "one core: the input has none of its own"))
+            continue
+        found += measured(name)
+    print(results.table(found)) if found else None
+    if FLAGS.output:
+        results.write(FLAGS.output, found, results.environment(), skipped)
+    return 0
+
+
+def measured(name: str) -> list[Result]:
+    from benchmarks import raced
+    from benchmarks.peers import sources
+
+    source = FLAGS["data.small_source" if name == "small32" else "data.source"].value
+    folder = str(sources.written(CASES[name], str(source), lambda text: print(text, file=sys.stderr)))
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    commands = {
+        fed: (raced.command(sys.executable, "training_input.py", {"folder": folder, "fed": fed}), environ)
+        for fed in ("memory", "pipeline")
+    }
+    found = raced.raced(commands, FLAGS.pairs, seconds=4.0)
+    fed, memory = (found.samples(name, "wall_seconds") for name in ("pipeline", "memory"))
+    waits = tuple(turn.seen["waited"] / seconds for turn, seconds in zip(found.turns["pipeline"], fed, strict=True))
+    shares = tuple(theirs / own for own, theirs in zip(fed, memory, strict=True))
+    step = tuple(seconds / found.steps for seconds in found.samples("memory", "cpu_seconds"))
+    return [
+        Result("train", name, "input_wait", "share", "lower", waits),
+        Result("train", name, "throughput_share", "share", "higher", shares),
+        Result("train", f"{name}/memory", "step_cpu_seconds", "s", "lower", step),
+    ]
+
+
+if __name__ == "__main__":
+    command.run(main)

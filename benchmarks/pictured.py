@@ -1,0 +1,152 @@
+"""A result file as a page: what takes how long, beside whom, and how sure that is.
+
+    html = page_of(results.read("result.json"))
+
+Self-contained, in the looks of a run's report. What has a picture of its own is drawn; the rest is in a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from benchmarks import quoted
+from benchmarks.results import Report, Result
+from models import charts
+from models.report_style import page
+
+OWN = "evenkeel"
+TASKS = {
+    "jpeg224": "JPEG files as they are, to random crops of 224 pixels",
+    "prepared224": "JPEG files of a shorter side of 256 pixels, to random crops of 224",
+    "raw224": "the decoded pixels of those, to random crops of 224",
+    "small32": "32 pixels out of memory, padded and cropped, flipped, a square cut out",
+    "step32": "a training step, a batch of 128 images of 32 pixels",
+}
+OBSERVED = {
+    "observed": "telemetry of every step and histograms, over a plain Keras model",
+    "guarded": "the guard and the looks at each layer, over that",
+    "keras_tensorboard": "Keras's TensorBoard callback, weights only, over a plain Keras model",
+}
+
+
+def page_of(report: Report) -> str:
+    """The page; `Result`s of one suite are in one section."""
+    suites: dict[str, list[Result]] = {}
+    for each in report.results:
+        suites.setdefault(each.suite, []).append(each)
+    drawn = {"peers": _peers, "observe": _observed, "stability": _stability, "train": _fed}
+    sections = "".join(drawn[suite](suites[suite]) for suite in drawn if suite in suites)
+    rest = [each for each in report.results if not _pictured(each)]
+    if rest:
+        sections += _section("Every other number", "Medians with 95% intervals.", _table(rest))
+    if report.skipped:
+        items = "".join(f"<li>{escape(entry.case)}: {escape(entry.reason)}</li>" for entry in report.skipped)
+        sections += _section("Not measured", "And why.", f'<ul class="evidence">{items}</ul>')
+    return page("evenkeel: benchmarks", f"{_head(report.environment)}{sections}{_foot(report.environment)}")
+
+
+def _pictured(of: Result) -> bool:
+    if of.suite == "peers":
+        return of.metric == "cpu_ms_per_image"
+    if of.suite == "observe":
+        return of.metric == "added_cpu_fraction"
+    return of.suite == "stability" and of.case.split("/")[0] == "heldout"
+
+
+def _head(where: dict[str, Any]) -> str:
+    gpus = "".join(f", {escape(str(gpu))}" for gpu in where.get("gpu") or ())
+    machine = f"{where.get('cores')} cores of {escape(str(where.get('cpu')))}{gpus}"
+    return f'<p class="eyebrow">{machine}</p><h1>What evenkeel takes, and what others do</h1>'
+
+
+def _foot(where: dict[str, Any]) -> str:
+    of = ", ".join(f"{escape(name)} {escape(str(version))}" for name, version in (where.get("versions") or {}).items())
+    commit = escape(str(where.get("git_commit"))[:12])
+    system = f"Python {escape(str(where.get('python')))}; {of}; {escape(str(where.get('os')))}"
+    return f"<footer>Commit {commit}; {system}.</footer>"
+
+
+def _section(title: str, lead: str, body: str) -> str:
+    return f'<section><h2>{escape(title)}</h2><p class="lead">{escape(lead)}</p>{body}</section>'
+
+
+def _peers(found: Sequence[Result]) -> str:
+    of_tasks: dict[str, list[tuple[str, Result, str]]] = {}
+    for each in found:
+        if each.metric == "cpu_ms_per_image":
+            peer, task = each.case.split("/", 1)
+            of_tasks.setdefault(task, []).append((peer, each, _milliseconds(each.median)))
+    figures = "".join(
+        f"<figure><figcaption>{escape(task)}</figcaption>"
+        f'<p class="note">{escape(TASKS.get(task, ""))}; CPU time per image, shorter is better</p>'
+        f"{_bars(sorted(of, key=lambda row: row[1].median))}</figure>"
+        for task, of in of_tasks.items()
+    )
+    lead = "User and system time of all processes and threads; the same images, cores and output for all."
+    return _section("Beside other libraries", lead, f'<div class="multiples">{figures}</div>')
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value * 1000:.3g} µs" if value < 0.1 else f"{value:.3g} ms"
+
+
+def _bars(rows: Iterable[tuple[str, Result, str]]) -> str:
+    """A bar from 0 to the median for each (name, result, text), and a thin line over its 95% interval."""
+    rows = list(rows)
+    most = max(max(each.median, each.ci95[1]) for _, each, _ in rows) or 1.0
+    items = []
+    for name, each, text in rows:
+        low, high = (max(0.0, end) / most for end in each.ci95)
+        own = " own" if name == OWN else ""
+        items.append(
+            f'<li class="peer{own}"><span>{escape(name)}</span><b>{escape(text)}</b>'
+            f'<div class="track"><i style="width:{max(0.0, each.median) / most:.2%}"></i>'
+            f'<u style="left:{low:.2%};width:{high - low:.2%}"></u></div></li>'
+        )
+    return f'<ol class="bars">{"".join(items)}</ol>'
+
+
+def _observed(found: Sequence[Result]) -> str:
+    of = [each for each in found if each.metric == "added_cpu_fraction"]
+    rows = [(OBSERVED.get(each.case, each.case), each, _percent(each)) for each in of]
+    return _section("What watching costs", "CPU time that is added, with 95% intervals of pairs.", _bars(rows))
+
+
+def _percent(of: Result) -> str:
+    low, high = of.ci95
+    return f"{of.median:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def _fed(found: Sequence[Result]) -> str:
+    lead = "Training fed by the input pipeline, against the same steps on one batch in memory."
+    return _section("Whether the input keeps up", lead, _table(found))
+
+
+def _stability(found: Sequence[Result]) -> str:
+    header, _, *rows = (line.strip("| ").split(" | ") for line in quoted.table(found).splitlines())
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", *header][-4:])
+    body = "".join(f"<tr>{''.join(f'<td>{_plain(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    lead = "On the half of faults, networks and seeds that nothing was tuned on; shares with 95% intervals."
+    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return _section("Trouble seen, explained and cured", lead, table)
+
+
+def _plain(cell: str) -> str:
+    return escape(cell.replace("`", ""))
+
+
+def _table(found: Sequence[Result]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(each.suite)}</td><td>{escape(each.case)}</td><td>{escape(each.metric)}</td>"
+        f'<td class="n">{charts.number(each.median)}</td>'
+        f'<td class="n">{charts.number(each.ci95[0])} to {charts.number(each.ci95[1])}</td>'
+        f'<td>{escape(each.unit)}</td><td class="n">{len(each.samples)}</td></tr>'
+        for each in found
+    )
+    head = (
+        '<tr><th>suite</th><th>case</th><th>metric</th><th class="n">median</th><th class="n">95% interval</th>'
+        '<th>unit</th><th class="n">n</th></tr>'
+    )
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'

@@ -1,0 +1,77 @@
+"""How often `compare` finds what it should, and how often it cries wolf: from pairs of turns, drawn again and again.
+
+    python -m benchmarks.power --pairs=40 --output=benchmarks/results/pairs.json
+
+For each case, two work trees of one commit take turns (`same`), and then one with a version made worse on purpose
+(`worse`: a tenth more CPU time, or three times the learning rate). What `compare` would say is then asked of samples of
+these, each of as many pairs as it takes (`detected`). The result file holds every turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+
+import numpy as np
+from absl import flags
+
+from benchmarks import command, detected, results
+from benchmarks.results import Result
+from pipeline.config import one_of, require
+
+CASES = ("input", "small_input", "step", "training")
+WORSE = 0.1  # of the CPU time
+FLAGS = flags.FLAGS
+flags.DEFINE_string("ref", "HEAD", "the version whose turns are measured")
+flags.DEFINE_integer("pairs", 40, "pairs of turns of each kind")
+flags.DEFINE_list("only", list(CASES), f"cases to run, of: {', '.join(CASES)}")
+flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
+
+
+def main(argv: list[str]) -> int:
+    require(FLAGS.pairs >= 5, f"--pairs ({FLAGS.pairs}) must be at least 5.")
+    for name in FLAGS.only:
+        one_of("only", name, CASES)
+    found: list[Result] = []
+    for case in FLAGS.only:
+        found += measured(case)
+        if FLAGS.output:
+            results.write(FLAGS.output, found, results.environment())
+    for case, rates in detected.all_rates(found).items():
+        print(f"{case}: {rates}")
+    return 0
+
+
+def measured(case: str) -> list[Result]:
+    """The turns of both versions, of one commit and of one made worse."""
+    from benchmarks import injected, versions
+    from benchmarks.peers import sources
+    from benchmarks.trees import checked_out
+
+    reads = versions.CASES[case].reads
+    folder = str(sources.written(reads, "shapes", functools.partial(print, file=sys.stderr))) if reads else ""
+    worsen = injected.step_slower if case == "step" else injected.input_slower
+    found, of_a_step = [], 0.0
+    for pool in detected.POOLS:
+        with contextlib.ExitStack() as stack:
+            trees = {name: stack.enter_context(checked_out(FLAGS.ref)) for name in ("base", "head")}
+            if pool == "worse" and case in versions.STEADINESS:
+                injected.rate_times_3(trees["head"].path)
+            elif pool == "worse":
+                worsen(trees["head"].path, WORSE * of_a_step)
+            raced = versions.turns_of(case, trees, FLAGS.pairs, folder)
+        for name in trees:
+            if case in versions.STEADINESS:
+                runs = [versions.numbers(turn.seen["losses"]) for turn in raced.turns[name]]
+                samples = tuple(map(versions.final_loss, runs))
+                found.append(Result("compare", f"{case}/{pool}/{name}", "final_loss", "nats", "lower", samples))
+                continue
+            samples = tuple(raced.samples(name, "cpu_seconds"))
+            found.append(Result("compare", f"{case}/{pool}/{name}", "cpu_seconds", "s", "lower", samples))
+            of_a_step = of_a_step or float(np.median(samples)) / raced.steps
+    return found
+
+
+if __name__ == "__main__":
+    command.run(main)

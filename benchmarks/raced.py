@@ -1,0 +1,76 @@
+"""Two or more workers that do the same steps, in turns, from their start to their end.
+
+found = raced({"base": (command, environ), "head": (other, environ)}, rounds=15, seconds=2.0)
+found.turns["head"][0].sample.cpu_seconds, found.turns["head"][0].seen["loss"]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import results
+from benchmarks.peers.environments import Unavailable
+from benchmarks.peers.race import Turn, Worker, race, refuse_unequal, steps_of_a_turn
+from benchmarks.timing import QUIET_CORES
+
+HERE = Path(__file__).resolve().parent
+
+
+class Raced(NamedTuple):
+    """Turns of so many `steps` each; turn i of all are next to each other in time."""
+
+    turns: dict[str, list[Turn]]
+    steps: int
+
+    def samples(self, name: str, kind: str) -> list[float]:
+        """`cpu_seconds` or `wall_seconds` of each turn."""
+        return [getattr(turn.sample, kind) for turn in self.turns[name]]
+
+
+def command(python: str, file: str, settings: Mapping[str, str]) -> list[str]:
+    """What starts `peers/worker.py` with the task file `file`, a path below this folder."""
+    return [python, str(HERE / "peers" / "worker.py"), str(HERE / file), str(results.cores()), json.dumps(settings)]
+
+
+def raced(
+    commands: Mapping[str, tuple[Sequence[str], Mapping[str, str]]],
+    rounds: int,
+    seconds: float = 2.0,
+    steps: int = 0,
+    quiet_cores: float = QUIET_CORES,
+) -> Raced:
+    """`rounds` turns of each (command, environment), of `steps` steps, or of as many as take about `seconds`.
+
+    Raises:
+      Unavailable: one of them cannot do it.
+      Refused: they do not do the same.
+    """
+    with contextlib.ExitStack() as stack:
+        workers = {}
+        for name, (line, environ) in commands.items():
+            environ = {**environ, "OMP_NUM_THREADS": str(results.cores())}
+            workers[name] = stack.enter_context(Worker(line, environ))
+            print(f"starting {name}: {line[2]}", file=sys.stderr, flush=True)
+            try:
+                workers[name].start()
+            except Unavailable as error:
+                raise Unavailable(f"{name}: {error}") from error
+        refuse_unequal(workers)
+        # Of all, as it also empties what they have made ahead; all then do the same number.
+        first, *_ = [steps or steps_of_a_turn(worker, seconds) for worker in workers.values()]
+        lost: list[str] = []
+        outcome = race(
+            workers,
+            dict.fromkeys(workers, first),
+            rounds,
+            lambda name, reason: lost.append(f"{name}: {reason}"),
+            quiet_cores,
+        )
+        if lost:
+            raise Unavailable(lost[0])
+        return Raced(outcome.turns, first)

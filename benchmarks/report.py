@@ -1,0 +1,28 @@
+"""A result file as a page that opens anywhere: python -m benchmarks.report result.json --output=report.html"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import flags
+
+from benchmarks import command, pictured, results
+from pipeline.config import UsageError, require
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output", "report.html", "the page to write")
+
+
+def main(argv: list[str]) -> int:
+    require(len(argv) == 2, "give one result file: python -m benchmarks.report result.json")
+    html = pictured.page_of(results.read(argv[1]))
+    try:
+        pathlib.Path(FLAGS.output).write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--output ({FLAGS.output}) cannot be written: {error.strerror}; choose another.") from error
+    print(f"wrote {FLAGS.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,106 @@
+"""All that the benchmarks measure of this version, suite by suite, in one result file.
+
+    python -m benchmarks.run --suite=quick --output=result.json
+    python -m benchmarks.run --suite=full --data.source=/data/photos --data.small_source=tfds:cifar10
+    python -m benchmarks.run --only=pipeline,step --output=result.json
+
+Each suite is a command of its own, in a process of its own (`SUITES`); what it wrote is put together here. A suite that
+fails is in the file as skipped, with the last line it said, and the exit code is 4.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from absl import flags
+
+from benchmarks import command, results
+from benchmarks.results import Report, Skipped
+from pipeline.config import one_of, require
+
+SOURCES = ("--data.source={source}", "--data.small_source={small}")
+# {suite: {size: the command's arguments}}; {source} and {small} stand for what was given.
+SUITES: dict[str, dict[str, Sequence[str]]] = {
+    "pipeline": {
+        "quick": ("peers", "--loaders=evenkeel", "--only=jpeg224,small32", *SOURCES),
+        "full": ("peers", "--only=jpeg224,prepared224,raw224,small32", *SOURCES),
+    },
+    "step": {
+        "quick": ("peers", "--loaders=evenkeel", "--only=step32"),
+        "full": ("peers", "--only=step32", "--rounds=9"),
+    },
+    "gpu": {"quick": ("gpu", "--rounds=5"), "full": ("gpu", "--rounds=15")},
+    "train": {"quick": ("end_to_end", "--pairs=5", "--only=small32"), "full": ("end_to_end", "--pairs=15", *SOURCES)},
+    "observe": {"quick": ("observe", "--pairs=3", "--keras_pairs=1"), "full": ("observe",)},
+    "stability": {
+        "quick": ("stability", "--suite=quick"),
+        "full": ("stability", "--suite=full", "--data.source={small}"),
+    },
+    "startup": {"quick": ("startup", "--rounds=3"), "full": ("startup", "--rounds=9")},
+    "memory": {"quick": ("long_run", "--steps=2000"), "full": ("long_run", "--steps=20000")},
+}
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("suite", "quick", "quick (at most ten minutes on two cores) | full (hours)")
+flags.DEFINE_list("only", list(SUITES), f"suites to run, of: {', '.join(SUITES)}")
+flags.DEFINE_string(
+    "data.source", "shapes", "images of 224 pixels: shapes (rendered) | tfds:NAME | a directory | a folder"
+)
+flags.DEFINE_string("data.small_source", "shapes", "images of 32 pixels; full needs real ones, such as tfds:cifar10")
+flags.DEFINE_string("output", "result.json", "result file")
+
+
+def main(argv: list[str]) -> int:
+    require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
+    one_of("suite", FLAGS.suite, ("quick", "full"))
+    require(bool(FLAGS.only), f"--only names no suite: give some of {', '.join(SUITES)}.")
+    for name in FLAGS.only:
+        one_of("only", name, tuple(SUITES))
+    small = str(FLAGS["data.small_source"].value)
+    real = FLAGS.suite == "quick" or "stability" not in FLAGS.only or small != "shapes"
+    require(real, "--data.small_source is missing: the full stability suite needs real images, such as tfds:cifar10.")
+    found, skipped, failed = [], [], False
+    environment = results.environment()
+    for name in FLAGS.only:
+        report, code = run(name, SUITES[name][FLAGS.suite], str(FLAGS["data.source"].value), small)
+        found += report.results
+        skipped += report.skipped
+        failed |= code != 0
+        environment.setdefault("suites", {})[name] = {
+            key: value for key, value in report.environment.items() if environment.get(key) != value
+        }
+        results.write(FLAGS.output, found, environment, skipped)
+    print(results.table(found))
+    for entry in skipped:
+        print(f"skipped: {entry.case}: {entry.reason}")
+    return 4 if failed else 0
+
+
+def run(name: str, arguments: Sequence[str], source: str, small: str) -> tuple[Report, int]:
+    """What the suite wrote, with the seconds it took in its environment, and its exit code."""
+    module, *options = (argument.format(source=source, small=small) for argument in arguments)
+    print(f"{name}: python -m benchmarks.{module} {' '.join(options)}", file=sys.stderr, flush=True)
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as directory:
+        path = os.path.join(directory, "result.json")
+        line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={path}"]
+        with tempfile.TemporaryFile("w+", errors="replace") as said:
+            code = subprocess.run(line, cwd=results.ROOT, stdout=said, stderr=subprocess.STDOUT, check=False).returncode
+            said.seek(0)
+            last = ([text.strip() for text in said.read().splitlines() if text.strip()] or ["it said nothing"])[-1]
+        if os.path.exists(path):
+            report = results.read(path)
+        else:
+            report = Report({}, [], [Skipped(name, f"exit code {code}: {last[:300]}")])
+    seconds = round(time.perf_counter() - begun, 1)
+    print(f"{name}: {len(report.results)} results in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return Report({**report.environment, "seconds": seconds}, report.results, report.skipped), code
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,94 @@
+"""How long commands take to answer, and training to begin.
+
+    python -m benchmarks.startup --rounds=9 --output=result.json
+
+`help`, `flag_error` and `presets` are whole commands. `first_step` is `tools.train --preset=quick` up to the end of its
+first call of steps, with the checks that come before; `first_step/unchecked` is without them (`--preflight=off`);
+`bare` is the same steps of the same model in a script that does nothing else (`bare_step.py`). All take turns.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+from absl import flags
+from tqdm import tqdm
+
+from benchmarks import command, results, timing
+from benchmarks.results import Result
+from benchmarks.timing import Sample
+from pipeline.config import require
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("rounds", 5, "turns of each")
+flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
+
+TRAIN = [sys.executable, "-m", "tools.train"]
+COMMANDS = {"help": ("--help",), "flag_error": ("--epochs=none",), "presets": ("--list_presets",)}
+# One epoch, as what comes behind the first call is not measured.
+FIRST = ("--preset=quick", "--epochs=1", "--optimizer.warmup_epochs=0.5", "--strategy.name=one")
+
+
+def main(argv: list[str]) -> int:
+    require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
+    measures: dict[str, Callable[[], Sample]] = {
+        **{name: functools.partial(whole, *options) for name, options in COMMANDS.items()},
+        "first_step": trained,
+        "first_step/unchecked": functools.partial(trained, "--preflight=off"),
+        "bare": bare,
+    }
+    taken: dict[str, list[Sample]] = {name: [] for name in measures}
+    rounds = range(-1, FLAGS.rounds)  # one that does not count: it renders the images
+    for round_ in tqdm(rounds, file=sys.stderr):
+        for name in timing.turns(list(measures), round_ % 2):
+            sample = measures[name]()
+            if round_ >= 0:
+                taken[name].append(sample)
+    found = []
+    for name, of in taken.items():
+        for kind in ("wall_seconds", "cpu_seconds"):
+            found.append(Result("startup", name, kind, "s", "lower", tuple(getattr(each, kind) for each in of)))
+    for name in ("first_step", "first_step/unchecked"):
+        for kind in ("wall_seconds", "cpu_seconds"):
+            pairs = zip(taken[name], taken["bare"], strict=True)
+            ratios = tuple(getattr(own, kind) / getattr(bare, kind) for own, bare in pairs)
+            found.append(Result("startup", name, kind.replace("seconds", "over_bare"), "1", "lower", ratios))
+    print(results.table(found))
+    if FLAGS.output:
+        results.write(FLAGS.output, found, results.environment())
+    return 0
+
+
+def whole(*options: str) -> Sample:
+    """A whole command."""
+    line = [*TRAIN, *options]
+    return timing.measure(
+        lambda: subprocess.run(line, cwd=results.ROOT, capture_output=True, check=False), timing.Clock()
+    )
+
+
+def trained(*options: str) -> Sample:
+    """A run up to the end of its first call, as its summary says."""
+    with tempfile.TemporaryDirectory() as directory:
+        line = [*TRAIN, *FIRST, *options, f"--model_dir={directory}/run"]
+        done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
+        require(done.returncode == 0, f"{' '.join(line)} ended with {done.returncode}: {done.stderr[-300:]}")
+        with open(os.path.join(directory, "run", "summary.json")) as file:
+            return Sample(**json.load(file)["first_call"])
+
+
+def bare() -> Sample:
+    line = [sys.executable, "-m", "benchmarks.bare_step", *FIRST]
+    done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
+    require(done.returncode == 0, f"{' '.join(line)} ended with {done.returncode}: {done.stderr[-300:]}")
+    return Sample(**json.loads(done.stdout.splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,85 @@
+"""Short runs of a network that is easily upset, seed after seed: a task of `peers/worker.py` for two versions.
+
+Three convolutions and no normalization, SGD at 0.1, which is the most of 0.001, 0.003, 0.01, ... that this network
+takes: what makes updates larger, or gradients less right, is seen in its last loss. It trains as `tools.train` does,
+without what that writes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from models import telemetry
+from models import train as training
+from models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
+from models.strategy import create, share
+from pipeline import build
+from pipeline.config import AugmentConfig, DataConfig, ShapesConfig
+from pipeline.opening import open_data
+
+STEPS, BATCH = 200, 32
+
+
+def plain(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    layers, common = keras.layers, {"activation": "relu", "kernel_initializer": "he_normal"}
+    inputs = x = layers.Input(input_shape)
+    for filters in (16, 32, 64):
+        x = layers.MaxPool2D()(layers.Conv2D(filters, 3, padding="same", **common)(x))
+    x = layers.Dense(64, **common)(layers.Flatten()(x))
+    logits = layers.Dense(classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))
+    return keras.Model(inputs, logits(x), name="plain")
+
+
+class Losses(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.of_steps = np.zeros(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.of_steps = np.concatenate([self.of_steps, telemetry.column(self.model.rows, "loss")])
+
+
+def prepare(threads: int):
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    seeds, devices = itertools.count(), create(StrategyConfig(name="one"))
+
+    def trained(seed: int) -> list[float | str]:
+        """The loss of each step; NaN and infinity as strings, as JSON has no such numbers."""
+        config = TrainConfig(
+            epochs=1,
+            seed=seed,
+            precision="float32",
+            xla="off",
+            histograms_every=0,
+            guard="off",
+            data=DataConfig(
+                shapes=ShapesConfig(size=32, count=STEPS * BATCH),
+                batch_size=BATCH,
+                augment=AugmentConfig(flip=0.5, pad_crop=2),
+            ),
+            model=ModelConfig(name=f"{os.path.abspath(__file__)}:plain"),
+            optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=0.25),
+        )
+        training.set_up(config)
+        data = open_data(config.data)
+        model = training.create_model(config, data, devices, STEPS)
+        batches = build.training_batches(data, config.data, seed, share(devices, BATCH))
+        losses = Losses()
+        model.fit(batches, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[losses])
+        return [loss if np.isfinite(loss) else str(loss) for loss in losses.of_steps.tolist()]
+
+    def run(count: int) -> dict[str, list[float | str]]:
+        """The losses of the last of `count` runs."""
+        for _ in range(count):
+            losses = trained(next(seeds))
+        return {"losses": losses}
+
+    return {
+        "same": {"steps a run": STEPS, "images a step": BATCH},
+        "images_per_step": STEPS * BATCH,
+        "about": f"tensorflow {tf.__version__}, {threads} threads",
+    }, run
