@@ -1,0 +1,91 @@
+"""The page of a result file: what is in it, and how a browser draws it."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import pictured, results
+from benchmarks.results import ROOT, Report, Result, Skipped
+from tests import browser
+
+
+def report() -> Report:
+    made = [
+        Result("peers", f"{peer}/{task}", "cpu_ms_per_image", "ms", "lower", (0.9 * value, value, 1.2 * value))
+        for task, times in {"jpeg224": (0.9, 1.3), "small32": (0.002, 0.08)}.items()
+        for peer, value in zip(("evenkeel", "dali & co"), times, strict=True)
+    ]
+    made += [
+        Result("peers", "evenkeel/jpeg224", "images_per_second", "images/s", "higher", (900.0, 910.0)),
+        Result("observe", "observed", "added_cpu_fraction", "1", "lower", (0.004, 0.008, 0.012)),
+        Result("observe", "keras_tensorboard", "added_cpu_fraction", "1", "lower", (-0.004, 0.001, 0.002)),
+        Result("train", "small32", "input_wait", "share", "lower", (0.001, 0.002)),
+        Result("stability", "heldout", "faulty_runs", "runs", "higher", (108.0,)),
+        Result("stability", "heldout", "recall", "share", "higher", (0.97,), interval=(0.92, 0.99)),
+        Result("stability", "heldout/autotrainer", "recall", "share", "higher", (0.47,), interval=(0.38, 0.57)),
+        Result("stability", "heldout/early_stopping", "recall", "share", "higher", (0.3,), interval=(0.2, 0.4)),
+        Result("stability", "cnn/shapes", "spike_score", "1", "lower", (0.0, 0.0)),
+        Result("startup", "help", "wall_seconds", "s", "lower", (0.3, 0.31)),
+    ]
+    where = {"cpu": "a <CPU>", "cores": 2, "gpu": None, "os": "Linux", "python": "3.11", "git_commit": "a" * 40}
+    return Report({**where, "versions": {"tensorflow": "2.21.0"}}, made, [Skipped("gpu", "there is none")])
+
+
+def test_every_number_is_a_bar_or_in_a_table() -> None:
+    html = pictured.page_of(report())
+    assert "<figcaption>jpeg224</figcaption>" in html
+    assert html.index("dali &amp; co") > html.index("evenkeel</span>"), "the fastest first"
+    assert "2 µs" in html
+    assert "0.9 ms" in html
+    assert "+0.8% (+0.4% to +1.2%)" in html
+    assert "<td>0.97 (0.92 to 0.99)</td><td>0.47 (0.38 to 0.57)</td><td>EarlyStopping 0.30</td>" in html
+    assert "faulty runs seen (n = 108)" in html
+    for metric in ("images_per_second", "input_wait", "spike_score", "wall_seconds"):
+        assert f"<td>{metric}</td>" in html
+    assert "gpu: there is none" in html
+    assert "a &lt;CPU&gt;" in html
+    assert "http" not in html, "self-contained"
+
+
+def test_bars_are_to_scale() -> None:
+    html = pictured.page_of(report())
+    figure = re.search(r"<figcaption>jpeg224.*?</figure>", html, re.S)
+    assert figure
+    widths = [float(width) for width in re.findall(r'<i style="width:([\d.]+)%"', figure[0])]
+    assert widths == pytest.approx([100 * 0.9 / (1.2 * 1.3), 100 / 1.2], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not browser.CHROMIUM, reason="needs chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
+    made = report()
+    results.write(tmp_path / "result.json", made.results, made.environment, made.skipped)
+    line = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "result.json"), f"--output={tmp_path}/page.html"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with browser.chromium(width) as driver:
+        driver.get(f"file://{tmp_path / 'page.html'}")
+        assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        drawn = driver.execute_script(
+            "return [...document.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width)"
+        )
+        assert len(drawn) == 6
+        assert all(length > 0 for length in drawn)
+        assert driver.get_log("browser") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [((), "give one result file"), (("none.json",), "result file (none.json) cannot be read")]
+)
+def test_what_cannot_be_drawn(arguments: tuple[str, ...], words: str) -> None:
+    line = [sys.executable, "-m", "benchmarks.report", *arguments]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
