@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from absl import flags
+from absl import flags, logging
 
 from benchmarks import command, detected, results
 from benchmarks.results import Skipped
@@ -40,6 +40,7 @@ flags.DEFINE_string("markdown", "", "comment on a pull request to write")
 
 
 def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)
     require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
     require(bool(FLAGS.base), "--base is missing: give the version to compare with, such as origin/main.")
     require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")

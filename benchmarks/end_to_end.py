@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from benchmarks import command, results
 from benchmarks.results import ROOT, Result, Skipped
@@ -30,6 +30,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 
 def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)
     require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
     require(FLAGS.pairs >= 1, f"--pairs ({FLAGS.pairs}) must be at least 1.")
     for name in FLAGS.only:

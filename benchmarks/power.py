@@ -14,7 +14,7 @@ import functools
 import sys
 
 import numpy as np
-from absl import flags
+from absl import flags, logging
 
 from benchmarks import command, detected, results
 from benchmarks.results import Result
@@ -30,6 +30,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 
 def main(argv: list[str]) -> int:
+    logging.set_verbosity(logging.WARNING)
     require(FLAGS.pairs >= 5, f"--pairs ({FLAGS.pairs}) must be at least 5.")
     for name in FLAGS.only:
         one_of("only", name, CASES)

@@ -1,14 +1,13 @@
 """Short runs of a network that is easily upset, seed after seed: a task of `peers/worker.py` for two versions.
 
-Three convolutions and no normalization, SGD at 0.1, which is the most of 0.001, 0.003, 0.01, ... that this network
-takes: what makes updates larger, or gradients less right, is seen in its last loss. It trains as `tools.train` does,
-without what that writes.
+A narrow resnet9 at a learning rate of 1, the most of 0.001, 0.003, 0.01, ... that it takes: what makes updates larger,
+or gradients less right, is seen in its last loss (1.17 to 1.47 for three seeds, 1.91 to 2.30 at a rate of 3). It trains
+as `tools.train` does, without what that writes.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -23,16 +22,6 @@ from pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from pipeline.opening import open_data
 
 STEPS, BATCH = 200, 32
-
-
-def plain(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    layers, common = keras.layers, {"activation": "relu", "kernel_initializer": "he_normal"}
-    inputs = x = layers.Input(input_shape)
-    for filters in (16, 32, 64):
-        x = layers.MaxPool2D()(layers.Conv2D(filters, 3, padding="same", **common)(x))
-    x = layers.Dense(64, **common)(layers.Flatten()(x))
-    logits = layers.Dense(classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))
-    return keras.Model(inputs, logits(x), name="plain")
 
 
 class Losses(keras.callbacks.Callback):
@@ -61,8 +50,8 @@ def prepare(threads: int):
                 batch_size=BATCH,
                 augment=AugmentConfig(flip=0.5, pad_crop=2),
             ),
-            model=ModelConfig(name=f"{os.path.abspath(__file__)}:plain"),
-            optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=0.25),
+            model=ModelConfig(name="resnet9", width=8),
+            optimizer=OptimizerConfig(name="sgd", learning_rate=1.0, warmup_epochs=0.25),
         )
         training.set_up(config)
         data = open_data(config.data)
