@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from models.autograph import called
+
 IMAGES = 8  # of a replica's batch, in inference mode: a 16th of a forward pass over 128
 STEP = ("inference_loss", "training_loss", "noise_scale")
 GROUP = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
@@ -119,7 +121,7 @@ class Probe:
             *(tf.norm(kernel - old) for kernel, old in zip(kernels, old_weights, strict=True)),
             *ratios,
         ]
-        seen = self._forward(images, training=False)
+        seen = called(self._forward, images, training=False)
         outputs = [tf.cast(output, tf.float32) for output in seen["activations"]]
         bounded = list(zip(outputs, self._bounds, strict=True))
         activations = [

@@ -13,6 +13,7 @@ for people is the mean.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from models import histograms, losses, mixing, optimizers, schedules, scores, telemetry
+from models.autograph import called
 from models.averaging import Averages, Averaging, recomputing
 from models.clipping import Clipping, by_norm
 from models.config import MixingConfig
@@ -199,7 +201,9 @@ class StableModel(keras.Model):
         self._clipping, self._histograms_every, self._parts = clipping or Clipping(), histograms_every, accumulate
         self._class_weights = None if class_weights is None else list(class_weights)
         self._mixing = mixing if mixing and (mixing.mixup or mixing.cutmix) else None
-        self._forward_backward = tf.function(self._gradients, jit_compile=True) if xla else self._gradients
+        self._forward_backward = (
+            tf.function(self._gradients, jit_compile=True, autograph=False) if xla else self._gradients
+        )
         with self.distribute_strategy.scope():
             self._test_loss, self._test_accuracy = keras.metrics.Mean("loss"), keras.metrics.Mean("accuracy")
             self._test_top_5 = keras.metrics.Mean("top_5")
@@ -294,7 +298,7 @@ class StableModel(keras.Model):
         self._part = part
         try:
             with tf.GradientTape() as tape:
-                logits = self(images, training=True)
+                logits = called(self, images, training=True)
                 loss = tf.reduce_mean(self._weighted(self._per_example_loss.call(labels, logits), labels))
                 loss = (loss + tf.add_n([0.0, *self.losses])) / parts
                 scaled = self.optimizer.get_scaled_loss(loss)
@@ -467,14 +471,16 @@ class StableModel(keras.Model):
         local = lambda value: strategy.experimental_local_results(value)  # noqa: E731
         clock = clock_in_graph()
 
-        @tf.function(reduce_retracing=True)
+        # AutoGraph is for layers only, see `autograph`.
+        @tf.function(reduce_retracing=True, autograph=False)
         def train_function(iterator):
             # Over the variable, not a constant: the last call of an epoch may be shorter.
             count = tf.cast(self._steps_per_execution + host["behind"], tf.int32)
             host["behind"].assign(0)
             rows = tf.TensorArray(tf.float32, size=count, element_shape=[len(telemetry.ROW)])
             layers = tf.TensorArray(tf.float32, size=count, element_shape=host["layers"].shape[1:])
-            for i in tf.range(count):
+
+            def step(i: tf.Tensor, rows: tf.TensorArray, layers: tf.TensorArray):
                 asked = clock()
                 with tf.control_dependencies([asked]):
                     images, labels = next(iterator)
@@ -483,11 +489,13 @@ class StableModel(keras.Model):
                 row, looked_at, edges, counts = strategy.run(self._replica_step, args=(images, labels))
                 rows = rows.write(i, tf.concat([local(row)[0], [waited]], axis=0))
                 layers = layers.write(i, local(looked_at)[0])
-                if every and self.data_step % every == 0:
-                    host["edges"].assign(local(edges)[0])
-                    host["counts"].assign(local(counts)[0])
-                    host["histogram_step"].assign(self.data_step)
+                if every:
+                    keep = functools.partial(self._keep_histograms, local(edges)[0], local(counts)[0])
+                    tf.cond(self.data_step % every == 0, keep, lambda: False)
                 self.data_step.assign_add(1)
+                return i + 1, rows, layers
+
+            _, rows, layers = tf.while_loop(lambda i, *_: i < count, step, (0, rows, layers))
             block = host["rows"].assign(rows.stack())
             host["layers"].assign(layers.stack())
             sums = tf.reduce_sum(block[:, :2], axis=0)
@@ -498,6 +506,12 @@ class StableModel(keras.Model):
 
         self.train_function = train_function
         return train_function
+
+    def _keep_histograms(self, edges: tf.Tensor, counts: tf.Tensor) -> bool:
+        self._host["edges"].assign(edges)
+        self._host["counts"].assign(counts)
+        self._host["histogram_step"].assign(self.data_step)
+        return True
 
     def reset_metrics(self) -> None:
         """Keras's, where an epoch or an evaluation begins; an epoch that goes on keeps its sums."""

@@ -33,6 +33,8 @@ ORDER, CROP, AUGMENT = range(USES := 3)
 CACHING_BATCH = 256
 
 
+# Not by AutoGraph: no stage has Python's `if` or `for` over tensors, and translating them all takes 3 CPU seconds.
+@tf.autograph.experimental.do_not_convert
 def training_batches(data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0) -> tf.data.Dataset:
     """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
 
@@ -109,6 +111,7 @@ def _last(augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]
     ]
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.data.Dataset:
     """(images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]): every row once, in order.
 

@@ -114,7 +114,7 @@ def resample(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
     return in_chunks(_read, images, tf.cast(tf.round(matrices * 2.0**FRACTION), tf.int32) + half_weight)
 
 
-@tf.function(jit_compile=True)
+@tf.function(jit_compile=True, autograph=False)
 def _read(images: tf.Tensor, fixed: tf.Tensor) -> tf.Tensor:
     """uint8 [n, h, w, c] read where `fixed` (int32 [n, 2, 3], `FRACTION` bits after the point) says."""
     count, height, width, channels = images.shape

@@ -27,7 +27,7 @@ def scaler(largest: int, size: int, channels: int) -> Callable[..., tf.Tensor]:
     exact where a window is of that size.
     """
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def read(
         memory: tf.Tensor, firsts: tf.Tensor, rows: tuple[tf.Tensor, ...], columns: tuple[tf.Tensor, ...]
     ) -> tf.Tensor:

@@ -499,3 +499,28 @@ def test_evaluation_can_take_the_mean_of_an_image_and_its_mirror() -> None:
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     assert results["loss"] == pytest.approx(-np.log(chances[np.arange(60), labels]).mean(), rel=1e-5)
     assert results["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels), abs=1e-6)
+
+
+class Gated(keras.layers.Layer):
+    """A user's own, with Python's `if` and `for` over tensors."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        if tf.reduce_mean(x) > 1e6:  # noqa: SIM108
+            x = -x
+        else:
+            x = 2 * x
+        for _ in tf.range(tf.constant(2)):
+            x = x + 1
+        return x
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_layer_may_be_written_for_autograph(xla: bool) -> None:
+    def network(shape: tuple[int, ...], classes: int) -> keras.Model:
+        inputs = keras.Input(shape)
+        return keras.Model(inputs, keras.layers.Dense(classes)(Gated()(keras.layers.Flatten()(inputs))))
+
+    model = compiled(one(), network, xla=xla)
+    model.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=5, epochs=1, verbose=0)
+    assert np.isfinite(model.rows[:, 0]).all()
+    assert np.isfinite(model.evaluate(batches(one(), IMAGES, LABELS), steps=1, verbose=0, return_dict=True)["loss"])
