@@ -229,15 +229,18 @@ def batch_norm_gap(trace: Trace) -> Signal:
 
 
 def statistics_jump(trace: Trace) -> Signal:
-    """BatchNorm's moving variances are `JUMP` times farther from the batch's than in any of the 3 looks before.
+    """A layer's moving variances are `JUMP` times what they were in the 3 looks before, or that part of it.
 
-    A few images of absurd values do that: training, which has the batch's, goes on, and inference has lost its scale.
+    In the mean over channels, against the median. A few images of absurd values do that: training, which normalizes
+    with its own batch, goes on, and inference has lost its scale.
     """
-    far = np.nan_to_num(_largest(np.abs(trace.layers["spread"])))
-    before_it = np.full(len(far), np.inf)
-    before_it[3:] = np.max([far[:-3], far[1:-2], far[2:-1]], axis=0) if len(far) > 3 else []
-    since = np.concatenate([[0.0], trace.due[:-1]]) if len(far) else far
-    return _of_layers(trace, far - before_it > np.log(JUMP), 4, {"times": np.exp(np.minimum(far, 700)), "since": since})
+    x = np.nan_to_num(trace.layers["log_variance"])
+    usual = np.full(x.shape, np.nan)
+    if len(x) > 3:
+        usual[3:] = np.median([x[:-3], x[1:-2], x[2:-1]], axis=0)
+    far = np.nan_to_num(_largest(np.abs(x - usual)))
+    since = np.concatenate([trace.due[:1], trace.due[:-1]])
+    return _of_layers(trace, far > np.log(JUMP), 4, {"times": np.exp(np.minimum(far, 700)), "since": since})
 
 
 def vanishing(trace: Trace) -> Signal:

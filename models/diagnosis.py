@@ -12,6 +12,8 @@ import numpy as np
 
 from models.detectors import Alarm, Trace
 
+RATE = "optimizer.learning_rate"  # of all flags of a fix the one that is set finer than changes are tried with
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:

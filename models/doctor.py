@@ -16,10 +16,10 @@ from models import train as training
 from models.causes import CAUSES
 from models.changes import Case, Change
 from models.config import TrainConfig
-from models.diagnosis import Diagnosis, Finding, Picture
+from models.diagnosis import RATE, Diagnosis, Finding, Picture
 from models.replay import Bench, Run
 from models.trials import Trials
-from models.verdict import replay, verdict
+from models.verdict import in_words, replay, verdict
 
 PROBE = 300  # steps at most
 
@@ -64,9 +64,11 @@ def diagnose(
     tried = trials.halved([*changes.candidates(case), *_wrong_labels(bench, probe, case, output)])
     joint, without = trials.together(tried)
     suspects, fix = verdict(case, trials.unchanged, tried, joint, without)
+    fix, finer = trials.refined(fix, [*tried, *([joint] if joint else [])])
     replays = [replay(trials.unchanged, "as it was"), *map(replay, tried)]
     replays += [replay(joint, "all likely changes at once")] if joint else []
     replays += [replay(trial, f"all of them but against: {CAUSES[trial.change.cause].title}") for trial in without]
+    replays += [replay(trial, f"the fix with {in_words({RATE: trial.change.flags[RATE]})}") for trial in finer]
     return Diagnosis(
         source=source,
         trace=trace,

@@ -31,6 +31,7 @@ ROLLBACKS = 2  # before the learning rate is cut, within `FORGIVEN` steps
 BUDGET = 5  # answers within `FORGIVEN` steps; then training stops
 FORGIVEN = 1000  # steps after which an answer does not count any more
 IN_VAIN = 40  # steps after a rollback in which trouble is still the old one: the copy was of a model already spoilt
+FARTHEST = 200  # steps that are given up for that
 CUT = 0.25
 REWARMED = 50  # steps in which a cut learning rate rises again
 
@@ -149,7 +150,8 @@ class StabilityGuard(keras.callbacks.Callback):
         """A step, not before the first one held, at which all was well: before what was gone back to in vain."""
         before = int(alarm.evidence.get("since", alarm.step)) - MARGIN
         if self._last and alarm.step < self._last[0] + IN_VAIN:
-            before = min(before, self._last[1] - 1)
+            older = [step for step in self._snapshots.steps if self.model.step - FARTHEST <= step < self._last[1]]
+            before = min(before, older[-1] if older else self._last[1])
         return max(self._snapshots.steps[0], before)
 
     def _tell(self, alarm: Alarm, action: str) -> None:

@@ -22,7 +22,7 @@ IMAGES = 8  # of a replica's batch, in inference mode: a 16th of a forward pass 
 STEP = ("inference_loss", "training_loss", "noise_scale")
 GROUP = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
 ACTIVATION = ("dead", "saturated", "deviation")
-NORM = ("shift", "spread")
+NORM = ("shift", "log_variance")
 FAR = 50.0  # every activation in use has reached its asymptote there
 NEAR = 0.02  # saturated: as near to an asymptote, in distances between the two (|x| > 3.9 for a sigmoid)
 
@@ -30,8 +30,12 @@ NEAR = 0.02  # saturated: as near to an asymptote, in distances between the two 
 class Probe:
     """The places of a network that are looked at: `groups`, `activations` and `norms` are their names."""
 
-    def __init__(self, network: keras.Model, variables: Sequence[tf.Variable]) -> None:
-        """`variables` are the trainable ones of the model being trained, in the order of its gradients."""
+    def __init__(self, network: keras.Model, variables: Sequence[tf.Variable], parts: int = 1) -> None:
+        """`variables` are the trainable ones of the model being trained, in the order of its gradients.
+
+        A step takes its batch in so many `parts`.
+        """
+        self._parts = parts
         layers = [layer for layer in network._flatten_layers(include_self=False) if not _has_layers(layer)]
         self._kernels = {layer.name: kernel for layer in layers if (kernel := _kernel(layer)) is not None}
         # By identity: names need not be unique.
@@ -59,9 +63,9 @@ class Probe:
         follow 1 to 8 steps after it leaves 1 behind; NaN where the optimizer keeps none). dead is the share of channels
         that are zero on all images looked at, saturated the share of values at an asymptote, NaN for activations that
         have no such place; deviation the standard deviation of all values. shift is BatchNorm's mean over channels of
-        |batch mean - moving mean| in moving standard deviations, spread that of log(batch variance / moving variance).
-        inference_loss and training_loss are of the same images. noise_scale is in images (McCandlish et al. 2018,
-        appendix A.1), NaN on one replica.
+        |batch mean - moving mean| in moving standard deviations, log_variance that of the logarithm of its moving
+        variance. inference_loss and training_loss are of the same images. noise_scale is in images (McCandlish et al.
+        2018, appendix A.1), NaN on one replica.
         """
         found, at = {}, 0
         for names, places in ((GROUP, self.groups), (ACTIVATION, self.activations), (NORM, self.norms)):
@@ -84,9 +88,8 @@ class Probe:
 
     @property
     def watched(self) -> list[tf.Variable]:
-        """What `measured` wants the values of before the update: kernels, BatchNorm's moving means and variances."""
-        moving = [*(norm.moving_mean for norm in self._norms), *(norm.moving_variance for norm in self._norms)]
-        return [*self._kernels.values(), *moving]
+        """What `measured` wants the values of before the update: kernels, and BatchNorm's moving means."""
+        return [*self._kernels.values(), *(norm.moving_mean for norm in self._norms)]
 
     def weights(self) -> list[tf.Tensor]:
         return [tf.identity(variable) for variable in self.watched]
@@ -108,8 +111,7 @@ class Probe:
         """
         kernels = list(self._kernels.values())
         old = [tf.ensure_shape(value, v.shape) for value, v in zip(before, self.watched, strict=True)]
-        old_weights, old_means = old[: len(kernels)], old[len(kernels) : len(kernels) + len(self._norms)]
-        old_variances = old[len(kernels) + len(self._norms) :]
+        old_weights, old_means = old[: len(kernels)], old[len(kernels) :]
         of_kernels = [gradients[at] for at in self._at]
         missing = tf.constant(np.nan)
         ratios = [missing] * len(kernels)
@@ -130,8 +132,8 @@ class Probe:
             *map(tf.math.reduce_std, outputs),
         ]
         norms = [
-            *(_shift(norm, old) for norm, old in zip(self._norms, old_means, strict=True)),
-            *(_spread(norm, old) for norm, old in zip(self._norms, old_variances, strict=True)),
+            *(_shift(norm, old, self._parts) for norm, old in zip(self._norms, old_means, strict=True)),
+            *map(_log_variance, self._norms),
         ]
         step = [loss_of(tf.cast(seen["logits"], tf.float32)), training_loss, noise_scale]
         return tf.stack([*groups, *activations, *norms, *step])
@@ -195,15 +197,15 @@ def _ratio(gradient: tf.Tensor, moment: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_mean(tf.square(gradient) / (moment + 1e-30)))
 
 
-def _shift(norm: keras.layers.BatchNormalization, old: tf.Tensor) -> tf.Tensor:
-    """By how many moving standard deviations the batch's means differ from the moving ones before it."""
-    # moving = momentum * old + (1 - momentum) * of the batch
-    of_batch = (norm.moving_mean - norm.momentum * old) / (1 - norm.momentum)
+def _shift(norm: keras.layers.BatchNormalization, old: tf.Tensor, parts: int) -> tf.Tensor:
+    """By how many moving standard deviations the batch's means differ from the moving ones before it.
+
+    The mean over its `parts`, each of which has moved them: moving = momentum * old + (1 - momentum) * of the part.
+    """
+    kept = norm.momentum**parts
+    of_batch = (norm.moving_mean - kept * old) / (1 - kept)
     return tf.reduce_mean(tf.abs(of_batch - old) * tf.math.rsqrt(norm.moving_variance + norm.epsilon))
 
 
-def _spread(norm: keras.layers.BatchNormalization, old: tf.Tensor) -> tf.Tensor:
-    """The logarithm of the batch's variances over the moving ones before it, the mean over channels."""
-    of_batch = (norm.moving_variance - norm.momentum * old) / (1 - norm.momentum)
-    # What of the batch is lost in the rounding of a moving variance that is far too large may come out negative.
-    return tf.reduce_mean(tf.math.log((tf.maximum(of_batch, 1e-7 * old) + norm.epsilon) / (old + norm.epsilon)))
+def _log_variance(norm: keras.layers.BatchNormalization) -> tf.Tensor:
+    return tf.reduce_mean(tf.math.log(norm.moving_variance + norm.epsilon))

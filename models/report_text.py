@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.diagnosis import Diagnosis, Replay, Suspect, command_line
+from models.diagnosis import RATE, Diagnosis, Replay, Suspect, command_line
 
 HELPED = 0.2  # of what the best change gained: a fifth is within the noise of a few hundred validation images
 LEAST_GAIN = 0.02  # of accuracy: a best change that gains less gains nothing
@@ -61,7 +61,7 @@ def sentence(diagnosis: Diagnosis) -> str:
 def cure(diagnosis: Diagnosis) -> Cure | None:
     """What did best, or that of the most probable cause that there is one for; None if there is none."""
     if diagnosis.suspects and diagnosis.fix:
-        of = [each for each in diagnosis.suspects if each.replay and each.replay.flags.items() <= diagnosis.fix.items()]
+        of = [each for each in diagnosis.suspects if each.replay and _within(each.replay.flags, diagnosis.fix)]
         edit = "\n".join(each.edit for each in of if each.edit)
         replay = next((each for each in diagnosis.replays if each.flags == diagnosis.fix), None)
         return Cure([*of, diagnosis.suspects[0]][0], command_line(diagnosis.fix), edit, True, replay)
@@ -70,6 +70,11 @@ def cure(diagnosis: Diagnosis) -> Cure | None:
             helps = suspect.replay is None or suspect.recovered >= HELPED
             return Cure(suspect, suspect.flags, suspect.edit, helps, suspect.replay)
     return None
+
+
+def _within(flags: dict[str, Any], fix: dict[str, Any]) -> bool:
+    """Whether `fix` sets all of them; its learning rate may be a finer one."""
+    return all(name in fix and (name == RATE or fix[name] == value) for name, value in flags.items())
 
 
 def quoted(flags: list[str]) -> str:

@@ -211,7 +211,7 @@ class StableModel(keras.Model):
             # Now, because the older family fails in a compiled loop over several replicas that has to make its slots.
             build = optimizer._create_all_weights if is_legacy(optimizer) else optimizer.build
             build(self.trainable_variables)
-            self.probe = Probe(self.get_layer(self.name), self.trainable_variables) if watch_every else None
+            self.probe = Probe(self.get_layer(self.name), self.trainable_variables, accumulate) if watch_every else None
             self._watch_every = watch_every
             guess = losses.guess(self._per_example_loss, self.output_shape[-1])
             # As rows have it: with the penalties, as they are at first.

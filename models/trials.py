@@ -20,6 +20,7 @@ from absl import logging
 
 from models.changes import SHOWN, UNUSUAL, Change
 from models.config import TrainConfig
+from models.diagnosis import RATE
 from models.replay import Bench, Run, changed
 from pipeline.config import UsageError
 
@@ -116,6 +117,33 @@ class Trials:
             self._finish(trial)
             without.append(trial)
         return joint, without
+
+    def refined(self, fix: dict[str, Any], known: list[Trial]) -> tuple[dict[str, Any], list[Trial]]:
+        """(`fix` with a learning rate that may do better, what was tried for that); as it is where it sets none.
+
+        The rates that changes are tried with lie a factor of 8 apart. Half and twice as much is tried, and once more
+        what is as much farther on the better side. `known` are the trials so far, that of the fix among them.
+        """
+        start = next((trial for trial in known if trial.change.flags == fix and self._is_whole(trial)), None)
+        if RATE not in fix or start is None:
+            return fix, []
+        tried: list[Trial] = []
+
+        def utility(factor: float) -> float:
+            flags = {**fix, RATE: fix[RATE] * factor}
+            trial = self._begun(dataclasses.replace(start.change, flags=flags))
+            self._finish(trial)
+            tried.append(trial)
+            return trial.utility
+
+        better = max((0.5, 2.0), key=utility)
+        if max(trial.utility for trial in tried) > start.utility:
+            utility(better**2)
+        best = max([start, *tried], key=lambda trial: trial.utility)
+        return best.change.flags, tried
+
+    def _is_whole(self, trial: Trial) -> bool:
+        return trial.length >= self._full(trial)
 
     def _likely(self, tried: list[Trial]) -> list[Change]:
         """Changes of different causes and flags that something speaks for or that help, the most promising first."""

@@ -80,7 +80,7 @@ def test_corrupted_weights_are_rolled_back() -> None:
     acted = [each for each in told if each[3].startswith("rolled back")]
     assert len(acted) == 1
     step, kind, evidence, action = acted[0]
-    assert kind == "loss_spike"
+    assert kind in ("loss_spike", "statistics_jump"), "of a normalized layer, the kernel shows in both"
     assert 120 <= step < 130
     assert evidence["times"] > 1.5
     assert int(action.split()[-1]) in range(100, 120)
