@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from pipeline.config import UsageError
+from pipeline.config import UsageError, require
 
 USAGE_ERROR = 2
 
@@ -33,6 +33,19 @@ def run(main: Callable[[list[str]], int]) -> None:
             return 130
 
     app.run(checked, flags_parser=parse)
+
+
+def check_output(name: str, path: str) -> None:
+    """Raises `UsageError` where the file that flag `name` asks for could not be written; now, not after measuring."""
+    if path:
+        directory = os.path.dirname(path) or "."
+        usable = os.path.isdir(directory) and os.access(directory, os.W_OK) and not os.path.isdir(path)
+        require(usable, f"--{name} ({path}) must be a file in a directory that exists and can be written.")
+
+
+def check_arguments(argv: list[str]) -> None:
+    """Raises `UsageError` where something is left that is no flag."""
+    require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
 
 
 def fail(message: str) -> NoReturn:

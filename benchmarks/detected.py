@@ -1,4 +1,4 @@
-"""What `compare` would say of turns that were measured before: the rates at which it fails.
+"""What `compare` would say of turns that were measured before: how often a case of it fails for its main metric.
 
 rates = all_rates(results.read("benchmarks/results/pairs.json").results)
 assert rates["step"].power >= 0.95 and rates["step"].false_alarms <= 0.05
@@ -13,10 +13,11 @@ import numpy as np
 
 from benchmarks import verdicts
 from benchmarks.results import Result
-from benchmarks.verdicts import FAILED, Verdict
+from benchmarks.verdicts import FAILED
 
 POOLS = ("same", "worse")
-DRAWN = 1000  # a rate of 0.05 is then known to 0.007
+DRAWN = 1000  # samples: beside what the pool itself leaves open, a rate of 0.05 is known to 0.007
+STARTED = 5  # pairs of turns after each start of both versions
 ROUNDS, SEEDS, LEAST = 15, 8, 0.05  # what `compare` takes unless it is told
 
 
@@ -47,19 +48,18 @@ def all_rates(found: Iterable[Result]) -> dict[str, Rates]:
 def failing(metric: str, base: Sequence[float], head: Sequence[float]) -> float:
     """The share of samples, drawn with replacement, of which `compare` would say that `head` is worse.
 
-    Of turns whole pairs are drawn, that were next to each other in time; of losses each side's runs by themselves.
+    Pairs are drawn whole: turns that were next to each other, runs of one seed. Of turns starts are drawn first, and
+    then among the pairs of each, as `compare` starts both versions several times.
     """
     rng, of_base, of_head = np.random.default_rng(0), np.array(base), np.array(head)
     words = []
     for _ in range(DRAWN):
         if metric == "final_loss":
-            drawn = (of[rng.integers(len(of), size=SEEDS)] for of in (of_base, of_head))
-            words.append(_of_losses(*drawn).word)
+            at = rng.integers(len(of_base), size=SEEDS)
+            verdict = verdicts.of_losses(of_base[at].tolist(), of_head[at].tolist(), LEAST)
         else:
-            at = rng.integers(len(of_base), size=ROUNDS)
-            words.append(verdicts.of_times(of_base[at].tolist(), of_head[at].tolist(), LEAST).word)
+            starts = rng.integers(len(of_base) // STARTED, size=ROUNDS // STARTED)
+            at = np.concatenate([STARTED * start + rng.integers(STARTED, size=STARTED) for start in starts])
+            verdict = verdicts.of_times(of_base[at].tolist(), of_head[at].tolist(), LEAST)
+        words.append(verdict.word)
     return sum(word in FAILED for word in words) / DRAWN
-
-
-def _of_losses(base: np.ndarray, head: np.ndarray) -> Verdict:
-    return verdicts.of_losses(base.tolist(), head.tolist(), LEAST)

@@ -31,21 +31,32 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
+    command.check_arguments(argv)
+    command.check_output("output", FLAGS.output)
+    require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
     require(FLAGS.pairs >= 1, f"--pairs ({FLAGS.pairs}) must be at least 1.")
     for name in FLAGS.only:
         one_of("only", name, tuple(CASES))
+    from benchmarks.peers.environments import Unavailable
+    from benchmarks.peers.race import Refused
+
     found: list[Result] = []
     skipped: list[Skipped] = []
     for name in FLAGS.only:
         if results.cores() < 2:
             skipped.append(Skipped(f"train/{name}", "one core: the input has none of its own"))
             continue
-        found += measured(name)
-    print(results.table(found)) if found else None
+        try:
+            found += measured(name)
+        except (Unavailable, Refused) as error:
+            skipped.append(Skipped(f"train/{name}", str(error)))
+    if found:
+        print(results.table(found))
+    for entry in skipped:
+        print(f"skipped: {entry.case}: {entry.reason}")
     if FLAGS.output:
         results.write(FLAGS.output, found, results.environment(), skipped)
-    return 0
+    return 4 if skipped and results.cores() > 1 else 0
 
 
 def measured(name: str) -> list[Result]:

@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from benchmarks import quoted
-from benchmarks.results import Report, Result
+from benchmarks.results import Report, Result, short
 from models import charts
 from models.report_style import page
 
@@ -52,7 +52,12 @@ def _pictured(of: Result) -> bool:
         return of.metric == "cpu_ms_per_image"
     if of.suite == "observe":
         return of.metric == "added_cpu_fraction"
-    return of.suite == "stability" and of.case.split("/")[0] == "heldout"
+    if of.suite == "train":
+        return True
+    half, *rival = of.case.split("/")
+    shown = {metric for _, metric, *_ in quoted.ROWS} | {counted for _, _, counted, _ in quoted.ROWS}
+    whose = {"autotrainer", *(case for *_, others in quoted.ROWS for case in others.values())}
+    return of.suite == "stability" and half == "heldout" and of.metric in shown and set(rival) <= whose
 
 
 def _head(where: dict[str, Any]) -> str:
@@ -63,7 +68,7 @@ def _head(where: dict[str, Any]) -> str:
 
 def _foot(where: dict[str, Any]) -> str:
     of = ", ".join(f"{escape(name)} {escape(str(version))}" for name, version in (where.get("versions") or {}).items())
-    commit = escape(str(where.get("git_commit"))[:12])
+    commit = escape(short(str(where.get("git_commit"))))
     system = f"Python {escape(str(where.get('python')))}; {of}; {escape(str(where.get('os')))}"
     return f"<footer>Commit {commit}; {system}.</footer>"
 

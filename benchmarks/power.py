@@ -31,12 +31,26 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    require(FLAGS.pairs >= 5, f"--pairs ({FLAGS.pairs}) must be at least 5.")
+    command.check_arguments(argv)
+    command.check_output("output", FLAGS.output)
+    require(bool(FLAGS.ref), "--ref is empty: give a branch, a tag or a hash; sources are changed in a copy of it.")
+    require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
+    require(
+        FLAGS.pairs >= detected.STARTED and FLAGS.pairs % detected.STARTED == 0,
+        f"--pairs ({FLAGS.pairs}) must be a multiple of {detected.STARTED}, the pairs of each start.",
+    )
     for name in FLAGS.only:
         one_of("only", name, CASES)
+    from benchmarks.peers.environments import Unavailable
+    from benchmarks.peers.race import Refused
+
     found: list[Result] = []
     for case in FLAGS.only:
-        found += measured(case)
+        try:
+            found += measured(case)
+        except (Unavailable, Refused, ValueError) as error:
+            print(f"error: {case}: {error}", file=sys.stderr)
+            return 4
         if FLAGS.output:
             results.write(FLAGS.output, found, results.environment())
     for case, rates in detected.all_rates(found).items():
@@ -61,7 +75,7 @@ def measured(case: str) -> list[Result]:
                 injected.rate_times_3(trees["head"].path)
             elif pool == "worse":
                 worsen(trees["head"].path, WORSE * of_a_step)
-            raced = versions.turns_of(case, trees, FLAGS.pairs, folder)
+            raced = versions.turns_of(case, trees, FLAGS.pairs, folder, starts=FLAGS.pairs // detected.STARTED)
         for name in trees:
             if case in versions.STEADINESS:
                 runs = [versions.numbers(turn.seen["losses"]) for turn in raced.turns[name]]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import results
 from benchmarks.peers.environments import Unavailable
-from benchmarks.peers.race import Turn, Worker, race, refuse_unequal, steps_of_a_turn
+from benchmarks.peers.race import Refused, Turn, Worker, race, refuse_unequal, steps_of_a_turn, unlike
 from benchmarks.timing import QUIET_CORES
 
 HERE = Path(__file__).resolve().parent
@@ -56,21 +56,32 @@ def raced(
             environ = {**environ, "OMP_NUM_THREADS": str(results.cores())}
             workers[name] = stack.enter_context(Worker(line, environ))
             print(f"starting {name}: {line[2]}", file=sys.stderr, flush=True)
-            try:
+            with _named(name):
                 workers[name].start()
-            except Unavailable as error:
-                raise Unavailable(f"{name}: {error}") from error
         refuse_unequal(workers)
-        # Of all, as it also empties what they have made ahead; all then do the same number.
-        first, *_ = [steps or steps_of_a_turn(worker, seconds) for worker in workers.values()]
+        for name, reason in unlike(workers).items():
+            raise Refused(f"{name} does other work: {reason}")
+        if not steps:
+            for name, worker in workers.items():  # of all, as it also empties what they have made ahead
+                with _named(name):
+                    steps = steps_of_a_turn(worker, seconds)
         lost: list[str] = []
         outcome = race(
             workers,
-            dict.fromkeys(workers, first),
+            dict.fromkeys(workers, steps),
             rounds,
             lambda name, reason: lost.append(f"{name}: {reason}"),
             quiet_cores,
         )
         if lost:
             raise Unavailable(lost[0])
-        return Raced(outcome.turns, first)
+        return Raced(outcome.turns, steps)
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Who is unavailable stands before the reason."""
+    try:
+        yield
+    except Unavailable as error:
+        raise Unavailable(f"{name}: {error}") from error

@@ -188,6 +188,12 @@ def table(results: Iterable[Result]) -> str:
     return aligned(rows)
 
 
+def short(commit: str) -> str:
+    """The first 12 digits, and that there are changes."""
+    digits, dirty, _ = commit.partition("-dirty")
+    return digits[:12] + dirty
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Text columns, each as wide as its widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

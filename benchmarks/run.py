@@ -4,8 +4,9 @@
     python -m benchmarks.run --suite=full --data.source=/data/photos --data.small_source=tfds:cifar10
     python -m benchmarks.run --only=pipeline,step --output=result.json
 
-Each suite is a command of its own, in a process of its own (`SUITES`); what it wrote is put together here. A suite that
-fails is in the file as skipped, with the last line it said, and the exit code is 4.
+Each suite is a command of its own, in a process of its own (`SUITES`); what it wrote is put together here, and kept
+beside OUTPUT as OUTPUT.SUITE.json, so that a long one goes on. A suite that fails is in the file as skipped, with the
+last line it said, and the exit code is 4.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
         "quick": ("peers", "--loaders=evenkeel", "--only=step32"),
         "full": ("peers", "--only=step32", "--rounds=9"),
     },
-    "gpu": {"quick": ("gpu", "--rounds=5"), "full": ("gpu", "--rounds=15")},
-    "train": {"quick": ("end_to_end", "--pairs=5", "--only=small32"), "full": ("end_to_end", "--pairs=15", *SOURCES)},
+    "train": {
+        "quick": ("end_to_end", "--pairs=5", "--only=small32", *SOURCES),
+        "full": ("end_to_end", "--pairs=15", *SOURCES),
+    },
     "observe": {"quick": ("observe", "--pairs=3", "--keras_pairs=1"), "full": ("observe",)},
     "stability": {
         "quick": ("stability", "--suite=quick"),
@@ -56,18 +59,19 @@ flags.DEFINE_string("output", "result.json", "result file")
 
 
 def main(argv: list[str]) -> int:
-    require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")
+    command.check_arguments(argv)
+    command.check_output("output", FLAGS.output)
     one_of("suite", FLAGS.suite, ("quick", "full"))
     require(bool(FLAGS.only), f"--only names no suite: give some of {', '.join(SUITES)}.")
     for name in FLAGS.only:
         one_of("only", name, tuple(SUITES))
-    small = str(FLAGS["data.small_source"].value)
+    source, small = (as_given(str(FLAGS[name].value)) for name in ("data.source", "data.small_source"))
     real = FLAGS.suite == "quick" or "stability" not in FLAGS.only or small != "shapes"
     require(real, "--data.small_source is missing: the full stability suite needs real images, such as tfds:cifar10.")
     found, skipped, failed = [], [], False
     environment = results.environment()
     for name in FLAGS.only:
-        report, code = run(name, SUITES[name][FLAGS.suite], str(FLAGS["data.source"].value), small)
+        report, code = run(name, SUITES[name][FLAGS.suite], source, small)
         found += report.results
         skipped += report.skipped
         failed |= code != 0
@@ -81,22 +85,27 @@ def main(argv: list[str]) -> int:
     return 4 if failed else 0
 
 
+def as_given(source: str) -> str:
+    """Suites run at the root of the checkout: a path is made one that holds there."""
+    return os.path.abspath(source) if os.path.exists(source) else source
+
+
 def run(name: str, arguments: Sequence[str], source: str, small: str) -> tuple[Report, int]:
     """What the suite wrote, with the seconds it took in its environment, and its exit code."""
     module, *options = (argument.format(source=source, small=small) for argument in arguments)
     print(f"{name}: python -m benchmarks.{module} {' '.join(options)}", file=sys.stderr, flush=True)
     begun = time.perf_counter()
-    with tempfile.TemporaryDirectory() as directory:
-        path = os.path.join(directory, "result.json")
-        line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={path}"]
-        with tempfile.TemporaryFile("w+", errors="replace") as said:
-            code = subprocess.run(line, cwd=results.ROOT, stdout=said, stderr=subprocess.STDOUT, check=False).returncode
-            said.seek(0)
-            last = ([text.strip() for text in said.read().splitlines() if text.strip()] or ["it said nothing"])[-1]
-        if os.path.exists(path):
-            report = results.read(path)
-        else:
-            report = Report({}, [], [Skipped(name, f"exit code {code}: {last[:300]}")])
+    path = os.path.abspath(f"{FLAGS.output}.{name}.json")
+    if os.path.exists(path):
+        os.remove(path)
+    line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={path}"]
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        code = subprocess.run(line, cwd=results.ROOT, stdout=said, stderr=subprocess.STDOUT, check=False).returncode
+        said.seek(0)
+        last = ([text.strip() for text in said.read().splitlines() if text.strip()] or ["it said nothing"])[-1]
+    report = results.read(path) if os.path.exists(path) else Report({}, [], [])
+    if code:
+        report.skipped.append(Skipped(name, f"exit code {code}: {last[:300]}"))
     seconds = round(time.perf_counter() - begun, 1)
     print(f"{name}: {len(report.results)} results in {seconds:.0f} s", file=sys.stderr, flush=True)
     return Report({**report.environment, "seconds": seconds}, report.results, report.skipped), code

@@ -36,6 +36,8 @@ FIRST = ("--preset=quick", "--epochs=1", "--optimizer.warmup_epochs=0.5", "--str
 
 
 def main(argv: list[str]) -> int:
+    command.check_arguments(argv)
+    command.check_output("output", FLAGS.output)
     require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
     measures: dict[str, Callable[[], Sample]] = {
         **{name: functools.partial(whole, *options) for name, options in COMMANDS.items()},
@@ -78,7 +80,10 @@ def trained(*options: str) -> Sample:
     with tempfile.TemporaryDirectory() as directory:
         line = [*TRAIN, *FIRST, *options, f"--model_dir={directory}/run"]
         done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
-        require(done.returncode == 0, f"{' '.join(line)} ended with {done.returncode}: {done.stderr[-300:]}")
+        require(
+            done.returncode == 0,
+            f"{' '.join(line)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}",
+        )
         with open(os.path.join(directory, "run", "summary.json")) as file:
             return Sample(**json.load(file)["first_call"])
 
@@ -86,7 +91,9 @@ def trained(*options: str) -> Sample:
 def bare() -> Sample:
     line = [sys.executable, "-m", "benchmarks.bare_step", *FIRST]
     done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
-    require(done.returncode == 0, f"{' '.join(line)} ended with {done.returncode}: {done.stderr[-300:]}")
+    require(
+        done.returncode == 0, f"{' '.join(line)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}"
+    )
     return Sample(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -64,7 +64,7 @@ def prepare(threads: int, folder: str, fed: str):
 
     run(2)
     return {
-        "same": {"images a step": batch, "trainable parameters": model.count_params()},
+        "same": {"images a step": batch, "parameters": model.count_params()},
         "images_per_step": batch,
         "about": f"tensorflow {tf.__version__}, fed by {fed}, one core for the steps",
         "works_ahead": fed == "pipeline",

@@ -56,11 +56,12 @@ def checked_out(ref: str, root: Path = ROOT) -> Iterator[Tree]:
     commit = commit_of(ref, root)
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as directory:
         path = Path(directory, commit[:12])
-        git(root, "worktree", "add", "--quiet", "--detach", str(path), commit)
         try:
+            git(root, "worktree", "add", "--quiet", "--detach", str(path), commit)
             yield Tree(path, commit, python_of(path, root))
         finally:
-            git(root, "worktree", "remove", "--force", str(path))
+            shutil.rmtree(path, ignore_errors=True)
+            git(root, "worktree", "prune")
 
 
 def commit_of(ref: str, root: Path = ROOT) -> str:
@@ -72,8 +73,9 @@ def commit_of(ref: str, root: Path = ROOT) -> str:
     try:
         return git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     except UsageError as error:
+        why = "" if str(error).endswith("failed") else f" ({error})"
         raise UsageError(
-            f"{ref} is no commit of {root}: give a branch, a tag or a hash; a shallow clone fetches it first."
+            f"{ref} is no commit of {root}{why}: give a branch, a tag or a hash; a shallow clone fetches it first."
         ) from error
 
 
@@ -83,6 +85,7 @@ def git(root: Path, *arguments: str) -> str:
     Raises:
       UsageError: it fails, with its reason.
     """
+    require(bool(shutil.which("git")), "git is not installed: versions come out of it.")
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     require(done.returncode == 0, f"git {' '.join(arguments)}: {' '.join(done.stderr.split()) or 'failed'}")
     return done.stdout.strip()
@@ -91,6 +94,7 @@ def git(root: Path, *arguments: str) -> str:
 def python_of(tree: Path, root: Path = ROOT) -> str:
     """The interpreter with the packages of the tree's lock: this very one, where `root` has the same lock."""
     lock = lock_of(tree)
+    require(lock.is_file(), f"that version has no {lock.name}: compare with one that has.")
     if lock_of(root).read_bytes() == lock.read_bytes():
         return sys.executable
     wanted = hashlib.sha256(f"{sys.version} {sys.base_prefix}".encode() + lock.read_bytes()).hexdigest()[:16]

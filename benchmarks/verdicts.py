@@ -44,14 +44,14 @@ def of_times(base: Sequence[float], head: Sequence[float], least: float) -> Verd
 
 
 def of_losses(base: Sequence[float], head: Sequence[float], least: float) -> Verdict:
-    """Of the last losses of runs with different seeds: the ratio of their geometric means, by Welch's interval."""
-    value, low, high = map(math.exp, difference(np.log(base).tolist(), np.log(head).tolist()))
+    """Of the last losses of runs, pairs with one seed each: the geometric mean of their ratios."""
+    value, low, high = map(math.exp, mean_of_pairs(np.log(base), np.log(head)))
     return Verdict(_word(low, high, 1 / (1 + least), 1 + least, STEADIER, LESS_STEADY), value, low, high)
 
 
 def of_shares(base: Sequence[float], head: Sequence[float], least: float) -> Verdict:
-    """Of shares of steps with a spike: the difference of their means."""
-    value, low, high = difference(base, head)
+    """Of shares of steps with a spike, pairs with one seed each: the mean of their differences."""
+    value, low, high = mean_of_pairs(np.asarray(base), np.asarray(head))
     return Verdict(_word(low, high, -least, least, STEADIER, LESS_STEADY), value, low, high)
 
 
@@ -63,21 +63,22 @@ def _word(low: float, high: float, least: float, most: float, better: str, worse
     return SAME if least <= low and high <= most else NOISY
 
 
-def difference(base: Sequence[float], head: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of `head` less that of `base`, and Welch's 95% interval: its two-sided p is 0.05 at both ends."""
-    value = float(np.mean(head) - np.mean(base))
-    found = scoring.welch(head, base)
-    if not math.isfinite(found.t) or found.t == 0:  # two constants, or two equal means
-        spread = math.hypot(*(np.std(of, ddof=1) / math.sqrt(len(of)) for of in (base, head)))
-    else:
-        spread = value / found.t
-    half = _t95(found.degrees) * spread
+def mean_of_pairs(base: np.ndarray, head: np.ndarray) -> tuple[float, float, float]:
+    """The mean of `head` - `base`, pair by pair, and Student's 95% interval of it.
+
+    Raises:
+      ValueError: fewer than two pairs.
+    """
+    if len(base) != len(head) or len(base) < 2:
+        raise ValueError(f"two pairs at least are needed: got {len(base)} and {len(head)} values.")
+    of = head - base
+    value, half = float(of.mean()), _t95(len(of) - 1) * float(of.std(ddof=1)) / math.sqrt(len(of))
     return value, value - half, value + half
 
 
 def _t95(degrees: float) -> float:
     """Student's t that 5% lie beyond, on both sides together."""
-    low, high = 0.0, 1e4
+    low, high = 0.0, 100.0
     for _ in range(60):
         t = (low + high) / 2
         beyond = scoring.incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))

@@ -17,11 +17,12 @@ import numpy as np
 
 from benchmarks import scoring, verdicts
 from benchmarks.raced import Raced, command, raced
-from benchmarks.results import Result, Skipped
+from benchmarks.results import Result, Skipped, short
 from benchmarks.trees import Tree
 from benchmarks.verdicts import SAME, Verdict
 
 SECONDS = 2.0  # of a turn
+STARTS = 3  # of both sides, among which turns are shared out: where a process's memory lies stays for its life
 LAST = 40  # steps whose loss is the last one of a run
 GUESSING = math.log(10)  # nats; a loss above it, or none at all, is not told apart from it
 LEAST_SPIKES = 0.01  # of the steps; spikes are counted, so that no share of theirs is a least one
@@ -42,7 +43,8 @@ CASES = {
     "step": Case("peers/step32_evenkeel.py", "training steps on 32 pixels, bfloat16"),
     "training": Case("training_turns.py", "200 steps of a network that is easily upset, a seed a run", steps=1),
 }
-MEASURED = {"cpu_time": "cpu_seconds"}  # {what a verdict is about: the metric that it compares}
+MEASURED = {"cpu_time": "cpu_seconds", "wall_time": "wall_seconds"}  # {what a verdict is about: what it compares}
+TOLD_ONLY = ("wall_time",)  # which other programs disturb: no version fails for it
 STEADINESS = ("training",)  # what it says is in the losses, not in the time
 
 
@@ -72,7 +74,8 @@ def compare(case: str, trees: Mapping[str, Tree], rounds: int, least: float, fol
         measured = [*_results(case, "final_loss", "nats", losses), *_results(case, "spike_score", "share", spikes)]
         return Compared(case, told, measured)
     cpu, wall = ({name: found.samples(name, kind) for name in trees} for kind in ("cpu_seconds", "wall_seconds"))
-    told = {"cpu_time": verdicts.of_times(cpu["base"], cpu["head"], least)}
+    kinds = {"cpu_time": cpu, "wall_time": wall}
+    told = {name: verdicts.of_times(of["base"], of["head"], least) for name, of in kinds.items()}
     return Compared(case, told, [*_results(case, "cpu_seconds", "s", cpu), *_results(case, "wall_seconds", "s", wall)])
 
 
@@ -80,8 +83,8 @@ def _results(case: str, metric: str, unit: str, samples: Mapping[str, Sequence[f
     return [Result("compare", f"{case}/{name}", metric, unit, "lower", tuple(of)) for name, of in samples.items()]
 
 
-def turns_of(case: str, trees: Mapping[str, Tree], rounds: int, folder: str = "") -> Raced:
-    """`rounds` turns of each version.
+def turns_of(case: str, trees: Mapping[str, Tree], rounds: int, folder: str = "", starts: int = STARTS) -> Raced:
+    """`rounds` turns of each version, shared out among so many `starts` of both.
 
     Raises:
       Unavailable: a version cannot do it.
@@ -91,7 +94,12 @@ def turns_of(case: str, trees: Mapping[str, Tree], rounds: int, folder: str = ""
     commands = {name: (command(tree.python, of.file, settings), tree.environ) for name, tree in trees.items()}
     if case in STEADINESS:
         return raced(commands, rounds, steps=of.steps, quiet_cores=math.inf)
-    return raced(commands, rounds, SECONDS)
+    found = [raced(commands, rounds // starts, SECONDS)]
+    for start in range(1, starts):
+        share = rounds // starts + (start <= rounds % starts)
+        found.append(raced(commands, share, steps=found[0].steps))
+    turns = {name: [turn for of in found for turn in of.turns[name]] for name in trees}
+    return Raced(turns, found[0].steps)
 
 
 def final_loss(losses: np.ndarray) -> float:
@@ -104,6 +112,16 @@ def numbers(losses: Sequence[float | str]) -> np.ndarray:
     return np.array([float(loss) for loss in losses])
 
 
+def failed(compared: Sequence[Compared]) -> bool:
+    """Whether the later version is worse in anything that counts."""
+    return any(
+        verdict.word in verdicts.FAILED
+        for one in compared
+        for metric, verdict in one.verdicts.items()
+        if metric not in TOLD_ONLY
+    )
+
+
 def markdown(
     versions: Mapping[str, str],
     where: Mapping[str, Any],
@@ -112,7 +130,7 @@ def markdown(
     skipped: Sequence[Skipped] = (),
 ) -> str:
     """A table of the verdicts, for a person and for a pull request; `versions` are hashes by side."""
-    sides = " against ".join(f"`{versions[side][:12]}`" for side in ("head", "base"))
+    sides = " against ".join(f"`{short(versions[side])}`" for side in ("head", "base"))
     lines = [
         f"{sides}, on {where['cores']} cores of {where['cpu']}; a change of {least:.0%} matters.",
         "",
@@ -126,6 +144,7 @@ def markdown(
             sides = " | ".join(f"{each.median:.4g} {each.unit}" for each in measured)
             word = verdict.word if verdict.word == SAME else f"**{verdict.word}**"
             kind = ", head - base" if metric == "spike_score" else ""
+            word += " (told only)" if metric in TOLD_ONLY else ""
             lines.append(f"| {one.case} | {metric} | {sides} | {verdict}{kind} | {word} |")
     lines += [f"| {entry.case} | - | - | - | - | skipped: {entry.reason} |" for entry in skipped]
     return "\n".join(lines) + "\n"

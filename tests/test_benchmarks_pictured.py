@@ -29,6 +29,7 @@ def report() -> Report:
         Result("stability", "heldout", "recall", "share", "higher", (0.97,), interval=(0.92, 0.99)),
         Result("stability", "heldout/autotrainer", "recall", "share", "higher", (0.47,), interval=(0.38, 0.57)),
         Result("stability", "heldout/early_stopping", "recall", "share", "higher", (0.3,), interval=(0.2, 0.4)),
+        Result("stability", "heldout", "steps_of_warning", "steps", "higher", (3.0, 8.0)),
         Result("stability", "cnn/shapes", "spike_score", "1", "lower", (0.0, 0.0)),
         Result("startup", "help", "wall_seconds", "s", "lower", (0.3, 0.31)),
     ]
@@ -45,9 +46,12 @@ def test_every_number_is_a_bar_or_in_a_table() -> None:
     assert "+0.8% (+0.4% to +1.2%)" in html
     assert "<td>0.97 (0.92 to 0.99)</td><td>0.47 (0.38 to 0.57)</td><td>EarlyStopping 0.30</td>" in html
     assert "faulty runs seen (n = 108)" in html
-    for metric in ("images_per_second", "input_wait", "spike_score", "wall_seconds"):
+    for metric in ("images_per_second", "input_wait", "spike_score", "steps_of_warning", "wall_seconds"):
         assert f"<td>{metric}</td>" in html
     assert "gpu: there is none" in html
+    for each in report().results:
+        if each.suite in ("train", "startup", "observe"):
+            assert html.count(f"<td>{each.case}</td><td>{each.metric}</td>") == (each.suite != "observe"), each
     assert "a &lt;CPU&gt;" in html
     assert "http" not in html, "self-contained"
 

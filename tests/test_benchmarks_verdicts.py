@@ -1,4 +1,4 @@
-"""Verdicts on both sides of the least effect; intervals against scipy's."""
+"""Verdicts on both sides of the least effect; intervals against SciPy's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.verdicts import (
     SAME,
     SLOWER,
     STEADIER,
-    difference,
+    mean_of_pairs,
     of_losses,
     of_shares,
     of_times,
@@ -49,6 +49,10 @@ def test_noise_is_not_called_a_change() -> None:
     assert of_losses(LOOSE, LOOSE[::-1], least=0.05).word == NOISY
 
 
+def test_what_a_seed_does_to_both_runs_is_no_matter() -> None:
+    assert of_losses(LOOSE, times(LOOSE, 1.02), least=0.05).word == SAME
+
+
 @pytest.mark.parametrize(("factor", "word"), [(1.0, SAME), (1.02, SAME), (1.2, LESS_STEADY), (0.8, STEADIER)])
 def test_losses(factor: float, word: str) -> None:
     verdict = of_losses(STEADY, times(STEADY, factor), least=0.05)
@@ -64,17 +68,18 @@ def test_shares_of_spikes() -> None:
     assert of_shares([0.0] * 5, [0.05, 0.0, 0.0, 0.0, 0.0], least=0.01).word == NOISY
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=12), st.lists(st.floats(0.01, 100), min_size=2, max_size=12))
-def test_differences_are_welchs(base: list[float], head: list[float]) -> None:
-    value, low, high = difference(base, head)
+@given(st.lists(st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)), min_size=2, max_size=12))
+def test_the_interval_of_pairs_is_students(pairs: list[tuple[float, float]]) -> None:
+    base, head = np.array(pairs).T
+    value, low, high = mean_of_pairs(base, head)
     assert low <= value <= high
-    if np.var(base) + np.var(head) > 1e-6:
-        theirs = stats.ttest_ind(head, base, equal_var=False).confidence_interval(0.95)
-        scale = 1 + abs(theirs.high) + abs(theirs.low)
-        assert math.isclose(low, theirs.low, abs_tol=1e-6 * scale)
-        assert math.isclose(high, theirs.high, abs_tol=1e-6 * scale)
+    if np.std(head - base) > 1e-6:
+        theirs = stats.ttest_rel(head, base).confidence_interval(0.95)
+        assert math.isclose(low, theirs.low, rel_tol=1e-6, abs_tol=1e-6)
+        assert math.isclose(high, theirs.high, rel_tol=1e-6, abs_tol=1e-6)
 
 
-def test_constants_have_no_spread() -> None:
-    assert difference([1.0, 1.0], [3.0, 3.0]) == (2.0, 2.0, 2.0)
-    assert difference([1.0, 1.0], [1.0, 1.0]) == (0.0, 0.0, 0.0)
+def test_equal_pairs_have_no_spread_and_one_pair_says_nothing() -> None:
+    assert mean_of_pairs(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == (2.0, 2.0, 2.0)
+    with pytest.raises(ValueError, match="two pairs at least"):
+        mean_of_pairs(np.ones(1), np.ones(1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -34,9 +36,64 @@ def test_the_table_says_what_was_measured_and_what_was_not() -> None:
         [Compared("step", {"cpu_time": slower}, results)],
         [Skipped("input", "base: no such thing")],
     )
-    assert text.startswith("`bbbbbbbbbbbb` against `aaaaaaaaaaaa`, on 2 cores of a CPU; a change of 5% matters.\n")
+    assert text.startswith(
+        "`bbbbbbbbbbbb-dirty` against `aaaaaaaaaaaa`, on 2 cores of a CPU; a change of 5% matters.\n"
+    )
     assert "| step | cpu_time | 1 s | 1.2 s | 1.200 (1.200 to 1.200) | **slower** |\n" in text
     assert text.endswith("| input | - | - | - | - | skipped: base: no such thing |\n")
+
+
+def test_wall_time_is_told_and_fails_nobody() -> None:
+    slower = verdicts.of_times([1.0, 1.0], [1.2, 1.2], 0.05)
+    same = verdicts.of_times([1.0, 1.0], [1.0, 1.0], 0.05)
+    assert not versions.failed([Compared("step", {"cpu_time": same, "wall_time": slower}, [])])
+    assert versions.failed([Compared("step", {"cpu_time": slower, "wall_time": same}, [])])
+
+
+def test_commands_offer_the_cases_that_there_are() -> None:
+    """Their flags know them before TensorFlow is there; each is read in a process of its own, as both define flags."""
+    for module in ("compare", "power"):
+        line = [sys.executable, "-c", f"from benchmarks.{module} import CASES; print(*CASES)"]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == list(versions.CASES)
+    for case in versions.CASES.values():
+        assert (ROOT / "benchmarks" / case.file).is_file()
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "words"),
+    [
+        ("compare", [], "--base is missing"),
+        ("compare", ["--base=main", "--only="], "--only names no case"),
+        ("compare", ["--base=main", "--rounds=2"], "--rounds (2) must be at least 5"),
+        ("compare", ["--base=main", "rounds=9"], "argument (rounds=9) is not understood"),
+        ("compare", ["--base=main", "--markdown=/none/there.md"], "--markdown (/none/there.md) must be a file"),
+        ("compare", ["--base=no-such-branch"], "no-such-branch is no commit"),
+        ("power", ["--ref="], "--ref is empty"),
+        ("power", ["--pairs=7"], "--pairs (7) must be a multiple of 5"),
+        ("end_to_end", ["--only=nothing"], "only ('nothing') must be one of small32, photos224"),
+        ("startup", ["--output=/none/there.json"], "--output (/none/there.json) must be a file"),
+        ("run", ["--only="], "--only names no suite"),
+        ("run", ["--suite=full", "--only=stability"], "--data.small_source is missing"),
+    ],
+)
+def test_bad_input_is_told_in_a_line_before_anything_is_measured(module: str, flags: list[str], words: str) -> None:
+    line = [sys.executable, "-m", f"benchmarks.{module}", *flags]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("size", ["quick", "full"])
+def test_every_suite_is_a_command_that_takes_its_flags(size: str) -> None:
+    code = f"from benchmarks import run; [print(*of['{size}']) for of in run.SUITES.values()]"
+    listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    rows = [row.split() for row in listed.splitlines()]
+    assert len(rows) >= 7
+    for module, *options in rows:
+        line = [sys.executable, "-m", f"benchmarks.{module}", *options, "--output=x.json", "--only_check_args"]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{module}: {done.stderr[-300:]}"
 
 
 @pytest.fixture
