@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
+import textwrap
 
+import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 
 from models.config import TrainConfig
+from pipeline import shapes
 from pipeline.config import PrepareConfig
 from tools.flags import options
 
@@ -69,3 +78,62 @@ def test_what_documents_link_to_exists() -> None:
     for document in (ROOT / "docs").glob("*.md"):
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
             assert "://" in target or (document.parent / target).exists(), (document.name, target)
+
+
+def shown(document: str, first: str) -> str:
+    """The indented code of a document that begins with that line."""
+    lines = (ROOT / "docs" / document).read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.strip().startswith(first))
+    indent = len(lines[start]) - len(lines[start].lstrip())
+    block = itertools.takewhile(lambda line: not line or line.startswith(" " * indent), lines[start:])
+    return textwrap.dedent("\n".join(block))
+
+
+def test_the_augmentation_and_the_detector_that_the_guide_to_the_code_shows_work() -> None:
+    from models import detectors
+    from pipeline import colour
+    from tests.test_detectors import healthy
+
+    invert, restless = dict(vars(colour)), dict(vars(detectors))
+    exec(shown("code.md", "def invert"), invert)
+    exec(shown("code.md", "def restless"), restless)
+    images = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), np.uint8)
+    draws = tf.constant([[0.1], [0.9], [0.4], [0.6]])
+    changed = invert["invert"](0.5)(tf.constant(images), draws).numpy()
+    np.testing.assert_array_equal(
+        changed, np.where(np.array([1, 0, 1, 0])[:, None, None, None] > 0, 255 - images, images)
+    )
+    assert invert["invert"](0.0) is None
+    trace = healthy()
+    assert not restless["restless"](trace).on.any()
+    norm = np.where(np.arange(len(trace.steps)) % 2 == 0, 1.0, 3.0)
+    assert restless["restless"](dataclasses.replace(trace, gradient_norm=norm)).on[30:].all()
+
+
+@pytest.mark.slow
+def test_every_command_of_the_way_from_a_folder_to_a_model_runs(tmp_path: pathlib.Path) -> None:
+    """The blocks that are marked with `run`, one after another, on a folder of rendered images."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(shapes.CLASSES[:3]):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(40):
+            image = Image.fromarray(shapes.render(label, 64, rng))
+            image.save(tmp_path / "photos" / name / f"{number:03d}.jpg", quality=95)
+    text = (ROOT / "docs" / "getting_started.md").read_text()
+    blocks = re.findall(r"```(bash|python) run\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 5
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "EVENKEEL_CACHE": str(tmp_path / "cache"),
+    }
+    said = ""
+    for kind, code in blocks:
+        line = [sys.executable, "-c", code] if kind == "python" else [sys.executable, *shlex.split(code)[1:]]
+        done = subprocess.run(line, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (code, done.stderr[-2000:])
+        said = done.stdout
+    answers = [line.split() for line in said.splitlines()]
+    assert len(answers) == 3
+    assert {name for _, name, _ in answers} <= set(shapes.CLASSES[:3])
