@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from benchmarks import quoted, results
 from models.config import TrainConfig
 from pipeline import shapes
 from pipeline.config import PrepareConfig
@@ -33,6 +34,11 @@ def test_every_flag_is_listed_with_its_default_and_help(config: type) -> None:
         default = "" if option.default == "" else f", {option.default}"
         row = f"| `--{option.name}` | {option.kind.__name__}{default} | {option.help.replace('|', chr(92) + '|')} |"
         assert row in listed, option.name
+
+
+def test_the_table_of_the_stability_suite_is_that_of_its_committed_result() -> None:
+    found = results.read(ROOT / "benchmarks" / "results" / "stability.json")
+    assert quoted.table(found.results) in README
 
 
 def test_pictures_and_links_exist() -> None:

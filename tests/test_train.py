@@ -108,7 +108,8 @@ def test_a_run_leaves_its_configuration_and_summary() -> None:
     assert summary["images_per_second"] > 0
     assert 0 < summary["input_stall_fraction"] < 1
     assert (summary["incidents"], summary["skipped_images"]) == ({}, 0)
-    assert summary["cpu_seconds"] > 0
+    assert summary["cpu_seconds"] > summary["first_call"]["cpu_seconds"] > 0
+    assert summary["first_call"]["wall_seconds"] > 0
     assert summary["wall_seconds"] > 0
     assert summary["peak_rss_bytes"] > 50 * 2**20
     assert summary["versions"]["tensorflow"] == tf.__version__
