@@ -22,7 +22,6 @@ from models.trials import GAIN, Trial
 WEIGHT = 4.0  # log odds of a change that gains all there is to gain, against one that gains nothing
 EVEN = 0.02  # utility by which a specific change may be behind the control arm
 BEHIND = 0.5  # what the share of one that is farther behind counts
-ENOUGH = 0.6  # of all that can be gained: then the fix is that of the most probable cause alone
 REPORTED = 0.02  # least probability
 OTHERWISE = 1.0  # the odds of what is not known here
 OF_RATE = ("learning_rate_high", "learning_rate_low", "no_warmup")
@@ -64,9 +63,19 @@ def verdict(
         if probability >= REPORTED:
             suspects.append(_suspect(case, cause, probability, score, unchanged, joint, without))
     suspects.sort(key=lambda suspect: -suspect.probability)
-    if suspects and suspects[0].replay and suspects[0].recovered >= ENOUGH and not joint:
-        return tuple(suspects), suspects[0].replay.flags
-    return tuple(suspects), dict(best.change.flags) if gain >= GAIN else {}
+    return tuple(suspects), _fix(suspects, scores, best, gain, joint)
+
+
+def _fix(
+    suspects: list[Suspect], scores: dict[str, _Score], best: Trial, gain: float, joint: Trial | None
+) -> dict[str, Any]:
+    """Flags: against the most probable cause alone where that does as well as anything, else of what did best."""
+    if gain < GAIN:
+        return {}
+    trial = scores[suspects[0].cause].trial if suspects else None
+    if trial and trial.change.cures and not joint and trial.utility >= best.utility - GAIN:
+        return dict(trial.change.flags)
+    return dict(best.change.flags)
 
 
 def replay(trial: Trial, name: str = "") -> Replay:

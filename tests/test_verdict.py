@@ -278,3 +278,13 @@ def test_a_fix_without_a_learning_rate_is_left_as_it_is() -> None:
     fix = {"optimizer.momentum": 0.9}
     assert OnACurve(1.0).refined(fix, []) == (fix, [])
     assert OnACurve(1.0).refined({}, []) == ({}, [])
+
+
+@pytest.mark.parametrize(("accuracy", "own"), [(0.78, True), (0.75, False)])
+def test_the_fix_is_the_probable_causes_where_nothing_does_better_by_more_than_noise(
+    accuracy: float, own: bool
+) -> None:
+    other = Change("dropout", {"model.dropout": 0.0})
+    suspects, fix = told(trial(MOMENTUM, accuracy), trial(other, 0.8))
+    assert suspects[0].cause == "momentum"
+    assert fix == (MOMENTUM if own else other).flags
