@@ -22,7 +22,7 @@ IMAGES = 8  # of a replica's batch, in inference mode: a 16th of a forward pass 
 STEP = ("inference_loss", "training_loss", "noise_scale")
 GROUP = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
 ACTIVATION = ("dead", "saturated", "deviation")
-NORM = ("shift", "log_variance")
+NORM = ("shift", "spread", "log_variance")
 FAR = 50.0  # every activation in use has reached its asymptote there
 NEAR = 0.02  # saturated: as near to an asymptote, in distances between the two (|x| > 3.9 for a sigmoid)
 
@@ -63,9 +63,9 @@ class Probe:
         follow 1 to 8 steps after it leaves 1 behind; NaN where the optimizer keeps none). dead is the share of channels
         that are zero on all images looked at, saturated the share of values at an asymptote, NaN for activations that
         have no such place; deviation the standard deviation of all values. shift is BatchNorm's mean over channels of
-        |batch mean - moving mean| in moving standard deviations, log_variance that of the logarithm of its moving
-        variance. inference_loss and training_loss are of the same images. noise_scale is in images (McCandlish et al.
-        2018, appendix A.1), NaN on one replica.
+        |batch mean - moving mean| in moving standard deviations, spread that of log(batch variance / moving variance),
+        log_variance that of log(moving variance). inference_loss and training_loss are of the same images. noise_scale
+        is in images (McCandlish et al. 2018, appendix A.1), NaN on one replica.
         """
         found, at = {}, 0
         for names, places in ((GROUP, self.groups), (ACTIVATION, self.activations), (NORM, self.norms)):
@@ -88,8 +88,9 @@ class Probe:
 
     @property
     def watched(self) -> list[tf.Variable]:
-        """What `measured` wants the values of before the update: kernels, and BatchNorm's moving means."""
-        return [*self._kernels.values(), *(norm.moving_mean for norm in self._norms)]
+        """What `measured` wants the values of before the update: kernels, BatchNorm's moving means and variances."""
+        moving = [*(norm.moving_mean for norm in self._norms), *(norm.moving_variance for norm in self._norms)]
+        return [*self._kernels.values(), *moving]
 
     def weights(self) -> list[tf.Tensor]:
         return [tf.identity(variable) for variable in self.watched]
@@ -111,7 +112,8 @@ class Probe:
         """
         kernels = list(self._kernels.values())
         old = [tf.ensure_shape(value, v.shape) for value, v in zip(before, self.watched, strict=True)]
-        old_weights, old_means = old[: len(kernels)], old[len(kernels) :]
+        first, then = len(kernels), len(kernels) + len(self._norms)
+        old_weights, old_means, old_variances = old[:first], old[first:then], old[then:]
         of_kernels = [gradients[at] for at in self._at]
         missing = tf.constant(np.nan)
         ratios = [missing] * len(kernels)
@@ -131,12 +133,18 @@ class Probe:
             *(missing if low is None or high is None else _saturated(x, low, high) for x, (low, high) in bounded),
             *map(tf.math.reduce_std, outputs),
         ]
-        norms = [
-            *(_shift(norm, old, self._parts) for norm, old in zip(self._norms, old_means, strict=True)),
+        kept = [norm.momentum**self._parts for norm in self._norms]
+        means = [_of_batch(norm.moving_mean, *of) for norm, *of in zip(self._norms, old_means, kept, strict=True)]
+        variances = [
+            _of_batch(norm.moving_variance, *of) for norm, *of in zip(self._norms, old_variances, kept, strict=True)
+        ]
+        statistics = [
+            *map(_shift, self._norms, means, old_means),
+            *map(_spread, self._norms, variances, old_variances),
             *map(_log_variance, self._norms),
         ]
         step = [loss_of(tf.cast(seen["logits"], tf.float32)), training_loss, noise_scale]
-        return tf.stack([*groups, *activations, *norms, *step])
+        return tf.stack([*groups, *activations, *statistics, *step])
 
 
 def noise_scale(of_replica: tf.Tensor, of_all: tf.Tensor, batch: tf.Tensor | float, replicas: int) -> tf.Tensor:
@@ -197,14 +205,21 @@ def _ratio(gradient: tf.Tensor, moment: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_mean(tf.square(gradient) / (moment + 1e-30)))
 
 
-def _shift(norm: keras.layers.BatchNormalization, old: tf.Tensor, parts: int) -> tf.Tensor:
-    """By how many moving standard deviations the batch's means differ from the moving ones before it.
+def _of_batch(moving: tf.Variable, old: tf.Tensor, kept: float) -> tf.Tensor:
+    """The batch's own figure: moving = kept * old + (1 - kept) * of the batch, the mean over its parts if there are."""
+    return (moving - kept * old) / (1 - kept)
 
-    The mean over its `parts`, each of which has moved them: moving = momentum * old + (1 - momentum) * of the part.
-    """
-    kept = norm.momentum**parts
-    of_batch = (norm.moving_mean - kept * old) / (1 - kept)
-    return tf.reduce_mean(tf.abs(of_batch - old) * tf.math.rsqrt(norm.moving_variance + norm.epsilon))
+
+def _shift(norm: keras.layers.BatchNormalization, mean: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+    """By how many moving standard deviations the batch's means differ from the moving ones before it."""
+    return tf.reduce_mean(tf.abs(mean - old) * tf.math.rsqrt(norm.moving_variance + norm.epsilon))
+
+
+def _spread(norm: keras.layers.BatchNormalization, variance: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+    """The logarithm of the batch's variances over the moving ones before it."""
+    # What is lost of the batch in the rounding of a moving variance that is far too large may come out negative.
+    variance = tf.maximum(variance, 1e-7 * old)
+    return tf.reduce_mean(tf.math.log((variance + norm.epsilon) / (old + norm.epsilon)))
 
 
 def _log_variance(norm: keras.layers.BatchNormalization) -> tf.Tensor:

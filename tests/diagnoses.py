@@ -49,6 +49,7 @@ def trace(steps: int = 600, places: int = 8, every: int = 20) -> Trace:
             "saturated": np.full((looks, places), np.nan),
             "deviation": np.ones((looks, places)),
             "shift": np.zeros((looks, 2)),
+            "spread": np.zeros((looks, 2)),
             "log_variance": np.zeros((looks, 2)),
             "inference_loss": np.ones(looks),
             "training_loss": np.ones(looks),

@@ -23,6 +23,7 @@ PER_LAYER = (
     "saturated",
     "deviation",
     "shift",
+    "spread",
     "log_variance",
 )
 
@@ -42,6 +43,7 @@ def healthy(steps: int = STEPS, seed: int = 0, noise: float = 0.1, unit: float =
         "saturated": 0.2,
         "deviation": 1.0,
         "shift": 0.1,
+        "spread": 0.1,
         "log_variance": 0.1,
     }
     jitter = lambda *shape: np.exp(0.1 * rng.normal(size=shape))  # noqa: E731
@@ -284,14 +286,23 @@ def test_a_gap_between_training_and_inference(times: float, expected: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("look", "times", "expected"), [(10, 4, None), (10, 6, 10), (10, 1 / 4, None), (10, 1 / 6, 10), (1, 100, None)]
+    ("look", "times", "batch", "expected"),
+    [
+        (10, 6, 1 / 6, 10),
+        (10, 4, 1 / 6, None),  # it has not jumped far enough
+        (10, 6, 1 / 4, None),  # the batch is not so far below
+        (10, 6, 2, None),  # the batch has grown, and the moving variance follows it
+        (10, 1, 1 / 1000, None),  # an odd batch
+        (1, 100, 1 / 100, None),  # nothing is known yet
+    ],
 )
-def test_a_jump_of_the_statistics(look: int, times: float, expected: int | None) -> None:
-    """One layer's, of five; where they come down again afterwards, that is no second one."""
+def test_a_jump_of_the_statistics(look: int, times: float, batch: float, expected: int | None) -> None:
+    """One layer's, of five; while they come down again, that is no second one."""
     trace = healthy()
-    jumped = np.zeros_like(trace.layers["log_variance"])
-    jumped[look:, 2] = np.log(times) * np.exp(-np.arange(len(jumped) - look) / 4)
-    trace = dataclasses.replace(trace, layers={**trace.layers, "log_variance": jumped})
+    variance, spread = (np.zeros_like(trace.layers[name]) for name in ("log_variance", "spread"))
+    fading = np.exp(-np.arange(len(variance) - look) / 4)
+    variance[look:, 2], spread[look:, 2] = np.log(times) * fading, np.log(batch) * fading
+    trace = dataclasses.replace(trace, layers={**trace.layers, "log_variance": variance, "spread": spread})
     found = [alarm for alarm in alarms(trace) if alarm.kind == "statistics_jump"]
     assert [alarm.step for alarm in found] == ([] if expected is None else [EVERY * expected])
     if found:

@@ -176,8 +176,11 @@ def test_the_shift_is_in_moving_deviations() -> None:
     mean, variance = x.mean((0, 1, 2)), norm.moving_variance.numpy()
     found = model.probe.read(model.layers_rows)["shift"][0, 0]
     assert found == pytest.approx(np.mean(np.abs(mean) / np.sqrt(variance + norm.epsilon)), rel=1e-3)
-    found = model.probe.read(model.layers_rows)["log_variance"][0, 0]
-    assert found == pytest.approx(np.mean(np.log(variance + norm.epsilon)), rel=1e-4)
+    figures = model.probe.read(model.layers_rows)
+    assert figures["log_variance"][0, 0] == pytest.approx(np.mean(np.log(variance + norm.epsilon)), rel=1e-4)
+    unbiased = x.var((0, 1, 2)) * x[..., 0].size / (x[..., 0].size - 1)
+    expected = np.mean(np.log((unbiased + norm.epsilon) / (1 + norm.epsilon)))
+    assert figures["spread"][0, 0] == pytest.approx(expected, abs=0.02)
 
 
 def test_the_shift_of_a_batch_in_parts_is_the_mean_over_them() -> None:
