@@ -137,6 +137,26 @@ def test_two_workers_make_the_very_batches_of_one_process_each_once(
 
 
 @pytest.mark.slow
+def test_three_trainers_get_the_batches_of_their_own_shares_each_once(
+    local: DataConfig, data: Data, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are the parts of each global batch: every example comes exactly once a pass, to one of them."""
+    for worker in (cluster.worker(), cluster.worker()):
+        worker.ready()
+    config, steps, size = dataclasses.replace(local, batch_size=21), 2 * COUNT // 21, 7
+    monkeypatch.setattr(reader, "FOREVER", steps)
+    shares = [Share(21, replicas=3, first_replica=place) for place in range(3)]
+    remote = dataclasses.replace(config, service=cluster.address)
+    reading = [training_batches(data, remote, 0, share).as_numpy_iterator() for share in shares]
+    for share, batches in zip(shares, reading, strict=True):
+        here = list(training_batches(data, config, 0, share).take(steps).as_numpy_iterator())
+        assert {len(labels) for _, labels in here} == {size}
+        known = {key(batch): step for step, batch in enumerate(here)}
+        assert len(known) == steps
+        assert sorted(known[key(batch)] for batch in batches) == list(range(steps))
+
+
+@pytest.mark.slow
 def test_a_killed_worker_costs_what_it_had_begun_and_one_that_joins_takes_over(
     local: DataConfig, data: Data, cluster: Cluster
 ) -> None:
