@@ -1,9 +1,10 @@
 """What a script without the rest of evenkeel takes up to the end of its first call of training steps.
 
-    python -m benchmarks.bare_step --preset=quick
+    python -m benchmarks.bare_step '{"model": {"name": "resnet9", "width": 16}}'
 
-It imports TensorFlow, makes the model and compiles the steps that `tools.train` would, and runs one call of them on a
-batch of random images: no data set, checks, checkpoints or event files. Prints seconds as a line of JSON.
+It imports TensorFlow, makes the model and compiles the steps that `tools.train` would with that configuration, and runs
+one call of them on a batch of random images: no data set, checks, checkpoints or event files. Prints seconds as a line
+of JSON.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks import command
-from models.config import TrainConfig
-from tools import flags
-
-flags.define(TrainConfig)
+from models.config import TrainConfig, from_dict
+from pipeline.config import require
 
 
 def main(argv: list[str]) -> int:
-    config = flags.config(TrainConfig)
+    require(len(argv) == 2, "give one configuration, as JSON.")
+    config = from_dict(TrainConfig, json.loads(argv[1]))
     import tensorflow as tf
 
     from models import train as training

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from benchmarks import command, results, timing
 from benchmarks.results import Result
 from benchmarks.timing import Sample
+from models.presets import PRESETS
 from pipeline.config import require
 
 FLAGS = flags.FLAGS
@@ -89,7 +90,7 @@ def trained(*options: str) -> Sample:
 
 
 def bare() -> Sample:
-    line = [sys.executable, "-m", "benchmarks.bare_step", *FIRST]
+    line = [sys.executable, "-m", "benchmarks.bare_step", json.dumps(PRESETS["quick"])]
     done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
     require(
         done.returncode == 0, f"{' '.join(line)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}"

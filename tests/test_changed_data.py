@@ -43,7 +43,7 @@ def test_a_shard_cut_short_ends_the_run_and_the_next_one_names_it(
     assert kept
     assert [sealed.fault(str(path)) for path in kept] == [""] * len(kept)
     assert f"training on 300 images of {shard.parent}" in said
-    assert "Fatal Python error: Bus error" in said
+    assert "Fatal Python error: " in said  # "Bus error", unless a second thread reads there while this is written
     done = tool("train", *flags, "--resume")
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
