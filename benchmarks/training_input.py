@@ -26,8 +26,8 @@ PER_CALL = 10
 
 
 def prepare(threads: int, folder: str, fed: str):
+    # Between operations there are as many threads as ever: with one, the clock behind a batch's arrival waits its turn.
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     work = loading.read(folder)
     if work.small:
         augment = AugmentConfig(pad_crop=loading.PAD, flip=0.5, cutout=loading.CUTOUT / work.size)
