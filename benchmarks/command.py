@@ -43,6 +43,15 @@ def check_output(name: str, path: str) -> None:
         require(usable, f"--{name} ({path}) must be a file in a directory that exists and can be written.")
 
 
+def write(name: str, path: str, text: str) -> None:
+    """Writes the file that flag `name` asks for; raises `UsageError` where it cannot be written."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise UsageError(f"--{name} ({path}) cannot be written: {error.strerror}; choose another.") from error
+
+
 def check_arguments(argv: list[str]) -> None:
     """Raises `UsageError` where something is left that is no flag."""
     require(len(argv) == 1, f"argument ({' '.join(argv[1:])}) is not understood: every option starts with --.")

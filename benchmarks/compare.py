@@ -12,7 +12,6 @@ other work in it. What base cannot do is skipped.
 from __future__ import annotations
 
 import contextlib
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> int:
     if FLAGS.output:
         results.write(FLAGS.output, found, {**where, "versions_compared": versions}, skipped)
     if FLAGS.markdown:
-        pathlib.Path(FLAGS.markdown).write_text(text)
+        command.write("markdown", FLAGS.markdown, text)
     unable = [entry for entry in skipped if not entry.reason.startswith("base: ")]
     return 4 if unable or failed(compared) else 0
 

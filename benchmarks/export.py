@@ -10,14 +10,13 @@ one direction: `customSmallerIsBetter` the file -lower.json, `customBiggerIsBett
 from __future__ import annotations
 
 import json
-import pathlib
 from typing import Any
 
 from absl import flags
 
 from benchmarks import command, results
 from benchmarks.results import Report
-from pipeline.config import UsageError, one_of, require
+from pipeline.config import one_of, require
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("format", "bencher", "bencher | github")
@@ -30,11 +29,15 @@ def main(argv: list[str]) -> int:
     require(bool(FLAGS.output), "--output is missing: give the file to write.")
     report = results.read(argv[1])
     if FLAGS.format == "bencher":
-        write(FLAGS.output, bencher(report))
+        command.write("output", FLAGS.output, as_text(bencher(report)))
     else:
         for better in ("lower", "higher"):
-            write(f"{FLAGS.output}-{better}.json", github(report, better))
+            command.write("output", f"{FLAGS.output}-{better}.json", as_text(github(report, better)))
     return 0
+
+
+def as_text(document: Any) -> str:
+    return json.dumps(document, indent=1) + "\n"
 
 
 def bencher(report: Report) -> dict[str, dict[str, dict[str, float]]]:
@@ -64,13 +67,6 @@ def github(report: Report, better: str) -> list[dict[str, Any]]:
                 }
             )
     return entries
-
-
-def write(path: str, document: Any) -> None:
-    try:
-        pathlib.Path(path).write_text(json.dumps(document, indent=1) + "\n")
-    except OSError as error:
-        raise UsageError(f"--output ({path}) cannot be written: {error.strerror}; choose another.") from error
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ python -m benchmarks.history show --history=history --output=history.html
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 
 from benchmarks import command, kept, results
-from pipeline.config import UsageError, require
+from pipeline.config import require
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("history", "history", "directory of the lines")
@@ -26,10 +24,7 @@ def main(argv: list[str]) -> int:
         return 0
     require(len(argv) == 2, f"show takes no file ({argv[2:3]}): --history names the directory.")
     html = kept.show(kept.read(FLAGS.history))
-    try:
-        pathlib.Path(FLAGS.output).write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--output ({FLAGS.output}) cannot be written: {error.strerror}; choose another.") from error
+    command.write("output", FLAGS.output, html)
     print(f"wrote {FLAGS.output}")
     return 0
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import flags
 
 from benchmarks import command, pictured, results
-from pipeline.config import UsageError, require
+from pipeline.config import require
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "report.html", "the page to write")
@@ -16,10 +14,7 @@ flags.DEFINE_string("output", "report.html", "the page to write")
 def main(argv: list[str]) -> int:
     require(len(argv) == 2, "give one result file: python -m benchmarks.report result.json")
     html = pictured.page_of(results.read(argv[1]))
-    try:
-        pathlib.Path(FLAGS.output).write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--output ({FLAGS.output}) cannot be written: {error.strerror}; choose another.") from error
+    command.write("output", FLAGS.output, html)
     print(f"wrote {FLAGS.output}")
     return 0
 

@@ -4,7 +4,7 @@
         print(finding.line)
     tell(findings, incidents)          # those that are not ok: a line of the log and an incident each
 
-The quick checks take about ten CPU seconds (10.7 with `--preset=quick`, one run on 2 cores of an EPYC): the network's
+The quick checks take about eight CPU seconds (7.7 with `--preset=quick`, two runs on 2 cores of an EPYC): the network's
 making and its two passes, the labels, and, of 2,500 images or more, what augmentation leaves of them.
 `--preflight=full` adds those that take longer: one batch learnt by heart (1 to 3), a learning-rate range test (20 with
 `--preset=quick`: 120 steps of the run's own batches).
