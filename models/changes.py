@@ -177,13 +177,16 @@ def _length(case: Case) -> Iterator[Change]:
 
 def _data(case: Case) -> Iterator[Change]:
     config = case.config.data
-    if not config.normalize:
+    if not (config.normalize or config.standardize):
         yield Change("input_scale", {"data.normalize": True}, UNUSUAL, ("the network sees values of 0 to 255",))
     found = next((each for each in case.findings if each.check == "outlier_images" and not each.ok), None)
     if found:
         yield Change("outlier_images", dropped(case.config, "outliers", found.evidence["share"]))
     if case.finds("class_imbalance") and config.balance == "none":
         yield Change("class_imbalance", {"data.balance": "classes"})
+    if any(each.check == "image_skew" and not each.ok for each in case.findings) and not config.standardize:
+        why = ("each image by its own mean and deviation: brightness and contrast count no more",)
+        yield Change("train_validation_skew", {"data.standardize": True}, why=why)
     if case.finds("train_validation_skew"):
         held_out = {"data.train_split": "train[:80%]", "data.validation_split": "train[80%:]"}
         why = ("validation on training images held out",)

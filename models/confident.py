@@ -13,12 +13,13 @@ import tensorflow as tf
 from models.replay import EVALUATED, Bench, Run
 from pipeline import build
 from pipeline.config import AugmentConfig
+from pipeline.index import Index
 from pipeline.order import Share
 
 
-def wrong_labels(bench: Bench, run: Run) -> list[str]:
-    """Names of the training images whose given label is not the one that `run`'s network is confident of."""
-    model, index = bench.model(run), run.data.train
+def wrong_labels(bench: Bench, run: Run, index: Index) -> list[str]:
+    """Names of the images of `index` whose given label is not the one that `run`'s network is confident of."""
+    model = bench.model(run)
     config = dataclasses.replace(run.config.data, augment=AugmentConfig(), service="")
     predict = tf.function(lambda images: tf.nn.softmax(model(images, training=False)))
     found = [

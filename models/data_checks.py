@@ -49,7 +49,7 @@ def checks(config: TrainConfig, data: Data) -> list[Finding]:
     return [
         strange,
         imbalance,
-        image_skew(data, explained=not strange.ok),
+        image_skew(data, not strange.ok, config.data.standardize),
         class_skew(data, known=balanced or not imbalance.ok),
     ]
 
@@ -98,17 +98,19 @@ def class_imbalance(data: Data, balanced: bool) -> Finding:
     )
 
 
-def image_skew(data: Data, explained: bool) -> Finding:
+def image_skew(data: Data, explained: bool, standardize: bool = False) -> Finding:
     """The largest Kolmogorov-Smirnov distance of training and validation, over the figures of each image.
 
-    Of those that are not outliers, where there are many of these (`explained`).
+    Of those that are not outliers, where there are many of these (`explained`); with `standardize`, of figures that
+    are left when every image is brought to mean 0 and deviation 1.
     """
     train = data.train
     if explained:
         rest = np.setdiff1d(np.arange(len(train)), [outlier.row for outlier in strangers(data)])
         train = train.take(rest) if len(rest) else train
-    (name, distance), limit = skew.worst(train, data.validation), skew.limit(train, data.validation)
-    medians = [float(np.nanmedian(skew.figures(of)[name])) for of in (train, data.validation)]
+    name, distance = skew.worst(train, data.validation, standardize)
+    limit = skew.limit(train, data.validation)
+    medians = [float(np.nanmedian(skew.figures(of, standardize)[name])) for of in (train, data.validation)]
     return Finding(
         "image_skew",
         distance <= limit,
@@ -116,7 +118,8 @@ def image_skew(data: Data, explained: bool) -> Finding:
         f" in validation (medians; Kolmogorov-Smirnov distance {distance:.2f})",
         f"the distance is at most {limit:.2f}",
         "Prepare both splits alike, or draw both from one: --data.train_split=train[:80%]"
-        " --data.validation_split=train[80%:].",
+        " --data.validation_split=train[80%:]."
+        + ("" if standardize else " Where only brightness or contrast differ, --data.standardize takes them away."),
         {"distance": distance, "limit": limit},
         ("train_validation_skew",),
     )

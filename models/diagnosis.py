@@ -12,7 +12,7 @@ import numpy as np
 
 from models.detectors import Alarm, Trace
 
-RATE = "optimizer.learning_rate"  # of all flags of a fix the one that is set finer than changes are tried with
+RATE, PATCH = "optimizer.learning_rate", "model.patch"  # flags of which a fix may have more than a change has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Diagnosis:
 
     `trace` is the run's telemetry, or that of a probe; `places` are the names of the layers in it,
     `activations` of those with an activation; `replays` holds the
-    run as it was first, then every change tried; `fix` are the flags that did best, several changes together perhaps.
+    run as it was first, then every change tried; `fix` are the flags that did best, several changes together perhaps,
+    and `edit` is what to change in the source of a model in place of its patches.
     """
 
     source: str
@@ -105,6 +106,7 @@ class Diagnosis:
     pictures: tuple[Picture, ...]
     cpu_seconds: float
     fix: dict[str, Any] = dataclasses.field(default_factory=dict)
+    edit: str = ""
     activations: tuple[str, ...] = ()
 
 

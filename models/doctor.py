@@ -11,15 +11,16 @@ import time
 
 import numpy as np
 
-from models import changes, confident, detectors
+from models import changes, confident, detectors, patch
 from models import train as training
 from models.causes import CAUSES
 from models.changes import Case, Change
 from models.config import TrainConfig
-from models.diagnosis import RATE, Diagnosis, Finding, Picture
+from models.diagnosis import Diagnosis, Finding, Picture
+from models.improved import improved
 from models.replay import Bench, Run
-from models.trials import Trials
-from models.verdict import in_words, replay, verdict
+from models.trials import Trial, Trials
+from models.verdict import in_words, new_patches, replay, verdict
 
 PROBE = 300  # steps at most
 
@@ -62,13 +63,14 @@ def diagnose(
         replicas=bench.replicas,
     )
     tried = trials.halved([*changes.candidates(case), *_wrong_labels(bench, probe, case, output)])
+    tried += _judged_again(bench, trials, tried, case)
     joint, without = trials.together(tried)
     suspects, fix = verdict(case, trials.unchanged, tried, joint, without)
-    fix, finer = trials.refined(fix, [*tried, *([joint] if joint else [])])
+    fix, finer = improved(trials, fix, [*tried, *([joint] if joint else [])])
     replays = [replay(trials.unchanged, "as it was"), *map(replay, tried)]
     replays += [replay(joint, "all likely changes at once")] if joint else []
     replays += [replay(trial, f"all of them but against: {CAUSES[trial.change.cause].title}") for trial in without]
-    replays += [replay(trial, f"the fix with {in_words({RATE: trial.change.flags[RATE]})}") for trial in finer]
+    replays += [replay(trial, f"the fix: {in_words(trial.change.flags)}") for trial in finer]
     return Diagnosis(
         source=source,
         trace=trace,
@@ -80,6 +82,7 @@ def diagnose(
         pictures=pictures,
         cpu_seconds=time.process_time() - begun,
         fix=fix,
+        edit="\n".join(patch.edits(case.network, new_patches(config, fix))),
         activations=tuple(bench.activations(probe)),
     )
 
@@ -89,16 +92,33 @@ def _wrong_labels(bench: Bench, probe: Run, case: Case, output: str) -> list[Cha
     lines = case.finds("label_noise")
     if not output or not (lines or _fits_worse(case)):
         return []
-    suspected = confident.wrong_labels(bench, probe)
+    path = os.path.join(output, "wrong_labels.txt")
+    return _disbelieved(bench, probe, case, path, changes.SHOWN if lines else changes.UNUSUAL, lines)
+
+
+def _judged_again(bench: Bench, trials: Trials, tried: list[Trial], case: Case) -> list[Trial]:
+    """Where leaving these images out helps, the same by a network that learnt without them: it knows better.
+
+    With 30% of the labels of `shapes` wrong, accuracy goes from 0.71 to 0.83, then to 0.86; a third time adds 0.005.
+    """
+    trial = next((each for each in tried if each.change.cause == "label_noise"), None)
+    if trial is None or trial.utility <= trials.unchanged.utility:
+        return []
+    path = trial.change.flags["data.drop"].split(",")[-1].replace(".txt", "_again.txt")
+    found = _disbelieved(bench, trial.run, case, path, trial.change.prior, case.finds("label_noise"))
+    return [again for change in found if (again := trials.whole(change))]
+
+
+def _disbelieved(bench: Bench, run: Run, case: Case, path: str, prior: float, lines: tuple[str, ...]) -> list[Change]:
+    """Leaves out what `run`'s network does not believe, and writes it to `path`; none where that is few or most."""
+    suspected = confident.wrong_labels(bench, run, bench.data_of(case.config).train)
     share = len(suspected) / case.images
     if not LABELS[0] < share < LABELS[1]:
         return []
-    path = os.path.join(output, "wrong_labels.txt")
     with open(path, "w", encoding="utf-8") as file:
         file.write("\n".join(suspected) + "\n")
     why = (f"the network does not believe {share:.0%} of the labels", *lines)
-    flags = changes.dropped(case.config, path, share)
-    return [Change("label_noise", flags, changes.SHOWN if lines else changes.UNUSUAL, why)]
+    return [Change("label_noise", changes.dropped(case.config, path, share), prior, why)]
 
 
 LABELS = (0.02, 0.9)  # shares of images between which leaving them out is worth a trial

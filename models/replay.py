@@ -303,7 +303,8 @@ def _key(config: TrainConfig, data: Data) -> str:
     """What two runs must have in common to share a compiled model."""
     rate = config.optimizer
     timeless = rate.schedule == "constant" and rate.warmup_epochs == 0 and config.averaging.name != "swa"
-    plain = DataConfig(image_size=config.data.image_size, channels=config.data.channels)
+    read = config.data
+    plain = DataConfig(image_size=read.image_size, channels=read.channels, standardize=read.standardize)
     same = dataclasses.replace(
         config,
         seed=0,
@@ -311,7 +312,7 @@ def _key(config: TrainConfig, data: Data) -> str:
         histograms_every=0,
         epochs=1 if timeless else config.epochs,
         optimizer=dataclasses.replace(rate, learning_rate=1.0),
-        data=dataclasses.replace(plain, batch_size=config.data.batch_size),
+        data=dataclasses.replace(plain, batch_size=read.batch_size),
     )
     steps = 0 if timeless else training.steps_in_epoch(config, data)
     counts = data.class_counts.tolist() if config.class_weights == "balanced" else len(data.classes)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.diagnosis import RATE, Diagnosis, Replay, Suspect, command_line
+from models.diagnosis import PATCH, RATE, Diagnosis, Replay, Suspect, command_line
 
 HELPED = 0.2  # of what the best change gained: a fifth is within the noise of a few hundred validation images
 LEAST_GAIN = 0.02  # of accuracy: a best change that gains less gains nothing
@@ -62,9 +62,8 @@ def cure(diagnosis: Diagnosis) -> Cure | None:
     """What did best, or that of the most probable cause that there is one for; None if there is none."""
     if diagnosis.suspects and diagnosis.fix:
         of = [each for each in diagnosis.suspects if each.replay and _within(each.replay.flags, diagnosis.fix)]
-        edit = "\n".join(each.edit for each in of if each.edit)
         replay = next((each for each in diagnosis.replays if each.flags == diagnosis.fix), None)
-        return Cure([*of, diagnosis.suspects[0]][0], command_line(diagnosis.fix), edit, True, replay)
+        return Cure([*of, diagnosis.suspects[0]][0], command_line(diagnosis.fix), diagnosis.edit, True, replay)
     for suspect in diagnosis.suspects:
         if suspect.flags or suspect.edit:
             helps = suspect.replay is None or suspect.recovered >= HELPED
@@ -73,8 +72,14 @@ def cure(diagnosis: Diagnosis) -> Cure | None:
 
 
 def _within(flags: dict[str, Any], fix: dict[str, Any]) -> bool:
-    """Whether `fix` sets all of them; its learning rate may be a finer one."""
-    return all(name in fix and (name == RATE or fix[name] == value) for name, value in flags.items())
+    """Whether `fix` sets all of them; its learning rate may be a finer one, and it may patch more."""
+
+    def set_there(name: str, value: Any) -> bool:
+        if name == PATCH:
+            return set(value.split(",")) <= set(fix.get(name, "").split(","))
+        return name in fix and (name == RATE or fix[name] == value)
+
+    return all(set_there(name, value) for name, value in flags.items())
 
 
 def quoted(flags: list[str]) -> str:

@@ -30,7 +30,7 @@ from models.config import MixingConfig
 from models.layers import Dropout
 from models.metrics import Calibration, ConfusionMatrix
 from models.probe import IMAGES, Probe, noise_scale
-from pipeline.normalize import Normalize
+from pipeline.normalize import Normalize, Standardize
 
 LossScaleOptimizer = keras.mixed_precision.LossScaleOptimizer
 SUM = tf.distribute.ReduceOp.SUM
@@ -114,8 +114,11 @@ class StableModel(keras.Model):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int = 0,
+        standardize: bool = False,
     ) -> StableModel:
         """`network` (normalized images [b, h, w, c] -> logits [b, classes]) behind normalization, weights copied.
+
+        By `mean` and `std` of each channel, or with `standardize` by those of each image.
 
         Keras's Dropout layers become ones whose masks are keyed by (seed, layer, step, replica).
         """
@@ -133,7 +136,8 @@ class StableModel(keras.Model):
         inner = keras.models.clone_model(network, clone_function=replaced)
         inner.set_weights(network.get_weights())
         inputs = keras.Input(network.input_shape[1:], dtype=tf.uint8, name="images")
-        normalize = Normalize(mean or [0.0] * channels, std or [1.0] * channels, name="normalize")
+        of_all = mean or [0.0] * channels, std or [1.0] * channels
+        normalize = Standardize(name="normalize") if standardize else Normalize(*of_all, name="normalize")
         logits = keras.layers.Activation("linear", dtype=tf.float32, name="float32")(inner(normalize(inputs)))
         model = cls(inputs, logits, name=network.name)
         model.data_step = _alike(0, tf.int64, "data_step")

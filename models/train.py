@@ -190,7 +190,7 @@ def create_model(config: TrainConfig, data: Data, devices: tf.distribute.Strateg
     clip = config.optimizer
     with devices.scope():
         inner = network.create(config.model, (size, size, channels), len(data.classes))
-        model = StableModel.wrap(inner, data.mean, data.std, config.seed)
+        model = StableModel.wrap(inner, data.mean, data.std, config.seed, config.data.standardize)
         rate = Schedule(config.optimizer, config.data.batch_size, steps_per_epoch, config.epochs)
         model.compile(
             optimizers.create(config.optimizer, rate, model.trainable_variables),

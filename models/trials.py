@@ -20,7 +20,7 @@ from absl import logging
 
 from models.changes import SHOWN, UNUSUAL, Change
 from models.config import TrainConfig
-from models.diagnosis import RATE
+from models.diagnosis import PATCH
 from models.replay import Bench, Run, changed
 from pipeline.config import UsageError
 
@@ -29,7 +29,6 @@ LEAST = 60  # steps of a replay, however large its batch
 KEPT = 3  # changes that go on after the first part
 TOGETHER = 4  # changes at once
 GAIN = 0.03  # of utility, accuracy above all: below, two runs are alike. 1,000 images tell 0.02 apart
-PATCH = "model.patch"
 PROMISE = 0.1  # utility that a unit of prior is worth when it is chosen what goes on
 
 
@@ -80,21 +79,17 @@ class Trials:
         """A trial of each of `changes`, those that promise most in full."""
         tried = []
         for change in changes:
-            try:
-                trial = self._begun(change)
-            except UsageError as error:
-                logging.warning("not tried: %s: %s", change.flags, error)
-                continue
-            self._go_on(trial, math.ceil(self._full(trial) / PARTS))
-            tried.append(trial)
+            if trial := self._possible(change):
+                self._go_on(trial, math.ceil(self._full(trial) / PARTS))
+                tried.append(trial)
         best = sorted(tried, key=lambda trial: -trial.promise)[:KEPT]
         for trial in tried:
             # What something speaks for is heard to the end, and so is the first of the control arm.
             if trial in best or trial is tried[0] or trial.change.prior >= SHOWN:
-                self._finish(trial)
+                self.finish(trial)
         if not any(self._gains(trial) for trial in tried if not trial.change.generic):
             for trial in tried:  # where nothing moves yet, a part of the steps was too few to tell
-                self._finish(trial)
+                self.finish(trial)
         return tried
 
     def together(self, tried: list[Trial]) -> tuple[Trial | None, list[Trial]]:
@@ -105,45 +100,30 @@ class Trials:
         likely = self._likely(tried)
         if len(likely) < 2:
             return None, []
-        joint = self._begun(Change("", union(likely)))
-        self._finish(joint)
+        joint = self.whole(Change("", union(likely)))
+        if joint is None:
+            return None, []
         specific = [trial for trial in tried if not trial.change.generic]
         if joint.utility < max(trial.utility for trial in [self.unchanged, *specific]) + GAIN:
             return None, []
         without = []
         for change in likely:
             rest = union([other for other in likely if other is not change])
-            trial = self._begun(Change(change.cause, rest, change.prior))
-            self._finish(trial)
-            without.append(trial)
+            if trial := self.whole(Change(change.cause, rest, change.prior)):
+                without.append(trial)
         return joint, without
 
-    def refined(self, fix: dict[str, Any], known: list[Trial]) -> tuple[dict[str, Any], list[Trial]]:
-        """(`fix` with a learning rate that may do better, what was tried for that); as it is where it sets none.
+    def whole(self, change: Change) -> Trial | None:
+        """A trial of `change` over all of its steps; None if the configuration that it makes is refused."""
+        if trial := self._possible(change):
+            self.finish(trial)
+        return trial
 
-        The rates that changes are tried with lie a factor of 8 apart. Half and twice as much is tried, and once more
-        what is as much farther on the better side. `known` are the trials so far, that of the fix among them.
-        """
-        start = next((trial for trial in known if trial.change.flags == fix and self._is_whole(trial)), None)
-        if RATE not in fix or start is None:
-            return fix, []
-        tried: list[Trial] = []
-
-        def utility(factor: float) -> float:
-            flags = {**fix, RATE: fix[RATE] * factor}
-            trial = self._begun(dataclasses.replace(start.change, flags=flags))
-            self._finish(trial)
-            tried.append(trial)
-            return trial.utility
-
-        better = max((0.5, 2.0), key=utility)
-        if max(trial.utility for trial in tried) > start.utility:
-            utility(better**2)
-        best = max([start, *tried], key=lambda trial: trial.utility)
-        return best.change.flags, tried
-
-    def _is_whole(self, trial: Trial) -> bool:
-        return trial.length >= self._full(trial)
+    def finish(self, trial: Trial) -> None:
+        """Goes on with what was given up early."""
+        left = self._full(trial) - trial.length
+        if left > 0:
+            self._go_on(trial, left)
 
     def _likely(self, tried: list[Trial]) -> list[Change]:
         """Changes of different causes and flags that something speaks for or that help, the most promising first."""
@@ -161,6 +141,13 @@ class Trials:
     def _gains(self, trial: Trial) -> bool:
         return trial.utility > self.unchanged.utility + GAIN
 
+    def _possible(self, change: Change) -> Trial | None:
+        try:
+            return self._begun(change)
+        except UsageError as error:
+            logging.warning("not tried: %s: %s", change.flags, error)
+            return None
+
     def _begun(self, change: Change) -> Trial:
         begun = time.process_time()
         config = changed(self._config, change.flags)
@@ -172,11 +159,6 @@ class Trials:
         self._bench.advance(trial.run, steps)
         self._bench.validate(trial.run)
         trial.seconds += time.process_time() - begun
-
-    def _finish(self, trial: Trial) -> None:
-        left = self._full(trial) - trial.length
-        if left > 0:
-            self._go_on(trial, left)
 
     def _full(self, trial: Trial) -> int:
         """So many steps that it sees as many images, and more where a longer run is what it is about."""

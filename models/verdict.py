@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from models import changes, patch
 from models.causes import CAUSES
-from models.changes import Case, Change
+from models.changes import Case
+from models.config import TrainConfig
 from models.diagnosis import Replay, Suspect
 from models.replay import changed
 from models.trials import GAIN, Trial
@@ -143,11 +144,11 @@ def _suspect(
         if joint and other.change.cause == cause and joint.utility - other.utility > GAIN:
             told = f"with all other changes but this one, accuracy is {other.accuracy:.1%} instead of"
             evidence.append(f"{told} {joint.accuracy:.1%}")
-    edit = "\n".join(patch.edits(case.network, _new_patches(case, trial.change))) if trial else ""
+    edit = "\n".join(patch.edits(case.network, new_patches(case.config, trial.change.flags))) if trial else ""
     proof = replay(trial) if trial and trial.change.cures else None
     return Suspect(cause, CAUSES[cause].title, probability, tuple(evidence), proof, score.share, edit)
 
 
-def _new_patches(case: Case, change: Change) -> list[str]:
-    before = case.config.model.patches
-    return [name for name in changed(case.config, change.flags).model.patches if name not in before]
+def new_patches(config: TrainConfig, flags: dict[str, Any]) -> list[str]:
+    """What `flags` change in the architecture that `config` does not."""
+    return [name for name in changed(config, flags).model.patches if name not in config.model.patches]

@@ -134,6 +134,9 @@ class DataConfig:
     drop: str = option("", "training images left out: outliers, duplicates or a file of image names, several by comma")
     eval_crop: float = option(1.0, "evaluation sees the central square of this share of the shorter side")
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
+    standardize: bool = option(
+        False, "each image by its own mean and deviation instead: where brightness and contrast tell nothing"
+    )
     max_corrupt_fraction: float = option(0.01, "stop when more than this share of a split cannot be decoded")
     max_pixels: int = option(100_000_000, "images of more pixels than this are never decoded: they count as corrupt")
     cache: str = option(

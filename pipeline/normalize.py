@@ -1,4 +1,4 @@
-"""The model's first layer: uint8 pixels in, zero mean and unit deviation out.
+"""The model's first layer: uint8 pixels in, zero mean and unit deviation out, of the data set or of each image.
 
 It lives in the model, so whatever serves the model normalizes as training did, and the host ships one byte a channel.
 """
@@ -28,3 +28,18 @@ class Normalize(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "mean": self.mean, "std": self.std}
+
+
+@keras.utils.register_keras_serializable("evenkeel")
+class Standardize(keras.layers.Layer):
+    """(x - mean) / std of each image, over all its pixels and channels; otherwise as `Normalize`.
+
+    As `tf.image.per_image_standardization`, the deviation is taken to be at least 1 / sqrt(pixels and channels), so
+    that an even image becomes zeros. Brightness and contrast of an image are gone: use it where they tell nothing.
+    """
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        x = tf.cast(images, tf.float32)
+        mean, variance = tf.nn.moments(x, axes=(1, 2, 3), keepdims=True)
+        least = 1 / tf.cast(tf.size(x[0]), tf.float32)
+        return tf.cast((x - mean) * tf.math.rsqrt(tf.maximum(variance, least)), self.compute_dtype)

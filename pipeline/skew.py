@@ -21,12 +21,20 @@ HARMLESS, CRITICAL = 0.2, 1.63
 MANY = 0.2  # of the images; up to half of them median and MAD hold out, but are drawn towards the outliers
 
 
-def figures(index: Index) -> dict[str, np.ndarray]:
-    """float64 [rows] of each image: brightness, contrast, sharpness (both as roots, see `outliers.judged`), colours."""
+def figures(index: Index, standardize: bool = False) -> dict[str, np.ndarray]:
+    """float64 [rows] of each image: brightness, contrast, sharpness (both as roots, see `outliers.judged`), colours.
+
+    With `standardize` those that an image keeps which is brought to mean 0 and deviation 1.
+    """
     columns = index.columns
     size = columns["height"].astype(np.float64) * columns["width"]
     colours = {name: columns["sums"][:, at] / size for at, name in enumerate(("red", "green", "blue"))}
-    return {**outliers.judged(index), **colours}
+    if not standardize:
+        return {**outliers.judged(index), **colours}
+    of = outliers.per_image(index)
+    contrast = np.maximum(of["contrast"], 1)  # an even image has only noise to be brought to deviation 1
+    relative = {name: (colour - of["brightness"]) / contrast for name, colour in colours.items()}
+    return {"sharpness": np.sqrt(np.sqrt(of["sharpness"]) / contrast), **relative}
 
 
 def ks(a: np.ndarray, b: np.ndarray) -> float:
@@ -39,9 +47,9 @@ def ks(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(below[0] - below[1]).max())
 
 
-def worst(train: Index, validation: Index) -> tuple[str, float]:
+def worst(train: Index, validation: Index, standardize: bool = False) -> tuple[str, float]:
     """The figure whose distributions lie farthest apart, and that Kolmogorov-Smirnov distance."""
-    here, there = figures(train), figures(validation)
+    here, there = figures(train, standardize), figures(validation, standardize)
     distances = {name: ks(here[name], there[name]) for name in here}
     return max(distances.items(), key=lambda item: item[1])
 

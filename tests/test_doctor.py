@@ -7,15 +7,19 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
+from models import doctor as doctor_module
 from models import examination
+from models.changes import SHOWN, Change
 from models.config import ModelConfig, OptimizerConfig, TrainConfig, config_json
 from models.diagnosis import Finding
 from models.doctor import diagnose
 from models.replay import Bench, changed
 from models.run_directory import append_json_line
+from models.trials import Trial
 from pipeline.config import DataConfig
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -56,7 +60,7 @@ def test_a_specific_cause_goes_before_a_lower_rate(bench: Bench, sound: TrainCon
     sick = changed(sound, {"optimizer.momentum": 0.999})
     found = diagnose(sick, bench, steps=STEPS)
     assert found.suspects[0].cause == "momentum"
-    assert found.fix == {"optimizer.momentum": 0.9}
+    assert found.fix["optimizer.momentum"] == 0.9
     control = [replay for replay in found.replays if replay.generic]
     assert {"optimizer.learning_rate": 0.025} in [replay.flags for replay in control]
 
@@ -68,10 +72,38 @@ def test_wrong_labels_are_listed_for_the_fix(bench: Bench, sound: TrainConfig, t
     found = diagnose(noisy, bench, (finding,), output=str(tmp_path), steps=2 * STEPS)
     names = (tmp_path / "wrong_labels.txt").read_text().split("\n")[:-1]
     assert 0.1 * 300 < len(names) < 0.8 * 300
-    (replay,) = [replay for replay in found.replays if "data.drop" in replay.flags]
+    first, *_ = [replay for replay in found.replays if "data.drop" in replay.flags]
     as_many_steps = round(12 / (1 - len(names) / 300))
-    assert replay.flags == {"data.drop": str(tmp_path / "wrong_labels.txt"), "epochs": as_many_steps}
+    assert first.flags == {"data.drop": str(tmp_path / "wrong_labels.txt"), "epochs": as_many_steps}
     assert "label_noise" in [suspect.cause for suspect in found.suspects]
+
+
+@pytest.mark.slow
+def test_who_learnt_without_the_wrong_labels_judges_them_again(
+    bench: Bench, sound: TrainConfig, tmp_path: pathlib.Path
+) -> None:
+    noisy = changed(sound, {"data.shapes.label_noise": 0.3})
+    run = bench.begin(sound)  # as if all of them had been left out
+    bench.advance(run, 600)
+    bench.validate(run)
+    flags = {"data.drop": str(tmp_path / "wrong_labels.txt"), "epochs": 8}
+    trial = Trial(Change("label_noise", flags, SHOWN), run)
+    tried: list[Change] = []
+    worse = types.SimpleNamespace(utility=trial.utility - 0.01)
+    trials = types.SimpleNamespace(unchanged=worse, whole=lambda change: tried.append(change) or trial)
+    case = types.SimpleNamespace(config=noisy, images=300, finds=lambda cause: ())
+    assert doctor_module._judged_again(bench, trials, [trial], case) == [trial]
+    names = set((tmp_path / "wrong_labels_again.txt").read_text().split())
+    labels = [bench.data_of(config).train.columns["label"] for config in (sound, noisy)]
+    wrong = {name for name, a, b in zip(run.data.train.names, *labels, strict=True) if a != b}
+    assert len(wrong) > 50
+    assert len(names & wrong) > 0.75 * len(wrong)
+    assert len(names - wrong) < 0.25 * len(wrong)
+    assert tried[0].flags["data.drop"] == str(tmp_path / "wrong_labels_again.txt")
+    assert tried[0].flags["epochs"] == round(6 / (1 - len(names) / 300))
+    worse.utility = trial.utility + 0.01
+    assert doctor_module._judged_again(bench, trials, [trial], case) == []
+    assert doctor_module._judged_again(bench, trials, [], case) == []
 
 
 def run_with(tmp_path: pathlib.Path, *incidents: tuple[str, int]) -> str:

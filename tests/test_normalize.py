@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from pipeline.normalize import Normalize
+from pipeline.normalize import Normalize, Standardize
 
 MEAN, STD = [120.5, 98.25, 3.0], [60.0, 1.0, 127.3]
 
@@ -46,6 +46,34 @@ def test_it_computes_in_float32_and_answers_in_the_compute_dtype(policy: str, dt
     keras.mixed_precision.set_global_policy("float32")
     exact = Normalize(MEAN, STD)(tf.constant(batch()))
     np.testing.assert_array_equal(tf.cast(found, tf.float32), tf.cast(tf.cast(exact, dtype), tf.float32))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_each_image_is_standardized_by_its_own_figures(channels: int) -> None:
+    images = batch(channels)
+    images[1] //= 16
+    found = Standardize()(tf.constant(images)).numpy()
+    exact = images.astype(np.float64)
+    mean, std = (of(axis=(1, 2, 3), keepdims=True) for of in (exact.mean, exact.std))
+    np.testing.assert_allclose(found, (exact - mean) / std, rtol=1e-5, atol=1e-5)
+    theirs = tf.image.per_image_standardization(tf.cast(images, tf.float32))
+    np.testing.assert_allclose(found, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_an_even_image_becomes_zeros() -> None:
+    np.testing.assert_array_equal(Standardize()(tf.fill([2, 5, 6, 3], tf.constant(77, tf.uint8))), 0)
+
+
+def test_standardized_in_half_precision_is_computed_in_float32(tmp_path: pathlib.Path) -> None:
+    exact = Standardize()(tf.constant(batch()))
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((5, 6, 3), dtype=tf.uint8), Standardize()])
+    keras.mixed_precision.set_global_policy("float32")
+    found = model(batch())
+    assert found.dtype == tf.float16
+    np.testing.assert_array_equal(found, tf.cast(exact, tf.float16))
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(batch()), found)
 
 
 def test_it_works_inside_tf_data() -> None:

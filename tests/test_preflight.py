@@ -404,6 +404,7 @@ def test_splits_that_look_different_are_seen() -> None:
     finding = data_checks.image_skew(dataclasses.replace(data, train=dark.train), explained=False)
     assert not finding.ok
     assert finding.causes == ("train_validation_skew",)
+    assert "--data.standardize" in finding.line
     assert data_checks.image_skew(data, explained=False).ok
 
 

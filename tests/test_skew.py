@@ -44,6 +44,16 @@ def test_where_all_images_differ_none_is_a_stranger(data: Data) -> None:
     assert len({outlier.row for outlier in skew.strangers(dark, data.validation)}) < 0.02 * len(everything)
 
 
+def test_brightness_and_contrast_do_not_count_where_every_image_is_standardized(data: Data) -> None:
+    dark = darker(data.train, np.arange(len(data.train)), times=4)
+    least = skew.limit(dark, data.validation)
+    assert skew.worst(dark, data.validation)[1] > least > skew.worst(dark, data.validation, standardize=True)[1]
+    sums = data.train.columns["sums"].astype(np.float64)
+    sums[:, 0] *= 3
+    red = dataclasses.replace(data.train, columns={**data.train.columns, "sums": sums})
+    assert skew.worst(red, data.validation, standardize=True)[1] > least
+
+
 def test_splits_of_one_source_are_alike(data: Data) -> None:
     name, distance = skew.worst(data.train, data.validation)
     assert name in skew.figures(data.train)

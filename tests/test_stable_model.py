@@ -488,6 +488,13 @@ def test_a_wrapped_network_keeps_its_weights_and_normalizes() -> None:
     np.testing.assert_allclose(model(IMAGES[:5]).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_wrapped_network_may_see_each_image_by_its_own_figures() -> None:
+    network = plain((SIZE, SIZE, 3), CLASSES)
+    model = StableModel.wrap(network, mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0], standardize=True)
+    expected = network(tf.image.per_image_standardization(IMAGES[:5])).numpy()
+    np.testing.assert_allclose(model(IMAGES[:5]).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_evaluation_can_take_the_mean_of_an_image_and_its_mirror() -> None:
     model = StableModel.wrap(plain((SIZE, SIZE, 3), CLASSES), mean=[127.5] * 3, std=[60.0] * 3)
     model.compile(keras.optimizers.SGD(0.1), Crossentropy(), evaluate_flipped=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 from typing import Any
 
@@ -14,7 +13,7 @@ from models.changes import POSSIBLE, SHOWN, UNLIKELY, UNUSUAL, Case, Change, can
 from models.config import ModelConfig, OptimizerConfig, TrainConfig
 from models.detectors import Trace
 from models.diagnosis import Finding, Suspect
-from models.trials import Trial, Trials, union
+from models.trials import Trial, union
 from models.verdict import verdict
 from pipeline.config import AugmentConfig, DataConfig
 
@@ -244,40 +243,6 @@ def test_changes_made_together_keep_every_patch() -> None:
 def test_leaving_images_out_keeps_the_number_of_steps(share: float, expected: dict[str, int]) -> None:
     config = TrainConfig(epochs=2, data=DataConfig(drop="duplicates"))
     assert dropped(config, "outliers", share) == {"data.drop": "duplicates,outliers", **expected}
-
-
-class OnACurve(Trials):
-    """Trials whose accuracy falls by 0.1 with each factor of 2 between the learning rate and the `best` one."""
-
-    def __init__(self, best: float) -> None:
-        self._best = best
-
-    def _begun(self, change: Change) -> Trial:
-        return trial(change, 0.8 - 0.1 * abs(math.log2(change.flags["optimizer.learning_rate"] / self._best)))
-
-    def _finish(self, of: Trial) -> None:
-        pass
-
-    def _is_whole(self, of: Trial) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("best", "expected", "tried"),
-    [(1.0, 1.0, [0.5, 2.0]), (0.5, 0.5, [0.5, 2.0, 0.25]), (2.0, 2.0, [0.5, 2.0, 4.0]), (5.0, 4.0, [0.5, 2.0, 4.0])],
-)
-def test_a_learning_rate_of_the_fix_is_set_finer(best: float, expected: float, tried: list[float]) -> None:
-    trials, fix = OnACurve(best), {"optimizer.learning_rate": 1.0, "optimizer.momentum": 0.9}
-    known = [trials._begun(Change("learning_rate_high", flags)) for flags in ({**fix, "epochs": 2}, fix)]
-    found, finer = trials.refined(fix, known)
-    assert found == {**fix, "optimizer.learning_rate": expected}
-    assert [of.change.flags["optimizer.learning_rate"] for of in finer] == tried
-
-
-def test_a_fix_without_a_learning_rate_is_left_as_it_is() -> None:
-    fix = {"optimizer.momentum": 0.9}
-    assert OnACurve(1.0).refined(fix, []) == (fix, [])
-    assert OnACurve(1.0).refined({}, []) == ({}, [])
 
 
 @pytest.mark.parametrize(("accuracy", "own"), [(0.78, True), (0.75, False)])
