@@ -35,6 +35,7 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
         "quick": ("peers", "--loaders=evenkeel", "--only=step32"),
         "full": ("peers", "--only=step32", "--rounds=9"),
     },
+    "gpu": {size: ("gpu", f"--rounds={rounds}", SOURCES[0]) for size, rounds in (("quick", 3), ("full", 15))},
     "train": {
         "quick": ("end_to_end", "--pairs=5", "--only=small32", *SOURCES),
         "full": ("end_to_end", "--pairs=15", *SOURCES),

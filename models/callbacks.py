@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from concurrent.futures import Future
 from typing import Any
 
 import tf_keras as keras
 
 from models.checkpoints import Checkpointer, Checkpoints, Stateful
 from models.config import TrainConfig
+from models.diagnosis import Finding
 from models.early_stopping import EarlyStopping
 from models.guard import StabilityGuard
 from models.incidents import Incidents
+from models.preflight import Telling
 from models.progress import Progress
 from models.summary import Meter
 from models.tensorboard import Profiler, TensorBoard
@@ -38,6 +41,13 @@ class Attending:
     board: TensorBoard | None
     in_order: list[keras.callbacks.Callback]
     closing: list[Any]
+
+    def tell_of(self, of_images: Future[list[Finding]]) -> None:
+        """Preflight's findings of the images, when they are there."""
+        telling = Telling(of_images, self.incidents)
+        self.in_order.insert(0, telling)
+        self.closing.insert(0, telling)
+        self.checkpointer.before_save.insert(0, telling.close)
 
     def close(self) -> None:
         """Waits for the last checkpoint, and closes what is written beside it."""

@@ -5,7 +5,8 @@
     tell(findings, incidents)          # those that are not ok: a line of the log and an incident each
 
 The quick checks take about eight CPU seconds (7.7 with `--preset=quick`, two runs on 2 cores of an EPYC): the network's
-making and its two passes, the labels, and, of 2,500 images or more, what augmentation leaves of them.
+making and its two passes and, in a thread beside, the labels and, of 2,500 images or more, what augmentation leaves of
+them. `train` begins before these have ended.
 `--preflight=full` adds those that take longer: one batch learnt by heart (1 to 3), a learning-rate range test (20 with
 `--preset=quick`: 120 steps of the run's own batches).
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -34,8 +37,20 @@ def preflight(
     devices: tf.distribute.Strategy,
     shown: Callable[[RangeTest], None] | None = None,
 ) -> list[Finding]:
-    """A finding of every check, ok or not; with `config.preflight` "full" of the slow ones, too.
+    """A finding of every check, ok or not: those of `begun`, and what becomes of them."""
+    findings, images = begun(config, data, devices, shown)
+    return [*findings, *images.result()]
 
+
+def begun(
+    config: TrainConfig,
+    data: Data,
+    devices: tf.distribute.Strategy,
+    shown: Callable[[RangeTest], None] | None = None,
+) -> tuple[list[Finding], Future[list[Finding]]]:
+    """(findings of settings, index and network, those of the images); with `config.preflight` "full" slow ones, too.
+
+    Those of the images, five of the eight seconds, come from a thread of their own: training may begin meanwhile.
     Call it when the process has been seeded (`train.set_up`) and nothing been made of that: it leaves seeds and names
     of layers as it found them, so that a run after it is bit for bit the one without. The network is one device's; on
     several workers none is made and no image read, as what one of them does alone the others would wait for.
@@ -45,14 +60,19 @@ def preflight(
       UsageError: the network cannot be made.
     """
     replicas, available = devices.num_replicas_in_sync, len(data.train)
+    of_images: Future[list[Finding]] = Future()
     findings = config_checks.checks(config, available, replicas)
     with thrown_away(config.seed):
         findings += data_checks.checks(config, data)
         if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
             rule = "on several workers only settings and the index are checked"
-            return [*findings, Finding("network", True, "neither network nor augmentation has been looked at", rule)]
+            of_images.set_result([])
+            untouched = Finding("network", True, "neither network nor augmentation has been looked at", rule)
+            return [*findings, untouched], of_images
         images, labels = data_checks.first_batch(config, data)
-        findings += [data_checks.augmentation(config, data, images), data_checks.wrong_labels(config, data)]
+        beside = ThreadPoolExecutor(1, "preflight")
+        of_images = beside.submit(data_checks.of_images, config, data, images)
+        beside.shutdown(wait=False)
         look = Look(config, data, images, labels)
         findings += network_checks.checks(config, look, config_checks.steps_in_run(config, available), replicas)
         if config.preflight == "full":
@@ -61,7 +81,26 @@ def preflight(
             findings.append(range_test.finding(config, found))
             if shown:
                 shown(found)
-    return findings
+    return findings, of_images
+
+
+class Telling(keras.callbacks.Callback):
+    """Tells what the checks of the images found as soon as they have ended, and before a checkpoint is written."""
+
+    def __init__(self, of_images: Future[list[Finding]], incidents: Incidents) -> None:
+        super().__init__()
+        self._of_images, self._incidents = of_images, incidents
+        self._told = False
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._of_images.done():
+            self.close()
+
+    def close(self) -> None:
+        """Waits for them."""
+        if not self._told:
+            self._told = True
+            tell(self._of_images.result(), self._incidents)
 
 
 @contextlib.contextmanager

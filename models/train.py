@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
-from models import averaging, losses, network, optimizers, run_directory, strategy
+from models import averaging, losses, network, optimizers, preflight, run_directory, strategy
 from models.agreement import WorkerLost, agreed, check_alike, summed, together
 from models.callbacks import Attending, attend
 from models.checkpoints import Checkpoints, step_of, steps
@@ -23,7 +23,6 @@ from models.clipping import Clipping
 from models.config import AveragingConfig, TrainConfig, config_hash
 from models.failing import UNWRITTEN, reason
 from models.interruption import Interrupted, Interruption, LateValidation
-from models.preflight import preflight, tell
 from models.schedules import Schedule
 from models.stable_model import StableModel
 from models.summary import TrainingFailed, summarize
@@ -73,7 +72,7 @@ def train(
             going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
             # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
             wanted = config.preflight != "off" and chief and not going_on
-            findings = preflight(config, data, devices) if wanted else []
+            findings, of_images = preflight.begun(config, data, devices) if wanted else ([], None)
         steps_per_epoch = steps_in_epoch(config, data)
         model = create_model(config, data, devices, steps_per_epoch)
         checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
@@ -89,7 +88,9 @@ def train(
     attending = attend(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
     if attending.board and images is not None:
         attending.board.write_start(model.step, images, config)
-        tell(findings, attending.incidents)
+        preflight.tell(findings, attending.incidents)
+        if of_images:
+            attending.tell_of(of_images)
     interruption = Interruption(devices)
     callbacks = [*attending.in_order, interruption.callback]
     model.resume_at = epoch, step_of_epoch = divmod(model.trained_steps, steps_per_epoch)

@@ -9,6 +9,8 @@ import math
 import pathlib
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from models.config import MixingConfig, ModelConfig, OptimizerConfig, StrategyCo
 from models.diagnosis import Finding
 from models.incidents import Incidents
 from models.look import Look
-from models.preflight import preflight, tell, thrown_away
+from models.preflight import Telling, preflight, tell, thrown_away
 from pipeline import skew
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from pipeline.opening import Data, open_data
@@ -617,11 +619,42 @@ def test_a_run_is_the_same_bit_for_bit_with_and_without(replicas: int, tmp_path:
     assert finals["on"] == finals["off"]
 
 
+def test_what_images_show_is_told_once_when_it_is_known() -> None:
+    of_images, incidents = Future(), Incidents()
+    telling = Telling(of_images, incidents)
+    telling.on_train_batch_end(0)
+    assert not incidents.counts
+    of_images.set_result([Finding("odd", False, "four", "three", "take one away"), Finding("even", True, "two", "two")])
+    for batch in (1, 2):
+        telling.on_train_batch_end(batch)
+        assert incidents.counts == {"preflight_odd": 1}
+    telling.close()
+    assert incidents.counts == {"preflight_odd": 1}
+
+
+def test_the_end_waits_for_what_images_show() -> None:
+    of_images, incidents = Future(), Incidents()
+    threading.Timer(0.1, of_images.set_result, [[Finding("odd", False, "four", "three")]]).start()
+    Telling(of_images, incidents).close()
+    assert incidents.counts == {"preflight_odd": 1}
+
+
+def test_a_check_of_images_that_breaks_is_no_secret(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> list[Finding]:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(data_checks, "of_images", broken)
+    with pytest.raises(MemoryError, match="no more"):
+        train.train(config("he", epochs=1), str(tmp_path / "run"))
+
+
 def test_a_resumed_run_is_told_nothing_twice(tmp_path: pathlib.Path) -> None:
-    chosen = config("he", epochs=1, optimizer=OptimizerConfig(name="adam", learning_rate=0.01))
-    assert train.train(chosen, str(tmp_path / "run"))["incidents"] == {"preflight_steps": 1}
+    noise = AugmentConfig(noise=255.0)
+    chosen = config("he", epochs=1, augment=noise, optimizer=OptimizerConfig(name="adam", learning_rate=0.01))
+    told = {"preflight_steps": 1, "preflight_augmentation": 1}
+    assert train.train(chosen, str(tmp_path / "run"))["incidents"] == told
     lines = (tmp_path / "run/incidents.jsonl").read_text()
-    assert train.train(chosen, str(tmp_path / "run"), resume=True)["incidents"] == {"preflight_steps": 1}
+    assert train.train(chosen, str(tmp_path / "run"), resume=True)["incidents"] == told
     assert (tmp_path / "run/incidents.jsonl").read_text() == lines
 
 

@@ -18,9 +18,12 @@ import tensorflow as tf
 from PIL import Image
 
 from benchmarks import quoted, results
+from benchmarks.faults import FAULTS
+from models.causes import CAUSES
 from models.config import TrainConfig
 from pipeline import shapes
 from pipeline.config import PrepareConfig
+from tests import field_guide
 from tools.flags import options
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -116,30 +119,70 @@ def test_the_augmentation_and_the_detector_that_the_guide_to_the_code_shows_work
     assert restless["restless"](dataclasses.replace(trace, gradient_norm=norm)).on[30:].all()
 
 
-@pytest.mark.slow
-def test_every_command_of_the_way_from_a_folder_to_a_model_runs(tmp_path: pathlib.Path) -> None:
-    """The blocks that are marked with `run`, one after another, on a folder of rendered images."""
+def test_the_field_guide_has_every_cause() -> None:
+    """A picture of each, and no link to a heading that is not there."""
+    text = (ROOT / "docs" / "unstable.md").read_text()
+    pictures = re.findall(r"!\[[^]]*\]\(unstable/(\w+)\.png\)", text)
+    assert sorted([*pictures, "replica_batch"]) == sorted(CAUSES), "of replicas there is nothing to see on one"
+    assert set(field_guide.SHOWN) == set(pictures)
+    for cause, shown in field_guide.SHOWN.items():
+        assert cause in FAULTS[shown.fault].also or FAULTS[shown.fault].cause == cause
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
+
+
+@pytest.fixture
+def photos(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A directory with rendered images, photos/CLASS/NUMBER.jpg."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(shapes.CLASSES[:3]):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(40):
             image = Image.fromarray(shapes.render(label, 64, rng))
             image.save(tmp_path / "photos" / name / f"{number:03d}.jpg", quality=95)
-    text = (ROOT / "docs" / "getting_started.md").read_text()
+    return tmp_path
+
+
+def said_by_blocks(document: str, directory: pathlib.Path) -> str:
+    """Runs the blocks of a document that are marked with `run`, one after another; what the last one said."""
+    text = (ROOT / "docs" / document).read_text()
     blocks = re.findall(r"```(bash|python) run\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) >= 5
     environ = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        "EVENKEEL_CACHE": str(tmp_path / "cache"),
+        "EVENKEEL_CACHE": str(directory / "cache"),
     }
     said = ""
     for kind, code in blocks:
-        line = [sys.executable, "-c", code] if kind == "python" else [sys.executable, *shlex.split(code)[1:]]
-        done = subprocess.run(line, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (code, done.stderr[-2000:])
-        said = done.stdout
-    answers = [line.split() for line in said.splitlines()]
+        for command in [code] if kind == "python" else code.replace("\\\n", " ").splitlines():
+            line = ["-c", command] if kind == "python" else shlex.split(command, comments=True)[1:]
+            done = subprocess.run(
+                [sys.executable, *line], cwd=directory, env=environ, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, (command, done.stderr[-2000:])
+            said = done.stdout
+    assert said, "no block was run"
+    return said
+
+
+@pytest.mark.slow
+def test_every_command_of_the_way_from_a_folder_to_a_model_runs(photos: pathlib.Path) -> None:
+    answers = [line.split() for line in said_by_blocks("getting_started.md", photos).splitlines()]
     assert len(answers) == 3
     assert {name for _, name, _ in answers} <= set(shapes.CLASSES[:3])
+
+
+@pytest.mark.slow
+def test_every_command_of_the_guide_to_the_input_runs(photos: pathlib.Path) -> None:
+    said = said_by_blocks("input.md", photos)
+    assert "bound" in said
+    assert (photos / "profile.json").exists()
+
+
+@pytest.mark.slow
+def test_every_command_of_the_guide_to_benchmarks_runs(tmp_path: pathlib.Path) -> None:
+    said_by_blocks("benchmarks_in_ci.md", tmp_path)
+    for name in ("benchmarks-lower.json", "bmf.json", "history.html"):
+        assert (tmp_path / name).stat().st_size > 0

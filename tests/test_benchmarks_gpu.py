@@ -1,0 +1,58 @@
+"""What is timed on a GPU runs on a CPU as well, with a small network; without a GPU the suite says it is skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from benchmarks import gpu, results
+from benchmarks.timing import Sample
+from models.config import ModelConfig
+from pipeline.config import DataConfig
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_every_case_trains(small: DataConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "PER_CALL", 2)
+    cases = gpu.trainings(dataclasses.replace(small, batch_size=4), ModelConfig(name="cnn", width=4), str(tmp_path))
+    kinds = {"plain", "xla", "whole", "watched"}
+    assert set(cases) == {
+        *(f"{precision}/{kind}" for precision in ("bfloat16", "float16") for kind in kinds),
+        "bfloat16/held",
+        "bfloat16/fed",
+    }
+    for turn in cases.values():
+        turn()
+        turn()
+    assert list(tmp_path.glob("train/events*"))
+
+
+def test_ratios_are_of_turns_next_to_each_other() -> None:
+    seconds = {
+        "bfloat16/xla": (1.0, 2.0),
+        "bfloat16/watched": (1.1, 2.1),
+        "bfloat16/held": (1, 2),
+        "bfloat16/fed": (2, 2),
+    }
+    samples = {name: [Sample(9.0, wall) for wall in of] for name, of in seconds.items()}
+    found = {(each.case, each.metric): each for each in gpu.measured(samples, batch=10)}
+    assert found["bfloat16/xla", "images_per_second"].samples == (200.0, 100.0)
+    assert found["bfloat16/watched", "added_wall_fraction"].samples == pytest.approx((0.1, 0.05))
+    assert found["bfloat16/fed", "throughput_share"].samples == (0.5, 1.0)
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_without_a_gpu_it_is_skipped_with_the_reason(tmp_path: pathlib.Path) -> None:
+    line = [sys.executable, "-m", "benchmarks.gpu", f"--output={tmp_path / 'result.json'}"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "skipped: TensorFlow finds no GPU here" in done.stderr
+    report = results.read(str(tmp_path / "result.json"))
+    assert [(each.case, each.reason) for each in report.skipped] == [("gpu", "TensorFlow finds no GPU here")]
+    assert not report.results
