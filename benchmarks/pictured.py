@@ -7,7 +7,8 @@ Self-contained, in the looks of a run's report. What has a picture of its own is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -17,6 +18,7 @@ from models import charts
 from models.report_style import page
 
 OWN = "evenkeel"
+DECODER = "decoder"  # what `benchmarks.stages` has beside the stages
 TASKS = {
     "jpeg224": "JPEG files as they are, to random crops of 224 pixels",
     "prepared224": "JPEG files of a shorter side of 256 pixels, to random crops of 224",
@@ -36,7 +38,14 @@ def page_of(report: Report) -> str:
     suites: dict[str, list[Result]] = {}
     for each in report.results:
         suites.setdefault(each.suite, []).append(each)
-    drawn = {"peers": _peers, "observe": _observed, "stability": _stability, "train": _fed}
+    floors = {each.case.split("/")[0]: each for each in suites.get("stages", ()) if _is_floor(each)}
+    drawn: dict[str, Callable[[Sequence[Result]], str]] = {
+        "peers": partial(_peers, floors=floors),
+        "stages": _stages,
+        "observe": _observed,
+        "stability": _stability,
+        "train": _fed,
+    }
     sections = "".join(drawn[suite](suites[suite]) for suite in drawn if suite in suites)
     rest = [each for each in report.results if not _pictured(each)]
     if rest:
@@ -48,7 +57,7 @@ def page_of(report: Report) -> str:
 
 
 def _pictured(of: Result) -> bool:
-    if of.suite == "peers":
+    if of.suite in ("peers", "stages"):
         return of.metric == "cpu_ms_per_image"
     if of.suite == "observe":
         return of.metric == "added_cpu_fraction"
@@ -77,7 +86,11 @@ def _section(title: str, lead: str, body: str) -> str:
     return f'<section><h2>{escape(title)}</h2><p class="lead">{escape(lead)}</p>{body}</section>'
 
 
-def _peers(found: Sequence[Result]) -> str:
+def _is_floor(of: Result) -> bool:
+    return of.case.endswith(f"/{DECODER}")
+
+
+def _peers(found: Sequence[Result], floors: Mapping[str, Result]) -> str:
     of_tasks: dict[str, list[tuple[str, Result, str]]] = {}
     for each in found:
         if each.metric == "cpu_ms_per_image":
@@ -85,22 +98,57 @@ def _peers(found: Sequence[Result]) -> str:
             of_tasks.setdefault(task, []).append((peer, each, _milliseconds(each.median)))
     figures = "".join(
         f"<figure><figcaption>{escape(task)}</figcaption>"
-        f'<p class="note">{escape(TASKS.get(task, ""))}; CPU time per image, shorter is better</p>'
-        f"{_bars(sorted(of, key=lambda row: row[1].median))}</figure>"
+        f'<p class="note">{escape(TASKS.get(task, ""))}; CPU time per image, shorter is better{_told(floors.get(task))}'
+        f"</p>{_bars(sorted(of, key=lambda row: row[1].median), floors.get(task))}</figure>"
         for task, of in of_tasks.items()
     )
     lead = "User and system time of all processes and threads; the same images, cores and output for all."
     return _section("Beside other libraries", lead, f'<div class="multiples">{figures}</div>')
 
 
+def _told(floor: Result | None) -> str:
+    return f"; the line is TensorFlow's decoder alone, {_milliseconds(floor.median)}" if floor else ""
+
+
+def _stages(found: Sequence[Result]) -> str:
+    """A waterfall for each task: every stage begins where the one before it ends."""
+    of_tasks: dict[str, list[tuple[str, Result]]] = {}
+    for each in found:
+        task, stage = each.case.split("/", 1)
+        of_tasks.setdefault(task, []).append((stage, each))
+    figures = []
+    for task, of in of_tasks.items():
+        stages = [(stage, each) for stage, each in of if not _is_floor(each)]
+        whole, at, items = sum(each.median for _, each in stages) or 1.0, 0.0, []
+        for stage, each in stages:
+            items.append(_falling(stage, each, at, whole))
+            at += each.median
+        items += [_falling("the decoder alone", each, 0.0, whole) for _, each in of if _is_floor(each)]
+        note = f"{_milliseconds(whole)} of CPU time an image in all"
+        caption = f'<figcaption>{escape(task)}</figcaption><p class="note">{note}</p>'
+        figures.append(f'<figure>{caption}<ol class="bars">{"".join(items)}</ol></figure>')
+    lead = "The input pipeline taken apart, and TensorFlow's decoder on the same files, which it cannot beat."
+    return _section("Where an image's time goes", lead, f'<div class="multiples">{"".join(figures)}</div>')
+
+
+def _falling(name: str, of: Result, at: float, whole: float) -> str:
+    own = "" if _is_floor(of) else " own"
+    place = f"left:{at / whole:.2%};width:{max(0.0, of.median) / whole:.2%}"
+    return (
+        f'<li class="peer{own}"><span>{escape(name)}</span><b>{_milliseconds(of.median)}</b>'
+        f'<div class="track"><i style="{place}"></i></div></li>'
+    )
+
+
 def _milliseconds(value: float) -> str:
     return f"{value * 1000:.3g} µs" if value < 0.1 else f"{value:.3g} ms"
 
 
-def _bars(rows: Iterable[tuple[str, Result, str]]) -> str:
-    """A bar from 0 to the median for each (name, result, text), and a thin line over its 95% interval."""
+def _bars(rows: Iterable[tuple[str, Result, str]], floor: Result | None = None) -> str:
+    """A bar from 0 to the median of each (name, result, text), a thin line over its 95% interval, a mark at `floor`."""
     rows = list(rows)
     most = max(max(each.median, each.ci95[1]) for _, each, _ in rows) or 1.0
+    mark = f'<s style="left:{min(1.0, floor.median / most):.2%}"></s>' if floor else ""
     items = []
     for name, each, text in rows:
         low, high = (max(0.0, end) / most for end in each.ci95)
@@ -108,7 +156,7 @@ def _bars(rows: Iterable[tuple[str, Result, str]]) -> str:
         items.append(
             f'<li class="peer{own}"><span>{escape(name)}</span><b>{escape(text)}</b>'
             f'<div class="track"><i style="width:{max(0.0, each.median) / most:.2%}"></i>'
-            f'<u style="left:{low:.2%};width:{high - low:.2%}"></u></div></li>'
+            f'<u style="left:{low:.2%};width:{high - low:.2%}"></u>{mark}</div></li>'
         )
     return f'<ol class="bars">{"".join(items)}</ol>'
 

@@ -31,6 +31,10 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
         "quick": ("peers", "--loaders=evenkeel", "--only=jpeg224,small32", *SOURCES),
         "full": ("peers", "--only=jpeg224,prepared224,raw224,small32", *SOURCES),
     },
+    "stages": {
+        "quick": ("stages", "--rounds=1", "--only=jpeg224", SOURCES[0]),
+        "full": ("stages", SOURCES[0]),
+    },
     "step": {
         "quick": ("peers", "--loaders=evenkeel", "--only=step32"),
         "full": ("peers", "--only=step32", "--rounds=9"),

@@ -120,7 +120,8 @@ dl.alarms dd { margin: 0; }
 .track i { position: absolute; inset: 0 auto 0 0; min-width: 2px; border-radius: 2px; background: var(--grey); }
 .own .track i { background: var(--blue); }
 .track u { position: absolute; top: 3px; height: 2px; min-width: 1px; background: var(--ink); opacity: .7; }
-.track i, .track u { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.track s { position: absolute; top: -3px; bottom: -3px; width: 2px; background: var(--green); }
+.track i, .track u, .track s { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .findings { list-style: none; padding: 0; }
 .findings > li { border-top: 1px solid var(--rule); padding: 1rem 0; }
 .findings p { margin-top: .2rem; }

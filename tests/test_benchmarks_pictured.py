@@ -22,6 +22,10 @@ def report() -> Report:
     ]
     made += [
         Result("peers", "evenkeel/jpeg224", "images_per_second", "images/s", "higher", (900.0, 910.0)),
+        Result("stages", "jpeg224/read", "cpu_ms_per_image", "ms", "lower", (0.1,)),
+        Result("stages", "jpeg224/decode", "cpu_ms_per_image", "ms", "lower", (0.6,)),
+        Result("stages", "jpeg224/augment", "cpu_ms_per_image", "ms", "lower", (0.3,)),
+        Result("stages", "jpeg224/decoder", "cpu_ms_per_image", "ms", "lower", (0.5,)),
         Result("observe", "observed", "added_cpu_fraction", "1", "lower", (0.004, 0.008, 0.012)),
         Result("observe", "keras_tensorboard", "added_cpu_fraction", "1", "lower", (-0.004, 0.001, 0.002)),
         Result("train", "small32", "input_wait", "share", "lower", (0.001, 0.002)),
@@ -64,6 +68,25 @@ def test_bars_are_to_scale() -> None:
     assert widths == pytest.approx([100 * 0.9 / (1.2 * 1.3), 100 / 1.2], abs=0.01)
 
 
+def test_stages_fall_one_from_the_end_of_the_other() -> None:
+    html = pictured.page_of(report())
+    (waterfall,) = re.findall(r"Where an image&#x27;s time goes.*?</section>", html, re.S)
+    places = re.findall(r'<i style="left:([\d.]+)%;width:([\d.]+)%"', waterfall)
+    assert [tuple(map(float, place)) for place in places] == [(0, 10), (10, 60), (70, 30), (0, 50)]
+    assert "1 ms of CPU time an image in all" in waterfall
+
+
+def test_the_decoder_is_a_mark_beside_the_loaders_of_the_same_files() -> None:
+    html = pictured.page_of(report())
+    with_mark, without = (
+        re.search(rf"<figcaption>{task}.*?</figure>", html, re.S)[0] for task in ("jpeg224", "small32")
+    )
+    marks = re.findall(r'<s style="left:([\d.]+)%"', with_mark)
+    assert list(map(float, marks)) == pytest.approx([100 * 0.5 / (1.2 * 1.3)] * 2, abs=0.01)
+    assert "decoder alone, 0.5 ms" in with_mark
+    assert "<s " not in without
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not browser.CHROMIUM, reason="needs chromium")
 @pytest.mark.parametrize("width", [390, 1280])
@@ -79,7 +102,7 @@ def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
         drawn = driver.execute_script(
             "return [...document.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width)"
         )
-        assert len(drawn) == 6
+        assert len(drawn) == 10
         assert all(length > 0 for length in drawn)
         assert driver.get_log("browser") == []
 

@@ -1,0 +1,41 @@
+"""The pipeline taken apart on rendered images: every stage of the chain, and the decoder."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import results
+from benchmarks.pictured import DECODER
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+def test_stages_are_in_the_order_of_the_chain(tmp_path: pathlib.Path) -> None:
+    output = f"--output={tmp_path / 'result.json'}"
+    line = [sys.executable, "-m", "benchmarks.stages", "--rounds=1", "--only=prepared224", output]
+    subprocess.run(line, cwd=ROOT, capture_output=True, check=True)
+    found = results.read(str(tmp_path / "result.json")).results
+    names = [each.case.removeprefix("prepared224/") for each in found]
+    assert names[0] == "read"
+    assert names[-1] == DECODER
+    assert names.index("decode") < names.index("augment")
+    took = dict(zip(names, (each.median for each in found), strict=True))
+    assert took["decode"] > took["augment"] >= 0
+    assert 0 < took[DECODER] < sum(took.values())
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [("--only=jpeg", "only ('jpeg') must be one of"), ("--rounds=0", "--rounds (0) must be at least 1")],
+)
+def test_flags_that_make_no_sense(flag: str, words: str) -> None:
+    line = [sys.executable, "-m", "benchmarks.stages", flag]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
