@@ -34,6 +34,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 # The locks hold for all supported Python versions at once and name no index. Needs uv (pip install uv).
 LOCKING := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --quiet

@@ -2,9 +2,9 @@
 
     python -m benchmarks.stages --data.source=/data/photos --output=result.json
 
-The chain of the tasks `jpeg224` and `prepared224` of `benchmarks.peers`, taken apart as `tools.profile_pipeline` does: a
-case `TASK/STAGE` for each of its stages, and `TASK/decoder` for TensorFlow's decoder on the same files, which no
-pipeline that uses it can beat.
+The chain of the tasks `jpeg224` and `prepared224` of `benchmarks.peers`, taken apart as `tools.profile_pipeline` does.
+`TASK/STAGE` is each of its stages, `TASK/decoder` TensorFlow's decoder on the same files: no pipeline that uses it can
+beat that.
 """
 
 from __future__ import annotations
