@@ -12,6 +12,7 @@ without Keras's `fit`, on one batch in memory and on what the pipeline makes of 
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 PRECISIONS = ("mixed_bfloat16", "mixed_float16")
-PER_CALL = 20  # steps in a compiled call, and in a turn
+PER_CALL, STEPS = 20, 100  # steps in a compiled call, and in a turn: as many as from one histogram to the next
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 9, "turns of each case")
 flags.DEFINE_integer("batch", 256, "images of a step")
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
         data = DataConfig(source=source, image_size=224, batch_size=FLAGS.batch, augment=augment)
         with tempfile.TemporaryDirectory() as directory:
             cases = trainings(data, ModelConfig(name="resnet50"), directory)
-            found = measured(interleaved(cases, FLAGS.rounds, warmup=2), FLAGS.batch)
+            found = measured(interleaved(cases, FLAGS.rounds, warmup=1), FLAGS.batch)
         print(results.table(found))
     else:
         skipped.append(Skipped("gpu", "TensorFlow finds no GPU here"))
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
 
 
 def trainings(data: DataConfig, model: ModelConfig, directory: str) -> dict[str, Callable[[], object]]:
-    """{case: trains a turn of `PER_CALL` steps}; event files go under `directory`."""
+    """{case: trains a turn of `STEPS`}; event files go under `directory`."""
     cases: dict[str, Callable[[], object]] = {}
     for precision in PRECISIONS:
         config = TrainConfig(
@@ -83,7 +84,7 @@ def trainings(data: DataConfig, model: ModelConfig, directory: str) -> dict[str,
         cases[f"{name}/xla"] = _training(dataclasses.replace(config, xla="on"))
         cases[f"{name}/whole"] = _training(dataclasses.replace(config, xla="off"), whole=True)
         cases[f"{name}/watched"] = _training(
-            dataclasses.replace(config, xla="on", guard="watch", histograms_every=100), directory
+            dataclasses.replace(config, xla="on", guard="watch", histograms_every=STEPS), os.path.join(directory, name)
         )
     config = dataclasses.replace(config, xla="on", precision=PRECISIONS[0])
     return {**cases, "bfloat16/held": _steps(config, held=True), "bfloat16/fed": _steps(config, held=False)}
@@ -106,7 +107,7 @@ def _training(config: TrainConfig, board: str = "", whole: bool = False) -> Call
     def turn() -> None:
         nonlocal done
         done += 1
-        fit = {"steps_per_epoch": PER_CALL, "initial_epoch": done - 1, "epochs": done, "verbose": 0}
+        fit = {"steps_per_epoch": STEPS, "initial_epoch": done - 1, "epochs": done, "verbose": 0}
         model.fit(batches, callbacks=callbacks, **fit)
 
     return turn
@@ -118,7 +119,8 @@ def _steps(config: TrainConfig, held: bool) -> Callable[[], object]:
     iterator, steps = iter(_held(batches) if held else batches), model.make_train_function()
 
     def turn() -> None:
-        steps(iterator)
+        for _ in range(STEPS // PER_CALL):
+            steps(iterator)
         model.rows  # noqa: B018  waits for the device
 
     return turn
@@ -134,7 +136,7 @@ def _made(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
     devices, data = strategy.create(config.strategy), open_data(config.data)
     share = strategy.share(devices, config.data.batch_size)
     batches, _ = training.batches(config, data, devices, share, start_step=0)
-    return training.create_model(config, data, devices, PER_CALL), batches
+    return training.create_model(config, data, devices, STEPS), batches
 
 
 def _held(batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -163,7 +165,7 @@ def measured(samples: Mapping[str, Sequence[Sample]], batch: int) -> list[Result
     """Throughput of each case; what watching adds, and the share of the throughput that is left when fed from files."""
     wall = {name: [sample.wall_seconds for sample in of] for name, of in samples.items()}
     found = [
-        Result("gpu", name, "images_per_second", "1/s", "higher", tuple(PER_CALL * batch / seconds for seconds in of))
+        Result("gpu", name, "images_per_second", "1/s", "higher", tuple(STEPS * batch / seconds for seconds in of))
         for name, of in wall.items()
     ]
     for case, of in wall.items():

@@ -41,16 +41,25 @@ class Attending:
     board: TensorBoard | None
     in_order: list[keras.callbacks.Callback]
     closing: list[Any]
+    telling: Telling | None = None
 
     def tell_of(self, of_images: Future[list[Finding]]) -> None:
         """Preflight's findings of the images, when they are there."""
-        telling = Telling(of_images, self.incidents)
-        self.in_order.insert(0, telling)
-        self.closing.insert(0, telling)
-        self.checkpointer.before_save.insert(0, telling.close)
+        self.telling = Telling(of_images, self.incidents)
+        self.checkpointer.beside["preflight"] = self.telling
+        # First, as what is told goes to the board, which is flushed before a checkpoint.
+        self.in_order.insert(0, self.telling)
+        self.checkpointer.before_save.insert(0, self.telling.finish)
+
+    def in_haste(self) -> None:
+        """From now on nothing is waited for that a run which goes on can do again."""
+        if self.telling:
+            self.telling.in_haste = True
 
     def close(self) -> None:
         """Waits for the last checkpoint, and closes what is written beside it."""
+        if self.telling:
+            self.telling.finish()
         self.checkpointer.finish()
         for each in self.closing:
             each.close()

@@ -278,8 +278,8 @@ class TrainConfig:
     )
     preflight: str = option(
         "on",
-        "off | on (data, settings and network are checked before the first step: what looks wrong is a warning) | full"
-        " (wrong labels, one batch learnt by heart and a learning-rate range test, too: a minute or so)",
+        "off | on (settings and network are checked before the first step, images beside the first steps: what looks"
+        " wrong is a warning) | full (one batch learnt by heart and a learning-rate range test, too: a minute or so)",
     )
     early_stopping: int = option(0, "stop after this many epochs without a better validation loss; 0 is off")
     deterministic: bool = option(False, "bit-equal runs: TensorFlow's op determinism, somewhat slower on GPUs")

@@ -111,11 +111,12 @@ def image_skew(data: Data, explained: bool, standardize: bool = False) -> Findin
     name, distance = skew.worst(train, data.validation, standardize)
     limit = skew.limit(train, data.validation)
     medians = [float(np.nanmedian(skew.figures(of, standardize)[name])) for of in (train, data.validation)]
+    unit = " (in deviations from the image's mean)" if standardize else ""
     return Finding(
         "image_skew",
         distance <= limit,
-        f"{name} is {medians[0]:.4g} in training{', without the outliers,' if explained else ''} and {medians[1]:.4g}"
-        f" in validation (medians; Kolmogorov-Smirnov distance {distance:.2f})",
+        f"{name}{unit} is {medians[0]:.4g} in training{', without the outliers,' if explained else ''} and"
+        f" {medians[1]:.4g} in validation (medians; Kolmogorov-Smirnov distance {distance:.2f})",
         f"the distance is at most {limit:.2f}",
         "Prepare both splits alike, or draw both from one: --data.train_split=train[:80%]"
         " --data.validation_split=train[80%:]."

@@ -14,7 +14,6 @@ import tf_keras as keras
 
 from models import network, probe
 from models.config import TrainConfig
-from models.stable_model import StableModel
 from pipeline.opening import Data
 
 layers = keras.layers
@@ -33,11 +32,9 @@ class Look:
 
     def __init__(self, config: TrainConfig, data: Data, images: np.ndarray, labels: np.ndarray) -> None:
         """`images` and `labels` are the run's first, of which as many are looked at as are cheap."""
-        size, channels = config.data.image_size, config.data.channels
-        made = network.create(config.model, (size, size, channels), len(data.classes))
-        count = min(IMAGES, max(FEWEST, PIXELS // size**2))
+        count = min(IMAGES, max(FEWEST, PIXELS // config.data.image_size**2))
         self.images, self.labels = images[:count], labels[:count]
-        self.model = StableModel.wrap(made, data.mean, data.std, config.seed)
+        self.model = network.behind_normalization(config, data)
         self.network: keras.Model = self.model.get_layer(self.model.name)
         self.classes = len(data.classes)
         self.layers = [

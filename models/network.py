@@ -10,11 +10,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 from models.cnn import cnn
-from models.config import RESNETS, ModelConfig
+from models.config import RESNETS, ModelConfig, TrainConfig
 from models.convolution import Convolutions
 from models.patch import patched
 from models.resnet import resnet, resnet9
+from models.stable_model import StableModel
 from pipeline.config import UsageError
+from pipeline.opening import Data
 
 
 def create(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -24,6 +26,13 @@ def create(config: ModelConfig, input_shape: tuple[int, int, int], classes: int)
       UsageError: the user's file, function or what it returns is not usable.
     """
     return patched(_as_named(config, input_shape, classes), config.patches)
+
+
+def behind_normalization(config: TrainConfig, data: Data) -> StableModel:
+    """The network that `config` names, on pixels as `data` has them; not compiled."""
+    size, channels = config.data.image_size, config.data.channels
+    made = create(config.model, (size, size, channels), len(data.classes))
+    return StableModel.wrap(made, data.mean, data.std, config.seed, config.data.standardize)
 
 
 def _as_named(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:

@@ -1,4 +1,4 @@
-"""What can be known before the first step: every check of configuration, data and a throw-away network.
+"""What can be known before training: every check of configuration, data and a throw-away network.
 
     for finding in preflight(config, data, devices):
         print(finding.line)
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from absl import logging
@@ -60,19 +61,17 @@ def begun(
       UsageError: the network cannot be made.
     """
     replicas, available = devices.num_replicas_in_sync, len(data.train)
-    of_images: Future[list[Finding]] = Future()
     findings = config_checks.checks(config, available, replicas)
     with thrown_away(config.seed):
         findings += data_checks.checks(config, data)
         if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
             rule = "on several workers only settings and the index are checked"
-            of_images.set_result([])
+            nothing: Future[list[Finding]] = Future()
+            nothing.set_result([])
             untouched = Finding("network", True, "neither network nor augmentation has been looked at", rule)
-            return [*findings, untouched], of_images
+            return [*findings, untouched], nothing
         images, labels = data_checks.first_batch(config, data)
-        beside = ThreadPoolExecutor(1, "preflight")
-        of_images = beside.submit(data_checks.of_images, config, data, images)
-        beside.shutdown(wait=False)
+        of_images = looked_at(config, data, images)
         look = Look(config, data, images, labels)
         findings += network_checks.checks(config, look, config_checks.steps_in_run(config, available), replicas)
         if config.preflight == "full":
@@ -84,22 +83,47 @@ def begun(
     return findings, of_images
 
 
+def looked_at(config: TrainConfig, data: Data, images: np.ndarray | None = None) -> Future[list[Finding]]:
+    """Findings of the images, in a thread of their own; `images` are the run's first, where they have been read."""
+    if images is None:
+        images, _ = data_checks.first_batch(config, data)
+    beside = ThreadPoolExecutor(1, "preflight")
+    found = beside.submit(data_checks.of_images, config, data, images)
+    beside.shutdown(wait=False)
+    return found
+
+
+def is_pending(state: dict[str, Any]) -> bool:
+    """Whether the run that left this `state` in a checkpoint was not told what the images show."""
+    return not state.get("preflight", {"told": True})["told"]
+
+
 class Telling(keras.callbacks.Callback):
-    """Tells what the checks of the images found as soon as they have ended, and before a checkpoint is written."""
+    """Tells what the checks of the images found as soon as they have ended, and waits for them before a checkpoint.
+
+    `in_haste`, as after a signal, it does not wait: `state` says so, and a run that goes on checks the images anew.
+    """
 
     def __init__(self, of_images: Future[list[Finding]], incidents: Incidents) -> None:
         super().__init__()
         self._of_images, self._incidents = of_images, incidents
-        self._told = False
+        self._told = self.in_haste = False
+
+    def state(self) -> dict[str, Any]:
+        return {"told": self._told}
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._of_images.done():
-            self.close()
+            self.finish()
 
-    def close(self) -> None:
-        """Waits for them."""
-        if not self._told:
-            self._told = True
+    def finish(self) -> None:
+        """Waits for them. What breaks a check stops no run: that is an error in the log."""
+        if self._told or (self.in_haste and not self._of_images.done()):
+            return
+        self._told = True
+        if error := self._of_images.exception():
+            logging.error("preflight: the images could not be checked: %s: %s", type(error).__name__, error)
+        else:
             tell(self._of_images.result(), self._incidents)
 
 

@@ -19,7 +19,6 @@ from models import data_checks, losses, network, optimizers, schedules, strategy
 from models.clipping import Clipping
 from models.config import TrainConfig
 from models.diagnosis import Finding
-from models.stable_model import StableModel
 from pipeline import build
 from pipeline.opening import Data
 from pipeline.order import Share
@@ -69,9 +68,7 @@ def range_test(config: TrainConfig, data: Data, steps: int = STEPS) -> RangeTest
     loss has diverged.
     """
     usual = USUAL.get(config.optimizer.name, 1e-3)
-    size, channels, of = config.data.image_size, config.data.channels, config.optimizer
-    made = network.create(config.model, (size, size, channels), len(data.classes))
-    model = StableModel.wrap(made, data.mean, data.std, config.seed)
+    of, model = config.optimizer, network.behind_normalization(config, data)
     high = max(ABOVE * usual, 10 * schedules.peak(of, config.data.batch_size))
     model.compile(
         optimizers.create(of, Growing(BELOW * usual, high, steps), model.trainable_variables),

@@ -296,7 +296,9 @@ def named_anew() -> Iterator[None]:
 def _as_read(config: DataConfig) -> DataConfig:
     """Without what does not matter to which images there are."""
     plain = DataConfig()
-    return dataclasses.replace(config, augment=plain.augment, batch_size=plain.batch_size, balance=plain.balance)
+    return dataclasses.replace(
+        config, augment=plain.augment, batch_size=plain.batch_size, balance=plain.balance, standardize=False
+    )
 
 
 def _key(config: TrainConfig, data: Data) -> str:

@@ -77,6 +77,8 @@ def train(
         model = create_model(config, data, devices, steps_per_epoch)
         checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
         state = restore(checkpoints, devices) if resume else None
+        if state and preflight.is_pending(state) and chief:
+            of_images = preflight.looked_at(config, data)
         with agreed(devices):
             if chief:
                 run_directory.create(model_dir, config, data.skipped, resume)
@@ -134,6 +136,7 @@ def fitted(
                 if attending.stopper.stopped:
                     status = "stopped_early"
             except Interrupted as interrupted:
+                attending.in_haste()
                 checkpointer.save(interrupted.validating)
                 status, extra = "preempted", {"signal": signal.Signals(interrupted.number).name}
     except TrainingFailed as failure:
@@ -186,12 +189,10 @@ def create_model(config: TrainConfig, data: Data, devices: tf.distribute.Strateg
     Raises:
       UsageError: options that do not go together on these devices, or need tensorflow-addons where it is not.
     """
-    size, channels, replicas = config.data.image_size, config.data.channels, devices.num_replicas_in_sync
-    refuse_on_replicas(config, replicas)
+    refuse_on_replicas(config, devices.num_replicas_in_sync)
     clip = config.optimizer
     with devices.scope():
-        inner = network.create(config.model, (size, size, channels), len(data.classes))
-        model = StableModel.wrap(inner, data.mean, data.std, config.seed, config.data.standardize)
+        model = network.behind_normalization(config, data)
         rate = Schedule(config.optimizer, config.data.batch_size, steps_per_epoch, config.epochs)
         model.compile(
             optimizers.create(config.optimizer, rate, model.trainable_variables),

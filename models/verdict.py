@@ -51,8 +51,8 @@ def verdict(
             share = max(share, _needed(trial.change.cause, joint, without, unchanged))
         score = _Score(trial.change.prior + WEIGHT * share, share, trial.change.why, trial)
         known = scores.get(trial.change.cause)
-        if (share > 0 or trial.change.prior >= changes.SHOWN) and (known is None or score > known[:1]):
-            scores[trial.change.cause] = score
+        if share > 0 or trial.change.prior >= changes.SHOWN:
+            scores[trial.change.cause] = _of_one_cause(score, known) if known else score
     for change in changes.unchangeable(case, [trial.change for trial in tried]):
         scores[change.cause] = _Score(change.prior, 0.0, change.why, None)
     total = sum(math.exp(score.log_odds) for score in scores.values()) + OTHERWISE
@@ -65,6 +65,15 @@ def verdict(
             suspects.append(_suspect(case, cause, probability, score, unchanged, joint, without))
     suspects.sort(key=lambda suspect: -suspect.probability)
     return tuple(suspects), _fix(suspects, scores, best, gain, joint)
+
+
+def _of_one_cause(score: _Score, other: _Score) -> _Score:
+    """The more probable one; a cure that gains lends it what it did, where the other only shows the cause."""
+    likelier, rarer = (score, other) if score.log_odds >= other.log_odds else (other, score)
+    shows_only = likelier.trial and not likelier.trial.change.cures
+    if shows_only and rarer.trial and rarer.trial.change.cures and rarer.share > 0:
+        return rarer._replace(log_odds=likelier.log_odds)
+    return likelier
 
 
 def _fix(

@@ -41,5 +41,5 @@ class Standardize(keras.layers.Layer):
     def call(self, images: tf.Tensor) -> tf.Tensor:
         x = tf.cast(images, tf.float32)
         mean, variance = tf.nn.moments(x, axes=(1, 2, 3), keepdims=True)
-        least = 1 / tf.cast(tf.size(x[0]), tf.float32)
+        least = 1 / tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
         return tf.cast((x - mean) * tf.math.rsqrt(tf.maximum(variance, least)), self.compute_dtype)

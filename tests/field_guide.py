@@ -1,6 +1,6 @@
 """The pictures of docs/unstable.md: runs with a fault beside sound ones, in TensorBoard's own page.
 
-python -m tests.field_guide docs/unstable                     # 26 faults, about half an hour on two cores
+python -m tests.field_guide docs/unstable                     # 27 faults, about half an hour on two cores
 python -m tests.field_guide docs/unstable momentum,dropout
 
 The faults are the stability suite's (`benchmarks.faults`), on four classes of `shapes`. Runs are kept below `RUNS`.
@@ -27,6 +27,7 @@ from models.config import TrainConfig
 from tests.browser import PATIENCE, chromium, tensorboard
 
 RUNS = os.path.join(tempfile.gettempdir(), "field_guide")
+LONGER, FEW = 3, 10  # times as many epochs where a point an epoch is shown, unless there are so many
 GAP = 12  # pixels between them
 COLOURS = 128
 
@@ -79,7 +80,8 @@ def main(output: str, names: str = "") -> None:
         case = Case("faulty", shown.fault, shown.network, "shapes", 0)
         cases = Cases("", RUNS)
         for name, config in (("sound", cases.sound(case)), ("faulty", cases.mutant(case))):
-            trained(config, os.path.join(directory, name))
+            longer = LONGER if set(shown.tags) & {EPOCH, RIGHT} and config.epochs < FEW else 1
+            trained(dataclasses.replace(config, epochs=longer * config.epochs), os.path.join(directory, name))
         pictured(directory, shown.tags, pathlib.Path(output, f"{cause}.png"))
         print(cause, faults.FAULTS[shown.fault].name, flush=True)
 

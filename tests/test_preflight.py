@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -555,6 +557,15 @@ def test_every_finding_names_causes_that_exist_and_the_options_that_do(data: Dat
     json.dumps([dataclasses.asdict(finding) for finding in findings])
 
 
+def test_what_is_looked_at_is_standardized_as_training_does(data: Data) -> None:
+    for normalize in (True, False):
+        found = looked_at(config(standardize=True, normalize=normalize), data)
+        seen = np.asarray(found.seen, np.float64)
+        np.testing.assert_allclose(seen.mean(axis=(1, 2, 3)), 0, atol=1e-3)
+        np.testing.assert_allclose(seen.std(axis=(1, 2, 3)), 1, atol=1e-3)
+        assert network_checks.input_scale(found).ok
+
+
 def test_names_and_seeds_are_left_as_they_were() -> None:
     def state() -> tuple[Any, ...]:
         keras.utils.set_random_seed(7)
@@ -628,24 +639,45 @@ def test_what_images_show_is_told_once_when_it_is_known() -> None:
     for batch in (1, 2):
         telling.on_train_batch_end(batch)
         assert incidents.counts == {"preflight_odd": 1}
-    telling.close()
+    telling.finish()
     assert incidents.counts == {"preflight_odd": 1}
+    assert telling.state() == {"told": True}
 
 
 def test_the_end_waits_for_what_images_show() -> None:
     of_images, incidents = Future(), Incidents()
     threading.Timer(0.1, of_images.set_result, [[Finding("odd", False, "four", "three")]]).start()
-    Telling(of_images, incidents).close()
+    Telling(of_images, incidents).finish()
     assert incidents.counts == {"preflight_odd": 1}
 
 
-def test_a_check_of_images_that_breaks_is_no_secret(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_of_images_that_breaks_is_an_error_in_the_log(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: Any) -> list[Finding]:
         raise MemoryError("no more")
 
     monkeypatch.setattr(data_checks, "of_images", broken)
-    with pytest.raises(MemoryError, match="no more"):
-        train.train(config("he", epochs=1), str(tmp_path / "run"))
+    assert train.train(config("he", epochs=1), str(tmp_path / "run"))["status"] == "completed"
+    assert "the images could not be checked: MemoryError: no more" in caplog.text
+
+
+def test_a_signal_waits_for_no_image_and_the_run_that_goes_on_checks_them(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, odd = threading.Event(), [Finding("odd", False, "four", "three")]
+    of_images = lambda *_: released.wait(100) and odd  # noqa: E731
+    with monkeypatch.context() as patching:
+        patching.setattr(data_checks, "of_images", of_images)
+        killed = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+        patching.setattr(Telling, "on_train_batch_end", killed)
+        summary = train.train(config("he", epochs=2), str(tmp_path / "run"))
+    assert (summary["status"], summary["incidents"]) == ("preempted", {"preflight_steps": 1})
+    released.set()
+    monkeypatch.setattr(data_checks, "of_images", of_images)
+    summary = train.train(config("he", epochs=2), str(tmp_path / "run"), resume=True)
+    assert summary["status"] == "completed"
+    assert summary["incidents"] == {"preflight_steps": 1, "preflight_odd": 1}
 
 
 def test_a_resumed_run_is_told_nothing_twice(tmp_path: pathlib.Path) -> None:

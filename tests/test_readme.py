@@ -19,6 +19,7 @@ from PIL import Image
 
 from benchmarks import quoted, results
 from benchmarks.faults import FAULTS
+from models import detectors
 from models.causes import CAUSES
 from models.config import TrainConfig
 from pipeline import shapes
@@ -127,6 +128,11 @@ def test_the_field_guide_has_every_cause() -> None:
     assert set(field_guide.SHOWN) == set(pictures)
     for cause, shown in field_guide.SHOWN.items():
         assert cause in FAULTS[shown.fault].also or FAULTS[shown.fault].cause == cause
+    said = re.findall(r"^\* \*\*evenkeel\*\*.*?(?=^\* |^$)", text, re.MULTILINE | re.DOTALL)
+    checks = "".join((ROOT / "models" / f"{of}_checks.py").read_text() for of in ("config", "data", "network"))
+    known = {*re.findall(r'Finding\(\s*"(\w+)"', checks), *detectors.ALONE, *detectors.TOGETHER}
+    assert {name for lines in said for name in re.findall(r"(?<!\*)\*(\w+)\*(?!\*)", lines)} - {"evenkeel"} <= known
+    assert len(said) == len(CAUSES)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
@@ -144,10 +150,14 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
+BLOCKS = {"getting_started.md": 5, "input.md": 2, "benchmarks_in_ci.md": 1}  # that are marked with `run`
+
+
 def said_by_blocks(document: str, directory: pathlib.Path) -> str:
     """Runs the blocks of a document that are marked with `run`, one after another; what the last one said."""
     text = (ROOT / "docs" / document).read_text()
     blocks = re.findall(r"```(bash|python) run\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == BLOCKS[document]
     environ = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -158,12 +168,12 @@ def said_by_blocks(document: str, directory: pathlib.Path) -> str:
     for kind, code in blocks:
         for command in [code] if kind == "python" else code.replace("\\\n", " ").splitlines():
             line = ["-c", command] if kind == "python" else shlex.split(command, comments=True)[1:]
+            assert line, command
             done = subprocess.run(
                 [sys.executable, *line], cwd=directory, env=environ, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, (command, done.stderr[-2000:])
             said = done.stdout
-    assert said, "no block was run"
     return said
 
 

@@ -245,6 +245,18 @@ def test_leaving_images_out_keeps_the_number_of_steps(share: float, expected: di
     assert dropped(config, "outliers", share) == {"data.drop": "duplicates,outliers", **expected}
 
 
+def test_what_cures_a_cause_goes_before_what_only_shows_it() -> None:
+    """However much better it looks on images held out, that is no cure."""
+    cure = Change("train_validation_skew", {"data.standardize": True})
+    shown = Change("train_validation_skew", {"data.train_split": "train[:80%]"}, cures=False)
+    for tried in ((trial(cure, 0.6), trial(shown, 0.8)), (trial(shown, 0.8), trial(cure, 0.6))):
+        (suspect, *_), fix = told(*tried, trial(CLIPPED, 0.61))
+        assert suspect.replay is not None
+        assert suspect.replay.flags == cure.flags == fix
+    in_vain, _ = told(trial(cure, 0.1), trial(shown, 0.8))
+    assert not in_vain or in_vain[0].replay is None
+
+
 @pytest.mark.parametrize(("accuracy", "own"), [(0.78, True), (0.75, False)])
 def test_the_fix_is_the_probable_causes_where_nothing_does_better_by_more_than_noise(
     accuracy: float, own: bool
