@@ -67,6 +67,18 @@ def test_it_says_what_the_trained_model_says(quantize: str, tolerance: float) ->
         assert written["accuracy"] == written["trained_accuracy"] == run.evaluate().accuracy
 
 
+def test_images_are_standardized_as_they_were_in_training(tmp_path: pathlib.Path) -> None:
+    """One that is half as bright gets the same answer."""
+    data = dataclasses.replace(PLAIN.data, standardize=True, normalize=False)
+    train.train(dataclasses.replace(PLAIN, data=data, epochs=1), str(tmp_path / "run"))
+    images, _, run = validation(str(tmp_path / "run"))
+    served = tf.saved_model.load(export.export(str(tmp_path / "run"), str(tmp_path / "served"))).signatures["tensors"]
+    told, dark = (served(images=tf.constant(of))["probabilities"].numpy() for of in (images, images // 2))
+    np.testing.assert_allclose(told, tf.nn.softmax(run.model(images, training=False)).numpy(), atol=1e-6)
+    np.testing.assert_allclose(dark, told, atol=0.02)
+    assert np.ptp(told, axis=0).max() > 0.05, "it does not answer the same to all"
+
+
 def test_half_the_numbers_are_half_the_file() -> None:
     sizes = [pathlib.Path(pushed(quantize), "saved_model.pb").stat().st_size for quantize in ("none", "float16")]
     weights = sum(4 * v.shape.num_elements() for v in validation(finished()[0])[2].model.trainable_variables)
