@@ -61,7 +61,7 @@ SHOWN = {
     "batch_large": Shown("batch_1000", "cnn", (LOSS, RIGHT)),
     "momentum": Shown("momentum_999", "plain", (LOSS, NORM)),
     "epsilon": Shown("epsilon_1", "cnn", (LOSS, NORM)),
-    "optimizer": Shown("adam_at_sgds_rate", "resnet9", (LOSS, NORM)),
+    "optimizer": Shown("adam_at_sgds_rate", "plain", (LOSS, NORM)),
     "too_few_steps": Shown("one_epoch", "cnn", (LOSS, RIGHT)),
     "dropout": Shown("dropout_90", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
     "penalty": Shown("weight_decay", "plain", (LOSS, "^layers/weight_norm/.*1")),
