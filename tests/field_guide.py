@@ -34,7 +34,7 @@ RUNS = os.path.join(tempfile.gettempdir(), "field_guide")
 LONGER, FEW = 3, 10  # times as many epochs where a point an epoch is shown, unless there are so many
 GAP = 12  # pixels between them
 COLOURS = 128
-VIVID = 60  # between the channels of a line; the rest of a card is gray
+VIVID = 25  # between the channels of a line, the darkest included; the rest of a card is gray
 
 
 class Shown(NamedTuple):
@@ -69,7 +69,7 @@ SHOWN = {
     "batch_norm_batch": Shown("batch_2_norm", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
     "batch_norm_momentum": Shown("slow_norm_4", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
     "initialization": Shown("huge_weights", "plain", (LOSS, NORM)),
-    "saturating_activation": Shown("sigmoid", "cnn", (LOSS, NORM)),
+    "saturating_activation": Shown("sigmoid", "plain", (LOSS, NORM)),
     "dying_activation": Shown("dying_relu", "cnn", (LOSS, NORM)),
     "output_activation": Shown("softmax", "plain", (LOSS, NORM)),
     "frozen_layers": Shown("frozen", "cnn", (LOSS, RIGHT)),
