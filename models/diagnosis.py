@@ -68,8 +68,8 @@ class Suspect:
     """A cause, by its name in `causes.CAUSES`, as probable as all that was seen makes it.
 
     `evidence` are sentences; `replay` is the change that was tried for it, None where nothing could be; `recovered` is
-    the share of what the best replay gained that this change alone gained; `edit` is what to change in the source of a
-    model that no flag reaches.
+    the share of what the best replay gained that this change alone gained or, where changes help only `together`, that
+    is lost without it; `edit` is what to change in the source of a model that no flag reaches.
     """
 
     cause: str
@@ -79,6 +79,7 @@ class Suspect:
     replay: Replay | None
     recovered: float
     edit: str = ""
+    together: bool = False
 
     @property
     def flags(self) -> list[str]:

@@ -123,14 +123,21 @@ def _card(diagnosis: Diagnosis, suspect: Suspect) -> str:
         against = diagnosis.replays[0] if diagnosis.replays else None
         flags = f"<br><code>{escape(report_text.quoted(suspect.flags))}</code>" if suspect.flags else ""
         parts.append(
-            f'<p class="tried{vain}">Tried: {escape(replay.name)}. It recovers <b>{percent(suspect.recovered)}</b>'
-            f" of what the best change does; {_accuracy(replay, against)}.{flags}</p>"
+            f'<p class="tried{vain}">Tried: {escape(replay.name)}. {_recovers(suspect)}; {"alone, " * suspect.together}'
+            f"{_accuracy(replay, against)}.{flags}</p>"
         )
     elif not suspect.edit:
         parts.append('<p class="tried vain soft">No change could be tried for it.</p>')
     if suspect.edit:
         parts.append(f"<pre>{escape(suspect.edit)}</pre>")
     return f'<li class="cause">{"".join(parts)}</li>'
+
+
+def _recovers(suspect: Suspect) -> str:
+    share = f"<b>{percent(suspect.recovered)}</b>"
+    if suspect.together:
+        return f"Without it, {share} of what all changes gain together is lost"
+    return f"It recovers {share} of what the best change does"
 
 
 def _run(diagnosis: Diagnosis) -> str:

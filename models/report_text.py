@@ -93,7 +93,12 @@ def share(diagnosis: Diagnosis, replay: Replay) -> float:
     A suspect's own `recovered` goes first.
     """
     known = next(
-        (each.recovered for each in diagnosis.suspects if each.replay and each.replay.name == replay.name), None
+        (
+            each.recovered
+            for each in diagnosis.suspects
+            if each.replay and each.replay.name == replay.name and not each.together
+        ),
+        None,
     )
     if known is not None:
         return known
@@ -144,7 +149,8 @@ def text(diagnosis: Diagnosis) -> str:
         lines.append(f"{number}. {percent(suspect.probability):>8}  {suspect.title}")
         lines += [line for each in suspect.evidence[: 3 if number == 1 else 1] for line in _wrapped(each)]
         if suspect.replay:
-            lines += _wrapped(f"tried: {suspect.replay.name}; recovers {percent(suspect.recovered)}")
+            of = "of what all gain together is lost without it" if suspect.together else "recovered"
+            lines += _wrapped(f"tried: {suspect.replay.name}; {percent(suspect.recovered)} {of}")
     if more := diagnosis.suspects[SHOWN:]:
         lines += _wrapped("less probable: " + "; ".join(f"{each.title} ({percent(each.probability)})" for each in more))
     if len(diagnosis.replays) > 1:

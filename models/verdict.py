@@ -33,6 +33,7 @@ class _Score(NamedTuple):
     share: float
     why: tuple[str, ...]
     trial: Trial | None
+    together: bool = False
 
 
 def verdict(
@@ -47,9 +48,9 @@ def verdict(
         share = _share(trial, unchanged, gain)
         if _behind(trial, tried, unchanged):
             share *= BEHIND
-        if joint:
-            share = max(share, _needed(trial.change.cause, joint, without, unchanged))
-        score = _Score(trial.change.prior + WEIGHT * share, share, trial.change.why, trial)
+        needed = _needed(trial.change.cause, joint, without, unchanged) if joint else 0.0
+        together, share = needed > share, max(share, needed)
+        score = _Score(trial.change.prior + WEIGHT * share, share, trial.change.why, trial, together)
         known = scores.get(trial.change.cause)
         if share > 0 or trial.change.prior >= changes.SHOWN:
             scores[trial.change.cause] = _of_one_cause(score, known) if known else score
@@ -155,7 +156,7 @@ def _suspect(
             evidence.append(f"{told} {joint.accuracy:.1%}")
     edit = "\n".join(patch.edits(case.network, new_patches(case.config, trial.change.flags))) if trial else ""
     proof = replay(trial) if trial and trial.change.cures else None
-    return Suspect(cause, CAUSES[cause].title, probability, tuple(evidence), proof, score.share, edit)
+    return Suspect(cause, CAUSES[cause].title, probability, tuple(evidence), proof, score.share, edit, score.together)
 
 
 def new_patches(config: TrainConfig, flags: dict[str, Any]) -> list[str]:

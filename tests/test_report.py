@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from selenium.webdriver.common.by import By
 
-from models import report
+from models import report, report_text
 from models.detectors import Alarm
 from models.diagnosis import Diagnosis, Picture
 from tests import browser, diagnoses
@@ -121,6 +121,16 @@ def test_what_recovers_nothing_is_not_called_a_fix(recovered: float, said: bool)
     head = Page(report.html(dataclasses.replace(whole, suspects=(first,)))).texts("header", id="verdict")[0]
     assert ("To fix it" in head) == said
     assert ("does not help" in head) == (not said)
+
+
+def test_what_helps_only_with_others_is_said_so() -> None:
+    whole = diagnoses.diagnosis()
+    first = dataclasses.replace(whole.suspects[0], recovered=0.96, together=True)
+    told = dataclasses.replace(whole, suspects=(first,))
+    (card,) = Page(report.html(told)).texts("li", class_="cause")
+    assert "Without it, 96% of what all changes gain together is lost; alone, accuracy" in card
+    assert "96% of what all gain together is lost without it" in " ".join(report_text.text(told).split())
+    assert report_text.share(told, first.replay) != 0.96
 
 
 def test_causes_are_ranked_with_their_proof(page: Page) -> None:

@@ -102,7 +102,7 @@ def test_text_says_it_in_order() -> None:
         "Most probably, the learning rate is too high (87%).",
         "1.      87%  the learning rate is too high",
         "The loss spiked at step 402",
-        "tried: a quarter of the learning rate; recovers 100%",
+        "tried: a quarter of the learning rate; 100% recovered",
         "2.       9%",
         "accuracy  val. loss",
         "the run as it was",

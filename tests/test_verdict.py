@@ -115,7 +115,9 @@ def test_two_faults_at_a_time_are_both_shown_by_leaving_one_out() -> None:
     suspects, fix = told(trial(SLOWER, 0.1), trial(rate, 0.12), trial(scale, 0.1), joint=joint, without=without)
     assert set(names(suspects)) == {"learning_rate_high", "input_scale"}
     assert all("with all other changes but this one" in suspect.evidence[-1] for suspect in suspects)
+    assert all(suspect.together for suspect in suspects)
     assert fix == joint.change.flags
+    assert not told(trial(SLOWER, 0.12), trial(MOMENTUM, 0.6))[0][0].together
 
 
 def test_a_finding_that_no_flag_answers_is_still_named() -> None:
