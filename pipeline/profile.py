@@ -243,7 +243,8 @@ def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
             kind=KINDS.get(name, "augment"),
             cpu_ms=cpu,
             wait_ms=waited,
-            share=(cpu + waited) / (whole + wait),
+            share=(cpu + waited)
+            / max(whole + wait, 1e-9),  # of a few small images a round may take no time to speak of
             images_per_second=1000 / max(costs[name].wall, 1e-6),
             bytes_per_image=encoded if name in (first, "plan") else pixels,
             parallelism=tuned.get(name, {}).get("parallelism"),

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing import event_accumulator
 
-from benchmarks import gpu, results
+from benchmarks import on_gpu, results
 from benchmarks.timing import Sample
 from models.config import ModelConfig
 from pipeline.config import DataConfig
@@ -21,9 +21,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_every_case_trains(small: DataConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "PER_CALL", 2)
-    monkeypatch.setattr(gpu, "STEPS", 4)
-    cases = gpu.trainings(dataclasses.replace(small, batch_size=4), ModelConfig(name="cnn", width=4), str(tmp_path))
+    monkeypatch.setattr(on_gpu, "PER_CALL", 2)
+    monkeypatch.setattr(on_gpu, "STEPS", 4)
+    cases = on_gpu.trainings(dataclasses.replace(small, batch_size=4), ModelConfig(name="cnn", width=4), str(tmp_path))
     kinds = {"plain", "xla", "whole", "watched"}
     assert set(cases) == {
         *(f"{precision}/{kind}" for precision in ("bfloat16", "float16") for kind in kinds),
@@ -47,7 +47,7 @@ def test_ratios_are_of_turns_next_to_each_other() -> None:
         "bfloat16/fed": (2, 2),
     }
     samples = {name: [Sample(9.0, wall) for wall in of] for name, of in seconds.items()}
-    found = {(each.case, each.metric): each for each in gpu.measured(samples, batch=10)}
+    found = {(each.case, each.metric): each for each in on_gpu.measured(samples, batch=10)}
     assert found["bfloat16/xla", "images_per_second"].samples == (1000.0, 500.0)
     assert found["bfloat16/watched", "added_wall_fraction"].samples == pytest.approx((0.1, 0.05))
     assert found["bfloat16/fed", "throughput_share"].samples == (0.5, 1.0)
