@@ -115,6 +115,7 @@ def test_without_a_fix_nothing_is_tried() -> None:
     assert improved(trials, {}, [trials.whole(NORM)]) == ({}, [])
 
 
+@pytest.mark.slow
 def test_a_fix_that_was_given_up_early_is_finished_first(small: DataConfig) -> None:
     model = ModelConfig(name="cnn", width=4)
     config = TrainConfig(epochs=4, data=small, model=model, precision="float32")
