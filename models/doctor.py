@@ -99,7 +99,8 @@ def _wrong_labels(bench: Bench, probe: Run, case: Case, output: str) -> list[Cha
 def _judged_again(bench: Bench, trials: Trials, tried: list[Trial], case: Case, output: str) -> list[Trial]:
     """Where leaving these images out helps, the same by a network that learnt without them: it knows better.
 
-    With 30% of the labels of `shapes` wrong, accuracy goes from 0.71 to 0.83, then to 0.86; a third time adds 0.005 (one run).
+    With 30% of the labels of `shapes` wrong, accuracy went from 0.71 to 0.83, then to 0.86; a third time added 0.005
+    (one run).
     """
     trial = next((each for each in tried if each.change.cause == "label_noise"), None)
     if trial is None:
