@@ -3,9 +3,9 @@
     python -m benchmarks.startup --rounds=9 --output=result.json
 
 `help`, `flag_error` and `presets` are whole commands. `first_step` is `tools.train --preset=quick` up to the end of its
-first call of steps, with the checks of network and settings that come before and, as far as they have come, those of
-images, which go on beside; `first_step/unchecked` is without any (`--preflight=off`);
-`bare` is the same steps of the same model in a script that does nothing else (`bare_step.py`). All take turns.
+first call of steps, with the checks of network and settings that come before (those of images go on beside later
+ones); `first_step/unchecked` is without any (`--preflight=off`); `bare` is the same steps of the same model in a script
+that does nothing else (`bare_step.py`). All take turns.
 """
 
 from __future__ import annotations

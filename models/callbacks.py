@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from concurrent.futures import Future
 from typing import Any
 
 import tf_keras as keras
 
 from models.checkpoints import Checkpointer, Checkpoints, Stateful
 from models.config import TrainConfig
-from models.diagnosis import Finding
 from models.early_stopping import EarlyStopping
 from models.guard import StabilityGuard
 from models.incidents import Incidents
-from models.preflight import Telling
+from models.preflight import OfImages, Telling
 from models.progress import Progress
 from models.summary import Meter
 from models.tensorboard import Profiler, TensorBoard
@@ -43,7 +41,7 @@ class Attending:
     closing: list[Any]
     telling: Telling | None = None
 
-    def tell_of(self, of_images: Future[list[Finding]]) -> None:
+    def tell_of(self, of_images: OfImages) -> None:
         """Preflight's findings of the images, when they are there."""
         self.telling = Telling(of_images, self.incidents)
         self.checkpointer.beside["preflight"] = self.telling

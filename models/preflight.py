@@ -5,8 +5,8 @@
     tell(findings, incidents)          # those that are not ok: a line of the log and an incident each
 
 The quick checks take about eight CPU seconds (7.7 with `--preset=quick`, two runs on 2 cores of an EPYC): the network's
-making and its two passes and, in a thread beside, the labels and, of 2,500 images or more, what augmentation leaves of
-them. `train` begins before these have ended.
+making and its two passes; the labels and, of 2,500 images or more, what augmentation leaves of them. Those of the
+images are five of the eight seconds: `train` makes them in a thread, beside the steps that follow the first ones.
 `--preflight=full` adds those that take longer: one batch learnt by heart (1 to 3), a learning-rate range test (20 with
 `--preset=quick`: 120 steps of the run's own batches).
 """
@@ -14,11 +14,11 @@ them. `train` begins before these have ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from absl import logging
@@ -31,6 +31,8 @@ from models.look import Look
 from models.range_test import RangeTest
 from pipeline.opening import Data
 
+OfImages = Callable[[], list[Finding]]
+
 
 def preflight(
     config: TrainConfig,
@@ -38,20 +40,19 @@ def preflight(
     devices: tf.distribute.Strategy,
     shown: Callable[[RangeTest], None] | None = None,
 ) -> list[Finding]:
-    """A finding of every check, ok or not: those of `begun`, and what becomes of them."""
-    findings, images = begun(config, data, devices, shown)
-    return [*findings, *images.result()]
+    """A finding of every check, ok or not."""
+    findings, of_images = before(config, data, devices, shown)
+    return [*findings, *of_images()]
 
 
-def begun(
+def before(
     config: TrainConfig,
     data: Data,
     devices: tf.distribute.Strategy,
     shown: Callable[[RangeTest], None] | None = None,
-) -> tuple[list[Finding], Future[list[Finding]]]:
-    """(findings of settings, index and network, those of the images); with `config.preflight` "full" slow ones, too.
+) -> tuple[list[Finding], OfImages]:
+    """(findings of settings, index and network, what finds those of the images); with "full" slow ones, too.
 
-    Those of the images, five of the eight seconds, come from a thread of their own: training may begin meanwhile.
     Call it when the process has been seeded (`train.set_up`) and nothing been made of that: it leaves seeds and names
     of layers as it found them, so that a run after it is bit for bit the one without. The network is one device's; on
     several workers none is made and no image read, as what one of them does alone the others would wait for.
@@ -66,12 +67,9 @@ def begun(
         findings += data_checks.checks(config, data)
         if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
             rule = "on several workers only settings and the index are checked"
-            nothing: Future[list[Finding]] = Future()
-            nothing.set_result([])
             untouched = Finding("network", True, "neither network nor augmentation has been looked at", rule)
-            return [*findings, untouched], nothing
+            return [*findings, untouched], list
         images, labels = data_checks.first_batch(config, data)
-        of_images = looked_at(config, data, images)
         look = Look(config, data, images, labels)
         findings += network_checks.checks(config, look, config_checks.steps_in_run(config, available), replicas)
         if config.preflight == "full":
@@ -80,17 +78,13 @@ def begun(
             findings.append(range_test.finding(config, found))
             if shown:
                 shown(found)
-    return findings, of_images
+    return findings, functools.partial(data_checks.of_images, config, data, images)
 
 
-def looked_at(config: TrainConfig, data: Data, images: np.ndarray | None = None) -> Future[list[Finding]]:
-    """Findings of the images, in a thread of their own; `images` are the run's first, where they have been read."""
-    if images is None:
-        images, _ = data_checks.first_batch(config, data)
-    beside = ThreadPoolExecutor(1, "preflight")
-    found = beside.submit(data_checks.of_images, config, data, images)
-    beside.shutdown(wait=False)
-    return found
+def of_images(config: TrainConfig, data: Data) -> OfImages:
+    """What finds those of the images, for a run that goes on."""
+    images, _ = data_checks.first_batch(config, data)
+    return functools.partial(data_checks.of_images, config, data, images)
 
 
 def is_pending(state: dict[str, Any]) -> bool:
@@ -99,32 +93,41 @@ def is_pending(state: dict[str, Any]) -> bool:
 
 
 class Telling(keras.callbacks.Callback):
-    """Tells what the checks of the images found as soon as they have ended, and waits for them before a checkpoint.
+    """Checks the images beside training, from its first call on, and tells what that found as soon as it has ended.
 
-    `in_haste`, as after a signal, it does not wait: `state` says so, and a run that goes on checks the images anew.
+    Not before: tracing and compiling want the cores themselves. Before a checkpoint it waits for them. `in_haste`, as
+    after a signal, it does not: `state` says so, and a run that goes on checks the images anew.
     """
 
-    def __init__(self, of_images: Future[list[Finding]], incidents: Incidents) -> None:
+    def __init__(self, of_images: OfImages, incidents: Incidents) -> None:
         super().__init__()
         self._of_images, self._incidents = of_images, incidents
+        self._found: Future[list[Finding]] | None = None
         self._told = self.in_haste = False
 
     def state(self) -> dict[str, Any]:
         return {"told": self._told}
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._of_images.done():
+        if self._begun().done():
             self.finish()
 
     def finish(self) -> None:
         """Waits for them. What breaks a check stops no run: that is an error in the log."""
-        if self._told or (self.in_haste and not self._of_images.done()):
+        if self._told or (self.in_haste and not (self._found and self._found.done())):
             return
-        self._told = True
-        if error := self._of_images.exception():
+        found, self._told = self._begun(), True
+        if error := found.exception():
             logging.error("preflight: the images could not be checked: %s: %s", type(error).__name__, error)
         else:
-            tell(self._of_images.result(), self._incidents)
+            tell(found.result(), self._incidents)
+
+    def _begun(self) -> Future[list[Finding]]:
+        if self._found is None:
+            beside = ThreadPoolExecutor(1, "preflight")
+            self._found = beside.submit(self._of_images)
+            beside.shutdown(wait=False)
+        return self._found
 
 
 @contextlib.contextmanager

@@ -72,13 +72,13 @@ def train(
             going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
             # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
             wanted = config.preflight != "off" and chief and not going_on
-            findings, of_images = preflight.begun(config, data, devices) if wanted else ([], None)
+            findings, of_images = preflight.before(config, data, devices) if wanted else ([], None)
         steps_per_epoch = steps_in_epoch(config, data)
         model = create_model(config, data, devices, steps_per_epoch)
         checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
         state = restore(checkpoints, devices) if resume else None
         if state and preflight.is_pending(state) and chief:
-            of_images = preflight.looked_at(config, data)
+            of_images = preflight.of_images(config, data)
         with agreed(devices):
             if chief:
                 run_directory.create(model_dir, config, data.skipped, resume)

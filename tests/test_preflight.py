@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -631,23 +630,30 @@ def test_a_run_is_the_same_bit_for_bit_with_and_without(replicas: int, tmp_path:
 
 
 def test_what_images_show_is_told_once_when_it_is_known() -> None:
-    of_images, incidents = Future(), Incidents()
+    asked, known, incidents = threading.Event(), threading.Event(), Incidents()
+    findings = [Finding("odd", False, "four", "three", "take one away"), Finding("even", True, "two", "two")]
+
+    def of_images() -> list[Finding]:
+        asked.set()
+        assert known.wait(100)
+        return findings
+
     telling = Telling(of_images, incidents)
+    assert not asked.is_set(), "nothing is checked before the first steps"
     telling.on_train_batch_end(0)
+    assert asked.wait(100)
     assert not incidents.counts
-    of_images.set_result([Finding("odd", False, "four", "three", "take one away"), Finding("even", True, "two", "two")])
-    for batch in (1, 2):
-        telling.on_train_batch_end(batch)
+    known.set()
+    for _ in range(2):
+        telling.finish()
+        telling.on_train_batch_end(1)
         assert incidents.counts == {"preflight_odd": 1}
-    telling.finish()
-    assert incidents.counts == {"preflight_odd": 1}
     assert telling.state() == {"told": True}
 
 
 def test_the_end_waits_for_what_images_show() -> None:
-    of_images, incidents = Future(), Incidents()
-    threading.Timer(0.1, of_images.set_result, [[Finding("odd", False, "four", "three")]]).start()
-    Telling(of_images, incidents).finish()
+    incidents = Incidents()
+    Telling(lambda: [Finding("odd", False, "four", "three")], incidents).finish()
     assert incidents.counts == {"preflight_odd": 1}
 
 
