@@ -26,14 +26,15 @@ from pipeline.config import require
 FLAGS = flags.FLAGS
 
 flags.DEFINE_integer("pairs", 30, "samples of `plain` and `observed`, and of `observed` and `guarded`")
-flags.DEFINE_integer("keras_pairs", 5, "samples of `plain` and `keras_tensorboard`")
+flags.DEFINE_integer("keras_pairs", 5, "samples of `plain` and `keras_tensorboard`; 0: none")
 flags.DEFINE_integer("steps", 100, "training steps a sample, and between histograms")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
 def main(argv: list[str]) -> int:
-    for name, value in (("pairs", FLAGS.pairs), ("keras_pairs", FLAGS.keras_pairs), ("steps", FLAGS.steps)):
-        require(value >= 1, f"--{name} ({value}) must be at least 1.")
+    for name, least in (("pairs", 1), ("keras_pairs", 0), ("steps", 1)):
+        value = FLAGS[name].value
+        require(value >= least, f"--{name} ({value}) must be at least {least}.")
     require(FLAGS.steps % PER_CALL == 0, f"--steps ({FLAGS.steps}) must divide by {PER_CALL}, the steps of a turn.")
     turns = FLAGS.steps // PER_CALL
     with tempfile.TemporaryDirectory() as directory:
@@ -46,9 +47,12 @@ def main(argv: list[str]) -> int:
         taken = {
             name: quiet_pairs({base: cases[base], name: cases[name]}, pairs, turns, done=told)
             for name, base, pairs in compared
+            if pairs
         }
     found = []
     for name, base, _ in compared:
+        if name not in taken:
+            continue
         samples = taken[name]
         cpu = {case: [sample.cpu_seconds for sample in of] for case, of in samples.items()}
         ratio = paired_ratio(cpu[name], cpu[base])

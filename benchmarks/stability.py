@@ -24,7 +24,7 @@ from benchmarks.journal import Journal
 from pipeline.config import one_of, require
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("suite", "quick", "quick (a few faults, without random search and AutoTrainer) | full")
+flags.DEFINE_string("suite", "quick", "quick (a few faults; no rivals' repairs, nor what watching costs) | full")
 flags.DEFINE_string("data.source", "", "real 32-pixel images, CIFAR-10 for one: a TFDS name or directory, or a folder")
 flags.DEFINE_string("output", "stability.json", "result file; the cases are kept beside it")
 flags.DEFINE_integer("processes", 0, "cases run side by side; 0 is one per core")
