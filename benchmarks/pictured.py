@@ -17,15 +17,7 @@ from benchmarks.results import Report, Result, short
 from models import charts
 from models.report_style import page
 
-OWN = "evenkeel"
 DECODER = "decoder"  # what `benchmarks.stages` has beside the stages
-TASKS = {
-    "jpeg224": "JPEG files as they are, to random crops of 224 pixels",
-    "prepared224": "JPEG files of a shorter side of 256 pixels, to random crops of 224",
-    "raw224": "the decoded pixels of those, to random crops of 224",
-    "small32": "32 pixels out of memory, padded and cropped, flipped, a square cut out",
-    "step32": "a training step, a batch of 128 images of 32 pixels",
-}
 OBSERVED = {
     "observed": "telemetry of every step and histograms, over a plain Keras model",
     "guarded": "the guard and the looks at each layer, over that",
@@ -96,9 +88,10 @@ def _peers(found: Sequence[Result], floors: Mapping[str, Result]) -> str:
         if each.metric == "cpu_ms_per_image":
             peer, task = each.case.split("/", 1)
             of_tasks.setdefault(task, []).append((peer, each, _milliseconds(each.median)))
+    what = quoted.TASKS
     figures = "".join(
         f"<figure><figcaption>{escape(task)}</figcaption>"
-        f'<p class="note">{escape(TASKS.get(task, ""))}; CPU time per image, shorter is better{_told(floors.get(task))}'
+        f'<p class="note">{escape(what.get(task, ""))}; CPU time per image, shorter is better{_told(floors.get(task))}'
         f"</p>{_bars(sorted(of, key=lambda row: row[1].median), floors.get(task))}</figure>"
         for task, of in of_tasks.items()
     )
@@ -152,7 +145,7 @@ def _bars(rows: Iterable[tuple[str, Result, str]], floor: Result | None = None) 
     items = []
     for name, each, text in rows:
         low, high = (max(0.0, end) / most for end in each.ci95)
-        own = " own" if name == OWN else ""
+        own = " own" if name == quoted.OWN else ""
         items.append(
             f'<li class="peer{own}"><span>{escape(name)}</span><b>{escape(text)}</b>'
             f'<div class="track"><i style="width:{max(0.0, each.median) / most:.2%}"></i>'
@@ -163,13 +156,8 @@ def _bars(rows: Iterable[tuple[str, Result, str]], floor: Result | None = None) 
 
 def _observed(found: Sequence[Result]) -> str:
     of = [each for each in found if each.metric == "added_cpu_fraction"]
-    rows = [(OBSERVED.get(each.case, each.case), each, _percent(each)) for each in of]
+    rows = [(OBSERVED.get(each.case, each.case), each, quoted.percent(each)) for each in of]
     return _section("What watching costs", "CPU time that is added, with 95% intervals of pairs.", _bars(rows))
-
-
-def _percent(of: Result) -> str:
-    low, high = of.ci95
-    return f"{of.median:+.1%} ({low:+.1%} to {high:+.1%})"
 
 
 def _fed(found: Sequence[Result]) -> str:
@@ -178,7 +166,7 @@ def _fed(found: Sequence[Result]) -> str:
 
 
 def _stability(found: Sequence[Result]) -> str:
-    header, _, *rows = (line.strip("| ").split(" | ") for line in quoted.table(found).splitlines())
+    header, _, *rows = (line.strip("| ").split(" | ") for line in quoted.stability(found).splitlines())
     head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", *header][-4:])
     body = "".join(f"<tr>{''.join(f'<td>{_plain(cell)}</td>' for cell in row)}</tr>" for row in rows)
     lead = "On the half of faults, networks and seeds that nothing was tuned on; shares with 95% intervals."

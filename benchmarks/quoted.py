@@ -1,15 +1,38 @@
-"""What the README says of the stability suite: the table of its result file.
+"""What the documents quote of committed result files: tables in Markdown.
 
-python -m benchmarks.quoted benchmarks/results/stability.json
+    python -m benchmarks.quoted benchmarks/results/*.json
+
+`headline` is the README's, `loading` that of `benchmarks/README.md`, `stability` that of `docs/stability.md`; a test
+holds all three against the files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from benchmarks import command, results
 from benchmarks.results import Result
+from benchmarks.timing import paired_ratio
 from pipeline.config import require
+
+OWN = "evenkeel"  # the others are compared with it
+TASKS = {
+    "jpeg224": "JPEG files as they are, to random crops of 224 pixels",
+    "prepared224": "JPEG files of a shorter side of 256 pixels, to random crops of 224",
+    "raw224": "the decoded pixels of those, to random crops of 224",
+    "small32": "32 pixels out of memory, padded and cropped, flipped, a square cut out",
+    "step32": "a training step, a batch of 128 images of 32 pixels",
+}
+PEERS = {
+    "tfdata_naive": "naive tf.data",
+    "keras": "Keras",
+    "tfds": "TFDS",
+    "torch": "PyTorch",
+    "torch_eager": "PyTorch, eager",
+    "dali": "DALI on the CPU",
+    "ffcv": "FFCV",
+    "grain": "Grain",
+}
 
 # {how a rival is called: its case} of those that only detect.
 DETECTING = {
@@ -35,9 +58,90 @@ ROWS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
 )
 
 
-def table(found: Iterable[Result], half: str = "heldout") -> str:
+Found = dict[tuple[str, str], Result]  # {(case, metric): result} of one suite
+
+
+def of_suite(found: Iterable[Result], suite: str) -> Found:
+    return {(each.case, each.metric): each for each in found if each.suite == suite}
+
+
+def headline(found: Sequence[Result]) -> str:
+    """Markdown: what evenkeel takes, beside others, of the suites of speed; what was not measured has no row."""
+    peers = of_suite(found, "peers")
+    lines = ["| | evenkeel | others |", "| --- | --- | --- |"]
+    for task, what in TASKS.items():
+        own, *others = raced(peers, task) or [None]
+        if own is not None:
+            beside = ", ".join(f"{PEERS[name]} {time(each)} ({ratio:.2g}x)" for name, each, ratio in others)
+            lines.append(f"| {what} (n = {len(own[1].samples)}) | {time(own[1])} | {beside or '-'} |")
+    train = of_suite(found, "train")
+    fed = [("32", train.get(("small32", "input_wait"))), ("224", train.get(("photos224", "input_wait")))]
+    waits = [f"{each.median:.1%} at {pixels} pixels" for pixels, each in fed if each]
+    if waits:
+        lines.append(f"| share of training spent waiting for images | {', '.join(waits)} | - |")
+    observe = of_suite(found, "observe")
+    if watched := observe.get(("observed", "added_cpu_fraction")):
+        keras = observe.get(("keras_tensorboard", "added_cpu_fraction"))
+        beside = f"Keras's TensorBoard callback, weights only: {percent(keras)}" if keras else "-"
+        what = f"telemetry of every step, histograms of weights and gradients (n = {len(watched.samples)} pairs)"
+        lines.append(f"| {what} | {percent(watched)} of CPU time | {beside} |")
+    startup = of_suite(found, "startup")
+    if begun := startup.get(("first_step", "wall_over_bare")):
+        own, bare = startup[("first_step", "wall_seconds")], startup[("bare", "wall_seconds")]
+        what = f"from the command to the end of the first steps (n = {len(own.samples)})"
+        beside = f"a script without evenkeel {bare.median:.1f} s ({begun.median:.2f}x)"
+        lines.append(f"| {what} | {own.median:.1f} s | {beside} |")
+    if answered := startup.get(("help", "wall_seconds")):
+        lines.append(f"| `--help`, or a flag that is wrong | {answered.median:.2f} s | - |")
+    return "\n".join(lines)
+
+
+def loading(found: Sequence[Result]) -> str:
+    """Markdown: CPU ms an image of every loader and task, 95% interval, ratio to evenkeel of turns of one round."""
+    peers = of_suite(found, "peers")
+    tasks = [task for task in TASKS if task != "step32"]
+    cells: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        for name, each, ratio in raced(peers, task):
+            low, high = each.ci95
+            beside = "" if name == OWN else f" [{ratio:.2f}]"
+            cells.setdefault(name, {})[task] = f"{figure(each.median)} ({figure(low)} to {figure(high)}){beside}"
+    lines = [f"| loader | {' | '.join(f'`{task}`' for task in tasks)} |", "| --- " * (len(tasks) + 1) + "|"]
+    for name, of in cells.items():
+        lines.append(f"| {PEERS.get(name, name)} | {' | '.join(of.get(task, '-') for task in tasks)} |")
+    return "\n".join(lines)
+
+
+def raced(peers: Found, task: str) -> list[tuple[str, Result, float]]:
+    """[(loader, CPU ms an image, the ratio to evenkeel's)] of a task, evenkeel first."""
+    of = {
+        case.split("/")[0]: each
+        for (case, metric), each in peers.items()
+        if metric == "cpu_ms_per_image" and case.endswith(f"/{task}")
+    }
+    if OWN not in of:
+        return []
+    names = [OWN, *(name for name in PEERS if name in of)]
+    return [(name, of[name], paired_ratio(of[name].samples, of[OWN].samples).median) for name in names]
+
+
+def time(of: Result) -> str:
+    """CPU time an image, in milliseconds or, below a tenth of one, microseconds."""
+    return f"{of.median * 1000:.2g} µs" if of.median < 0.1 else f"{of.median:.3g} ms"
+
+
+def figure(milliseconds: float) -> str:
+    return f"{milliseconds:.4f}" if milliseconds < 0.1 else f"{milliseconds:.3g}"
+
+
+def percent(of: Result) -> str:
+    low, high = of.ci95
+    return f"{of.median:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def stability(found: Iterable[Result], half: str = "heldout") -> str:
     """Markdown: evenkeel and its rivals on a half of the suite, shares with their 95% intervals."""
-    of = {(each.case, each.metric): each for each in found}
+    of = of_suite(found, "stability")
     lines = ["| | evenkeel | AutoTrainer | others |", "| --- | --- | --- | --- |"]
     for name, metric, counted, others in ROWS:
         own = of.get((half, metric))
@@ -66,8 +170,13 @@ def share(of: Result) -> str:
 
 
 def main(argv: list[str]) -> int:
-    require(len(argv) == 2, "give one result file: python -m benchmarks.quoted benchmarks/results/stability.json")
-    print(table(results.read(argv[1]).results))
+    require(len(argv) >= 2, "give result files: python -m benchmarks.quoted benchmarks/results/*.json")
+    for path in argv[1:]:
+        found = results.read(path).results
+        suites = {each.suite for each in found}
+        tables = [headline(found), loading(found)] if suites - {"stability"} else []
+        tables += [stability(found)] if "stability" in suites else []
+        print(f"{path}\n\n" + "\n\n".join(tables) + "\n")
     return 0
 
 
