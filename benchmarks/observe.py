@@ -32,8 +32,8 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 
 def main(argv: list[str]) -> int:
-    for name, least in (("pairs", 1), ("keras_pairs", 0), ("steps", 1)):
-        value = FLAGS[name].value
+    leasts = (("pairs", FLAGS.pairs, 1), ("keras_pairs", FLAGS.keras_pairs, 0), ("steps", FLAGS.steps, 1))
+    for name, value, least in leasts:
         require(value >= least, f"--{name} ({value}) must be at least {least}.")
     require(FLAGS.steps % PER_CALL == 0, f"--steps ({FLAGS.steps}) must divide by {PER_CALL}, the steps of a turn.")
     turns = FLAGS.steps // PER_CALL

@@ -8,7 +8,7 @@ holds all three against the files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks import command, results
 from benchmarks.results import Result
@@ -67,33 +67,48 @@ def of_suite(found: Iterable[Result], suite: str) -> Found:
 
 def headline(found: Sequence[Result]) -> str:
     """Markdown: what evenkeel takes, beside others, of the suites of speed; what was not measured has no row."""
+    rows = [*_raced_rows(found), *_fed_rows(found), *_watched_rows(found), *_started_rows(found)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [("", "evenkeel", "others"), ("---",) * 3, *rows])
+
+
+Row = tuple[str, str, str]  # what, evenkeel, others
+
+
+def _raced_rows(found: Sequence[Result]) -> Iterator[Row]:
     peers = of_suite(found, "peers")
-    lines = ["| | evenkeel | others |", "| --- | --- | --- |"]
     for task, what in TASKS.items():
-        own, *others = raced(peers, task) or [None]
-        if own is not None:
+        if of := raced(peers, task):
+            (_, own, _), *others = of
             beside = ", ".join(f"{PEERS[name]} {time(each)} ({ratio:.2g}x)" for name, each, ratio in others)
-            lines.append(f"| {what} (n = {len(own[1].samples)}) | {time(own[1])} | {beside or '-'} |")
+            yield f"{what} (n = {len(own.samples)})", time(own), beside or "-"
+
+
+def _fed_rows(found: Sequence[Result]) -> Iterator[Row]:
     train = of_suite(found, "train")
-    fed = [("32", train.get(("small32", "input_wait"))), ("224", train.get(("photos224", "input_wait")))]
-    waits = [f"{each.median:.1%} at {pixels} pixels" for pixels, each in fed if each]
-    if waits:
-        lines.append(f"| share of training spent waiting for images | {', '.join(waits)} | - |")
+    waits = {pixels: train.get((case, "input_wait")) for pixels, case in ((32, "small32"), (224, "photos224"))}
+    told = [f"{wait.median:.1%} at {pixels} pixels" for pixels, wait in waits.items() if wait]
+    if told:
+        yield "share of training spent waiting for images", ", ".join(told), "-"
+
+
+def _watched_rows(found: Sequence[Result]) -> Iterator[Row]:
     observe = of_suite(found, "observe")
     if watched := observe.get(("observed", "added_cpu_fraction")):
         keras = observe.get(("keras_tensorboard", "added_cpu_fraction"))
-        beside = f"Keras's TensorBoard callback, weights only: {percent(keras)}" if keras else "-"
         what = f"telemetry of every step, histograms of weights and gradients (n = {len(watched.samples)} pairs)"
-        lines.append(f"| {what} | {percent(watched)} of CPU time | {beside} |")
+        beside = f"Keras's TensorBoard callback, weights only: {percent(keras)}" if keras else "-"
+        yield what, f"{percent(watched)} of CPU time", beside
+
+
+def _started_rows(found: Sequence[Result]) -> Iterator[Row]:
     startup = of_suite(found, "startup")
-    if begun := startup.get(("first_step", "wall_over_bare")):
-        own, bare = startup[("first_step", "wall_seconds")], startup[("bare", "wall_seconds")]
+    if ratio := startup.get(("first_step", "wall_over_bare")):
+        own, bare = startup["first_step", "wall_seconds"], startup["bare", "wall_seconds"]
         what = f"from the command to the end of the first steps (n = {len(own.samples)})"
-        beside = f"a script without evenkeel {bare.median:.1f} s ({begun.median:.2f}x)"
-        lines.append(f"| {what} | {own.median:.1f} s | {beside} |")
+        beside = f"a script without evenkeel {bare.median:.1f} s ({ratio.median:.2f}x)"
+        yield what, f"{own.median:.1f} s", beside
     if answered := startup.get(("help", "wall_seconds")):
-        lines.append(f"| `--help`, or a flag that is wrong | {answered.median:.2f} s | - |")
-    return "\n".join(lines)
+        yield "`--help`, or a flag that is wrong", f"{answered.median:.2f} s", "-"
 
 
 def loading(found: Sequence[Result]) -> str:
