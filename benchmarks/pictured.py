@@ -87,7 +87,7 @@ def _peers(found: Sequence[Result], floors: Mapping[str, Result]) -> str:
     for each in found:
         if each.metric == "cpu_ms_per_image":
             peer, task = each.case.split("/", 1)
-            of_tasks.setdefault(task, []).append((peer, each, _milliseconds(each.median)))
+            of_tasks.setdefault(task, []).append((quoted.named(peer, task), each, _milliseconds(each.median)))
     what = quoted.TASKS
     figures = "".join(
         f"<figure><figcaption>{escape(task)}</figcaption>"

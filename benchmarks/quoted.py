@@ -28,6 +28,7 @@ PEERS = {
     "keras": "Keras",
     "tfds": "TFDS",
     "torch": "PyTorch",
+    "torch/step32": "PyTorch, compiled",
     "torch_eager": "PyTorch, eager",
     "dali": "DALI on the CPU",
     "ffcv": "FFCV",
@@ -79,7 +80,7 @@ def _raced_rows(found: Sequence[Result]) -> Iterator[Row]:
     for task, what in TASKS.items():
         if of := raced(peers, task):
             (_, own, _), *others = of
-            beside = ", ".join(f"{PEERS[name]} {time(each)} ({ratio:.2g}x)" for name, each, ratio in others)
+            beside = ", ".join(f"{named(name, task)} {time(each)} ({ratio:.2g}x)" for name, each, ratio in others)
             yield f"{what} (n = {len(own.samples)})", time(own), beside or "-"
 
 
@@ -123,7 +124,7 @@ def loading(found: Sequence[Result]) -> str:
             cells.setdefault(name, {})[task] = f"{figure(each.median)} ({figure(low)} to {figure(high)}){beside}"
     lines = [f"| loader | {' | '.join(f'`{task}`' for task in tasks)} |", "| --- " * (len(tasks) + 1) + "|"]
     for name, of in cells.items():
-        lines.append(f"| {PEERS.get(name, name)} | {' | '.join(of.get(task, '-') for task in tasks)} |")
+        lines.append(f"| {named(name, '')} | {' | '.join(of.get(task, '-') for task in tasks)} |")
     return "\n".join(lines)
 
 
@@ -138,6 +139,11 @@ def raced(peers: Found, task: str) -> list[tuple[str, Result, float]]:
         return []
     names = [OWN, *(name for name in PEERS if name in of)]
     return [(name, of[name], paired_ratio(of[name].samples, of[OWN].samples).median) for name in names]
+
+
+def named(peer: str, task: str) -> str:
+    """What a peer is called in that task."""
+    return PEERS.get(f"{peer}/{task}", PEERS.get(peer, peer))
 
 
 def time(of: Result) -> str:

@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 
 from benchmarks import quoted, results
 from benchmarks.faults import FAULTS
+from benchmarks.results import Result
 from models import detectors
 from models.causes import CAUSES
 from models.config import TrainConfig
@@ -40,13 +42,41 @@ def test_every_flag_is_listed_with_its_default_and_help(config: type) -> None:
         assert row in listed, option.name
 
 
-def test_the_table_of_the_stability_suite_is_that_of_its_committed_result() -> None:
-    found = results.read(ROOT / "benchmarks" / "results" / "stability.json")
-    assert quoted.table(found.results) in README
+@pytest.mark.parametrize(
+    ("document", "table", "committed"),
+    [
+        ("README.md", quoted.headline, "speed.json"),
+        ("benchmarks/README.md", quoted.loading, "speed.json"),
+        ("docs/stability.md", quoted.stability, "stability.json"),
+    ],
+)
+def test_tables_are_those_of_committed_results(
+    document: str, table: Callable[[Sequence[Result]], str], committed: str
+) -> None:
+    found = results.read(ROOT / "benchmarks" / "results" / committed).results
+    assert table(found) in (ROOT / document).read_text()
+
+
+def test_what_the_readme_says_of_the_stability_suite_is_in_its_committed_result() -> None:
+    found = quoted.of_suite(results.read(ROOT / "benchmarks" / "results" / "stability.json").results, "stability")
+    of = {metric: found["heldout", metric].median for case, metric in found if case == "heldout"}
+    rival = {metric: found["heldout/autotrainer", metric].median for metric in ("recall", "recovered_persistent")}
+    said = " ".join(README.split())
+    assert of["false_alarm_rate"] == 0
+    assert of["recovered_transient"] == 1
+    for claim in (
+        f"{of['recall']:.0%} of faulty runs are seen, with no false alarm in {of['clean_runs']:.0f} sound ones",
+        f"the cause first in {of['cause_top1']:.0%} of cases",
+        f"cures {of['recovered_persistent']:.0%} of the faults that last",
+        f"AutoTrainer's rules see {rival['recall']:.0%} and cure {rival['recovered_persistent']:.0%}",
+        f"Watching costs {found['all', 'watch_overhead'].median:+.1%} of CPU time",
+    ):
+        assert claim in said
 
 
 def test_pictures_and_links_exist() -> None:
-    targets = [target for target in re.findall(r"\]\(([^)#\s]+)", README) if "://" not in target]
+    targets = re.findall(r"\]\(([^)#\s]+)|src=\"([^\"]+)\"", README)
+    targets = [link or picture for link, picture in targets if "://" not in link]
     assert targets
     for target in targets:
         assert (ROOT / target).exists(), target
@@ -54,26 +84,22 @@ def test_pictures_and_links_exist() -> None:
 
 @pytest.mark.slow
 def test_the_users_own_script_runs_and_writes_histograms(tmp_path: pathlib.Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your_own.md").read_text(), re.DOTALL)
     script = next(block for block in blocks if "model.fit" in block)
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
     assert list((tmp_path / "runs" / "mine" / "train").glob("events*"))
 
 
-def test_the_users_own_model_is_one_that_trains() -> None:
+def test_the_users_own_model_is_one_that_trains(tmp_path: pathlib.Path) -> None:
     from models.config import ModelConfig
     from models.network import create
 
-    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def tiny" in b)
-    assert "function" in README
-
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as directory:
-        path = pathlib.Path(directory) / "mine.py"
-        path.write_text(block)
-        assert create(ModelConfig(name=f"{path}:tiny"), (32, 32, 3), 10).output_shape == (None, 10)
+    text = (ROOT / "docs" / "your_own.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def tiny" in b)
+    path = tmp_path / "mine.py"
+    path.write_text(block)
+    assert create(ModelConfig(name=f"{path}:tiny"), (32, 32, 3), 10).output_shape == (None, 10)
 
 
 def test_the_table_of_scaling_is_what_its_code_prints() -> None:

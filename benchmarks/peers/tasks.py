@@ -114,7 +114,9 @@ def compare(name: str, rounds: int, directory: Path, task: Task) -> Compared:
     images = {peer: steps[peer] * workers[peer].facts["images_per_step"] for peer in outcome.turns}
     found = [result for peer in outcome.turns for result in metrics(f"{peer}/{name}", outcome, peer, images[peer])]
     about = {
-        "settings": dict(task.settings),
+        "settings": {
+            name: os.path.basename(value) for name, value in task.settings.items()
+        },  # whose cache is no matter
         "images_a_turn": images,
         "rounds_run": outcome.rounds_run,
         "others_cores": outcome.others_cores,
