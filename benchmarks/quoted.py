@@ -21,7 +21,7 @@ TASKS = {
     "prepared224": "JPEG files of a shorter side of 256 pixels, to random crops of 224",
     "raw224": "the decoded pixels of those, to random crops of 224",
     "small32": "32 pixels out of memory, padded and cropped, flipped, a square cut out",
-    "step32": "a training step, a batch of 128 images of 32 pixels",
+    "step32": "a training step on batches of 128 images of 32 pixels",
 }
 PEERS = {
     "tfdata_naive": "naive tf.data",
@@ -89,7 +89,7 @@ def _fed_rows(found: Sequence[Result]) -> Iterator[Row]:
     waits = {pixels: train.get((case, "input_wait")) for pixels, case in ((32, "small32"), (224, "photos224"))}
     told = [f"{wait.median:.1%} at {pixels} pixels" for pixels, wait in waits.items() if wait]
     if told:
-        yield "share of training spent waiting for images", ", ".join(told), "-"
+        yield "share of training spent waiting for images, steps on one core, input on the other", ", ".join(told), "-"
 
 
 def _watched_rows(found: Sequence[Result]) -> Iterator[Row]:
@@ -105,11 +105,11 @@ def _started_rows(found: Sequence[Result]) -> Iterator[Row]:
     startup = of_suite(found, "startup")
     if ratio := startup.get(("first_step", "wall_over_bare")):
         own, bare = startup["first_step", "wall_seconds"], startup["bare", "wall_seconds"]
-        what = f"from the command to the end of the first steps (n = {len(own.samples)})"
+        what = f"wall time from the command to the end of the first steps (n = {len(own.samples)})"
         beside = f"a script without evenkeel {bare.median:.1f} s ({ratio.median:.2f}x)"
         yield what, f"{own.median:.1f} s", beside
     if answered := startup.get(("help", "wall_seconds")):
-        yield "`--help`, or a flag that is wrong", f"{answered.median:.2f} s", "-"
+        yield "the same to `--help`, or to an error in a flag", f"{answered.median:.2f} s", "-"
 
 
 def loading(found: Sequence[Result]) -> str:
@@ -177,9 +177,8 @@ def stability(found: Iterable[Result], half: str = "heldout") -> str:
         ]
         lines.append(f"| {' | '.join([*cells, ', '.join(told) or '-'])} |")
     if cost := of.get(("all", "watch_overhead")):
-        low, high = cost.ci95
-        pairs = f"n = {len(cost.samples)} pairs"
-        lines.append(f"| CPU time of watching ({pairs}) | {cost.median:+.1%} ({low:+.1%} to {high:+.1%}) | - | - |")
+        what = f"CPU time of the guard, beside telemetry and histograms (n = {len(cost.samples)} pairs)"
+        lines.append(f"| {what} | {percent(cost)} | - | - |")
     if cost := of.get((half, "diagnosis_cost")):
         lines.append(f"| CPU time of a diagnosis | {cost.median:.0f} times the run's | - | - |")
     return "\n".join(lines)

@@ -35,7 +35,7 @@ SUITES = {
     "quick": Size(clean=3, seeds=3, faults=len(QUICK), pairs=1, overheads=0, rivals=False),
     "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30, rivals=True),
 }
-DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 6 runs, random search as long again
+DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 9 runs, random search as long again
 RIVALS = ("random", "autotrainer")  # once for each held-out fault
 TWINS = 5  # seeds of a twin that is not the plain sound run
 

@@ -278,7 +278,7 @@ class TrainConfig:
     )
     preflight: str = option(
         "on",
-        "off | on (settings and network are checked before the first step, images beside the first steps: what looks"
+        "off | on (settings and network are checked before the first step, images beside the steps after it: what looks"
         " wrong is a warning) | full (one batch learnt by heart and a learning-rate range test, too: a minute or so)",
     )
     early_stopping: int = option(0, "stop after this many epochs without a better validation loss; 0 is off")

@@ -69,7 +69,7 @@ def test_what_the_readme_says_of_the_stability_suite_is_in_its_committed_result(
         f"the cause first in {of['cause_top1']:.0%} of cases",
         f"cures {of['recovered_persistent']:.0%} of the faults that last",
         f"AutoTrainer's rules see {rival['recall']:.0%} and cure {rival['recovered_persistent']:.0%}",
-        f"Watching costs {found['all', 'watch_overhead'].median:+.1%} of CPU time",
+        f"The guard costs {found['all', 'watch_overhead'].median:+.1%} of CPU time",
     ):
         assert claim in said
 
