@@ -6,9 +6,11 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks import injected, verdicts, versions
 from benchmarks.results import ROOT, Result, Skipped
@@ -126,3 +128,20 @@ def test_a_change_for_the_worse_is_made_once(change, path: str, tree: pathlib.Pa
     (tree / path).write_text("nothing of that\n")
     with pytest.raises(ValueError, match="stands there 0 times, and not once"):
         change(tree)
+
+
+def test_what_a_slower_version_spends_changes_nothing_and_is_not_taken_out() -> None:
+    """Its random numbers are in the data that its labels come of: what is only waited for, Grappler takes out."""
+    there: dict[str, Any] = {"tf": tf}
+    exec(injected.SPENDING.format(count=100), there)
+    images, labels = tf.constant([[7], [8]], tf.uint8), tf.constant([3, 4], tf.int64)
+    same_images, same_labels = there["_spent"](images, labels)
+    np.testing.assert_array_equal(same_images, images)
+    np.testing.assert_array_equal(same_labels, labels)
+    graph = tf.function(there["_spent"]).get_concrete_function(images, labels)
+    todo, seen = [graph.outputs[1].op], set()
+    while todo:
+        operation = todo.pop()
+        seen.add(operation.type)
+        todo += [tensor.op for tensor in operation.inputs]
+    assert any("RandomUniform" in name for name in seen), seen
