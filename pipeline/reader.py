@@ -15,7 +15,6 @@ from absl import logging
 
 from pipeline import fetch, mapping, order
 from pipeline.config import DataConfig, UsageError, require
-from pipeline.exiting import until_exit
 from pipeline.fetch import Fetch
 from pipeline.index import DAMAGED, Index
 from pipeline.order import Share
@@ -144,7 +143,7 @@ def _announced(rows: tf.data.Dataset, index: Index, share: Share) -> tf.data.Dat
         return rows
 
     def announced(element: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return element, tf.ensure_shape(tf.numpy_function(until_exit(told), [rows], tf.int64), [share.batch_size])
+        return element, tf.ensure_shape(tf.numpy_function(told, [rows], tf.int64), [share.batch_size])
 
     # A buffer between the announcement and the reading.
     return rows.map(announced).prefetch(-(-AHEAD // share.batch_size))
