@@ -55,7 +55,7 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
 }
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("suite", "quick", "quick (at most ten minutes on two cores) | full (hours)")
+flags.DEFINE_string("suite", "quick", "quick (some ten minutes on two cores) | full (hours)")
 flags.DEFINE_list("only", list(SUITES), f"suites to run, of: {', '.join(SUITES)}")
 flags.DEFINE_string(
     "data.source", "shapes", "images of 224 pixels: shapes (rendered) | tfds:NAME | a directory | a folder"

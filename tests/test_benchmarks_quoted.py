@@ -13,7 +13,7 @@ def milliseconds(peer: str, task: str, *samples: float) -> Result:
 
 
 RACED = [
-    milliseconds("ffcv", "small32", 0.008, 0.009, 0.010),
+    milliseconds("ffcv", "small32", 0.008, 0.015, 0.010),
     milliseconds("evenkeel", "small32", 0.002, 0.003, 0.005),
     milliseconds("evenkeel", "jpeg224", 1.0, 1.0, 1.0),
     milliseconds("torch", "jpeg224", 2.0, 2.5, 3.0),
@@ -22,16 +22,16 @@ RACED = [
 
 
 def test_ratios_are_of_turns_of_the_same_round() -> None:
-    """8 / 2, 9 / 3, 10 / 5: their median is 3, that of the medians too, that of the ends not."""
+    """8 / 2, 15 / 3, 10 / 5: their median is 4; the medians, 10 and 3, would make 3.3."""
     rows = quoted.raced(quoted.of_suite(RACED, "peers"), "small32")
-    assert [(name, ratio) for name, _, ratio in rows] == [("evenkeel", 1.0), ("ffcv", pytest.approx(3.0))]
+    assert [(name, ratio) for name, _, ratio in rows] == [("evenkeel", 1.0), ("ffcv", pytest.approx(4.0))]
 
 
 def test_the_headline_has_a_row_for_what_was_measured_and_none_for_what_was_not() -> None:
     rows = quoted.headline(RACED).splitlines()[2:]
     assert [row.split("|")[2].strip() for row in rows] == ["1 ms", "3 µs"]
     assert "PyTorch 2.5 ms (2.5x)" in rows[0]
-    assert "FFCV 9 µs (3x)" in rows[1]
+    assert "FFCV 10 µs (4x)" in rows[1]
     assert "step" not in "".join(rows), "a step of others only is no row"
 
 
