@@ -247,7 +247,7 @@ class Cases:
         return self._injected(case, "act")
 
     def _injected(self, case: Case, guard: str) -> dict[str, Any]:
-        from models import strategy
+        from models import creation, strategy
         from models import train as training
         from models.guard import StabilityGuard
         from models.incidents import Incidents
@@ -256,9 +256,9 @@ class Cases:
 
         config = dataclasses.replace(self.sound(case), guard=guard)
         devices, data = self._bench.devices, self._bench.data_of(config)
-        training.set_up(config)
+        creation.set_up(config)
         per_epoch = training.steps_in_epoch(config, data)
-        model = training.create_model(config, data, devices, per_epoch)
+        model = creation.create_model(config, data, devices, per_epoch)
         fault = faults.FAULTS[case.fault]
         first = split.first_step(case.fault, case.seed, per_epoch * config.epochs, per_epoch)
         assert fault.inject

@@ -3,17 +3,17 @@
     python -m benchmarks.compare --base=origin/main
     python -m benchmarks.compare --base=v1.2 --head=v1.3 --only=step --output=compare.json --markdown=comment.md
 
-Both versions get a work tree and the packages of their own lock file, and work in turns, A B B A ..., in one job.
-`--head` is the working tree as it is unless it is given. Exits with 4 where the 95% interval of what pairs of turns, or
-of runs with one seed, say of CPU time or losses lies wholly beyond `--least`; and where head cannot do a case, or does
-other work in it. What base cannot do is skipped.
+Versions that are named get a work tree and the packages of their own lock file; without `--head` it is the working tree
+as it stands, which is to be left alone meanwhile. Both work in turns, A B B A ..., in one job. Exits with 4 where the 95%
+interval of what pairs of turns, or of runs with one seed, say of CPU time or losses lies wholly beyond `--least`; where
+head cannot do a case, or does other work in it; and where nothing could be compared. What base cannot do is skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from absl import flags, logging
@@ -51,43 +51,47 @@ def main(argv: list[str]) -> int:
     require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) is a share: it must lie in (0, 1).")
     command.check_output("output", FLAGS.output)
     command.check_output("markdown", FLAGS.markdown)
-    from benchmarks.versions import failed, markdown
+    from benchmarks.versions import failed, markdown, words
 
+    compared: list[Compared] = []
+    skipped: list[Skipped] = []
+    where = results.environment()
     with contextlib.ExitStack() as stack:
         trees = {name: stack.enter_context(checked_out(str(FLAGS[name].value))) for name in ("base", "head")}
-        compared, skipped = run(trees)
-    where = results.environment()
-    versions = {name: tree.commit for name, tree in trees.items()}
-    text = markdown(versions, where, FLAGS.least, compared, skipped)
+        commits = {name: tree.commit for name, tree in trees.items()}
+        for outcome in outcomes(trees):
+            if isinstance(outcome, Skipped):
+                skipped.append(outcome)
+            else:
+                compared.append(outcome)
+            text = markdown(commits, where, FLAGS.least, compared, skipped)
+            told = {"versions_compared": commits, "least": FLAGS.least, "verdicts": words(compared)}
+            if FLAGS.output:
+                found = [result for one in compared for result in one.results]
+                results.write(FLAGS.output, found, {**where, **told}, skipped)
+            if FLAGS.markdown:
+                command.write("markdown", FLAGS.markdown, text)
     print(text)
-    found = [result for one in compared for result in one.results]
-    if FLAGS.output:
-        results.write(FLAGS.output, found, {**where, "versions_compared": versions}, skipped)
-    if FLAGS.markdown:
-        command.write("markdown", FLAGS.markdown, text)
     unable = [entry for entry in skipped if not entry.reason.startswith("base: ")]
-    return 4 if unable or failed(compared) else 0
+    return 4 if unable or not compared or failed(compared) else 0
 
 
-def run(trees: Mapping[str, Tree]) -> tuple[list[Compared], list[Skipped]]:
-    """([what each case came to], [those that one of the versions cannot do])."""
+def outcomes(trees: Mapping[str, Tree]) -> Iterator[Compared | Skipped]:
+    """What each case comes to, as soon as it is known; skipped is what one of the versions cannot do."""
     from benchmarks import versions
     from benchmarks.peers import sources
     from benchmarks.peers.environments import Unavailable
     from benchmarks.peers.race import Refused
 
-    compared: list[Compared] = []
-    skipped: list[Skipped] = []
     for name in FLAGS.only:
         reads = versions.CASES[name].reads
         source = "shapes" if reads == "small32" else str(FLAGS["data.source"].value)
         folder = str(sources.written(reads, source, lambda text: print(text, file=sys.stderr))) if reads else ""
         rounds = FLAGS.seeds if name in versions.STEADINESS else FLAGS.rounds
         try:
-            compared.append(versions.compare(name, trees, rounds, FLAGS.least, folder))
+            yield versions.compare(name, trees, rounds, FLAGS.least, folder)
         except (Unavailable, Refused) as error:
-            skipped.append(Skipped(name, str(error)))
-    return compared, skipped
+            yield Skipped(name, str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `compare` would say of turns that were measured before: how often a case of it fails for its main metric.
+"""What `compare` would say of turns that were measured before: how often a case of it fails.
 
 rates = all_rates(results.read("benchmarks/results/pairs.json").results)
 assert rates["step"].power >= 0.95 and rates["step"].false_alarms <= 0.05
@@ -6,19 +6,27 @@ assert rates["step"].power >= 0.95 and rates["step"].false_alarms <= 0.05
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks import verdicts
 from benchmarks.results import Result
-from benchmarks.verdicts import FAILED
+from benchmarks.verdicts import FAILED, LEAST_SPIKES
 
 POOLS = ("same", "worse")
+JUDGED = {  # what a version fails for
+    "cpu_seconds": verdicts.of_times,
+    "final_loss": verdicts.of_losses,
+    "spike_score": verdicts.of_shares,
+}
 DRAWN = 1000  # samples: beside what the pool itself leaves open, a rate of 0.05 is known to 0.007
 STARTED = 5  # pairs of turns after each start of both versions
 ROUNDS, SEEDS, LEAST = 15, 8, 0.05  # what `compare` takes unless it is told
+
+Sides = tuple[Sequence[float], Sequence[float]]  # of base and head, pair by pair
 
 
 class Rates(NamedTuple):
@@ -34,32 +42,42 @@ class Rates(NamedTuple):
 
 def all_rates(found: Iterable[Result]) -> dict[str, Rates]:
     """{case: rates}, of results that `power` wrote."""
-    samples = {result.case: result.samples for result in found}
-    metrics = {result.case.split("/")[0]: result.metric for result in found}
-    rates = {}
-    for case, metric in metrics.items():
-        share = {
-            pool: failing(metric, *(samples[f"{case}/{pool}/{side}"] for side in ("base", "head"))) for pool in POOLS
-        }
-        rates[case] = Rates(share["worse"], share["same"], len(samples[f"{case}/same/base"]))
-    return rates
+    pools: dict[str, dict[str, dict[str, Sides]]] = {}
+    samples = {(result.case, result.metric): result.samples for result in found}
+    for name, metric in samples:
+        case, pool, side = name.split("/")
+        if side == "base" and metric in JUDGED:
+            sides = samples[name, metric], samples[f"{case}/{pool}/head", metric]
+            pools.setdefault(case, {}).setdefault(pool, {})[metric] = sides
+    return {
+        case: Rates(failing(of["worse"]), failing(of["same"]), len(next(iter(of["same"].values()))[0]))
+        for case, of in pools.items()
+    }
 
 
-def failing(metric: str, base: Sequence[float], head: Sequence[float]) -> float:
-    """The share of samples, drawn with replacement, of which `compare` would say that `head` is worse.
+def any_alarm(rates: Mapping[str, Rates]) -> float:
+    """How often a comparison of equal versions fails in some case."""
+    return 1 - math.prod(1 - of.false_alarms for of in rates.values())
+
+
+def failing(metrics: Mapping[str, Sides]) -> float:
+    """The share of samples, drawn with replacement, of which `compare` would say that head is worse in some metric.
 
     Pairs are drawn whole: turns that were next to each other, runs of one seed. Of turns starts are drawn first, and
     then among the pairs of each, as `compare` starts both versions several times.
     """
-    rng, of_base, of_head = np.random.default_rng(0), np.array(base), np.array(head)
-    words = []
+    rng = np.random.default_rng(0)
+    of = {metric: (np.array(base), np.array(head)) for metric, (base, head) in metrics.items()}
+    pairs, failed = len(next(iter(of.values()))[0]), 0
     for _ in range(DRAWN):
-        if metric == "final_loss":
-            at = rng.integers(len(of_base), size=SEEDS)
-            verdict = verdicts.of_losses(of_base[at].tolist(), of_head[at].tolist(), LEAST)
+        if "final_loss" in of:
+            at = rng.integers(pairs, size=SEEDS)
         else:
-            starts = rng.integers(len(of_base) // STARTED, size=ROUNDS // STARTED)
+            starts = rng.integers(pairs // STARTED, size=ROUNDS // STARTED)
             at = np.concatenate([STARTED * start + rng.integers(STARTED, size=STARTED) for start in starts])
-            verdict = verdicts.of_times(of_base[at].tolist(), of_head[at].tolist(), LEAST)
-        words.append(verdict.word)
-    return sum(word in FAILED for word in words) / DRAWN
+        for metric, (base, head) in of.items():
+            least = LEAST_SPIKES if metric == "spike_score" else LEAST
+            if JUDGED[metric](base[at].tolist(), head[at].tolist(), least).word in FAILED:
+                failed += 1
+                break
+    return failed / DRAWN

@@ -32,7 +32,11 @@ def main(argv: list[str]) -> int:
         command.write("output", FLAGS.output, as_text(bencher(report)))
     else:
         for better in ("lower", "higher"):
-            command.write("output", f"{FLAGS.output}-{better}.json", as_text(github(report, better)))
+            path, entries = f"{FLAGS.output}-{better}.json", github(report, better)
+            if entries:
+                command.write("output", path, as_text(entries))
+            else:  # the action takes no empty file
+                print(f"{path} is not written: no metric is better {better}.")
     return 0
 
 

@@ -4,7 +4,8 @@
     if "clean/cnn/shapes/0" not in journal.records:
         journal.add("clean/cnn/shapes/0", {"accuracy": 0.93})
 
-The first line holds the settings; a journal of others is refused. A line that a kill cut short is left out.
+The first line holds the settings; a journal of others is refused, unless they are None: then it is as it was found. A
+line that a kill cut short is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Journal:
       UsageError: the file cannot be used, or was written with other settings.
     """
 
-    def __init__(self, path: str, settings: dict[str, Any]) -> None:
+    def __init__(self, path: str, settings: dict[str, Any] | None) -> None:
         self._path = path
         self.records: dict[str, dict[str, Any]] = {}
         lines = self._complete_lines()
@@ -31,7 +32,7 @@ class Journal:
             self._write(json.dumps({"settings": settings}), "w")
             return
         found = lines[0].get("settings")
-        if found != settings:
+        if settings is not None and found != settings:
             raise UsageError(
                 f"{path} is the journal of a run with other settings ({found}, not {settings}): give another --output"
                 " or remove it."

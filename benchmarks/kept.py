@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import Report
+from benchmarks.results import Report, short
 from models import charts
 from models.charts import Axis, Curve
 from models.report_style import page
@@ -55,8 +55,10 @@ def add(report: Report, directory: str) -> str:
     path = os.path.join(directory, f"{fingerprint(report.environment)}.jsonl")
     try:
         os.makedirs(directory, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        with open(path, "ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)  # what a kill cut short would spoil the line behind it
+            file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -117,7 +119,7 @@ def _figure(lines: list[dict[str, Any]], name: tuple[str, ...], points: list[tup
     y_axis = Axis.of(low, high, log=False)
     drawn = charts.line_chart(curves, title, unit, charts.span(x), y_axis, x_label="result", size="small")
     newest = "".join(
-        f"<li>{number}: <code>{escape(str(lines[number]['commit'])[:12])}</code>, {escape(lines[number]['time'][:10])}:"
+        f"<li>{number}: <code>{escape(short(str(lines[number]['commit'])))}</code>, {escape(lines[number]['time'][:10])}:"
         f" {charts.number(each['median'])} {escape(unit)}</li>"
         for number, each in points[-NAMED:][::-1]
     )

@@ -28,7 +28,7 @@ def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
     from models.stable_model import StableModel
     from models.strategy import precision
     from models.tensorboard import TensorBoard
-    from models.train import WATCH_EVERY
+    from models.creation import WATCH_EVERY
 
     keras.mixed_precision.set_global_policy(precision("auto"))
     random = np.random.default_rng(0)

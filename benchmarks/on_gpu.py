@@ -87,15 +87,15 @@ def _steps(config: TrainConfig, held: bool) -> Callable[[], object]:
 
 def _made(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
     """The model that `tools.train` would make, and its batches."""
-    from models import strategy
+    from models import creation, strategy
     from models import train as training
     from pipeline.opening import open_data
 
-    training.set_up(config)
+    creation.set_up(config)
     devices, data = strategy.create(config.strategy), open_data(config.data)
     share = strategy.share(devices, config.data.batch_size)
     batches, _ = training.batches(config, data, devices, share, start_step=0)
-    return training.create_model(config, data, devices, STEPS), batches
+    return creation.create_model(config, data, devices, STEPS), batches
 
 
 def _held(batches: tf.data.Dataset) -> tf.data.Dataset:

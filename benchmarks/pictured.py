@@ -12,11 +12,15 @@ from functools import partial
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from benchmarks import quoted
 from benchmarks.results import Report, Result, short
 from models import charts
+from models.charts import Axis, Curve, Mark
 from models.report_style import page
 
+AT_RATE = "loss_at_rate"  # `scored`'s, of a case NETWORK/DATA/RATE
 DECODER = "decoder"  # what `benchmarks.stages` has beside the stages
 OBSERVED = {
     "observed": "telemetry of every step and histograms, over a plain Keras model",
@@ -54,6 +58,8 @@ def _pictured(of: Result) -> bool:
     if of.suite == "observe":
         return of.metric == "added_cpu_fraction"
     if of.suite == "train":
+        return True
+    if of.metric == AT_RATE:
         return True
     half, *rival = of.case.split("/")
     shown = {metric for _, metric, *_ in quoted.ROWS} | {counted for _, _, counted, _ in quoted.ROWS}
@@ -171,7 +177,41 @@ def _stability(found: Sequence[Result]) -> str:
     body = "".join(f"<tr>{''.join(f'<td>{_plain(cell)}</td>' for cell in row)}</tr>" for row in rows)
     lead = "On the half of faults, networks and seeds that nothing was tuned on; shares with 95% intervals."
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return _section("Trouble seen, explained and cured", lead, table)
+    return _section("Trouble seen, explained and cured", lead, table) + _rates(found)
+
+
+def _rates(found: Sequence[Result]) -> str:
+    """Where training stays stable: the loss that a run ends with over its learning rate, a curve for each network."""
+    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for each in found:
+        if each.metric == AT_RATE:
+            network, data, rate = each.case.split("/")
+            curves.setdefault((network, data), []).append((float(rate), each.median))
+    if not curves:
+        return ""
+    largest = {each.case: each.median for each in found if each.metric == "largest_stable_rate"}
+    figures = []
+    for (network, data), points in curves.items():
+        x, y = np.array(sorted(points)).T
+        shared = [loss for (_, of), each in curves.items() if of == data for _, loss in each]
+        curve, dots = Curve("loss", x, y), Curve("loss", x, y, "dots")
+        stable = largest.get(f"{network}/{data}", 0.0)
+        told = f"largest stable rate {charts.number(stable)}" if stable else "no rate is stable"
+        drawn = charts.line_chart(
+            [curve, dots],
+            f"{network} on {data}",
+            "nats",
+            Axis.of(x, log=True),
+            Axis.of(np.array([0.0, *shared]), log=False),
+            x_label="learning rate, log scale",
+            marks=[Mark(stable, "", told)] if stable else [],
+            size="small",
+        )
+        caption = f"<figcaption>{escape(network)} on {escape(data)}</figcaption>"
+        note = f"{told}, marked" if stable else told
+        figures.append(f'<figure>{caption}<p class="note">{escape(note)}</p>{drawn}</figure>')
+    lead = "The validation loss that runs end with over their learning rate; one that diverges counts as guessing."
+    return _section("Where training stays stable", lead, f'<div class="multiples">{"".join(figures)}</div>')
 
 
 def _plain(cell: str) -> str:

@@ -106,7 +106,7 @@ def _started_rows(found: Sequence[Result]) -> Iterator[Row]:
     if ratio := startup.get(("first_step", "wall_over_bare")):
         own, bare = startup["first_step", "wall_seconds"], startup["bare", "wall_seconds"]
         what = f"wall time from the command to the end of the first steps (n = {len(own.samples)})"
-        beside = f"a script without evenkeel {bare.median:.1f} s ({ratio.median:.2f}x)"
+        beside = f"a script with these steps alone {bare.median:.1f} s ({ratio.median:.2f}x)"
         yield what, f"{own.median:.1f} s", beside
     if answered := startup.get(("help", "wall_seconds")):
         yield "the same to `--help`, or to an error in a flag", f"{answered.median:.2f} s", "-"

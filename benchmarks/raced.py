@@ -43,8 +43,11 @@ def raced(
     seconds: float = 2.0,
     steps: int = 0,
     quiet_cores: float = QUIET_CORES,
+    parts: int = 1,
 ) -> Raced:
     """`rounds` turns of each (command, environment), of `steps` steps, or of as many as take about `seconds`.
+
+    Of `parts` parts each, rounded to whole steps, which alternate with the others'.
 
     Raises:
       Unavailable: one of them cannot do it.
@@ -66,16 +69,18 @@ def raced(
                 with _named(name):
                     steps = steps_of_a_turn(worker, seconds)
         lost: list[str] = []
+        in_part = max(1, round(steps / parts))
         outcome = race(
             workers,
-            dict.fromkeys(workers, steps),
+            dict.fromkeys(workers, in_part),
             rounds,
             lambda name, reason: lost.append(f"{name}: {reason}"),
             quiet_cores,
+            parts,
         )
         if lost:
             raise Unavailable(lost[0])
-        return Raced(outcome.turns, steps)
+        return Raced(outcome.turns, parts * in_part)
 
 
 @contextlib.contextmanager

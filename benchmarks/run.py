@@ -5,8 +5,8 @@
     python -m benchmarks.run --only=pipeline,step --output=result.json
 
 Each suite is a command of its own, in a process of its own (`SUITES`); what it wrote is put together here, and kept
-beside OUTPUT as OUTPUT.SUITE.json, so that a long one goes on. A suite that fails is in the file as skipped, with the
-last line it said, and the exit code is 4.
+beside OUTPUT as OUTPUT.SUITE.json. Every run begins anew: what an earlier one left there is removed. A suite that fails
+is in the file as skipped, with the last line it said, and the exit code is 4.
 """
 
 from __future__ import annotations
@@ -102,8 +102,9 @@ def run(name: str, arguments: Sequence[str], source: str, small: str) -> tuple[R
     print(f"{name}: python -m benchmarks.{module} {' '.join(options)}", file=sys.stderr, flush=True)
     begun = time.perf_counter()
     path = os.path.abspath(f"{FLAGS.output}.{name}.json")
-    if os.path.exists(path):
-        os.remove(path)
+    for left in (path, f"{path}.cases.jsonl"):  # the second is the journal of `stability`
+        if os.path.exists(left):
+            os.remove(left)
     line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={path}"]
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         code = subprocess.run(line, cwd=results.ROOT, stdout=said, stderr=subprocess.STDOUT, check=False).returncode

@@ -187,6 +187,13 @@ def stability(records: Records) -> list[Result]:
         rates = [values for case, values in cases(records, "rate") if (*case[2:4],) == (network, data)]
         if len(rates) == len(RATES):
             losses = [float(values["loss"]) for values in rates]
+            capped = np.fmin(
+                losses, GUESSING[data]
+            ).tolist()  # one that is not a number is not told apart from guessing
+            found += [
+                Result("stability", f"{name}/{rate:g}", AT_RATE, "nats", "lower", (loss,))
+                for rate, loss in zip(RATES, capped, strict=True)
+            ]
             sensitivity = scoring.rate_sensitivity(RATES, losses, GUESSING[data])
             largest = scoring.largest_stable_rate(RATES, losses, GUESSING[data]) or 0.0
             found += [
@@ -196,6 +203,7 @@ def stability(records: Records) -> list[Result]:
     return found
 
 
+AT_RATE = "loss_at_rate"  # of a case NETWORK/DATA/RATE
 VALIDATED = 1000  # images: models.replay's, whose import would start TensorFlow
 GUESSING = {"shapes": float(np.log(len(SHAPES))), "photos": float(np.log(10))}  # nats
 

@@ -44,7 +44,10 @@ def main(argv: list[str]) -> int:
     from benchmarks import scored, suite
     from benchmarks.cases import Cases
 
-    journal = Journal(f"{FLAGS.output}.cases.jsonl", {"suite": FLAGS.suite, "data.source": os.path.basename(photos)})
+    where = results.environment()
+    # Of one version: cases of another are not gone on with, only repeated.
+    settings = {"suite": FLAGS.suite, "data.source": os.path.basename(photos), "commit": where["git_commit"]}
+    journal = Journal(f"{FLAGS.output}.cases.jsonl", None if FLAGS.rerun else settings)
     processes = FLAGS.processes or results.cores()
     with tempfile.TemporaryDirectory() as scratch:
         make = functools.partial(Cases, photos, scratch)
@@ -59,7 +62,7 @@ def main(argv: list[str]) -> int:
                     journal.add(case.name, values)
                     bar.update()
     found = scored.all_results(journal.records)
-    results.write(FLAGS.output, found, results.environment())
+    results.write(FLAGS.output, found, where)
     print(results.table(found))
     return 0
 

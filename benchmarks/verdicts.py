@@ -22,6 +22,7 @@ FASTER, SLOWER = "faster", "slower"
 STEADIER, LESS_STEADY = "steadier", "less steady"
 SAME, NOISY = "same", "too noisy: run longer"
 FAILED = (SLOWER, LESS_STEADY)
+LEAST_SPIKES = 0.01  # of the steps; spikes are counted, so that no share of theirs is a least one
 
 
 class Verdict(NamedTuple):

@@ -19,13 +19,15 @@ from benchmarks import scoring, verdicts
 from benchmarks.raced import Raced, command, raced
 from benchmarks.results import Result, Skipped, short
 from benchmarks.trees import Tree
-from benchmarks.verdicts import SAME, Verdict
+from benchmarks.verdicts import LEAST_SPIKES, SAME, Verdict
 
 SECONDS = 2.0  # of a turn
+# Of a turn, alternating with the other side's: what a neighbour does to a core lasts for seconds. Ratios of equal turns
+# of `small_input` deviated by 0.12 to 0.14 in one part, by 0.035 to 0.053 in 4, and by 0.017 in 10.
+PARTS = 10
 STARTS = 3  # of both sides, among which turns are shared out: where a process's memory lies stays for its life
 LAST = 40  # steps whose loss is the last one of a run
 GUESSING = math.log(10)  # nats; a loss above it, or none at all, is not told apart from it
-LEAST_SPIKES = 0.01  # of the steps; spikes are counted, so that no share of theirs is a least one
 
 
 class Case(NamedTuple):
@@ -94,10 +96,12 @@ def turns_of(case: str, trees: Mapping[str, Tree], rounds: int, folder: str = ""
     commands = {name: (command(tree.python, of.file, settings), tree.environ) for name, tree in trees.items()}
     if case in STEADINESS:
         return raced(commands, rounds, steps=of.steps, quiet_cores=math.inf)
-    found = [raced(commands, rounds // starts, SECONDS)]
+    found = [raced(commands, rounds // starts, SECONDS, parts=PARTS)]
     for start in range(1, starts):
         share = rounds // starts + (start <= rounds % starts)
-        found.append(raced(commands, share, steps=found[0].steps))
+        # Who starts first is some percent slower for its life.
+        order = dict(reversed(commands.items())) if start % 2 else commands
+        found.append(raced(order, share, steps=found[0].steps, parts=PARTS))
     turns = {name: [turn for of in found for turn in of.turns[name]] for name in trees}
     return Raced(turns, found[0].steps)
 
@@ -120,6 +124,15 @@ def failed(compared: Sequence[Compared]) -> bool:
         for metric, verdict in one.verdicts.items()
         if metric not in TOLD_ONLY
     )
+
+
+def words(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """Each verdict for a result file, beside the samples that it follows from."""
+    return [
+        {"case": one.case, "metric": metric, **verdict._asdict(), "fails": metric not in TOLD_ONLY}
+        for one in compared
+        for metric, verdict in one.verdicts.items()
+    ]
 
 
 def markdown(

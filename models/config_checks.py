@@ -85,7 +85,7 @@ def small_batch(config: TrainConfig) -> Finding:
 
 
 def divides(config: TrainConfig, replicas: int) -> Finding:
-    """`strategy.share` and `train.refuse_on_replicas` refuse such a run; here it is one finding among others."""
+    """`strategy.share` and `creation.refuse_on_replicas` refuse such a run; here it is one finding among others."""
     parts = replicas * config.optimizer.accumulate
     batch = config.data.batch_size
     return Finding(

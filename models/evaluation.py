@@ -16,9 +16,10 @@ from absl import logging
 from models import run_directory, sealed, strategy
 from models.checkpoints import Checkpoints, read_state, steps
 from models.config import StrategyConfig, TrainConfig
+from models.creation import create_model, set_up
 from models.scores import precision, recall
 from models.stable_model import StableModel
-from models.train import batches, create_model, evaluate, set_up, statistics_batches, steps_in_epoch
+from models.train import batches, evaluate, statistics_batches, steps_in_epoch
 from pipeline import opening
 from pipeline.config import UsageError
 from pipeline.opening import Data

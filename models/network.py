@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import pathlib
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 import tf_keras as keras
@@ -16,7 +17,9 @@ from models.patch import patched
 from models.resnet import resnet, resnet9
 from models.stable_model import StableModel
 from pipeline.config import UsageError
-from pipeline.opening import Data
+
+if TYPE_CHECKING:
+    from pipeline.opening import Data
 
 
 def create(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:

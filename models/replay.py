@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from models import network, strategy, telemetry
+from models import creation, network, strategy, telemetry
 from models import train as training
 from models.checkpoints import Checkpoints
 from models.config import StrategyConfig, TrainConfig, config_json, from_dict, to_dict
@@ -210,13 +210,13 @@ class Bench:
         key = _key(config, data)
         if key in self._models:
             self._models.move_to_end(key)
-            training.set_up(config)
+            creation.set_up(config)
             return self._models[key]
-        training.set_up(config)
+        creation.set_up(config)
         per_epoch = training.steps_in_epoch(config, data)
         # The rate is 1 in the compiled function, and scaled to what a run's configuration says.
         plain = changed(config, {"optimizer.learning_rate": 1.0, "seed": 0, "histograms_every": 0, "guard": "act"})
-        model = training.create_model(plain, data, self.devices, per_epoch)
+        model = creation.create_model(plain, data, self.devices, per_epoch)
         variables = changing(model)
         at_once = int(model._steps_per_execution.numpy())
         self._models[key] = _Compiled(model, variables, self._values(variables), at_once)
@@ -240,7 +240,7 @@ class Bench:
 
     def _fresh(self, config: TrainConfig, data: Data) -> keras.Model:
         """The network, and the weights, that `train` would begin with."""
-        training.set_up(config)
+        creation.set_up(config)
         size, channels = config.data.image_size, config.data.channels
         with self.devices.scope(), named_anew():
             return network.create(config.model, (size, size, channels), len(data.classes))

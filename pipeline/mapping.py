@@ -15,7 +15,6 @@ import functools
 import mmap
 import os
 import sys
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +26,6 @@ available = sys.platform.startswith("linux")
 
 # <sys/mman.h> on Linux; Python's mmap module cannot map at a chosen address.
 PROT_NONE, PROT_READ = 0x0, 0x1
-MADV_WILLNEED = 3
 MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_NORESERVE = 0x02, 0x10, 0x20, 0x4000
 MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -81,20 +79,7 @@ def _mapped(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[int, np.nda
     return base, starts
 
 
-def announcer(paths: tuple[str, ...], sizes: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], None]:
-    """A function (first int64 [n], lengths int64 [n]) that has the kernel read these bytes of `flat_memory` ahead.
-
-    Returns at once; cold storage then sees all requests together, and a page fault finds its page there.
-    """
-    base, _ = _mapped(paths, sizes)
-    advise = ctypes.CDLL(None).madvise
-    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    page = mmap.PAGESIZE
-
-    def announce(first: np.ndarray, lengths: np.ndarray) -> None:
-        begin = base + first
-        aligned = begin // page * page
-        for address, length in zip(aligned.tolist(), (begin + lengths - aligned).tolist(), strict=True):
-            advise(address, length, MADV_WILLNEED)  # advice: without it the bytes come later, and no less rightly
-
-    return announce
+def addresses(paths: tuple[str, ...], sizes: tuple[int, ...]) -> np.ndarray:
+    """int64 [files]: where in this process's address space each file of `flat_memory` begins."""
+    base, starts = _mapped(paths, sizes)
+    return base + starts[:-1]

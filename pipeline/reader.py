@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from pipeline import fetch, mapping, order
+from pipeline import fetch, mapping, order, readahead
 from pipeline.config import DataConfig, UsageError, require
 from pipeline.fetch import Fetch
 from pipeline.index import DAMAGED, Index
@@ -134,16 +134,13 @@ def evaluation_steps(index: Index, share: Share) -> int:
 
 def _announced(rows: tf.data.Dataset, index: Index, share: Share) -> tf.data.Dataset:
     """The same as `training_rows`, `AHEAD` images after the kernel was told to read their bytes."""
-    _, starts = mapping.flat_memory(index.shards, index.sizes)
-    announce, columns = mapping.announcer(index.shards, index.sizes), index.columns
-    offsets = starts[columns["shard"]] + columns["offset"]
-
-    def told(rows: np.ndarray) -> np.ndarray:
-        announce(offsets[rows], columns["length"][rows])
-        return rows
+    columns = index.columns
+    begin = tf.constant(mapping.addresses(index.shards, index.sizes)[columns["shard"]] + columns["offset"])
+    lengths = tf.constant(columns["length"])
 
     def announced(element: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return element, tf.ensure_shape(tf.numpy_function(told, [rows], tf.int64), [share.batch_size])
+        readahead.announce(tf.gather(begin, rows), tf.gather(lengths, rows))
+        return element, tf.ensure_shape(rows, [share.batch_size])
 
     # A buffer between the announcement and the reading.
     return rows.map(announced).prefetch(-(-AHEAD // share.batch_size))

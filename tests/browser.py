@@ -20,6 +20,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 PATIENCE = 120  # seconds, for a loaded machine
 QUIET = ("disable-gpu", "disable-quic", "no-first-run", "disable-sync", "disable-component-update")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+MISSING = not (CHROMIUM and DRIVER)
 
 
 @contextlib.contextmanager
@@ -35,7 +36,7 @@ def tensorboard(logdir: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def chromium(width: int = 1280, height: int = 960) -> Iterator[webdriver.Chrome]:
+def chromium(width: int = 1280, height: int = 960, dark: bool = False) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     with tempfile.TemporaryDirectory() as profile:
@@ -44,6 +45,11 @@ def chromium(width: int = 1280, height: int = 960) -> Iterator[webdriver.Chrome]
             options.add_argument(f"--{argument}")
         driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         try:
+            # A window is never narrower than 500 pixels.
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+            looks = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": looks})
             yield driver
         finally:
             driver.quit()

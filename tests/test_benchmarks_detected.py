@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import detected, results
+from benchmarks import detected, results, timing, versions
 from benchmarks.results import ROOT, Result
 
 PAIRS = ROOT / "benchmarks" / "results" / "pairs.json"
@@ -55,10 +55,38 @@ def test_losses() -> None:
     assert rates.false_alarms < 0.05
 
 
-@pytest.mark.skipif(not PAIRS.exists(), reason="no pairs have been measured")
+@pytest.mark.parametrize(("more", "seen"), [(0.0, False), (0.05, True)])
+def test_spikes_count_where_the_last_loss_is_the_same(more: float, seen: bool) -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for name, spikes in (("same", 0.0), ("worse", more)):
+        for side in ("base", "head"):
+            case = f"training/{name}/{side}"
+            loss, score = np.exp(0.02 * rng.normal(size=40)), rng.uniform(0, 0.01, size=40)
+            found.append(Result("compare", case, "final_loss", "nats", "lower", tuple(loss)))
+            score = tuple(score + spikes * (side == "head"))
+            found.append(Result("compare", case, "spike_score", "share", "lower", score))
+    rates = detected.all_rates(found)["training"]
+    assert rates.power == seen
+    assert rates.false_alarms == 0
+
+
+def test_some_case_fails_more_often_than_each() -> None:
+    rates = {name: detected.Rates(1.0, 0.1, 40) for name in ("step", "input")}
+    assert detected.any_alarm(rates) == pytest.approx(0.19)
+
+
 def test_the_rates_that_were_measured() -> None:
     """Of `python -m benchmarks.power --pairs=40`: enough to gate with."""
-    for case, rates in detected.all_rates(results.read(PAIRS).results).items():
+    found = results.read(PAIRS).results
+    measured = detected.all_rates(found)
+    assert set(measured) == set(versions.CASES)
+    for case, rates in measured.items():
         assert rates.pairs >= 40, case
         assert rates.power >= 0.95, f"{case}: {rates}"
         assert rates.false_alarms <= 0.05, f"{case}: {rates}"
+    samples = {(each.case, each.metric): each.samples for each in found}
+    for case in set(measured) - set(versions.STEADINESS):
+        base, head = (samples[f"{case}/worse/{side}", "cpu_seconds"] for side in ("base", "head"))
+        # What was injected is a tenth, and not more, which would be easier to find.
+        assert timing.paired_ratio(head, base).median < 1.13, case

@@ -59,6 +59,14 @@ def test_github_takes_each_direction_in_a_file_of_its_own(tmp_path: pathlib.Path
     assert lower[0]["extra"] == "n = 3; a CPU, 2 cores; commit abc"
 
 
+def test_a_direction_without_metrics_has_no_file_as_the_action_takes_no_empty_one(tmp_path: pathlib.Path) -> None:
+    results.write(tmp_path / "lower.json", RESULTS[:1], {"cpu": "a CPU", "cores": 2, "git_commit": "abc"})
+    done = exported(tmp_path, str(tmp_path / "lower.json"), "--format=github", f"--output={tmp_path / 'bench'}")
+    assert done.returncode == 0, done.stderr
+    assert "bench-higher.json is not written: no metric is better higher." in done.stdout
+    assert [path.name for path in tmp_path.glob("bench-*")] == ["bench-lower.json"]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -14,7 +14,7 @@ import tf_keras as keras
 
 from benchmarks import bursts, dirt, mutants, networks, split
 from benchmarks.faults import EQUIVALENT, FAULTS, NORMED, Fault, equivalent
-from models import network, train
+from models import creation, network, train
 from models.causes import CAUSES
 from models.config import ModelConfig, TrainConfig
 from models.guard import StabilityGuard
@@ -120,9 +120,9 @@ def test_runs_through_the_trainer(name: str, clean: DataConfig) -> None:
     sound = dataclasses.replace(networks.sound(of, short), guard="off")
     config = dataclasses.replace(fault.apply(fault.twin(sound)), epochs=2)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, train_split="train[:40]"))
-    train.set_up(config)
+    creation.set_up(config)
     data = train.opening.open_data(config.data)
-    model = train.create_model(config, data, one(), train.steps_in_epoch(config, data))
+    model = creation.create_model(config, data, one(), train.steps_in_epoch(config, data))
     training, _ = train.batches(config, data, one(), Share(config.data.batch_size), 0)
     model.fit(training, steps_per_epoch=1, epochs=1, verbose=0)
     assert model.step == 1

@@ -45,6 +45,8 @@ def test_a_line_that_was_cut_short_is_left_out(tmp_path: pathlib.Path) -> None:
     path = pathlib.Path(kept.add(report(1.0, "aaa"), str(tmp_path)))
     path.write_text(path.read_text() + '{"time": "20')
     assert [line["commit"] for line in kept.read(str(tmp_path))[path.stem]] == ["aaa"]
+    kept.add(report(2.0, "bbb"), str(tmp_path))
+    assert [line["commit"] for line in kept.read(str(tmp_path))[path.stem]] == ["aaa", "bbb"]
 
 
 def test_what_is_no_history_is_named(tmp_path: pathlib.Path) -> None:
@@ -69,7 +71,7 @@ def test_the_page_has_a_curve_for_each_metric_of_each_machine(tmp_path: pathlib.
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not browser.CHROMIUM, reason="needs chromium")
+@pytest.mark.skipif(browser.MISSING, reason="no Chromium with its driver is installed")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
     for value, commit in ((1.0, "aaa"), (1.3, "bbb"), (0.8, "ccc")):
@@ -77,6 +79,7 @@ def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
     (tmp_path / "page.html").write_text(kept.show(kept.read(str(tmp_path))))
     with browser.chromium(width) as driver:
         driver.get(f"file://{tmp_path / 'page.html'}")
+        assert driver.execute_script("return window.innerWidth") == width
         assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
         drawn = driver.execute_script("return [...document.querySelectorAll('path')].map(p => p.getBBox().width)")
         assert len(drawn) == 6

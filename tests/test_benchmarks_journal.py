@@ -43,6 +43,7 @@ def test_a_journal_of_other_settings_is_refused(tmp_path) -> None:
     Journal(path, {"suite": "quick"})
     with pytest.raises(UsageError, match=r"cases\.jsonl is the journal of a run with other settings .* give another"):
         Journal(path, {"suite": "full"})
+    assert Journal(path, None).records == {}
 
 
 def test_what_is_no_journal_is_refused(tmp_path) -> None:

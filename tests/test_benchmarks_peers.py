@@ -239,10 +239,14 @@ class Scripted:
         return Turn(Sample(float(self.count), 1.0), Sample(0.01, 2.0), self.noise.get(self.count, 0.0))
 
 
-def raced(workers, rounds):
+def raced(workers, rounds, parts=1):
     dropped = []
     outcome = race(
-        workers, steps=dict.fromkeys(workers, 1), rounds=rounds, dropped=lambda *entry: dropped.append(entry)
+        workers,
+        steps=dict.fromkeys(workers, 1),
+        rounds=rounds,
+        dropped=lambda *entry: dropped.append(entry),
+        parts=parts,
     )
     return outcome, dropped
 
@@ -254,6 +258,24 @@ def test_peers_take_turns_after_one_that_does_not_count():
     assert [turn.sample.cpu_seconds for turn in outcome.turns["b"]] == [1.0, 2.0, 3.0, 4.0]
     assert (outcome.rounds_run, outcome.others_cores, dropped) == (4, 0.0, [])
     assert outcome.idle_cores("a") == pytest.approx(0.005)
+
+
+def test_parts_of_turns_alternate_and_are_added_up():
+    log: list[str] = []
+    outcome, _ = raced({name: Scripted(log, name) for name in "ab"}, rounds=2, parts=3)
+    assert "".join(log) == "abbaab" + "abbaab" + "baabba"
+    assert [turn.sample for turn in outcome.turns["a"]] == [Sample(3 + 4 + 5, 3.0), Sample(6 + 7 + 8, 3.0)]
+    assert outcome.turns["a"][0].idle.wall_seconds == 6.0
+    # Others kept 0.9 cores busy in a third of the turn.
+    noisy, _ = raced({"a": Scripted([], "a", noise=[0, 0, 0, 0.09, 0, 0])}, rounds=1, parts=3)
+    assert noisy.others_cores == pytest.approx(0.03)
+
+
+def test_who_fails_between_the_parts_leaves_no_half_turn():
+    outcome, dropped = raced({"a": Scripted([], "a"), "b": Scripted([], "b", fails_at=4)}, rounds=2, parts=3)
+    assert dropped == [("b", "it broke")]
+    assert list(outcome.turns) == ["a"]
+    assert [turn.sample.wall_seconds for turn in outcome.turns["a"]] == [3.0, 3.0]
 
 
 def test_a_disturbed_round_is_run_again_for_all():

@@ -60,6 +60,40 @@ def test_every_number_is_a_bar_or_in_a_table() -> None:
     assert "http" not in html, "self-contained"
 
 
+def committed() -> Report:
+    """Speed and stability, as they are in the repository."""
+    reports = [results.read(ROOT / "benchmarks" / "results" / f"{name}.json") for name in ("speed", "stability")]
+    return Report(reports[0].environment, [each for report in reports for each in report.results], [])
+
+
+def test_where_training_is_stable_is_a_curve_for_each_network() -> None:
+    rates = {0.001: 0.7, 0.1: 0.2, 1.0: 1.386}
+    made = [
+        Result("stability", f"cnn/{data}/{rate:g}", pictured.AT_RATE, "nats", "lower", (loss,))
+        for data in ("shapes", "photos")
+        for rate, loss in rates.items()
+    ]
+    made.append(Result("stability", "cnn/shapes", "largest_stable_rate", "1", "higher", (0.1,)))
+    made.append(Result("stability", "heldout", "recall", "share", "higher", (0.97,), interval=(0.92, 0.99)))
+    html = pictured.page_of(Report(report().environment, made, []))
+    (section,) = re.findall(r"Where training stays stable.*?</section>", html, re.S)
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", section) == ["cnn on shapes", "cnn on photos"]
+    assert section.count("loss from 0.7 to 1.39, least 0.2, largest 1.39") == 2
+    assert section.count("largest stable rate 0.1, marked") == 1
+    assert section.count("no rate is stable") == 1
+    assert f"<td>{pictured.AT_RATE}</td>" not in html
+    assert "Where training stays stable" not in pictured.page_of(report())
+
+
+def test_committed_results_have_every_picture() -> None:
+    html = pictured.page_of(committed())
+    for title in ("Beside other libraries", "Where an image&#x27;s time goes", "Whether the input keeps up"):
+        assert f"<h2>{title}</h2>" in html
+    for title in ("Trouble seen, explained and cured", "Where training stays stable"):
+        assert f"<h2>{title}</h2>" in html
+    assert html.count('<path class="curve') == 6
+
+
 def test_bars_are_to_scale() -> None:
     html = pictured.page_of(report())
     figure = re.search(r"<figcaption>jpeg224.*?</figure>", html, re.S)
@@ -88,7 +122,7 @@ def test_the_decoder_is_a_mark_beside_the_loaders_of_the_same_files() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not browser.CHROMIUM, reason="needs chromium")
+@pytest.mark.skipif(browser.MISSING, reason="no Chromium with its driver is installed")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
     made = report()
@@ -96,15 +130,24 @@ def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
     line = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "result.json"), f"--output={tmp_path}/page.html"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    with browser.chromium(width) as driver:
-        driver.get(f"file://{tmp_path / 'page.html'}")
-        assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-        drawn = driver.execute_script(
-            "return [...document.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width)"
-        )
-        assert len(drawn) == 10
-        assert all(length > 0 for length in drawn)
-        assert driver.get_log("browser") == []
+    (tmp_path / "committed.html").write_text(pictured.page_of(committed()))
+    papers = set()
+    for dark in (False, True):
+        with browser.chromium(width, dark=dark) as driver:
+            for name, bars in (("page", 10), ("committed", 40)):
+                driver.get(f"file://{tmp_path / name}.html")
+                assert driver.execute_script("return window.innerWidth") == width
+                assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+                drawn = driver.execute_script(
+                    "return [...document.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width)"
+                )
+                assert len(drawn) >= bars
+                assert all(length > 0 for length in drawn)
+                curves = "return [...document.querySelectorAll('path.curve')].map(path => path.getBBox().width)"
+                assert all(length > 0 for length in driver.execute_script(curves))
+                assert driver.get_log("browser") == []
+            papers.add(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(papers) == 2
 
 
 @pytest.mark.parametrize(

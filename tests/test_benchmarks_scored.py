@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import faults, scored, split, suite
+from benchmarks import faults, pictured, scored, split, suite
 from benchmarks.cases import Case
 
 HALF = "heldout"
@@ -46,6 +46,16 @@ def records(mutant: float = 0.3, **changes) -> dict[str, dict]:
 
 def figures(of: dict[str, dict]) -> dict[tuple[str, str], float]:
     return {(result.case, result.metric): result.median for result in scored.all_results(of)}
+
+
+def test_losses_over_the_learning_rate_are_at_most_those_of_guessing() -> None:
+    of, (network, data) = records(), next(iter(split.PAIRS))
+    for rate in scored.RATES:
+        of[Case("rate", "", network, data, 0, rate).name] = run(0.5, loss=float("nan") if rate > 0.1 else rate)
+    found = figures(of)
+    for rate in scored.RATES:
+        expected = scored.GUESSING[data] if rate > 0.1 else rate
+        assert found[f"{network}/{data}/{rate:g}", pictured.AT_RATE] == expected
 
 
 def test_a_case_is_known_by_its_name() -> None:

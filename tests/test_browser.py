@@ -16,7 +16,7 @@ from tests import browser
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (browser.CHROMIUM and browser.DRIVER), reason="no Chromium with its driver is installed")
+@pytest.mark.skipif(browser.MISSING, reason="no Chromium with its driver is installed")
 def test_the_page_draws_the_gradient_histograms(small: DataConfig, tmp_path: pathlib.Path) -> None:
     config = TrainConfig(
         epochs=1,

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score, matthews_corrcoef, top_k_accuracy_score
 
-from models import evaluation, strategy, train
+from models import creation, evaluation, strategy, train
 from models.config import AveragingConfig
 from models.evaluation import Evaluation, evaluate_run
 from models.scores import precision, recall
@@ -29,8 +29,8 @@ from tests.test_train import STEPS, TINY, finished
 def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     devices = two() if replicas == 2 else one()
     data = opening.open_data(TINY.data)
-    train.set_up(TINY)
-    model = train.create_model(TINY, data, devices, STEPS)
+    creation.set_up(TINY)
+    model = creation.create_model(TINY, data, devices, STEPS)
     share = strategy.share(devices, TINY.data.batch_size)
     steps = evaluation_steps(data.validation, share)
     assert steps * 16 == 64 > len(data.validation) == 60, "the last batch is filled up"
@@ -123,8 +123,8 @@ def test_a_split_that_does_not_exist_is_named() -> None:
 
 def test_evaluation_leaves_the_statistics_alone() -> None:
     data = opening.open_data(TINY.data)
-    train.set_up(TINY)
-    model = train.create_model(TINY, data, one(), STEPS)
+    creation.set_up(TINY)
+    model = creation.create_model(TINY, data, one(), STEPS)
     share = strategy.share(one(), TINY.data.batch_size)
     _, batches = train.batches(TINY, data, one(), share, start_step=0)
     before = [variable.numpy() for layer in model.layers for variable in layer.weights]

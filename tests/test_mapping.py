@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import mmap
-import os
 import pathlib
 import re
-import time
 
 import numpy as np
 import pytest
@@ -88,31 +84,3 @@ def test_anonymous_memory_does_not_grow_with_what_is_mapped_and_read(tmp_path: p
         assert tf.math.count_nonzero(memory[start : start + (1 << 20)]) == 0
     assert memory[-5:].numpy().tobytes() == b"hello"
     assert anonymous() - before < 64 << 20
-
-
-def resident(paths: tuple[str, ...], sizes: tuple[int, ...], first: int, length: int) -> int:
-    """Pages of the mapping from `first` on that are in memory (mincore(2))."""
-    address = mapping._mapped(paths, sizes)[0] + first
-    pages = (ctypes.c_ubyte * -(-length // PAGE))()
-    mincore = ctypes.CDLL(None, use_errno=True).mincore
-    mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    assert mincore(address, length, pages) == 0, ctypes.get_errno()
-    return sum(page & 1 for page in pages)
-
-
-def test_what_is_announced_is_read_ahead_and_nothing_else(tmp_path: pathlib.Path) -> None:
-    size = 4096 * PAGE
-    _, paths = write(tmp_path, size)
-    descriptor = os.open(paths[0], os.O_RDONLY)
-    os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
-    within = functools.partial(resident, paths, (size,))
-    if within(0, size):
-        pytest.skip("this file system keeps its files in memory")
-    announce = mapping.announcer(paths, (size,))
-    announce(np.array([10 * PAGE + 5, 3000 * PAGE]), np.array([2 * PAGE, 1]))
-    deadline = time.monotonic() + 20
-    while within(10 * PAGE, 3 * PAGE) + within(3000 * PAGE, PAGE) < 4:
-        assert time.monotonic() < deadline, "announced pages were not read"
-    assert within(0, size) < 200  # the kernel may round up

@@ -333,7 +333,7 @@ def test_short_runs(steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (browser.CHROMIUM and browser.DRIVER), reason="no Chromium with its driver is installed")
+@pytest.mark.skipif(browser.MISSING, reason="no Chromium with its driver is installed")
 def test_a_browser_shows_it_on_a_phone_and_a_desktop(tmp_path: pathlib.Path) -> None:
     pages = {made.__name__: report.html(made()) for made in (*ALL, evil)}
     endless = dataclasses.replace(diagnoses.findings()[1], seen="f" * 200, remedy="--" + "x" * 200)

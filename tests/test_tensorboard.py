@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
-from models import pictures, telemetry, train
+from models import creation, pictures, telemetry, train
 from models.config import ProfileConfig, config_json, flat
 from models.evaluation import evaluate_run
 from models.schedules import Schedule
@@ -123,7 +123,7 @@ def test_layers_are_shown_at_the_steps_at_which_they_were_looked_at() -> None:
     assert {tag.split("/")[1] for tag in tags} >= {"gradient_norm", "update_norm", "dead", "deviation", "training_loss"}
     for tag in tags:
         steps = [event.step for event in read.Tensors(tag)]
-        assert steps == list(range(0, 2 * STEPS, train.WATCH_EVERY)), tag
+        assert steps == list(range(0, 2 * STEPS, creation.WATCH_EVERY)), tag
 
 
 def traces(directory: pathlib.Path) -> list[pathlib.Path]:

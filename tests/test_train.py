@@ -22,7 +22,7 @@ import tf_keras as keras
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from models import callbacks, run_directory, telemetry, train
+from models import callbacks, creation, run_directory, telemetry, train
 from models.config import (
     AveragingConfig,
     CheckpointConfig,
@@ -505,7 +505,7 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: pathlib.Path) -> N
 )
 def test_steps_per_call_keep_to_epochs_and_histograms(given: int, every: int, per_epoch: int, expected: int) -> None:
     config = TrainConfig(steps_per_execution=given, histograms_every=every)
-    assert train.automatic_steps(config, per_epoch) == expected
+    assert creation.automatic_steps(config, per_epoch) == expected
 
 
 @pytest.mark.slow

@@ -97,11 +97,11 @@ def check(config: TrainConfig, output: str) -> list[Finding]:
     """The findings; they and the range test's picture are written into `output`, where that is given."""
     from PIL import Image
 
-    from models import preflight, range_test, schedules, strategy, train
+    from models import creation, preflight, range_test, schedules, strategy
     from pipeline import opening
 
     devices = strategy.create(config.strategy)
-    train.set_up(config)
+    creation.set_up(config)
 
     def draw(found: RangeTest) -> None:
         peak = schedules.peak(config.optimizer, config.data.batch_size)

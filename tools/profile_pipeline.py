@@ -83,15 +83,15 @@ def timed_step(config: TrainConfig) -> tuple[float, Data]:
     import tensorflow as tf
     import tf_keras as keras
 
-    from models import strategy, train
+    from models import creation, strategy, train
     from pipeline.build import training_batches
     from pipeline.opening import open_data
 
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)
-    train.set_up(config)
+    creation.set_up(config)
     data = open_data(config.data)
-    model = train.create_model(config, data, devices, train.steps_in_epoch(config, data))
+    model = creation.create_model(config, data, devices, train.steps_in_epoch(config, data))
     local = dataclasses.replace(config.data, service="")
     batch = next(iter(training_batches(data, local, config.seed, share)))
     same = devices.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat())

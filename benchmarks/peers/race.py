@@ -48,6 +48,12 @@ class Turn:
     others_cores: float
     seen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __add__(self, later: Turn) -> Turn:
+        """Both as one; what was seen is the later one's."""
+        walls = [turn.sample.wall_seconds for turn in (self, later)]
+        others = self.others_cores * walls[0] + later.others_cores * walls[1]
+        return Turn(self.sample + later.sample, self.idle + later.idle, others / max(sum(walls), 0.01), later.seen)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -212,8 +218,11 @@ def race(
     rounds: int,
     dropped: Callable[[str, str], None],
     quiet_cores: float = QUIET_CORES,
+    parts: int = 1,
 ) -> Outcome:
-    """Turns A B C, C B A, ... of so many steps each, after one uncounted turn each.
+    """Turns A B C, C B A, ... of `parts` times so many steps each, after one uncounted turn each.
+
+    The parts of a round's turns alternate in the same way: what lasts for longer than a part falls on all alike.
 
     Goes on until `rounds` rounds were quiet, that is other programs took less than `quiet_cores` in each turn, at most
     `PATIENCE` times as many; keeps the `rounds` quietest. Which they are depends on the neighbours, not on the times.
@@ -222,13 +231,16 @@ def race(
     kept: list[dict[str, Turn]] = []
 
     def round_of(names: Sequence[str]) -> dict[str, Turn]:
-        taken = {}
-        for name in names:
-            try:
-                taken[name] = running[name].run(steps[name])
-            except Unavailable as error:
-                dropped(name, str(error))
-                del running[name]
+        taken: dict[str, Turn] = {}
+        for part in range(parts):
+            for name in turns([name for name in names if name in running], part):
+                try:
+                    turn = running[name].run(steps[name])
+                    taken[name] = taken[name] + turn if part else turn
+                except Unavailable as error:
+                    dropped(name, str(error))
+                    del running[name]
+                    taken.pop(name, None)
         return taken
 
     def noise(turns_: dict[str, Turn]) -> float:
