@@ -6,7 +6,7 @@ LOCK := $(if $(shell command -v nvidia-smi),requirements-gpu.lock,requirements.l
 # Test processes: each grows to 3 GB.
 AT_ONCE ?= 2
 
-.PHONY: setup train test test-fast test-gpu lint lock clean
+.PHONY: setup train test test-all test-gpu lint lock clean
 
 setup: .venv/ready
 
@@ -22,10 +22,10 @@ train: setup
 	$(BIN)/python -m tools.train --preset=quick
 
 test: setup
-	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
-
-test-fast: setup
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -11,12 +12,14 @@ from absl import app, flags
 
 from pipeline.config import UsageError, require
 
-USAGE_ERROR = 2
+USAGE_ERROR, STOPPED = 2, 75
 
 
 def run(main: Callable[[list[str]], int]) -> None:
     """Parses the flags, calls `main` with what is left and exits with what it returns."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # As an exception, so that work trees, workers and scratch files go, as they do after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
 
     def parse(argv: list[str]) -> list[str]:
         try:

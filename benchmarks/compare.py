@@ -3,10 +3,11 @@
     python -m benchmarks.compare --base=origin/main
     python -m benchmarks.compare --base=v1.2 --head=v1.3 --only=step --output=compare.json --markdown=comment.md
 
-Versions that are named get a work tree and the packages of their own lock file; without `--head` it is the working tree
-as it stands, which is to be left alone meanwhile. Both work in turns, A B B A ..., in one job. Exits with 4 where the 95%
-interval of what pairs of turns, or of runs with one seed, say of CPU time or losses lies wholly beyond `--least`; where
-head cannot do a case, or does other work in it; and where nothing could be compared. What base cannot do is skipped.
+Versions that are named get a work tree and the packages of their own lock file; without `--head` it is the working
+tree as it stands, which is to be left alone meanwhile. Both work in turns, A B B A ..., in one job. Exits with 4 where
+the 95% interval of what pairs of turns, or of runs with one seed, say of CPU time or losses lies wholly beyond
+`--least`; where head cannot do a case, or does other work in it; and where nothing could be compared. What base cannot
+do is skipped.
 """
 
 from __future__ import annotations
@@ -64,11 +65,13 @@ def main(argv: list[str]) -> int:
                 skipped.append(outcome)
             else:
                 compared.append(outcome)
-            text = markdown(commits, where, FLAGS.least, compared, skipped)
+            known = len(compared) + len(skipped)
+            absent = [*skipped, *(Skipped(name, "not compared yet") for name in FLAGS.only[known:])]
+            text = markdown(commits, where, FLAGS.least, compared, absent)
             told = {"versions_compared": commits, "least": FLAGS.least, "verdicts": words(compared)}
             if FLAGS.output:
                 found = [result for one in compared for result in one.results]
-                results.write(FLAGS.output, found, {**where, **told}, skipped)
+                results.write(FLAGS.output, found, {**where, **told}, absent)
             if FLAGS.markdown:
                 command.write("markdown", FLAGS.markdown, text)
     print(text)

@@ -24,7 +24,7 @@ JUDGED = {  # what a version fails for
 }
 DRAWN = 1000  # samples: beside what the pool itself leaves open, a rate of 0.05 is known to 0.007
 STARTED = 5  # pairs of turns after each start of both versions
-ROUNDS, SEEDS, LEAST = 15, 8, 0.05  # what `compare` takes unless it is told
+ROUNDS, STARTS, SEEDS, LEAST = 16, 4, 8, 0.05  # what `compare` takes unless it is told
 
 Sides = tuple[Sequence[float], Sequence[float]]  # of base and head, pair by pair
 
@@ -45,8 +45,8 @@ def all_rates(found: Iterable[Result]) -> dict[str, Rates]:
     pools: dict[str, dict[str, dict[str, Sides]]] = {}
     samples = {(result.case, result.metric): result.samples for result in found}
     for name, metric in samples:
-        case, pool, side = name.split("/")
-        if side == "base" and metric in JUDGED:
+        case, pool, side = (*name.split("/"), "", "")[:3]
+        if side == "base" and metric in JUDGED:  # `compare`'s own results have no pools
             sides = samples[name, metric], samples[f"{case}/{pool}/head", metric]
             pools.setdefault(case, {}).setdefault(pool, {})[metric] = sides
     return {
@@ -63,8 +63,8 @@ def any_alarm(rates: Mapping[str, Rates]) -> float:
 def failing(metrics: Mapping[str, Sides]) -> float:
     """The share of samples, drawn with replacement, of which `compare` would say that head is worse in some metric.
 
-    Pairs are drawn whole: turns that were next to each other, runs of one seed. Of turns starts are drawn first, and
-    then among the pairs of each, as `compare` starts both versions several times.
+    Pairs are drawn whole: turns that were next to each other, runs of one seed. Of turns starts are drawn first, as
+    many of those in which base was started first as of the others, and then among the pairs of each: as `compare` does.
     """
     rng = np.random.default_rng(0)
     of = {metric: (np.array(base), np.array(head)) for metric, (base, head) in metrics.items()}
@@ -73,8 +73,8 @@ def failing(metrics: Mapping[str, Sides]) -> float:
         if "final_loss" in of:
             at = rng.integers(pairs, size=SEEDS)
         else:
-            starts = rng.integers(pairs // STARTED, size=ROUNDS // STARTED)
-            at = np.concatenate([STARTED * start + rng.integers(STARTED, size=STARTED) for start in starts])
+            starts = 2 * rng.integers(pairs // STARTED // 2, size=STARTS) + np.arange(STARTS) % 2
+            at = np.concatenate([STARTED * start + rng.integers(STARTED, size=ROUNDS // STARTS) for start in starts])
         for metric, (base, head) in of.items():
             least = LEAST_SPIKES if metric == "spike_score" else LEAST
             if JUDGED[metric](base[at].tolist(), head[at].tolist(), least).word in FAILED:

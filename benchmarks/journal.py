@@ -28,6 +28,8 @@ class Journal:
         self._path = path
         self.records: dict[str, dict[str, Any]] = {}
         lines = self._complete_lines()
+        if not lines and settings is None:
+            raise UsageError(f"{path} holds no cases: give the --output of a suite that has been run.")
         if not lines:
             self._write(json.dumps({"settings": settings}), "w")
             return

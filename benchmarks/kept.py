@@ -4,7 +4,7 @@
     html = show(read("history"))
 
 A line is written once and never changed. Numbers of two machines are never in one curve: what a machine is, is told by
-its CPU, cores, GPUs and system.
+its CPU, cores and GPUs. A newer kernel or driver makes it no other one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ NAMED = 8  # newest commits listed below each curve
 
 def fingerprint(environment: dict[str, Any]) -> str:
     """12 hexadecimal digits that results of one machine share."""
-    machine = [environment.get(name) for name in MACHINE]
+    gpus = [str(gpu).partition(",")[0] for gpu in environment.get("gpu") or ()]  # without the driver's version
+    machine = [environment.get("cpu"), environment.get("cores"), gpus]
     return hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:12]
 
 
@@ -72,15 +73,15 @@ def read(directory: str) -> dict[str, list[dict[str, Any]]]:
     Raises:
       UsageError: there is no such directory or no line in it, or a line is none.
     """
-    found = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(pathlib.Path(directory).glob("*.jsonl")):
         text = path.read_text(encoding="utf-8")
         try:
             lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
         except ValueError as error:
             raise UsageError(f"{path} is no history ({error}): mend or remove it.") from error
-        if lines:
-            found[path.stem] = lines
+        for line in lines:
+            found.setdefault(fingerprint(line["machine"]), []).append(line)
     require(bool(found), f"--history ({directory}) holds no lines yet: add a result file first.")
     return found
 
@@ -119,8 +120,8 @@ def _figure(lines: list[dict[str, Any]], name: tuple[str, ...], points: list[tup
     y_axis = Axis.of(low, high, log=False)
     drawn = charts.line_chart(curves, title, unit, charts.span(x), y_axis, x_label="result", size="small")
     newest = "".join(
-        f"<li>{number}: <code>{escape(short(str(lines[number]['commit'])))}</code>, {escape(lines[number]['time'][:10])}:"
-        f" {charts.number(each['median'])} {escape(unit)}</li>"
+        f"<li>{number}: <code>{escape(short(str(lines[number]['commit'])))}</code>,"
+        f" {escape(lines[number]['time'][:10])}: {charts.number(each['median'])} {escape(unit)}</li>"
         for number, each in points[-NAMED:][::-1]
     )
     return (

@@ -22,13 +22,13 @@ def trainings(steps: int, directory: str) -> dict[str, Callable[[], object]]:
     import tensorflow as tf
     import tf_keras as keras
 
+    from models.creation import WATCH_EVERY
     from models.guard import StabilityGuard
     from models.losses import Crossentropy
     from models.resnet import resnet9
     from models.stable_model import StableModel
     from models.strategy import precision
     from models.tensorboard import TensorBoard
-    from models.creation import WATCH_EVERY
 
     keras.mixed_precision.set_global_policy(precision("auto"))
     random = np.random.default_rng(0)

@@ -48,7 +48,7 @@ def page_of(report: Report) -> str:
         sections += _section("Every other number", "Medians with 95% intervals.", _table(rest))
     if report.skipped:
         items = "".join(f"<li>{escape(entry.case)}: {escape(entry.reason)}</li>" for entry in report.skipped)
-        sections += _section("Not measured", "And why.", f'<ul class="evidence">{items}</ul>')
+        sections += _section("Not measured, or not passed", "And why.", f'<ul class="evidence">{items}</ul>')
     return page("evenkeel: benchmarks", f"{_head(report.environment)}{sections}{_foot(report.environment)}")
 
 

@@ -36,8 +36,8 @@ def main(argv: list[str]) -> int:
     require(bool(FLAGS.ref), "--ref is empty: give a branch, a tag or a hash; sources are changed in a copy of it.")
     require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
     require(
-        FLAGS.pairs >= detected.STARTED and FLAGS.pairs % detected.STARTED == 0,
-        f"--pairs ({FLAGS.pairs}) must be a multiple of {detected.STARTED}, the pairs of each start.",
+        FLAGS.pairs >= 2 * detected.STARTED and FLAGS.pairs % (2 * detected.STARTED) == 0,
+        f"--pairs ({FLAGS.pairs}) must be a multiple of {2 * detected.STARTED}: those of two starts, in either order.",
     )
     for name in FLAGS.only:
         one_of("only", name, CASES)

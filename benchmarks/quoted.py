@@ -2,15 +2,15 @@
 
     python -m benchmarks.quoted benchmarks/results/*.json
 
-`headline` is the README's, `loading` that of `benchmarks/README.md`, `stability` that of `docs/stability.md`; a test
-holds all three against the files.
+`headline` is the README's, `loading` that of `benchmarks/README.md`, `stability` that of `docs/stability.md`, `gate`
+that of `docs/benchmarks_in_ci.md`; a test holds all of them against the files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from benchmarks import command, results
+from benchmarks import command, detected, results
 from benchmarks.results import Result
 from benchmarks.timing import paired_ratio
 from pipeline.config import require
@@ -184,6 +184,16 @@ def stability(found: Iterable[Result], half: str = "heldout") -> str:
     return "\n".join(lines)
 
 
+def gate(found: Iterable[Result]) -> str:
+    """Markdown: how often `compare` fails a version that is worse, and one that is the same."""
+    lines = ["| case | made worse by | found | equal versions failed |", "| --- | --- | --- | --- |"]
+    rates = detected.all_rates(found)
+    for case, of in rates.items():
+        worse = "three times the learning rate" if case == "training" else "a tenth more CPU time"
+        lines.append(f"| `{case}` | {worse} | {of.power:.1%} | {of.false_alarms:.1%} |")
+    return "\n".join([*lines, f"| any of them | | | {detected.any_alarm(rates):.1%} |"])
+
+
 def share(of: Result) -> str:
     low, high = of.ci95
     return f"{of.median:.2f} ({low:.2f} to {high:.2f})"
@@ -194,8 +204,9 @@ def main(argv: list[str]) -> int:
     for path in argv[1:]:
         found = results.read(path).results
         suites = {each.suite for each in found}
-        tables = [headline(found), loading(found)] if suites - {"stability"} else []
+        tables = [headline(found), loading(found)] if suites - {"stability", "compare"} else []
         tables += [stability(found)] if "stability" in suites else []
+        tables += [gate(found)] if "compare" in suites else []
         print(f"{path}\n\n" + "\n\n".join(tables) + "\n")
     return 0
 

@@ -62,8 +62,8 @@ def raced(
             with _named(name):
                 workers[name].start()
         refuse_unequal(workers)
-        for name, reason in unlike(workers).items():
-            raise Refused(f"{name} does other work: {reason}")
+        if reasons := unlike(workers):
+            raise Refused("not the same work: " + "; ".join(f"{name}: {why}" for name, why in reasons.items()))
         if not steps:
             for name, worker in workers.items():  # of all, as it also empties what they have made ahead
                 with _named(name):

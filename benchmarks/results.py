@@ -105,10 +105,17 @@ def environment(packages: Iterable[str] = PACKAGES, config_hash: str | None = No
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
-        # The exclusion leaves the bare commit: no tag can stand in for it. Uncommitted changes append "-dirty".
-        "git_commit": _output("git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"),
+        "git_commit": commit(ROOT),
         "config_hash": config_hash,
     }
+
+
+def commit(root: Path) -> str | None:
+    """The hash of what is checked out there, "-dirty" behind it where sources are changed or new; None without git."""
+    git = ("git", "-C", str(root))
+    head = _output(*git, "rev-parse", "HEAD")
+    changed = _output(*git, "status", "--porcelain", "--untracked-files=all", "--", "*.py", "*.lock", "*.toml")
+    return f"{head}-dirty" if head and changed else head
 
 
 def cores() -> int:

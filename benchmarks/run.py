@@ -24,6 +24,7 @@ from benchmarks import command, results
 from benchmarks.results import Report, Skipped
 from pipeline.config import one_of, require
 
+PATIENCE = 30.0  # seconds that a suite has to end when it is told to
 SOURCES = ("--data.source={source}", "--data.small_source={small}")
 # {suite: {size: the command's arguments}}; {source} and {small} stand for what was given.
 SUITES: dict[str, dict[str, Sequence[str]]] = {
@@ -107,15 +108,28 @@ def run(name: str, arguments: Sequence[str], source: str, small: str) -> tuple[R
             os.remove(left)
     line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={path}"]
     with tempfile.TemporaryFile("w+", errors="replace") as said:
-        code = subprocess.run(line, cwd=results.ROOT, stdout=said, stderr=subprocess.STDOUT, check=False).returncode
+        code = ended(subprocess.Popen(line, cwd=results.ROOT, stdout=said, stderr=subprocess.STDOUT))
         said.seek(0)
         last = ([text.strip() for text in said.read().splitlines() if text.strip()] or ["it said nothing"])[-1]
     report = results.read(path) if os.path.exists(path) else Report({}, [], [])
     if code:
-        report.skipped.append(Skipped(name, f"exit code {code}: {last[:300]}"))
+        report.skipped.append(Skipped(name, f"ended with exit code {code}: {last[:300]}"))
     seconds = round(time.perf_counter() - begun, 1)
     print(f"{name}: {len(report.results)} results in {seconds:.0f} s", file=sys.stderr, flush=True)
     return Report({**report.environment, "seconds": seconds}, report.results, report.skipped), code
+
+
+def ended(suite: subprocess.Popen) -> int:
+    """The exit code of a suite; where this process has to stop, the suite ends what it has begun, too."""
+    try:
+        return suite.wait()
+    except BaseException:
+        suite.terminate()
+        try:
+            suite.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            suite.kill()
+        raise
 
 
 if __name__ == "__main__":

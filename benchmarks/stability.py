@@ -2,7 +2,8 @@
 
     python -m benchmarks.stability --suite=quick --output=result.json
     python -m benchmarks.stability --suite=full --data.source=/data/photos --output=result.json
-    python -m benchmarks.stability --rerun=10 --output=result.json
+    python -m benchmarks.stability --rerun=10 --output=result.json     # are ten of its cases as they were?
+    python -m benchmarks.stability --rescore --output=result.json      # its figures anew, of the cases as they are
 
 Three networks on two data sets (`shapes`, and the photographs of --data.source), sound and with the faults of
 `faults.FAULTS`. Every case is a line of OUTPUT.cases.jsonl as soon as it has ended: an interrupted suite goes on.
@@ -29,31 +30,32 @@ flags.DEFINE_string("data.source", "", "real 32-pixel images, CIFAR-10 for one: 
 flags.DEFINE_string("output", "stability.json", "result file; the cases are kept beside it")
 flags.DEFINE_integer("processes", 0, "cases run side by side; 0 is one per core")
 flags.DEFINE_integer("rerun", 0, "repeat so many random cases of OUTPUT and compare")
+flags.DEFINE_bool("rescore", False, "count the cases of OUTPUT anew, without running any")
 flags.DEFINE_integer("rerun_seed", 0, "which cases --rerun draws")
 
 
 def main(argv: list[str]) -> int:
     one_of("suite", FLAGS.suite, ("quick", "full"))
     require(FLAGS.rerun >= 0, f"--rerun ({FLAGS.rerun}) must not be negative.")
-    photos = str(FLAGS["data.source"].value)
+    photos, again = str(FLAGS["data.source"].value), bool(FLAGS.rerun or FLAGS.rescore)
     require(
-        bool(photos) or FLAGS.suite == "quick",
+        bool(photos) or FLAGS.suite == "quick" or FLAGS.rescore,
         "--data.source is missing: the full suite needs real images, for example tfds:cifar10.",
     )
     # Here, as it starts TensorFlow: errors in flags come at once.
     from benchmarks import scored, suite
     from benchmarks.cases import Cases
 
-    where = results.environment()
+    where = results.read(FLAGS.output).environment if FLAGS.rescore else results.environment()
     # Of one version: cases of another are not gone on with, only repeated.
     settings = {"suite": FLAGS.suite, "data.source": os.path.basename(photos), "commit": where["git_commit"]}
-    journal = Journal(f"{FLAGS.output}.cases.jsonl", None if FLAGS.rerun else settings)
+    journal = Journal(f"{FLAGS.output}.cases.jsonl", None if again else settings)
     processes = FLAGS.processes or results.cores()
     with tempfile.TemporaryDirectory() as scratch:
         make = functools.partial(Cases, photos, scratch)
         if FLAGS.rerun:
             return rerun(journal, make, processes)
-        for phase in suite.phases(FLAGS.suite, bool(photos)):
+        for phase in () if FLAGS.rescore else suite.phases(FLAGS.suite, bool(photos)):
             groups = phase(journal.records)
             todo = [[case for case in group if case.name not in journal.records] for group in groups]
             todo = [group for group in todo if group]

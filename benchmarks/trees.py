@@ -19,6 +19,7 @@ from pathlib import Path
 
 from benchmarks.peers import environments
 from benchmarks.results import ROOT
+from benchmarks.results import commit as commit_there
 from pipeline.config import UsageError, require
 
 
@@ -50,8 +51,8 @@ def checked_out(ref: str, root: Path = ROOT) -> Iterator[Tree]:
       UsageError: there is no such version, or its packages cannot be installed.
     """
     if not ref:
-        commit = git(root, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
-        yield Tree(root, commit, sys.executable)
+        git(root, "rev-parse", "HEAD")  # which says what is wrong, if anything is
+        yield Tree(root, str(commit_there(root)), sys.executable)
         return
     commit = commit_of(ref, root)
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as directory:

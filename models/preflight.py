@@ -53,10 +53,10 @@ def before(
 ) -> tuple[list[Finding], OfImages]:
     """(findings of settings, index and network, what finds those of the images); with "full" slow ones, too.
 
-    Call it when the process has been seeded (`creation.set_up`) and nothing been made of that: it leaves seeds and names
-    of layers as it found them, so that a run after it is bit for bit the one without. The network is one device's; on
-    several workers none is made and no image read, as what one of them does alone the others would wait for.
-    `shown` gets the range test.
+    Call it when the process has been seeded (`creation.set_up`) and nothing been made of that: it leaves seeds and
+    names of layers as it found them, so that a run after it is bit for bit the one without. The network is one
+    device's; on several workers none is made and no image read, as what one of them does alone the others would wait
+    for. `shown` gets the range test.
 
     Raises:
       UsageError: the network cannot be made.

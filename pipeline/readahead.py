@@ -19,30 +19,36 @@ import threading
 import tensorflow as tf
 
 MADV_WILLNEED = 3  # <sys/mman.h>
-PENDING = 1000  # announcements in the queue; of a batch each, so the thread is that far behind only where it is starved
+PATIENCE = 5.0  # seconds that the end of the process waits for a disk which does not answer
+PENDING = 1000  # announcements in the queue, of a batch each: who is that far behind is not waited for
 
 
 def announce(addresses: tf.Tensor, lengths: tf.Tensor) -> None:
-    """Has the kernel read `lengths` bytes (int64 [n]) at each of `addresses` (int64 [n]); does not wait for them.
+    """Has the kernel read `lengths` bytes (int64 [n]) at each of `addresses` (int64 [n]); waits for nothing.
 
     It is advice: without it the bytes come later, and no less rightly. Cold storage sees all requests together.
     """
     with tf.init_scope():
         queue = _queue()
-    queue.enqueue([addresses, lengths])
+
+    def told() -> bool:
+        queue.enqueue([addresses, lengths])
+        return True
+
+    tf.cond(queue.size() < PENDING, told, lambda: False)
 
 
 @functools.cache
 def _queue() -> tf.queue.QueueBase:
     with tf.device("CPU:0"):
-        queue = tf.queue.FIFOQueue(PENDING, [tf.int64, tf.int64])
+        queue = tf.queue.FIFOQueue(2 * PENDING, [tf.int64, tf.int64])  # with room for some who look at its size at once
     thread = threading.Thread(target=_advise, args=[queue], name="readahead", daemon=True)
     thread.start()
 
     def end() -> None:
         """While the interpreter is whole: the thread must not be on its way back into it later."""
         queue.close(cancel_pending_enqueues=True)
-        thread.join()
+        thread.join(timeout=PATIENCE)
 
     atexit.register(end)
     return queue

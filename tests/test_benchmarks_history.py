@@ -32,6 +32,10 @@ def test_machines_have_files_of_their_own_and_lines_stay_as_they_are(tmp_path: p
     before = pathlib.Path(first).read_text()
     assert kept.add(report(1.2, "bbb"), str(tmp_path)) == first
     assert kept.add(report(9.0, "bbb", "another"), str(tmp_path)) != first
+    driven = [{**report(1.0, "ccc").environment, "gpu": ["H100", "H100"], "os": "Linux 5"} for _ in range(2)]
+    driven[1].update(gpu=["H100, 570.1", "H100, 570.1"], os="Linux 6")
+    assert len({kept.fingerprint(each) for each in driven}) == 1
+    assert kept.fingerprint(driven[0]) != pathlib.Path(first).stem
     assert pathlib.Path(first).read_text().startswith(before)
     found = kept.read(str(tmp_path))
     assert sorted(len(lines) for lines in found.values()) == [1, 2]

@@ -44,6 +44,9 @@ def test_a_journal_of_other_settings_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"cases\.jsonl is the journal of a run with other settings .* give another"):
         Journal(path, {"suite": "full"})
     assert Journal(path, None).records == {}
+    with pytest.raises(UsageError, match=r"none\.jsonl holds no cases: give the --output"):
+        Journal(str(tmp_path / "none.jsonl"), None)
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_what_is_no_journal_is_refused(tmp_path) -> None:

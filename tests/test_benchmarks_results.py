@@ -137,12 +137,18 @@ def test_the_commit_is_the_checkouts(tmp_path, monkeypatch):
         return results._output("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b", *arguments)
 
     git("init", "--quiet")
-    (tmp_path / "file").write_text("one")
-    git("add", "file")
+    (tmp_path / "file.py").write_text("one")
+    git("add", "file.py")
     git("commit", "--quiet", "-m", "one")
     git("tag", "-m", "a tag must not stand in for the commit", "v1")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     commit = environment()["git_commit"]
     assert commit == git("rev-parse", "HEAD")
-    (tmp_path / "file").write_text("two")
+    (tmp_path / "result.json").write_text("what a benchmark wrote is no source")
+    assert environment()["git_commit"] == commit
+    (tmp_path / "file.py").write_text("two")
+    assert environment()["git_commit"] == f"{commit}-dirty"
+    (tmp_path / "file.py").write_text("one")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "module.py").write_text("not added yet")
     assert environment()["git_commit"] == f"{commit}-dirty"

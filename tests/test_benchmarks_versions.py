@@ -72,7 +72,7 @@ def test_commands_offer_the_cases_that_there_are() -> None:
         ("compare", ["--base=main", "--markdown=/none/there.md"], "--markdown (/none/there.md) must be a file"),
         ("compare", ["--base=no-such-branch"], "no-such-branch is no commit"),
         ("power", ["--ref="], "--ref is empty"),
-        ("power", ["--pairs=7"], "--pairs (7) must be a multiple of 5"),
+        ("power", ["--pairs=15"], "--pairs (15) must be a multiple of 10"),
         ("end_to_end", ["--only=nothing"], "only ('nothing') must be one of small32, photos224"),
         ("startup", ["--output=/none/there.json"], "--output (/none/there.json) must be a file"),
         ("run", ["--only="], "--only names no suite"),

@@ -54,6 +54,7 @@ def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     assert model.scores["calibration_error"] == pytest.approx(expected_error(shares, labels), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_from_its_directory() -> None:
     model_dir, summary = finished()
     last, best = evaluate_run(model_dir, "last"), evaluate_run(model_dir)

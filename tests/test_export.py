@@ -50,6 +50,7 @@ def validation(model_dir: str) -> tuple[np.ndarray, np.ndarray, Any]:
     return np.concatenate(images), np.concatenate(labels), run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantize", "tolerance"), [("none", 1e-6), ("float16", 5e-3)])
 def test_it_says_what_the_trained_model_says(quantize: str, tolerance: float) -> None:
     images, labels, run = validation(finished()[0])
@@ -119,6 +120,7 @@ def test_what_is_evaluated_is_exported_averages_and_mirror_images(tmp_path: path
     assert np.abs(told - plain).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_versions_are_numbered_and_gated(tmp_path: pathlib.Path) -> None:
     run, out = finished()[0], tmp_path / "out"
     assert export.export(run, str(out)) == str(out / "1")

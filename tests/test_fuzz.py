@@ -74,6 +74,7 @@ def check(root: pathlib.Path, seeds: range, tier: str, timeout: int) -> None:
     assert most - before < 2 * 900 + 200
 
 
+@pytest.mark.slow
 def test_mutated_files_are_survived_and_each_bad_one_is_named(tmp_path: pathlib.Path) -> None:
     check(tmp_path, range(90), "jpeg:24:90", timeout=300)
 

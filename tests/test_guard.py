@@ -134,6 +134,7 @@ def test_watching_only_tells() -> None:
     assert {action for _, _, _, action in told} == {"none"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"policy": "mixed_float16"}, {"xla": True}])
 def test_replicas_are_equal_after_a_rollback(options: dict[str, Any]) -> None:
     devices = two()

@@ -150,6 +150,7 @@ def test_stochastic_depth_leaves_out_later_blocks_more_often() -> None:
     assert {layer.noise_shape for layer in dropped} == {(None, 1, 1, 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet9", "resnet18", "resnet50"])
 def test_group_norm_looks_at_one_image_alone(name: str) -> None:
     """In training, what other images there are changes nothing; with BatchNorm it does."""

@@ -445,6 +445,7 @@ def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, dat
     assert finding.ok == ok, finding.line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("augment", "ok"),
     [
@@ -608,6 +609,7 @@ def test_on_several_workers_only_settings_and_index_are_checked(data: Data, monk
     assert "neither network nor augmentation" in findings["network"].seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_run_is_the_same_bit_for_bit_with_and_without(replicas: int, tmp_path: pathlib.Path) -> None:
     devices = StrategyConfig(name="mirrored", logical_cpus=2) if replicas == 2 else StrategyConfig(name="one")

@@ -511,6 +511,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(
 # The command line.
 
 
+@pytest.mark.slow
 def test_anomalies_end_with_exit_code_4_and_bad_input_with_2(
     pets: tuple[str, Files], plain: tuple[str, Any], tmp_path: pathlib.Path
 ) -> None:

@@ -48,6 +48,7 @@ def test_every_flag_is_listed_with_its_default_and_help(config: type) -> None:
         ("README.md", quoted.headline, "speed.json"),
         ("benchmarks/README.md", quoted.loading, "speed.json"),
         ("docs/stability.md", quoted.stability, "stability.json"),
+        ("docs/benchmarks_in_ci.md", quoted.gate, "pairs.json"),
     ],
 )
 def test_tables_are_those_of_committed_results(

@@ -38,6 +38,7 @@ def test_changed_reaches_every_depth_and_leaves_the_rest() -> None:
         changed(config, {"model.dropout": 7.0})
 
 
+@pytest.mark.slow
 def test_it_is_the_run_that_train_makes(bench: Bench, config: TrainConfig, tmp_path) -> None:
     seen: list[np.ndarray] = []
 
@@ -98,6 +99,7 @@ def test_a_trace_holds_what_detectors_want(bench: Bench, config: TrainConfig) ->
     assert trace.began == pytest.approx(np.median(run.loss[:10]))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint(bench: Bench, config: TrainConfig, tmp_path) -> None:
     training.train(config, str(tmp_path / "run"))
     run = bench.begin(config, os.path.join(tmp_path, "run", "checkpoints", "step-00000015"))
@@ -115,6 +117,7 @@ def test_a_run_whose_weights_cannot_change_ends(bench: Bench, config: TrainConfi
     assert not np.isfinite(run.loss[-1])
 
 
+@pytest.mark.slow
 def test_replicas_agree_with_one(config: TrainConfig) -> None:
     bench = Bench(StrategyConfig(name="mirrored", logical_cpus=2))
     assert bench.replicas == 2

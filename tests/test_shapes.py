@@ -114,6 +114,7 @@ def test_a_killed_preparation_is_begun_again(tmp_path: pathlib.Path) -> None:
     assert (len(read(directory, "train")), len(read(directory, "validation"))) == (200, 40)
 
 
+@pytest.mark.slow
 def test_of_processes_that_want_the_same_one_renders_it(tmp_path: pathlib.Path) -> None:
     script = (
         "import sys; from pipeline import shapes; from pipeline.config import ShapesConfig;"

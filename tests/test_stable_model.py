@@ -295,6 +295,7 @@ def test_class_weights_weigh_examples() -> None:
     assert telemetry.column(rows, "loss")[0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixing", [MixingConfig(mixup=0.5), MixingConfig(cutmix=1.0), MixingConfig(0.5, 1.0)], ids=str)
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_mixed_batches_train_and_repeat(mixing: MixingConfig, replicas: int) -> None:

@@ -50,6 +50,7 @@ def scaled(
     ).numpy()
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_window_of_any_image_is_blended_as_numpy_does(data: st.DataObject) -> None:

@@ -405,6 +405,7 @@ def test_a_guard_that_cannot_help_ends_the_run(tmp_path: pathlib.Path) -> None:
     assert summary["incidents"]["nonfinite"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guard", ["off", "act"])
 def test_a_guard_changes_nothing_in_a_sound_run(guard: str, tmp_path: pathlib.Path) -> None:
     watched = train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path / "watched"))

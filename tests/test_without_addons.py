@@ -43,6 +43,7 @@ print(summary["status"], summary["steps"])
     assert done.stdout.split() == ["completed", "15"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [*(f"optimizer.name={name}" for name in OF_ADDONS), "loss=focal"])
 def test_an_option_that_needs_addons_says_so_in_one_line(
     option: str, small: DataConfig, data: Data, tmp_path: pathlib.Path

@@ -1,4 +1,4 @@
-"""The lines of the workflows run, in the order they stand: with commands that check their flags and write their files."""
+"""The lines of the workflow run, in their order: with commands that check their flags and write their files."""
 
 from __future__ import annotations
 

@@ -38,21 +38,26 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One worker's turn: what it took, what its wait before took, how many cores others kept busy meanwhile.
+    """One worker's turn: what it took, what its wait before took, the CPU seconds of others meanwhile.
 
-    `seen` is what its `run` returned.
+    These are a difference of clocks that tick every 10 ms: of a short turn it may be negative. `seen` is what its `run`
+    returned.
     """
 
     sample: Sample
     idle: Sample
-    others_cores: float
+    others_cpu_seconds: float
     seen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def others_cores(self) -> float:
+        """How many cores others kept busy."""
+        return max(0.0, self.others_cpu_seconds) / max(self.sample.wall_seconds, 0.01)
 
     def __add__(self, later: Turn) -> Turn:
         """Both as one; what was seen is the later one's."""
-        walls = [turn.sample.wall_seconds for turn in (self, later)]
-        others = self.others_cores * walls[0] + later.others_cores * walls[1]
-        return Turn(self.sample + later.sample, self.idle + later.idle, others / max(sum(walls), 0.01), later.seen)
+        others = self.others_cpu_seconds + later.others_cpu_seconds
+        return Turn(self.sample + later.sample, self.idle + later.idle, others, later.seen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +151,7 @@ class Worker:
         sample = Sample(reply["cpu_seconds"], reply["wall_seconds"])
         others = 0.0
         if before is not None and after is not None:
-            others = max(0.0, after - before - sample.cpu_seconds) / max(sample.wall_seconds, 0.01)
+            others = after - before - sample.cpu_seconds
         self.seen.append(reply["seen"])
         return Turn(sample, Sample(reply["idle_cpu_seconds"], reply["idle_wall_seconds"]), others, reply["seen"])
 
@@ -194,8 +199,10 @@ def unlike(workers: Mapping[str, Worker], tolerance: float = UNLIKE) -> dict[str
     for key in dict.fromkeys(key for worker in workers.values() for key in worker.facts.get("alike", {})):
         values = {name: worker.facts["alike"][key] for name, worker in workers.items() if "alike" in worker.facts}
         middle = statistics.median(values.values())
+        # Of two, both are as far from their median as it is from them: what counts is how far apart they are.
+        allowed = tolerance / 2 if len(values) == 2 else tolerance
         for name, value in values.items():
-            if not abs(value - middle) <= tolerance:  # not a number is unlike, too
+            if not abs(value - middle) <= allowed:  # not a number is unlike, too
                 reasons.setdefault(name, f"its {key} is {value:.1f}, the median of all peers' {middle:.1f}")
     return reasons
 
