@@ -128,7 +128,7 @@ dl.alarms dd { margin: 0; }
 .scroll { overflow-x: auto; margin-top: .75rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: lining-nums tabular-nums; width: 100%; }
 th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-top: 1px solid var(--rule); vertical-align: top; }
-th { color: var(--soft); font-weight: 500; border-top: 0; }
+th { color: var(--soft); font-weight: 500; border-top: 0; overflow-wrap: normal; }
 th.n, td.n { text-align: right; white-space: nowrap; }
 details { margin-top: 1.25rem; }
 details h3 { margin-top: 1.5rem; }

@@ -1,6 +1,7 @@
-"""A run in TensorBoard's own page, looked at by a headless Chromium.
+"""Pages looked at by a headless Chromium, TensorBoard's own of a run among them: the documents' pictures.
 
 python -m tests.browser runs/first docs/tensorboard.png
+python -m tests.browser report.html docs/benchmarks.png 1280 1460
 """
 
 from __future__ import annotations
@@ -70,5 +71,15 @@ def gradient_histograms(logdir: str, picture: str | os.PathLike) -> list[str]:
         ]
 
 
+def screenshot(page: str | os.PathLike, picture: str | os.PathLike, width: int, height: int) -> None:
+    """The top of a page in a file, as a PNG of that size."""
+    with chromium(width, height) as driver:
+        driver.get(f"file://{os.path.abspath(page)}")
+        driver.save_screenshot(str(picture))
+
+
 if __name__ == "__main__":
-    print("\n".join(gradient_histograms(sys.argv[1], sys.argv[2])))
+    if len(sys.argv) == 5:
+        screenshot(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    else:
+        print("\n".join(gradient_histograms(sys.argv[1], sys.argv[2])))
