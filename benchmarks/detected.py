@@ -24,7 +24,7 @@ JUDGED = {  # what a version fails for
 }
 DRAWN = 1000  # samples: beside what the pool itself leaves open, a rate of 0.05 is known to 0.007
 STARTED = 5  # pairs of turns after each start of both versions
-ROUNDS, STARTS, SEEDS, LEAST = 16, 4, 8, 0.05  # what `compare` takes unless it is told
+ROUNDS, STARTS, SEEDS, LEAST = 16, 4, 12, 0.05  # what `compare` takes unless it is told
 
 Sides = tuple[Sequence[float], Sequence[float]]  # of base and head, pair by pair
 
