@@ -18,7 +18,7 @@ def spun(x: np.ndarray) -> np.ndarray:
 
 
 def slept(x: np.ndarray) -> np.ndarray:
-    time.sleep(0.002)
+    time.sleep(0.01)
     return x
 
 
