@@ -52,7 +52,7 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
         "full": ("stability", "--suite=full", "--data.source={small}"),
     },
     "startup": {"quick": ("startup", "--rounds=1"), "full": ("startup", "--rounds=9")},
-    "memory": {"quick": ("long_run", "--steps=5000"), "full": ("long_run", "--steps=20000")},
+    "memory": {"quick": ("long_run", "--steps=4000"), "full": ("long_run", "--steps=20000")},
 }
 
 FLAGS = flags.FLAGS
