@@ -187,9 +187,8 @@ def stability(records: Records) -> list[Result]:
         rates = [values for case, values in cases(records, "rate") if (*case[2:4],) == (network, data)]
         if len(rates) == len(RATES):
             losses = [float(values["loss"]) for values in rates]
-            capped = np.fmin(
-                losses, GUESSING[data]
-            ).tolist()  # one that is not a number is not told apart from guessing
+            # One that is not a number is not told apart from guessing.
+            capped = np.fmin(losses, GUESSING[data]).tolist()
             found += [
                 Result("stability", f"{name}/{rate:g}", AT_RATE, "nats", "lower", (loss,))
                 for rate, loss in zip(RATES, capped, strict=True)

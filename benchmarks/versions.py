@@ -25,9 +25,8 @@ SECONDS = 2.0  # of a turn
 # Of a turn, alternating with the other side's: what a neighbour does to a core lasts for seconds. Ratios of equal turns
 # of `small_input` deviated by 0.12 to 0.14 in one part, by 0.035 to 0.053 in 4, and by 0.017 in 10.
 PARTS = 10
-STARTS = (
-    detected.STARTS
-)  # of both sides, among which turns are shared out: where a process's memory lies stays for its life
+# Of both sides, among which turns are shared out: where a process's memory lies stays for its life.
+STARTS = detected.STARTS
 LAST = 40  # steps whose loss is the last one of a run
 GUESSING = math.log(10)  # nats; a loss above it, or none at all, is not told apart from it
 
