@@ -21,7 +21,8 @@ import tensorflow as tf
 ROUNDS = 3  # the middle one counts, so that a disturbance in one does not
 SECONDS = 0.25  # that a long run is to take
 ELEMENT_SECONDS = 1e-5  # that counting one takes at least
-Chain = Callable[[int], tf.data.Dataset]  # a data set of so many units
+Chain = Callable[[Any], tf.data.Dataset]  # a data set of so many units (an int64 scalar)
+_Taken = tuple[float, float, float]  # seconds of CPU, of queueing for a core (both over all threads), and of wall time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +36,37 @@ class Cost:
 
 def cost(chain: Chain, elements: int, images: int, rounds: int = ROUNDS) -> Cost:
     """Of one image of `chain`, whose unit holds so many `elements`, which hold so many `images`."""
-    _drained(chain(1), elements)  # traces and compiles
-    short = _drained(chain(1), elements)
-    taken = max(short[0], short[2] / 2, ELEMENT_SECONDS * elements)  # too much, by what starting takes
-    units = max(2, int(SECONDS / taken))
-    runs = sorted(_drained(chain(1 + units), elements * (1 + units)) for _ in range(rounds))
-    cpu, queued, wall = ((b - a) * 1000 / (units * images) for a, b in zip(short, runs[rounds // 2], strict=True))
+    # Of a number that is not known yet, so that chains of whatever length are traced once. Without AutoGraph, as in
+    # training: to translate augmentations takes seconds.
+    untranslated = tf.autograph.experimental.do_not_convert(chain)
+    traced = tf.function(untranslated, input_signature=[tf.TensorSpec([], tf.int64)])
+
+    def run(units: int) -> _Taken:
+        return _drained(traced(tf.constant(units, tf.int64)), elements * units)
+
+    run(1)  # traces and compiles
+    short = run(1)
+    # A guess that is too high by what starting takes; what a run of so many units takes beyond that makes the next.
+    units = _units(short, 1, elements)
+    runs = [run(1 + units)]
+    enough = _units(_less(runs[0], short), units, elements)
+    if enough > 2 * units:
+        units, runs = enough, []
+    while len(runs) < rounds:
+        runs.append(run(1 + units))
+    cpu, queued, wall = (of * 1000 / (units * images) for of in _less(sorted(runs)[rounds // 2], short))
     counted = _counting() * 1000 * elements / images
     return Cost(max(0.0, cpu - counted), max(0.0, wall - cpu - queued), max(0.0, wall))
+
+
+def _units(taken: _Taken, units: int, elements: int) -> int:
+    """How many units take `SECONDS`, where so many took `taken`."""
+    each = max(taken[0] / units, taken[2] / units / 2, ELEMENT_SECONDS * elements)
+    return max(2, int(SECONDS / each))
+
+
+def _less(after: _Taken, before: _Taken) -> _Taken:
+    return after[0] - before[0], after[1] - before[1], after[2] - before[2]
 
 
 @functools.cache
@@ -52,8 +76,8 @@ def _counting() -> float:
     return min(_drained(tf.data.Dataset.range(many), many)[0] for _ in range(ROUNDS)) / many
 
 
-def _drained(ds: tf.data.Dataset, elements: int) -> tuple[float, float, float]:
-    """Seconds of CPU, of queueing for a core (both over all threads), and of wall time that all elements take."""
+def _drained(ds: tf.data.Dataset, elements: int) -> _Taken:
+    """What all elements take."""
     iterator = iter(ds)
     before = (*_scheduled(), time.perf_counter())
     _drain(iterator, tf.constant(elements, tf.int64))

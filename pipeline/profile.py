@@ -102,6 +102,7 @@ class _Machine:
         return min(self.input_rate(cpu_ms, wait_ms), self.step_rate)
 
 
+@tf.autograph.experimental.do_not_convert
 def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None = None) -> Report:
     """Runs the training chain of `config` in this process, for half a minute or so.
 
