@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-SUM = tf.distribute.ReduceOp.SUM
+from models.strategy import summed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +106,7 @@ def recomputing(model: keras.Model) -> Callable[[tf.data.Dataset, int], None]:
         for variable, _ in statistics:  # from zero, a step leaves the batch's own times 1 - momentum
             variable.assign(tf.zeros(variable.shape))
         model(images, training=True)
-        context = tf.distribute.get_replica_context()
-        means = [variable / share / context.num_replicas_in_sync for variable, share in statistics]
-        return context.all_reduce(SUM, means)
+        return summed([variable / share / strategy.num_replicas_in_sync for variable, share in statistics])
 
     @tf.function
     def of_batch(iterator: Iterator) -> list[tf.Tensor]:

@@ -76,7 +76,7 @@ class Look:
             scaled = self.scale * loss
         gradients = self.unscaled(tape.gradient(scaled, self.variables))
         known = [(g, v) for g, v in zip(gradients, self.variables, strict=True) if g is not None]
-        optimizer.apply_gradients(known)
+        optimizer.apply_gradients(known, skip_gradients_aggregation=True)
         return loss, gradients
 
     def flowing(self) -> list[tf.Tensor | None]:

@@ -30,10 +30,10 @@ from models.config import MixingConfig
 from models.layers import Dropout
 from models.metrics import Calibration, ConfusionMatrix
 from models.probe import IMAGES, Probe, noise_scale
+from models.strategy import summed
 from pipeline.normalize import Normalize, Standardize
 
 LossScaleOptimizer = keras.mixed_precision.LossScaleOptimizer
-SUM = tf.distribute.ReduceOp.SUM
 MIXING = -1  # the use of randomness beside the layers', which count from 0
 OUTLYING = 10.0  # times its usual norm: a gradient that a guarded step cuts down
 
@@ -351,7 +351,7 @@ class StableModel(keras.Model):
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor):
         """One step on one replica: (telemetry row, layers, histogram edges, histogram counts)."""
-        optimizer, context = self.optimizer, tf.distribute.get_replica_context()
+        optimizer, replicas = self.optimizer, self.distribute_strategy.num_replicas_in_sync
         statistics = self._statistics()
         before = [tf.identity(v) for v in statistics]
         scale, rate = tf.identity(optimizer.loss_scale), self._learning_rate()
@@ -362,8 +362,8 @@ class StableModel(keras.Model):
         unscaled = optimizer.get_unscaled_gradients(gradients if self._scales else [])
         own = gradients = unscaled or gradients
         # One for all replicas: a checkpoint holds one, and evaluation reads each replica's own.
-        means = [v / context.num_replicas_in_sync for v in statistics]
-        loss, right, *both = context.all_reduce(SUM, [loss, right, *means, *gradients])
+        means = [v / replicas for v in statistics]
+        loss, right, *both = summed([loss, right, *means, *gradients])
         means, gradients = both[: len(means)], both[len(means) :]
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)

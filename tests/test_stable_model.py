@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from models import optimizers, strategy, telemetry
 from models.clipping import Clipping
@@ -532,3 +534,16 @@ def test_a_layer_may_be_written_for_autograph(xla: bool) -> None:
     model.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=5, epochs=1, verbose=0)
     assert np.isfinite(model.rows[:, 0]).all()
     assert np.isfinite(model.evaluate(batches(one(), IMAGES, LABELS), steps=1, verbose=0, return_dict=True)["loss"])
+
+
+def test_nothing_is_left_of_a_network_that_is_gone() -> None:
+    """Of its graphs: TensorFlow keeps for good what a reduction over replicas is part of."""
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(isinstance(each, FuncGraph) for each in gc.get_objects())
+
+    fit(one(), steps=5)  # what the first one leaves behind is there once
+    before = graphs()
+    fit(one(), steps=5)
+    assert graphs() == before
