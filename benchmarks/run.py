@@ -46,13 +46,13 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
         "full": ("end_to_end", "--pairs=15", *SOURCES),
     },
     # Histograms every 20 steps: what they cost is seen in a fifth of the time, and is more.
-    "observe": {"quick": ("observe", "--pairs=3", "--keras_pairs=0", "--steps=20"), "full": ("observe",)},
+    "observe": {"quick": ("observe", "--pairs=2", "--keras_pairs=0", "--steps=20"), "full": ("observe",)},
     "stability": {
         "quick": ("stability", "--suite=quick"),
         "full": ("stability", "--suite=full", "--data.source={small}"),
     },
     "startup": {"quick": ("startup", "--rounds=1"), "full": ("startup", "--rounds=9")},
-    "memory": {"quick": ("long_run", "--steps=4000"), "full": ("long_run", "--steps=20000")},
+    "memory": {"quick": ("long_run", "--steps=3000"), "full": ("long_run", "--steps=20000")},
 }
 
 FLAGS = flags.FLAGS

@@ -37,6 +37,7 @@ SUITES = {
 }
 DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 9 runs, random search as long again
 RIVALS = ("random", "autotrainer")  # once for each held-out fault
+ANSWERS = ("struck", "answered")  # a fault that passes, without and with a guard
 TWINS = 5  # seeds of a twin that is not the plain sound run
 
 
@@ -51,10 +52,11 @@ def phases(name: str, photos: bool) -> list[Phase]:
 
     def clean_runs(records: Records) -> list[list[Case]]:
         """Sound runs, twins of faults that need another one, and the learning rates."""
+        struck = {(network, data) for _, network, data in _faults(size, photos)}
         groups = [
             [Case("clean", "", network, data, seed) for seed in range(size.clean)]
             for network, data in split.PAIRS
-            if photos or data == "shapes"
+            if (network, data) in struck
         ]
         for fault, network, data in _faults(size, photos):
             if faults.has_twin(fault):
@@ -69,19 +71,14 @@ def phases(name: str, photos: bool) -> list[Phase]:
         return list({tuple(group): group for group in groups}.values())
 
     def faulty_runs(records: Records) -> list[list[Case]]:
-        return [
-            [Case("faulty", fault, network, data, seed) for seed in range(size.seeds)]
-            for fault, network, data in _faults(size, photos)
-            if faults.FAULTS[fault].kind == "persistent"
-        ]
+        """Of faults that last; of those that pass, with the seeds that their half is scored on."""
 
-    def transient_faults(records: Records) -> list[list[Case]]:
-        """Of the seeds that the fault's half is scored on."""
-        return [
-            [Case(kind, fault, network, data, seed) for seed in own_seeds(fault) for kind in ("struck", "answered")]
-            for fault, network, data in _faults(size, photos)
-            if faults.FAULTS[fault].kind == "transient"
-        ]
+        def cases(fault: str, network: str, data: str) -> list[Case]:
+            if faults.FAULTS[fault].kind == "persistent":
+                return [Case("faulty", fault, network, data, seed) for seed in range(size.seeds)]
+            return [Case(kind, fault, network, data, seed) for seed in own_seeds(fault) for kind in ANSWERS]
+
+        return [cases(*of) for of in _faults(size, photos)]
 
     def overhead(records: Records) -> list[list[Case]]:
         """One group: nothing else runs while it is measured."""
@@ -104,7 +101,7 @@ def phases(name: str, photos: bool) -> list[Phase]:
                 ]
         return [groups[fault] for fault in sorted(groups, key=split.half)]
 
-    return [clean_runs, faulty_runs, transient_faults, overhead, diagnoses]
+    return [clean_runs, faulty_runs, overhead, diagnoses]
 
 
 def is_faulty(records: Records, fault: str, network: str, data: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from pipeline.opening import Data, open_data
 def pytest_configure() -> None:
     # Before anything else uses TensorFlow: it fixes its devices at first use.
     strategy.create(StrategyConfig(name="one", logical_cpus=2))
+    gc.freeze()  # as tools do: what was imported stays, and collections need not go through it
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,28 @@
-"""TensorFlow's import without its start-up notices, which no log level turns off."""
+"""TensorFlow's import without its start-up notices, which no log level turns off, and without collecting garbage."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for GPUs; what it prints meanwhile is shown only if that fails."""
+    """Imports TensorFlow and looks for GPUs; what it prints meanwhile is shown only if that fails.
+
+    Collections take 0.6 of an import's 2.9 s, as they go through its 300,000 objects again and again. All of these stay:
+    later ones leave them alone.
+    """
+    gc.disable()
+    try:
+        _import()
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _import() -> None:
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as notices:
