@@ -46,7 +46,7 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
         "full": ("end_to_end", "--pairs=15", *SOURCES),
     },
     # Histograms every 20 steps: what they cost is seen in a fifth of the time, and is more.
-    "observe": {"quick": ("observe", "--pairs=2", "--keras_pairs=0", "--steps=20"), "full": ("observe",)},
+    "observe": {"quick": ("observe", "--pairs=2", "--keras_pairs=0", "--steps=20"), "full": ("observe", "--pairs=15")},
     "stability": {
         "quick": ("stability", "--suite=quick"),
         "full": ("stability", "--suite=full", "--data.source={small}"),
