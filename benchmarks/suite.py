@@ -52,11 +52,11 @@ def phases(name: str, photos: bool) -> list[Phase]:
 
     def clean_runs(records: Records) -> list[list[Case]]:
         """Sound runs, twins of faults that need another one, and the learning rates."""
-        struck = {(network, data) for _, network, data in _faults(size, photos)}
+        tried = {(network, data) for _, network, data in _faults(size, photos)}
         groups = [
             [Case("clean", "", network, data, seed) for seed in range(size.clean)]
             for network, data in split.PAIRS
-            if (network, data) in struck
+            if (network, data) in tried
         ]
         for fault, network, data in _faults(size, photos):
             if faults.has_twin(fault):

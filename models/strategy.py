@@ -101,7 +101,8 @@ def summed(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     """Each of them summed over the replicas; to be called by a replica.
 
     One replica does not ask TensorFlow, which registers a gradient of each reduction for good, and with that keeps the
-    graph it is part of when the network is long gone: the doctor trains dozens of them in a process.
+    graph it is part of when the network is long gone: the doctor trains one for each change it tries. Of several
+    replicas it stays.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:

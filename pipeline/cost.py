@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 ROUNDS = 3  # the middle one counts, so that a disturbance in one does not
 SECONDS = 0.25  # that a long run is to take
 ELEMENT_SECONDS = 1e-5  # that counting one takes at least
 Chain = Callable[[Any], tf.data.Dataset]  # a data set of so many units (an int64 scalar)
-_Taken = tuple[float, float, float]  # seconds of CPU, of queueing for a core (both over all threads), and of wall time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,32 +41,29 @@ def cost(chain: Chain, elements: int, images: int, rounds: int = ROUNDS) -> Cost
     untranslated = tf.autograph.experimental.do_not_convert(chain)
     traced = tf.function(untranslated, input_signature=[tf.TensorSpec([], tf.int64)])
 
-    def run(units: int) -> _Taken:
+    def run(units: int) -> np.ndarray:
         return _drained(traced(tf.constant(units, tf.int64)), elements * units)
 
     run(1)  # traces and compiles
     short = run(1)
-    # A guess that is too high by what starting takes; what a run of so many units takes beyond that makes the next.
-    units = _units(short, 1, elements)
+    # As what starting takes is in it, this guess is too low; the run of so many units says what one takes beyond that.
+    units = _units(short, elements)
     runs = [run(1 + units)]
-    enough = _units(_less(runs[0], short), units, elements)
+    enough = _units((runs[0] - short) / units, elements)
     if enough > 2 * units:
         units, runs = enough, []
     while len(runs) < rounds:
         runs.append(run(1 + units))
-    cpu, queued, wall = (of * 1000 / (units * images) for of in _less(sorted(runs)[rounds // 2], short))
+    middle = sorted(runs, key=lambda taken: taken[0])[rounds // 2]
+    cpu, queued, wall = ((middle - short) * 1000 / (units * images)).tolist()
     counted = _counting() * 1000 * elements / images
     return Cost(max(0.0, cpu - counted), max(0.0, wall - cpu - queued), max(0.0, wall))
 
 
-def _units(taken: _Taken, units: int, elements: int) -> int:
-    """How many units take `SECONDS`, where so many took `taken`."""
-    each = max(taken[0] / units, taken[2] / units / 2, ELEMENT_SECONDS * elements)
-    return max(2, int(SECONDS / each))
-
-
-def _less(after: _Taken, before: _Taken) -> _Taken:
-    return after[0] - before[0], after[1] - before[1], after[2] - before[2]
+def _units(each: np.ndarray, elements: int) -> int:
+    """How many units take `SECONDS`, where each takes so much."""
+    cpu, _, wall = each
+    return max(2, int(SECONDS / max(cpu, wall / 2, ELEMENT_SECONDS * elements)))
 
 
 @functools.cache
@@ -76,13 +73,12 @@ def _counting() -> float:
     return min(_drained(tf.data.Dataset.range(many), many)[0] for _ in range(ROUNDS)) / many
 
 
-def _drained(ds: tf.data.Dataset, elements: int) -> _Taken:
-    """What all elements take."""
+def _drained(ds: tf.data.Dataset, elements: int) -> np.ndarray:
+    """Seconds of CPU, of queueing for a core (both over all threads), and of wall time that all elements take."""
     iterator = iter(ds)
-    before = (*_scheduled(), time.perf_counter())
+    before = np.array([*_scheduled(), time.perf_counter()])
     _drain(iterator, tf.constant(elements, tf.int64))
-    cpu, queued, wall = (b - a for a, b in zip(before, (*_scheduled(), time.perf_counter()), strict=True))
-    return cpu, queued, wall
+    return np.array([*_scheduled(), time.perf_counter()]) - before
 
 
 @tf.function
