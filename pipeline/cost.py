@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-ROUNDS = 3  # the middle one counts, so that a disturbance in one does not
+ROUNDS = 5  # the middle one counts, so that a disturbance in one or two does not
 SECONDS = 0.25  # that a long run is to take
 ELEMENT_SECONDS = 1e-5  # that counting one takes at least
 Chain = Callable[[Any], tf.data.Dataset]  # a data set of so many units (an int64 scalar)
@@ -70,7 +70,7 @@ def _units(each: np.ndarray, elements: int) -> int:
 def _counting() -> float:
     """Seconds of CPU that draining takes per element, whatever the element."""
     many = 20_000
-    return min(_drained(tf.data.Dataset.range(many), many)[0] for _ in range(ROUNDS)) / many
+    return float(min(_drained(tf.data.Dataset.range(many), many)[0] for _ in range(ROUNDS)) / many)
 
 
 def _drained(ds: tf.data.Dataset, elements: int) -> np.ndarray:
