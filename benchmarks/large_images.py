@@ -55,7 +55,7 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
 
     from pipeline import crop
     from pipeline.build import evaluation_batches
-    from pipeline.decode import decode, decode_shrunk, resize
+    from pipeline.decode import LIBJPEG, decode, decode_shrunk, resize
     from pipeline.opening import open_data
     from pipeline.order import Share
 
@@ -70,11 +70,11 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
 
     def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
-        return resize(tf.io.decode_jpeg(contents, channels=3)[y : y + height, x : x + width], SIZE)
+        return resize(tf.io.decode_jpeg(contents, channels=3, **LIBJPEG)[y : y + height, x : x + width], SIZE)
 
     def exact(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
-        image = tf.io.decode_jpeg(contents, channels=3)[y : y + height, x : x + width]
+        image = tf.io.decode_jpeg(contents, channels=3, **LIBJPEG)[y : y + height, x : x + width]
         return tf.image.resize(image, [SIZE, SIZE], antialias=True)
 
     def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:

@@ -41,7 +41,7 @@ DROPPED = "dropped.csv"
 STORED = "evenkeel-index.npz"
 
 # A change of what the columns mean gets a new number: older files are then built again.
-VERSION = 3
+VERSION = 4
 
 # How the bytes become pixels: by a decoder that can crop, by another, or they are pixels (uint8 [height, width, 3]).
 OTHER, JPEG, RAW = range(3)

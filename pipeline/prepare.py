@@ -30,7 +30,7 @@ from pipeline.examples import Examples
 from pipeline.shards import Storing, Written
 
 # A change of what is written for the same plan gets a new number.
-VERSION = 1
+VERSION = 2
 PLAN = "plan.json"
 SAMPLED = 64  # images stored on trial, to know how many shards they make
 

@@ -23,7 +23,7 @@ import tensorflow as tf
 from pipeline import build, cache, crop, reader
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.cost import ROUNDS, Chain, cost
-from pipeline.decode import decode, decode_whole, resize
+from pipeline.decode import LIBJPEG, decode, decode_whole, resize
 from pipeline.index import JPEG, RAW
 from pipeline.opening import Data
 from pipeline.order import Share
@@ -404,4 +404,4 @@ def _decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[st
 
 
 def _bare_jpeg(contents: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    return tf.image.decode_and_crop_jpeg(contents, window, channels=3, fancy_upscaling=False, dct_method="INTEGER_FAST")
+    return tf.image.decode_and_crop_jpeg(contents, window, channels=3, **LIBJPEG)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from pipeline import crop
-from pipeline.decode import decode, decode_shrunk, decode_whole, resize
+from pipeline.decode import decode, decode_shrunk, decode_whole, is_jpeg, resize
 from pipeline.image_header import MOST_SCANS
 
 UNREADABLE = "it is no JPEG, PNG or still WebP that decodes"
@@ -76,10 +76,6 @@ def shown(contents: tf.Tensor, size: int, channels: int, share: float) -> tf.Ten
         return tf.ensure_shape(resize(image[y : y + tall, x : x + wide], size), [size, size, channels])
 
     return tf.cond(is_jpeg(contents), jpeg, other)
-
-
-def is_jpeg(contents: tf.Tensor) -> tf.Tensor:
-    return tf.strings.substr(contents, 0, 3) == b"\xff\xd8\xff"
 
 
 def pixels(contents: tf.Tensor) -> tf.Tensor:

@@ -35,10 +35,7 @@ def scale_for(tier: Tier, bound: str, header: Header) -> int:
 
 
 def decode_for(contents: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """uint8 [height, width, 3]; a JPEG that will be encoded anew is decoded with the accurate transform.
-
-    The fast one, which training uses, takes 1.1 gray levels off red and blue (measured on CIFAR-10): once must do.
-    """
+    """uint8 [height, width, 3]; of a JPEG that will be encoded anew chroma is blended, as nothing is cut out of it."""
 
     def jpeg(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.io.decode_jpeg(contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline import crop
-from pipeline.decode import decode, decode_shrunk, decode_whole, luma, resize, to_uint8
+from pipeline.decode import LIBJPEG, decode, decode_shrunk, decode_whole, luma, resize, to_uint8
 
 HEIGHT, WIDTH = 24, 36
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
@@ -116,7 +116,7 @@ def fast_whole(contents: bytes, channels: int) -> tf.Tensor:
         return decode_whole(tf.constant(contents), channels)
     if channels == 1 and Image.open(io.BytesIO(contents)).mode == "CMYK":
         return luma(fast_whole(contents, 3))
-    return tf.io.decode_jpeg(contents, channels, fancy_upscaling=False, dct_method="INTEGER_FAST")
+    return tf.io.decode_jpeg(contents, channels, **LIBJPEG)
 
 
 WINDOWED = {**JPEGS, "noisy jpeg": encoded(NOISE, "JPEG"), "png": LOSSLESS["png"], "webp": LOSSLESS["webp"]}
@@ -158,6 +158,22 @@ def bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
         return table
 
     return np.einsum("yh,hwc,xw->yxc", weights(pixels.shape[0]), pixels.astype(np.float64), weights(pixels.shape[1]))
+
+
+@pytest.mark.parametrize("subsampling", [0, 2], ids=["4:4:4", "4:2:0"])
+def test_jpegs_decode_without_a_cast(subsampling: int) -> None:
+    """To the very pixels that Pillow sees, but for what it blends of chroma; libjpeg's fast DCT is a level off."""
+    levels = np.linspace(30, 220, 96 * 128 * 3).reshape(3, 96, 128).transpose(1, 2, 0)
+    contents = encoded(
+        (levels + np.random.default_rng(0).normal(0, 8, levels.shape)).astype(np.uint8), "JPEG", subsampling=subsampling
+    )
+    expected = by_pillow(contents, 3).astype(np.float64)
+    window = tf.constant([0, 0, 96, 96])
+    for found in (decode_whole(tf.constant(contents), 3)[:, :96], decode(tf.constant(contents), window, True, 96, 3)):
+        differences = found.numpy() - expected[:, :96]
+        assert np.abs(differences.mean(axis=(0, 1))).max() < 0.05
+        if subsampling == 0:
+            assert not differences.any()
 
 
 @settings(max_examples=25, deadline=None)
