@@ -13,14 +13,14 @@ def prepare(threads: int, folder: str):
     @dali.pipeline_def(batch_size=work.batch, num_threads=threads, device_id=None, seed=0)
     def pipeline():
         contents, labels = fn.readers.file(file_root=str(work.files), random_shuffle=True, name="files")
-        # The fast DCT and plain chroma upsampling, as evenkeel's decoder has them.
+        # The accurate DCT, as evenkeel's decoder has it.
         images = fn.decoders.image_random_crop(
             contents,
             device="cpu",
             random_area=list(loading.AREA),
             random_aspect_ratio=list(loading.ASPECT),
             num_attempts=10,
-            use_fast_idct=True,
+            use_fast_idct=False,
             adjust_orientation=False,
         )
         # DALI's triangular filter, which averages where it shrinks, costs more.
