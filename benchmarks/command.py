@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from absl import app, flags
 
+from pipeline import output
 from pipeline.config import UsageError, require
 
 USAGE_ERROR, STOPPED = 2, 75
@@ -35,7 +36,8 @@ def run(main: Callable[[list[str]], int]) -> None:
         except KeyboardInterrupt:
             return 130
 
-    app.run(checked, flags_parser=parse)
+    with output.may_break():
+        app.run(checked, flags_parser=parse)
 
 
 def check_output(name: str, path: str) -> None:

@@ -143,6 +143,15 @@ def test_presets_are_printed() -> None:
     assert json.loads(tool("train", "--list_presets").stdout) == PRESETS
 
 
+@pytest.mark.parametrize("command", ["tools.train --help", "tools.train --list_presets", "benchmarks.run --help"])
+def test_who_stops_reading_ends_a_command_without_a_word(command: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 def resolved(*flags: str) -> dict:
     done = tool("train", "--print_config", *flags)
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ from absl import flags as absl_flags
 
 from models import config as configs
 from models.presets import PRESETS
+from pipeline import output
 from pipeline.config import UsageError, one_of, require
 
 FLAGS = absl_flags.FLAGS
@@ -187,7 +188,8 @@ def run(
         except UsageError as error:
             fail(str(error))
 
-    app.run(checked, flags_parser=parse)
+    with output.may_break():
+        app.run(checked, flags_parser=parse)
 
 
 def need(name: str, what: str) -> None:
