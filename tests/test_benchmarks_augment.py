@@ -11,13 +11,9 @@ import pytest
 
 from benchmarks.results import read
 from pipeline.config import AugmentConfig
+from tests import forked
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-def benchmark(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.augment", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_no_augmentation_is_left_out() -> None:
@@ -33,7 +29,7 @@ def test_no_augmentation_is_left_out() -> None:
 @pytest.mark.slow
 def test_a_short_run_writes_what_it_prints(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "result.json"
-    done = benchmark("--rounds=1", "--batches=1", f"--output={path}")
+    done = forked.run("benchmarks.augment", "--rounds=1", "--batches=1", f"--output={path}")
     assert done.returncode == 0, done.stderr
     report = read(path)
     assert {r.metric for r in report.results} == {"cpu_us_per_image", "share_of_decoding"}
@@ -51,6 +47,6 @@ def test_a_short_run_writes_what_it_prints(tmp_path: pathlib.Path) -> None:
 
 def test_bad_input_is_one_line_and_exit_code_2() -> None:
     for flag in ("--rounds=0", "--batches=0"):
-        done = benchmark(flag)
+        done = forked.run("benchmarks.augment", flag)
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: {flag.split('=')[0]} (0) must be at least 1.")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import tensorflow as tf
@@ -15,15 +13,16 @@ from benchmarks import on_gpu, results
 from benchmarks.timing import Sample
 from models.config import ModelConfig
 from pipeline.config import DataConfig
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import forked, test_network
 
 
 @pytest.mark.slow
 def test_every_case_trains(small: DataConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_gpu, "PER_CALL", 2)
     monkeypatch.setattr(on_gpu, "STEPS", 4)
-    cases = on_gpu.trainings(dataclasses.replace(small, batch_size=4), ModelConfig(name="cnn", width=4), str(tmp_path))
+    cases = on_gpu.trainings(
+        dataclasses.replace(small, batch_size=4), ModelConfig(name=f"{test_network.FILE}:normed"), str(tmp_path)
+    )
     kinds = {"plain", "xla", "whole", "watched"}
     assert set(cases) == {
         *(f"{precision}/{kind}" for precision in ("bfloat16", "float16") for kind in kinds),
@@ -55,8 +54,8 @@ def test_ratios_are_of_turns_next_to_each_other() -> None:
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
 def test_without_a_gpu_it_is_skipped_with_the_reason(tmp_path: pathlib.Path) -> None:
-    line = [sys.executable, "-m", "benchmarks.gpu", f"--output={tmp_path / 'result.json'}"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = forked.run("benchmarks.gpu", f"--output={tmp_path / 'result.json'}")
+    assert done.returncode == 0, done.stderr
     assert "skipped: TensorFlow finds no GPU here" in done.stderr
     report = results.read(str(tmp_path / "result.json"))
     assert [(each.case, each.reason) for each in report.skipped] == [("gpu", "TensorFlow finds no GPU here")]

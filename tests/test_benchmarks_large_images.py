@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
 from benchmarks.results import read
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import forked
 
 
 @pytest.mark.slow
 def test_a_short_run_writes_what_it_prints(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "result.json"
-    command = [sys.executable, "-m", "benchmarks.large_images", "--rounds=1", "--images=2", f"--output={path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run("benchmarks.large_images", "--rounds=1", "--images=2", f"--output={path}")
     assert done.returncode == 0, done.stderr
     found = {(r.case, r.metric): r.median for r in read(path).results}
     assert set(found) == {(c, m) for c in ("whole", "fused", "scaled") for m in ("cpu_ms_per_image", "difference")}

@@ -6,8 +6,6 @@ import collections
 import dataclasses
 import logging
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -23,8 +21,8 @@ from pipeline.geometry import CROP_X
 from pipeline.index import JPEG, Index
 from pipeline.opening import Data, open_data
 from pipeline.order import Share
+from tests import forked
 
-ROOT = pathlib.Path(__file__).parent.parent
 Batch = tuple[np.ndarray, np.ndarray]  # images, labels
 EVERYTHING = AugmentConfig(
     pad_crop=2, random_resized_crop=0.5, flip=0.5, rotation=20, brightness=0.2, contrast=0.2, sharpness=0.5,
@@ -367,8 +365,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path: pathlib.Path) -> None:
     for shards in (4, 40):
         directory = tmp_path / str(shards)
         directory.mkdir()
-        command = [sys.executable, "-m", "tests.passes", str(directory), str(shards)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        done = forked.run("tests.passes", str(directory), str(shards))
+        assert done.returncode == 0, done.stderr
         peaks[shards] = int(done.stdout.split()[-1])
     assert peaks[40] < 1.05 * peaks[4]
 

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from models import sealed
-from tests.test_cli import TINY, tool
+from tests import forked
+from tests.test_cli import TINY
 
 ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = (*TINY, "--model.name=cnn", "--epochs=1000", "--precision=float32", "--preflight=off", "--data.cache=none")
@@ -44,7 +45,7 @@ def test_a_shard_cut_short_ends_the_run_and_the_next_one_names_it(
     assert [sealed.fault(str(path)) for path in kept] == [""] * len(kept)
     assert f"training on 300 images of {shard.parent}" in said
     assert "Fatal Python error: " in said  # "Bus error", unless a second thread reads there while this is written
-    done = tool("train", *flags, "--resume")
+    done = forked.run("tools.train", *flags, "--resume")
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: 300 of 300 images of split 'train' are corrupt")

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from models.presets import PRESETS
+from tests import forked
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = (
@@ -92,7 +93,7 @@ def users_model(path: pathlib.Path, body: str) -> str:
 )
 def test_bad_input_is_one_line_and_leaves_nothing(flags, words: list[str], tmp_path: pathlib.Path) -> None:
     model_dir = tmp_path / "run"
-    line = refused(tool("train", *TINY, f"--model_dir={model_dir}", *flags(tmp_path)))
+    line = refused(forked.run("tools.train", *TINY, f"--model_dir={model_dir}", *flags(tmp_path)))
     for word in words:
         assert word in line
     assert not model_dir.exists()
@@ -189,15 +190,15 @@ def test_a_signal_ends_a_run_with_checkpoint_and_summary_and_resume_completes_it
     assert 0 < summary["steps"] < 16 * 15
     assert (run / "checkpoints" / f"step-{summary['steps']:08d}").is_dir()
     assert "preempted" in out
-    refusal = refused(tool("train", *flags, f"--model_dir={run}", "--optimizer.learning_rate=0.2"))
+    refusal = refused(forked.run("tools.train", *flags, f"--model_dir={run}", "--optimizer.learning_rate=0.2"))
     assert "optimizer.learning_rate is 0.1 there, 0.2 here" in refusal
     assert "--resume" in refusal
     assert "--overwrite" in refusal
-    done = tool("train", *flags, f"--model_dir={run}", "--resume")
+    done = forked.run("tools.train", *flags, f"--model_dir={run}", "--resume")
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "summary.json").read_text())["steps"] == 16 * 15
 
-    evaluated = tool("evaluate", f"--model_dir={run}")
+    evaluated = forked.run("tools.evaluate", f"--model_dir={run}")
     assert evaluated.returncode == 0, evaluated.stderr
     assert "accuracy" in evaluated.stdout
     assert "precision" in evaluated.stdout
@@ -207,7 +208,7 @@ def test_a_signal_ends_a_run_with_checkpoint_and_summary_and_resume_completes_it
 @pytest.mark.slow
 def test_float16_on_a_cpu_warns_and_goes_on(tmp_path: pathlib.Path) -> None:
     flags = [*TINY, "--epochs=1", "--precision=mixed_float16", "--model.name=cnn", f"--model_dir={tmp_path / 'run'}"]
-    done = tool("train", *flags)
+    done = forked.run("tools.train", *flags)
     assert done.returncode == 0, done.stderr
     assert "mixed_float16 on a CPU" in done.stderr
 

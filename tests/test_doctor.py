@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import types
 
 import pytest
@@ -21,8 +19,8 @@ from models.replay import Bench, changed
 from models.run_directory import append_json_line
 from models.trials import Trial
 from pipeline.config import DataConfig
+from tests import forked, test_network
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 90
 
 
@@ -39,9 +37,14 @@ def sound(small: DataConfig) -> TrainConfig:
     )
 
 
+@pytest.fixture
+def sound_and_shallow(sound: TrainConfig) -> TrainConfig:
+    return changed(sound, {"model.name": f"{test_network.FILE}:shallow"})
+
+
 @pytest.mark.slow
-def test_a_specific_cause_goes_before_a_lower_rate(bench: Bench, sound: TrainConfig) -> None:
-    sick = changed(sound, {"optimizer.momentum": 0.999})
+def test_a_specific_cause_goes_before_a_lower_rate(bench: Bench, sound_and_shallow: TrainConfig) -> None:
+    sick = changed(sound_and_shallow, {"optimizer.momentum": 0.999})
     found = diagnose(sick, bench, steps=STEPS)
     assert found.suspects[0].cause == "momentum"
     assert found.fix["optimizer.momentum"] == 0.9
@@ -52,8 +55,10 @@ def test_a_specific_cause_goes_before_a_lower_rate(bench: Bench, sound: TrainCon
 
 
 @pytest.mark.slow
-def test_wrong_labels_are_listed_for_the_fix(bench: Bench, sound: TrainConfig, tmp_path: pathlib.Path) -> None:
-    noisy = changed(sound, {"data.shapes.label_noise": 0.4, "epochs": 12})
+def test_wrong_labels_are_listed_for_the_fix(
+    bench: Bench, sound_and_shallow: TrainConfig, tmp_path: pathlib.Path
+) -> None:
+    noisy = changed(sound_and_shallow, {"data.shapes.label_noise": 0.4, "epochs": 12})
     finding = Finding("labels", False, "40% are wrong", "at most 10% are", causes=("label_noise",))
     found = diagnose(noisy, bench, (finding,), output=str(tmp_path), steps=2 * STEPS)
     names = (tmp_path / "wrong_labels.txt").read_text().split("\n")[:-1]
@@ -115,18 +120,13 @@ def test_without_incidents_there_is_nothing_to_go_back_to(tmp_path: pathlib.Path
     assert examination.first_incident("") == 0
 
 
-def doctor(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.doctor", *flags]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_a_run_is_examined_from_the_command_line(sound: TrainConfig, tmp_path: pathlib.Path) -> None:
     sick = changed(sound, {"optimizer.learning_rate": 30.0, "epochs": 4})
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(config_json(sick))
-    done = doctor(f"--model_dir={run}", "--probe_steps=60", "--fix")
+    done = forked.run("tools.doctor", f"--model_dir={run}", "--probe_steps=60", "--fix")
     assert done.returncode == 0, done.stderr
     assert "the learning rate is too high" in done.stdout
     assert f"report: {run / 'report.html'}" in done.stdout
@@ -157,7 +157,7 @@ def test_a_run_is_examined_from_the_command_line(sound: TrainConfig, tmp_path: p
     ],
 )
 def test_bad_flags_are_one_line(flags: list[str], words: str) -> None:
-    done = doctor(*flags)
+    done = forked.run("tools.doctor", *flags)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert words in line

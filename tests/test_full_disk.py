@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from models import sealed
+from tests import forked
 from tests.test_cli import TINY
 
-ROOT = pathlib.Path(__file__).parent.parent
 FLAGS = (
     *TINY,
     "--model.name=cnn",
@@ -38,8 +37,7 @@ def disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @pytest.mark.slow
 def test_training_goes_on_and_the_last_checkpoint_stays_good(disk: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "tools.train", *FLAGS, f"--model_dir={disk / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run("tools.train", *FLAGS, f"--model_dir={disk / 'run'}")
     assert done.returncode == 3, done.stderr
     assert "epoch 8/8" in done.stderr, "training went on"
     assert "a checkpoint could not be written under" in done.stderr

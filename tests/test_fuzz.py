@@ -30,7 +30,7 @@ prepare(PrepareConfig(source=source, tier=tier, max_corrupt_fraction=1.0, thread
 config = DataConfig(source=source, validation_split="test", max_corrupt_fraction=1.0, image_size=16, batch_size=10,
                     augment=AugmentConfig(random_resized_crop=0.9), threads=2)
 data, share = open_data(config), Share(10)
-for _ in training_batches(data, config, 0, share).take(3 * len(data.train) // 10):
+for _ in training_batches(data, config, 0, share).take(len(data.train) // 10 + 1):
     pass
 for _ in evaluation_batches(data.validation, config, share):
     pass

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from models.checkpoints import steps
 from models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig, to_dict
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.opening import Data
+from tests import forked, test_network
 
 ROOT = pathlib.Path(__file__).parent.parent
 EPOCHS = 2
@@ -36,23 +38,27 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def cluster(commands: list[list[str]], logs: pathlib.Path) -> Iterator[list[subprocess.Popen]]:
+def cluster(commands: list[list[str]], logs: pathlib.Path) -> Iterator[list[BaseProcess]]:
     """A worker for each of `commands`; what it says stands in INDEX.log."""
     ports, processes = free_ports(len(commands)), []
     logs.mkdir(parents=True, exist_ok=True)
     for index, command in enumerate(commands):
         workers = {"cluster": {"worker": [f"localhost:{port}" for port in ports]}}
-        environment = {**os.environ, "TF_CONFIG": json.dumps({**workers, "task": {"type": "worker", "index": index}})}
-        log = open(logs / f"{index}.log", "w")  # noqa: SIM115 (the process's for as long as it runs)
-        processes.append(
-            subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=log, stderr=log)
-        )
+        task = json.dumps({**workers, "task": {"type": "worker", "index": index}})
+        with open(logs / f"{index}.log", "w") as log:
+            processes.append(forked.start(*command, out=log, TF_CONFIG=task))
     try:
         yield processes
     finally:
         for process in processes:
             process.kill()
-            process.wait()
+            process.join()
+
+
+def ended_with(process: BaseProcess, timeout: int) -> int | None:
+    """The exit code; None where it goes on."""
+    process.join(timeout)
+    return process.exitcode
 
 
 def small_config(small: DataConfig, **changes) -> TrainConfig:
@@ -61,7 +67,7 @@ def small_config(small: DataConfig, **changes) -> TrainConfig:
         precision="float32",
         histograms_every=0,
         data=dataclasses.replace(small, augment=AugmentConfig(flip=0.5)),
-        model=ModelConfig(name="cnn", width=4, dropout=0.1),
+        model=ModelConfig(name=f"{test_network.FILE}:dropping"),
         optimizer=OptimizerConfig(learning_rate=0.05),
         strategy=StrategyConfig(name="multiworker"),
     )
@@ -75,10 +81,10 @@ def test_workers_end_with_equal_weights_and_see_every_row_once(
 ) -> None:
     config = small_config(dataclasses.replace(small, batch_size=batch))
     arguments = [json.dumps(to_dict(config)), str(tmp_path / "run")]
-    commands = [["-m", "tests.worker", *arguments, str(tmp_path / f"{index}.npz")] for index in range(workers)]
+    commands = [["tests.worker", *arguments, str(tmp_path / f"{index}.npz")] for index in range(workers)]
     with cluster(commands, tmp_path) as processes:
         for index, process in enumerate(processes):
-            assert process.wait(timeout=240) == 0, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert ended_with(process, timeout=240) == 0, (tmp_path / f"{index}.log").read_text()[-3000:]
 
     ends = [np.load(tmp_path / f"{index}.npz") for index in range(workers)]
     size, in_epoch = len(data.train), round(len(data.train) / batch)
@@ -111,9 +117,7 @@ FLAGS = [
     "--data.image_size=16",
     "--data.batch_size=20",
     "--data.augment.flip=0.5",
-    "--model.name=cnn",
-    "--model.width=4",
-    "--model.dropout=0.2",
+    f"--model.name={test_network.FILE}:dropping",
     "--precision=float32",
     "--histograms_every=0",
     "--steps_per_execution=5",
@@ -126,14 +130,14 @@ FLAGS = [
 
 def trains(model_dir: pathlib.Path, epochs: int, *more: str) -> list[list[str]]:
     """The commands of two workers."""
-    return [["-m", "tools.train", *FLAGS, f"--model_dir={model_dir}", f"--epochs={epochs}", *more]] * 2
+    return [["tools.train", *FLAGS, f"--model_dir={model_dir}", f"--epochs={epochs}", *more]] * 2
 
 
-def comes_to(model_dir: pathlib.Path, step: int, process: subprocess.Popen) -> None:
+def comes_to(model_dir: pathlib.Path, step: int, process: BaseProcess) -> None:
     """Waits for a checkpoint of that step or a later one."""
     begun = time.monotonic()
     while max(steps(str(model_dir / "checkpoints")), default=0) < step:
-        assert process.poll() is None, "it has ended before"
+        assert process.exitcode is None, "it has ended before"
         assert time.monotonic() < begun + 180, "it has not come so far"
         time.sleep(0.1)
 
@@ -152,14 +156,14 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     directory = tmp_path_factory.mktemp("straight")
     with cluster(trains(directory / "run", 4), directory) as processes:
         for index, process in enumerate(processes):
-            assert process.wait(timeout=240) == 0, (directory / f"{index}.log").read_text()[-3000:]
+            assert ended_with(process, timeout=240) == 0, (directory / f"{index}.log").read_text()[-3000:]
     return directory / "run"
 
 
 def goes_on_as(straight: pathlib.Path, run: pathlib.Path, logs: pathlib.Path) -> None:
     with cluster(trains(run, 4, "--resume"), logs) as processes:
         for index, process in enumerate(processes):
-            assert process.wait(timeout=240) == 0, (logs / f"{index}.log").read_text()[-3000:]
+            assert ended_with(process, timeout=240) == 0, (logs / f"{index}.log").read_text()[-3000:]
     expected, found = variables(straight), variables(run)
     assert len(expected) > 20
     assert expected.keys() == found.keys()
@@ -177,7 +181,7 @@ def test_where_a_worker_is_killed_the_others_end_and_the_cluster_goes_on(
         comes_to(run, 15, processes[0])
         processes[killed].kill()
         left = 1 - killed
-        assert processes[left].wait(timeout=60) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
+        assert ended_with(processes[left], timeout=60) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
     said = (tmp_path / f"{left}.log").read_text()
     assert "error: another worker is gone" in said
     assert "start all again with --resume; they go on from" in said
@@ -194,9 +198,9 @@ def test_a_signal_that_one_worker_gets_stops_all_after_the_same_call(
     run = tmp_path / "run"
     with cluster(trains(run, 4), tmp_path) as processes:
         comes_to(run, 15, processes[0])
-        processes[1].send_signal(number)
+        os.kill(processes[1].pid, number)
         for index, process in enumerate(processes):
-            assert process.wait(timeout=60) == code, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert ended_with(process, timeout=60) == code, (tmp_path / f"{index}.log").read_text()[-3000:]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["signal"]) == ("preempted", number.name)
     assert summary["steps"] == max(steps(str(run / "checkpoints")))
@@ -208,7 +212,7 @@ def test_a_signal_that_one_worker_gets_stops_all_after_the_same_call(
 def test_bad_input_of_the_chief_ends_all_in_one_line(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with cluster(trains(straight, 4), tmp_path) as processes:  # it holds this run already
         for index, process in enumerate(processes):
-            assert process.wait(timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert ended_with(process, timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
     assert "holds this run already" in (tmp_path / "0.log").read_text()
     said = (tmp_path / "1.log").read_text()
     assert said.splitlines()[-1] == "error: 1 of 2 workers cannot start: look at what they say."
@@ -220,7 +224,7 @@ def test_flags_that_differ_end_all_in_one_line(tmp_path: pathlib.Path) -> None:
     ours, others = trains(tmp_path / "run", 4)
     with cluster([ours, [*others, "--seed=1"]], tmp_path) as processes:
         for index, process in enumerate(processes):
-            assert process.wait(timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert ended_with(process, timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
     for index in range(2):
         last = (tmp_path / f"{index}.log").read_text().splitlines()[-1]
         assert last.startswith("error: the workers were started with different flags (--resume is one of them)")
@@ -236,7 +240,7 @@ def test_a_disk_that_is_full_at_the_chief_ends_all_alike(tmp_path: pathlib.Path)
         (run / "checkpoints").rename(tmp_path / "aside")
         (run / "checkpoints").write_text("")
         for index, process in enumerate(processes):
-            assert process.wait(timeout=120) == 3, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert ended_with(process, timeout=120) == 3, (tmp_path / f"{index}.log").read_text()[-3000:]
     assert "a checkpoint could not be written under" in (tmp_path / "0.log").read_text()
     assert "error: the last checkpoint could not be written" in (tmp_path / "0.log").read_text()
     said = (tmp_path / "1.log").read_text()
@@ -266,8 +270,7 @@ def test_launch_starts_a_cluster_and_says_how_to_elsewhere(tmp_path: pathlib.Pat
     ],
 )
 def test_launch_refuses_before_anything_starts(flags: list[str], words: str) -> None:
-    command = [sys.executable, "-m", "tools.launch", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = forked.run("tools.launch", *flags)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -29,6 +29,7 @@ from models.preflight import Telling, preflight, tell, thrown_away
 from pipeline import skew
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from pipeline.opening import Data, open_data
+from tests import forked
 
 ROOT = pathlib.Path(__file__).parent.parent
 HERE = str(pathlib.Path(__file__))
@@ -717,10 +718,6 @@ def test_full_adds_the_slow_checks_and_shows_the_range_test(data: Data) -> None:
 # The command line.
 
 
-def doctor(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "tools.doctor", *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
 def test_help_of_the_doctor_needs_no_tensorflow() -> None:
     code = "import runpy, sys; sys.modules['tensorflow'] = sys.modules['tf_keras'] = None; sys.argv[0] = 'doctor'\n"
     code += "runpy.run_module('tools.doctor', run_name='__main__')"
@@ -731,7 +728,7 @@ def test_help_of_the_doctor_needs_no_tensorflow() -> None:
 
 @pytest.mark.parametrize("flags", [[], ["--preflight=off"]])
 def test_the_doctor_says_what_it_lacks(flags: list[str]) -> None:
-    done = doctor(*flags)
+    done = forked.run("tools.doctor", *flags)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: say what to examine: --model_dir=RUN")
@@ -747,12 +744,12 @@ def test_the_doctor_prints_every_finding_and_writes_them(tmp_path: pathlib.Path)
         "--precision=float32",
         "--optimizer.learning_rate=.02",
     ]
-    done = doctor("--preflight", *tiny, f"--output={tmp_path / 'health'}")
+    done = forked.run("tools.doctor", "--preflight", *tiny, f"--output={tmp_path / 'health'}")
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "health" / "preflight.json").read_text())
     assert len(done.stdout.splitlines()) == len(written) == 32
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
-    refused = doctor("--preflight_only", *tiny, "--nodata.normalize")
+    refused = forked.run("tools.doctor", "--preflight_only", *tiny, "--nodata.normalize")
     assert refused.returncode == 4, refused.stderr
     assert any(line.startswith("NO  input_scale: ") for line in refused.stdout.splitlines())

@@ -9,7 +9,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from pipeline.opening import open_data
 from pipeline.order import Share
 from pipeline.prepare import prepare
 from pipeline.statistics import named
+from tests import forked
 from tests.test_cli import refused, tool
 from tests.test_index import forbid, same
 
@@ -461,32 +461,30 @@ def test_a_changed_source_is_another_plan(tmp_path: pathlib.Path) -> None:
         prepare(PrepareConfig(source=str(tmp_path / "src")), str(tmp_path / "out"))
 
 
-# A child counts what it does (each image written, each file named) and kills itself with SIGKILL at a given count.
-CHILD = """
-import os, signal, sys
-from pipeline import prepare, shards
-from pipeline.config import PrepareConfig
-source, output, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
-done = 0
-def counted(module, name):
-    really = getattr(module, name)
-    def call(*arguments, **named):
-        global done
-        done += 1
-        if done == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return really(*arguments, **named)
-    setattr(module, name, call)
-for module, name in ((shards, "serialized"), (os, "replace"), (os, "rename"), (os, "fsync"), (os, "makedirs")):
-    counted(module, name)
-prepare.prepare(PrepareConfig(source=source, tier="jpeg:20:90", shards=4), output)
-print(done)
-"""
+def prepares_until(source: str, output: str, last: str) -> None:
+    """In a process of its own: counts what it does (each image written, each file named); kills itself at a count."""
+    done = 0
+
+    def counted(module: Any, name: str) -> None:
+        really = getattr(module, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == int(last):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return really(*arguments, **named)
+
+        setattr(module, name, call)
+
+    for module, name in ((shards, "serialized"), (os, "replace"), (os, "rename"), (os, "fsync"), (os, "makedirs")):
+        counted(module, name)
+    prepare(PrepareConfig(source=source, tier="jpeg:20:90", shards=4), output)
+    print(done)
 
 
 def run_child(source: str, output: pathlib.Path, last: int) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", CHILD, source, str(output), str(last)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return forked.run(prepares_until, source, str(output), str(last))
 
 
 @pytest.mark.slow
@@ -519,7 +517,7 @@ def test_anomalies_end_with_exit_code_4_and_bad_input_with_2(
     text = pathlib.Path(plain[0], "schema.pbtxt").read_text()
     schema.write_text(text.replace('value: "cat"', 'value: "eel"'))
     arguments = [f"--source={pets[0]}", f"--output={tmp_path}/out", f"--schema={schema}"]
-    done = tool("prepare", *arguments)
+    done = forked.run("tools.prepare", *arguments)
     assert done.returncode == 4, done.stderr
     assert "error: label: train: cat (50.0%) not in the schema" in done.stdout
     assert done.stderr.splitlines()[-1] == f"error: 1 anomalies; see {tmp_path}/out/anomalies.pbtxt"
@@ -541,7 +539,7 @@ def test_anomalies_end_with_exit_code_4_and_bad_input_with_2(
     ],
 )
 def test_bad_flags_are_one_line(flags: list[str], words: list[str]) -> None:
-    line = refused(tool("prepare", *flags))
+    line = refused(forked.run("tools.prepare", *flags))
     for word in words:
         assert word in line
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import signal
 import socket
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,9 +22,9 @@ from pipeline.build import training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
 from pipeline.opening import Data, open_data
 from pipeline.order import Share
+from tests import forked
 from tests.test_multiworker import free_ports
 
-ROOT = pathlib.Path(__file__).parent.parent
 COUNT, BATCH = 240, 20
 IN_FLIGHT = 24  # batches that a worker may have begun, or dealt out before the others
 EPOCH = COUNT // BATCH
@@ -35,22 +35,27 @@ class Process:
     """A process of tools.data_service that has said that it is ready."""
 
     def __init__(self, role: str, *flags: str) -> None:
-        command = [sys.executable, "-m", "tools.data_service", role, "--host=localhost", *flags]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        reading, writing = os.pipe()
+        self._out, self._err = open(reading), tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
+        with open(writing, "w") as out:
+            arguments = (role, "--host=localhost", *flags)
+            self._process = forked.start("tools.data_service", *arguments, out=out, err=self._err)
         self.role = role
 
     def ready(self) -> str:
         """The line that says so; starting takes seconds, so start several and then ask."""
-        assert self._process.stdout
-        assert self._process.stderr
-        line = self._process.stdout.readline().strip()
+        line = self._out.readline().strip()
         if not line.startswith(f"{self.role} ready: "):
-            raise AssertionError(self._process.stderr.read().strip())
+            self._process.join(60)
+            self._err.seek(0)
+            raise AssertionError(self._err.read().strip())
         return line
 
-    def end(self, number: int) -> int:
-        self._process.send_signal(number)
-        return self._process.wait(timeout=60)
+    def end(self, number: int) -> int | None:
+        if self._process.is_alive():
+            os.kill(self._process.pid, number)
+        self._process.join(60)
+        return self._process.exitcode
 
 
 class Cluster:
@@ -350,8 +355,7 @@ def test_a_dispatcher_without_workers_is_a_line_and_not_a_hang() -> None:
     ],
 )
 def test_bad_flags_are_one_line(arguments: list[str], words: str) -> None:
-    command = [sys.executable, "-m", "tools.data_service", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run("tools.data_service", *arguments)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert words in line

@@ -1,11 +1,12 @@
 """The embedded data set: the same images every time, and dirt that can be counted."""
 
+import contextlib
 import dataclasses
 import io
 import logging
+import os
 import pathlib
-import subprocess
-import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from pipeline import shapes
 from pipeline.config import ShapesConfig
+from tests import forked
 
 SMALL = ShapesConfig(size=16, count=200)
 DIRTY = ShapesConfig(size=16, count=200, outliers=0.3, label_noise=0.3, unnormalised=0.3, imbalance=5.0, corrupt=0.3)
@@ -99,37 +101,40 @@ def test_a_second_call_renders_nothing(tmp_path: pathlib.Path, monkeypatch: pyte
         shapes.prepare(dataclasses.replace(SMALL, seed=1), str(tmp_path))
 
 
+def killed_while_preparing(directory: str) -> None:
+    """In a process of its own: amid the validation split."""
+    images, render = iter(range(220)), shapes.render
+    shapes.render = lambda *given: render(*given) if next(images) < 210 else os._exit(9)
+    shapes.prepare(SMALL, directory)
+
+
 def test_a_killed_preparation_is_begun_again(tmp_path: pathlib.Path) -> None:
-    script = (
-        "import os, sys; from pipeline import shapes; from pipeline.config import ShapesConfig;"
-        "images = iter(range(220)); render = shapes.render;"
-        "shapes.render = lambda *a: render(*a) if next(images) < 210 else os._exit(9);"  # amid the validation split
-        "shapes.prepare(ShapesConfig(size=16, count=200), sys.argv[1])"
-    )
-    root = pathlib.Path(__file__).parent.parent
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, capture_output=True, check=False)
-    assert killed.returncode == 9, killed.stderr.decode()
+    killed = forked.run(killed_while_preparing, str(tmp_path))
+    assert killed.returncode == 9, killed.stderr
     assert list(tmp_path.rglob("*.tfrecord*")), "killed before anything was written: this test tests nothing"
     directory = shapes.prepare(SMALL, str(tmp_path))
     assert (len(read(directory, "train")), len(read(directory, "validation"))) == (200, 40)
 
 
+def counted_while_preparing(directory: str) -> None:
+    """In a process of its own: prints where they are, and how many images it has rendered."""
+    calls, render = [], shapes.render
+    shapes.render = lambda *given: calls.append(given) or render(*given)
+    print(shapes.prepare(SMALL, directory), len(calls))
+
+
 @pytest.mark.slow
 def test_of_processes_that_want_the_same_one_renders_it(tmp_path: pathlib.Path) -> None:
-    script = (
-        "import sys; from pipeline import shapes; from pipeline.config import ShapesConfig;"
-        "render, calls = shapes.render, []; shapes.render = lambda *a: calls.append(a) or render(*a);"
-        "print(shapes.prepare(ShapesConfig(size=16, count=200), sys.argv[1]), len(calls))"
-    )
-    root = pathlib.Path(__file__).parent.parent
-    command = [sys.executable, "-c", script, str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, cwd=root, **pipes) for _ in range(3)]
-    told = []
-    for process in processes:
-        out, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        told.append(out.split())
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+        processes = [forked.start(counted_while_preparing, str(tmp_path), out=file) for file in files]
+        told = []
+        for process, file in zip(processes, files, strict=True):
+            process.join(120)
+            file.seek(0)
+            out = file.read()
+            assert process.exitcode == 0, out
+            told.append(out.splitlines()[-1].split())
     assert len({directory for directory, _ in told}) == 1
     assert sorted(int(calls) for _, calls in told) == [0, 0, 240]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,16 +13,12 @@ from pipeline.build import training_batches
 from pipeline.config import AugmentConfig, DataConfig
 from pipeline.opening import Data
 from pipeline.order import Share
+from tests import forked
 from tests.test_cli import refused
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = ("--data.shapes.size=16", "--data.shapes.count=300", "--data.image_size=16")
 TILE, GAP, LABEL = 96, 4, 170  # as the tool lays them out
-
-
-def show(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.show_augmentations", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def drawn_rows(path: pathlib.Path, count: int) -> np.ndarray:
@@ -53,7 +47,7 @@ def test_a_row_each_between_the_images_as_they_are_and_as_the_configuration_chan
 ) -> None:
     path = tmp_path / "grid.png"
     flags = ["--images=5", "--data.augment.flip=0.5", "--data.augment.cutout=0.5", f"--data.channels={channels}"]
-    done = show(*TINY, *flags, f"--output={path}", "--seed=3")
+    done = forked.run("tools.show_augmentations", *TINY, *flags, f"--output={path}", "--seed=3")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{path}\n"
     tiles = drawn_rows(path, 5)
@@ -79,7 +73,7 @@ def test_a_row_each_between_the_images_as_they_are_and_as_the_configuration_chan
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(flags: list[str], words: list[str]) -> None:
-    line = refused(show(*flags))
+    line = refused(forked.run("tools.show_augmentations", *flags))
     for word in words:
         assert word in line
     assert not (ROOT / "grid.png").exists()

@@ -298,9 +298,12 @@ def test_class_weights_weigh_examples() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mixing", [MixingConfig(mixup=0.5), MixingConfig(cutmix=1.0), MixingConfig(0.5, 1.0)], ids=str)
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_mixed_batches_train_and_repeat(mixing: MixingConfig, replicas: int) -> None:
+@pytest.mark.parametrize(
+    ("replicas", "mixing"),
+    [(1, MixingConfig(mixup=0.5)), (1, MixingConfig(cutmix=1.0)), (2, MixingConfig(0.5, 1.0))],
+    ids=str,
+)
+def test_mixed_batches_train_and_repeat(replicas: int, mixing: MixingConfig) -> None:
     devices = two() if replicas == 2 else one()
     (model, rows), (again, _) = (fit(devices, steps=40, mixing=mixing, metrics=["accuracy"]) for _ in range(2))
     assert falls(rows, to=0.95)

@@ -10,8 +10,6 @@ import pathlib
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
@@ -36,10 +34,9 @@ from models.config import (
 )
 from models.progress import Progress
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
-from tests import test_network
+from tests import forked, test_network
 from tests.test_addons import needs_addons
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 19  # of 16 images in an epoch of 300, and 4 evaluation steps, the last one filled up
 TINY = TrainConfig(
     epochs=2,
@@ -68,7 +65,23 @@ PLAIN = dataclasses.replace(
 def finished() -> tuple[str, dict[str, Any]]:
     """The directory and the summary of a run of TINY; shared, to be read only."""
     model_dir = tempfile.mkdtemp(dir=os.environ["EVENKEEL_CACHE"])
-    return model_dir, train.train(TINY, model_dir)
+    return model_dir, fresh(TINY, model_dir)
+
+
+SHORT = dataclasses.replace(PLAIN, epochs=1)
+
+
+@functools.cache
+def short() -> tuple[str, dict[str, Any]]:
+    """The same of SHORT."""
+    model_dir = tempfile.mkdtemp(dir=os.environ["EVENKEEL_CACHE"])
+    return model_dir, train.train(SHORT, model_dir)
+
+
+def fresh(config: TrainConfig, model_dir: str | pathlib.Path, resume: bool = False) -> dict[str, Any]:
+    """A run as in a process of its own, where layers' names begin anew."""
+    keras.backend.reset_uids()
+    return train.train(config, str(model_dir), resume=resume)
 
 
 def read_json(*parts: str) -> dict[str, Any]:
@@ -198,13 +211,7 @@ class Killing(Progress):
             raise Killed
 
 
-def fresh(config: TrainConfig, model_dir: pathlib.Path, resume: bool = False) -> dict[str, Any]:
-    """A run as in a process of its own, where layers' names begin anew."""
-    keras.backend.reset_uids()
-    return train.train(config, str(model_dir), resume=resume)
-
-
-def curves(model_dir: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+def curves(model_dir: str | pathlib.Path) -> dict[str, list[tuple[int, float]]]:
     """All of a run's curves that do not tell of time."""
     found = {}
     for part in ("train", "validation"):
@@ -268,9 +275,7 @@ def test_a_run_killed_again_and_again_is_the_straight_run_bit_for_bit(
 def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
     validating: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    config = dataclasses.replace(TINY, early_stopping=5)
-    fresh(config, straight)
+    resumed, config = tmp_path / "resumed", dataclasses.replace(TINY, early_stopping=5)
 
     class Signalling(Progress):
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -288,7 +293,7 @@ def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
     assert (summary["status"], summary["steps"]) == ("preempted", STEPS)
     summary = fresh(config, resumed, resume=True)
     assert summary["status"] == "completed"
-    found, expected = curves(resumed), curves(straight)
+    found, expected = curves(resumed), curves(finished()[0])
     assert found.keys() == expected.keys()
     for tag, curve in expected.items():
         assert [step for step, _ in found[tag]] == [step for step, _ in curve], tag
@@ -296,42 +301,40 @@ def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
 
 
 def test_a_run_goes_on_with_other_flags_only_where_that_is_meant(tmp_path: pathlib.Path, caplog: Any) -> None:
-    config = dataclasses.replace(PLAIN, epochs=1)
-    train.train(config, str(tmp_path))
-    longer = dataclasses.replace(config, epochs=2)
+    run = shutil.copytree(short()[0], tmp_path / "run")
     with pytest.raises(UsageError, match=r"epochs is 1 there, 2 here.*--allow_config_change goes on with the new one"):
-        train.train(longer, str(tmp_path), resume=True)
-    summary = train.train(longer, str(tmp_path), resume=True, allow_config_change=True)
+        train.train(PLAIN, str(run), resume=True)
+    summary = train.train(PLAIN, str(run), resume=True, allow_config_change=True)
     assert (summary["status"], summary["steps"]) == ("completed", 2 * STEPS)
     assert "going on with another configuration: epochs is 1 there, 2 here" in caplog.text
-    assert read_json(str(tmp_path), "config.json")["epochs"] == 2
+    assert read_json(str(run), "config.json")["epochs"] == 2
 
 
 def test_an_event_file_cut_short_costs_its_last_record_alone(tmp_path: pathlib.Path) -> None:
-    train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path))
-    written = max((tmp_path / "train").glob("events*"), key=lambda path: path.stat().st_size)
+    run = shutil.copytree(short()[0], tmp_path / "run")
+    written = max((run / "train").glob("events*"), key=lambda path: path.stat().st_size)
     os.truncate(written, written.stat().st_size - 10)
-    train.train(PLAIN, str(tmp_path), resume=True, allow_config_change=True)
-    steps = [step for step, _ in scalars(events(tmp_path), "step/loss")]
+    train.train(PLAIN, str(run), resume=True, allow_config_change=True)
+    steps = [step for step, _ in scalars(events(run), "step/loss")]
     assert steps == sorted(set(steps)), "none twice"
     assert steps[-1] == 2 * STEPS - 1
     assert len(steps) >= 2 * STEPS - 10, "a record holds the steps of a call"
 
 
 def test_a_run_goes_on_with_another_number_of_replicas(tmp_path: pathlib.Path) -> None:
-    train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path))
+    run = shutil.copytree(short()[0], tmp_path / "run")
     two = StrategyConfig(name="mirrored", logical_cpus=2)
-    with_two = dataclasses.replace(PLAIN, epochs=1, strategy=two)
-    summary = train.train(with_two, str(tmp_path), resume=True)
+    summary = train.train(dataclasses.replace(SHORT, strategy=two), str(run), resume=True)
     assert (summary["status"], summary["steps"]) == ("completed", STEPS)
 
 
-def test_a_run_that_stopped_early_is_not_trained_further(tmp_path: pathlib.Path) -> None:
+def test_a_run_that_stops_learning_stops_early_and_is_not_trained_further(tmp_path: pathlib.Path) -> None:
     optimizer = OptimizerConfig(name="adam", learning_rate=1e-12)
     config = dataclasses.replace(PLAIN, epochs=5, early_stopping=1, optimizer=optimizer)
     first = train.train(config, str(tmp_path))
+    assert (first["status"], first["steps"], first["epochs"]) == ("stopped_early", 2 * STEPS, 2.0)
     again = train.train(config, str(tmp_path), resume=True)
-    assert (again["status"], again["steps"]) == (first["status"], first["steps"]) == ("stopped_early", 2 * STEPS)
+    assert (again["status"], again["steps"]) == ("stopped_early", 2 * STEPS)
 
 
 @keras.utils.register_keras_serializable("tests")
@@ -408,16 +411,8 @@ def test_a_guard_that_cannot_help_ends_the_run(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("guard", ["off", "act"])
 def test_a_guard_changes_nothing_in_a_sound_run(guard: str, tmp_path: pathlib.Path) -> None:
-    watched = train.train(dataclasses.replace(PLAIN, epochs=1), str(tmp_path / "watched"))
-    other = train.train(dataclasses.replace(PLAIN, epochs=1, guard=guard), str(tmp_path / guard))
+    watched, other = short()[1], train.train(dataclasses.replace(SHORT, guard=guard), str(tmp_path))
     assert other["final"] == watched["final"]
-
-
-def test_a_run_that_stops_learning_stops_early(tmp_path: pathlib.Path) -> None:
-    optimizer = OptimizerConfig(name="adam", learning_rate=1e-12)
-    config = dataclasses.replace(PLAIN, epochs=5, early_stopping=1, optimizer=optimizer)
-    summary = train.train(config, str(tmp_path))
-    assert (summary["status"], summary["epochs"]) == ("stopped_early", 2.0)
 
 
 def held(path: pathlib.Path, config: TrainConfig = TINY) -> str:
@@ -461,8 +456,7 @@ def test_there_must_be_something_to_resume(tmp_path: pathlib.Path) -> None:
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = dataclasses.replace(PLAIN, epochs=1)
-    summary = train.train(config, held(tmp_path / "begun", config), resume=True)
+    summary = train.train(SHORT, held(tmp_path / "begun", SHORT), resume=True)
     assert (summary["status"], summary["steps"]) == ("completed", STEPS)
     assert "yet: beginning anew" in caplog.text
 
@@ -514,8 +508,7 @@ def test_a_run_that_only_skips_fails_with_exit_code_3(tmp_path: pathlib.Path) ->
     config = dataclasses.replace(PLAIN, epochs=10, model=ModelConfig(name=f"{__file__}:fails_for_good"))
     (tmp_path / "given.json").write_text(config_json(config))
     flags = [f"--config={tmp_path / 'given.json'}", f"--model_dir={tmp_path / 'run'}"]
-    command = [sys.executable, "-m", "tools.train", *flags]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run("tools.train", *flags)
     assert done.returncode == 3, done.stderr
     reason = (
         r"the last 10[0-3] updates were all skipped for a non-finite gradient: lower --optimizer.learning_rate,"

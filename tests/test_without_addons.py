@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import json
+import importlib.abc
 import pathlib
-import subprocess
 import sys
 
 import pytest
 
-from models.config import ModelConfig, TrainConfig, config_json, to_dict
+from models.config import ModelConfig, TrainConfig, config_json
 from pipeline.config import DataConfig
 from pipeline.opening import Data
+from tests import forked
 from tests.test_addons import OF_ADDONS
 
-ROOT = pathlib.Path(__file__).parent.parent
-BLOCKED = """
-import importlib.abc, json, sys
 
 class Blocked(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.split(".")[0] == "tensorflow_addons":
             raise ImportError(f"{name} is blocked")
 
-sys.meta_path.insert(0, Blocked())
-"""
+
+def trains(*flags: str) -> None:
+    """In a process of its own."""
+    assert "tensorflow_addons" not in sys.modules
+    sys.meta_path.insert(0, Blocked())
+    forked.main("tools.train", *flags)
+
+
+def given(directory: pathlib.Path, config: TrainConfig) -> list[str]:
+    (directory / "config.json").write_text(config_json(config))
+    return [f"--config={directory / 'config.json'}", f"--model_dir={directory / 'run'}"]
 
 
 @pytest.mark.slow
 def test_training_works_without_addons(small: DataConfig, tmp_path: pathlib.Path) -> None:
     config = TrainConfig(epochs=1, precision="float32", data=small, model=ModelConfig(name="cnn", width=4))
-    program = f"""{BLOCKED}
-from models.config import TrainConfig, from_dict
-from models.train import train
-summary = train(from_dict(TrainConfig, json.loads(sys.argv[1])), sys.argv[2])
-assert "tensorflow_addons" not in sys.modules
-print(summary["status"], summary["steps"])
-"""
-    command = [sys.executable, "-c", program, json.dumps(to_dict(config)), str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = forked.run(trains, *given(tmp_path, config))
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["completed", "15"]
+    assert done.stdout.startswith("completed after 1.0 epochs, 15 steps")
 
 
 @pytest.mark.slow
@@ -48,11 +46,8 @@ print(summary["status"], summary["steps"])
 def test_an_option_that_needs_addons_says_so_in_one_line(
     option: str, small: DataConfig, data: Data, tmp_path: pathlib.Path
 ) -> None:
-    given = tmp_path / "config.json"
-    given.write_text(config_json(TrainConfig(data=small, model=ModelConfig("cnn", width=4))))
-    flags = [f"--config={given}", f"--model_dir={tmp_path / 'run'}", f"--{option}"]
-    program = f"{BLOCKED}\nimport runpy; runpy.run_module('tools.train', run_name='__main__', alter_sys=True)"
-    done = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True)
+    config = TrainConfig(data=small, model=ModelConfig("cnn", width=4))
+    done = forked.run(trains, *given(tmp_path, config), f"--{option}")
     assert done.returncode == 2, done.stderr[-2000:]
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert line.startswith(f"error: {option} needs tensorflow-addons")
