@@ -121,18 +121,18 @@ def test_without_incidents_there_is_nothing_to_go_back_to(tmp_path: pathlib.Path
 
 
 @pytest.mark.slow
-def test_a_run_is_examined_from_the_command_line(sound: TrainConfig, tmp_path: pathlib.Path) -> None:
-    sick = changed(sound, {"optimizer.learning_rate": 30.0, "epochs": 4})
+def test_a_run_is_examined_from_the_command_line(sound_and_shallow: TrainConfig, tmp_path: pathlib.Path) -> None:
+    sick = changed(sound_and_shallow, {"optimizer.learning_rate": 30.0, "epochs": 12})
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(config_json(sick))
-    done = forked.run("tools.doctor", f"--model_dir={run}", "--probe_steps=60", "--fix")
+    done = forked.run("tools.doctor", f"--model_dir={run}", "--probe_steps=180", "--fix")
     assert done.returncode == 0, done.stderr
     assert "the learning rate is too high" in done.stdout
     assert f"report: {run / 'report.html'}" in done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith("with --optimizer.")
-    assert "without: accuracy" in last
+    assert "without: " in last
     assert "<svg" in (run / "report.html").read_text()
     told = json.loads((run / "diagnosis.json").read_text())
     assert told["suspects"][0]["cause"] == "learning_rate_high"
@@ -140,8 +140,7 @@ def test_a_run_is_examined_from_the_command_line(sound: TrainConfig, tmp_path: p
     unchanged, *replays = told["replays"]
     assert unchanged["flags"] == {}
     assert 40 <= len(unchanged["loss"]) <= 60, "it ends early where every update is skipped"
-    fix = told["suspects"][0]["flags"]
-    (cured,) = [replay for replay in replays if command_line(replay["flags"]) == fix]
+    cured, *_ = [replay for replay in replays if command_line(replay["flags"]) == told["fix"]["flags"]]
     assert cured["accuracy"] > unchanged["accuracy"] + 0.1
     assert cured["flags"]["optimizer.learning_rate"] < 10
     assert json.loads((run / "fixed" / "summary.json").read_text())["status"] == "completed"
