@@ -54,6 +54,6 @@ def measure(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tenso
 def _sums(values: tf.Tensor, channels: int) -> tf.Tensor:
     """int64 [2, channels]: sums of int32 [rows, width, channels] and of its squares."""
     lines = tf.reshape(values, [tf.shape(values)[0], -1])
-    # Rows are added up first, whole lines at a time: vector code, 0.67 of the time that groups of pixels take.
+    # Rows are added up first, whole lines at a time: vector code, 0.73 of the time that groups of pixels took.
     columns = tf.cast(tf.stack([tf.reduce_sum(lines, axis=0), tf.reduce_sum(lines * lines, axis=0)]), tf.int64)
     return tf.reduce_sum(tf.reshape(columns, [2, -1, channels]), axis=1)

@@ -23,7 +23,7 @@ import tensorflow as tf
 from pipeline import build, cache, crop, reader
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.cost import ROUNDS, Chain, cost
-from pipeline.decode import LIBJPEG, decode, decode_whole, resize
+from pipeline.decode import cropped, decode, decode_whole, resize
 from pipeline.index import JPEG, RAW
 from pipeline.opening import Data
 from pipeline.order import Share
@@ -382,7 +382,7 @@ def _decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[st
     heights, widths = index.columns["height"], index.columns["width"]
     chosen, is_jpeg = windows(heights, widths), kinds == JPEG
     bare = lambda contents, window, jpeg: tf.cond(  # noqa: E731
-        jpeg, lambda: _bare_jpeg(contents, window), lambda: decode_whole(contents, channels=3)
+        jpeg, lambda: cropped(contents, window, True, channels=3), lambda: decode_whole(contents, channels=3)
     )
     floor = taken(bare, stored, chosen, is_jpeg)
     side = round(size * SIDE_MARGIN) if strength else size
@@ -401,7 +401,3 @@ def _decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[st
 
     raw = taken(from_pixels, [image.tobytes() for image in images], shapes, chosen)
     return floor, {f"raw:{side}": raw / now, f"jpeg:{side}:{QUALITY}": jpeg / now}
-
-
-def _bare_jpeg(contents: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    return tf.image.decode_and_crop_jpeg(contents, window, channels=3, **LIBJPEG)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from models.presets import PRESETS
+from pipeline import output
 from tests import forked
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -151,6 +152,11 @@ def test_who_stops_reading_ends_a_command_without_a_word(command: str) -> None:
     done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_another_pipe_that_breaks_is_an_error_like_any() -> None:
+    with pytest.raises(BrokenPipeError, match="to a worker"), output.may_break():
+        raise BrokenPipeError("to a worker")
 
 
 def resolved(*flags: str) -> dict:
