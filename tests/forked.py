@@ -25,6 +25,7 @@ from tensorflow.python.eager import context
 ROOT = pathlib.Path(__file__).parent.parent
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tensorflow_datasets", "matplotlib.figure", "pytest", "models.train"])
+PATIENCE = 900  # seconds that a command has; the longest takes 80
 Target = str | Callable[..., object]
 
 
@@ -34,9 +35,13 @@ def run(
     """What `python -m TARGET ARGUMENTS` said, or what the function did, and the exit code."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = start(target, *arguments, out=out, err=err, cwd=cwd, **environment)
+        process.join(PATIENCE)
+        hangs = process.is_alive()
+        process.kill()
         process.join()
         for file in (out, err):
             file.seek(0)
+        assert not hangs, f"{target} has not ended after {PATIENCE} s: {err.read()[-3000:]}"
         return subprocess.CompletedProcess(arguments, process.exitcode or 0, out.read(), err.read())
 
 
