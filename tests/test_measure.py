@@ -40,14 +40,15 @@ def test_sums_are_numpys(shape: tuple[int, int], strip: int, monkeypatch: pytest
     assert found(image(shape)) == expected(image(shape))
 
 
-def test_the_roughest_large_image_does_not_overflow() -> None:
-    """A chessboard of 3000 x 3000: squared Laplacians sum to 9.4e12."""
-    board = np.indices((3000, 3000)).sum(axis=0) % 2 * 255
+@pytest.mark.parametrize(("height", "width"), [(3000, 3000), (9000, 6)])
+def test_the_roughest_large_image_does_not_overflow(height: int, width: int) -> None:
+    """A chessboard: of 3000 x 3000, squared Laplacians sum to 9.4e12; of one so narrow a strip has the most rows."""
+    board = np.indices((height, width)).sum(axis=0) % 2 * 255
     pixels = np.repeat(board.astype(np.uint8)[..., None], 3, axis=2)
     sums, squares, laplacian = found(pixels)
-    assert sums == [255 * 4_500_000] * 4
-    assert squares == [255**2 * 4_500_000] * 4
-    assert laplacian == [0, 1020**2 * 2998**2]
+    assert sums == [255 * height * width // 2] * 4
+    assert squares == [255**2 * height * width // 2] * 4
+    assert laplacian == [0, 1020**2 * (height - 2) * (width - 2)]
 
 
 def test_inside_tf_data_sums_are_the_same() -> None:
