@@ -69,7 +69,7 @@ def training_stages(
         payloads, index, fetch = rows.map(lambda element, rows: (element, rows, rows)), held.index, held.fetch
     else:
         payloads, fetch = reader.training_reader(config, index, _seed(seed, ORDER), share, start_step)
-    planned = _planned(index, config, seed, share)
+    planned = _planned(index, config, fetch, seed, share)
     return [
         ("read", lambda: payloads),
         ("plan", lambda ds: ds.map(planned)),
@@ -117,8 +117,8 @@ def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.dat
 
     The last global batch is filled up with examples of weight 0; there are ceil(rows / global batch) steps.
     """
-    windows, regions = _central(index, config.eval_crop), regions_of(index, config)
     ds, fetch = reader.evaluation_reader(config, index, share)
+    windows, regions = _central(index, config.eval_crop), regions_of(index, config, fetch)
     ds = ds.map(lambda rows, payloads: (rows, None, rows, payloads, regions(rows, windows(rows))))
     ds = _decoded(ds, index, config, fetch, share)
     ds = ds.map(
@@ -144,10 +144,10 @@ def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tenso
     return windows
 
 
-def _planned(index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
-    """(element, rows, payloads) -> (element [b], mirrored bool [b] or None, rows, payloads, regions int32 [b, 5])."""
+def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: Share) -> Callable:
+    """(element, rows, payloads) -> (element [b], mirrored bool [b] or None, rows, payloads, regions of `regions_of`)."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-    strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config)
+    strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config, fetch)
 
     def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
         if strength == 0:

@@ -1,7 +1,7 @@
 """What a reader's payload holds -> bytes or pixels: a row to copy out of memory, or the streamed bytes themselves.
 
 fetch = mapped(index)
-contents = fetch.encoded(row)           # inside tf.data, per image
+contents = fetch.encoded(row, region)   # inside tf.data, per image
 memory, offsets = fetch.stored(rows)    # images stored as pixels: where they lie
 """
 
@@ -13,22 +13,27 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from pipeline import mapping
+from pipeline import cut, mapping
 from pipeline.index import Index
+from pipeline.memory import text
 
+ALL = np.zeros(5, np.int32)  # the region to fetch all of an image by
 Pixels = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fetch:
-    """`encoded`: payload -> an encoded image's bytes (string []).
+    """`encoded`: payload and region -> an encoded image's bytes (string []), or those that the region needs.
+
+    `planned`: rows (int64 [b]) and their regions (int32 [b, 5]) -> the regions to read, as `crop.regions` or `cut` says.
 
     For images stored as pixels of `channels`, `stored`: payload -> (memory uint8 [n], offset int64 []), where the
     image's begin; if `at_once`, payloads [b] -> (memory, offsets [b]) too. And `pixels`: payload, window (int32 y, x,
     height, width) and the image's height and width (int32 []) -> the window, uint8 [height, width, c].
     """
 
-    encoded: Callable[[tf.Tensor], tf.Tensor]
+    encoded: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    planned: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     pixels: Pixels
     stored: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
     at_once: bool
@@ -41,14 +46,20 @@ def mapped(index: Index) -> Fetch:
     offsets = starts[index.columns["shard"]] + index.columns["offset"]
     at, lengths = tf.constant(offsets), tf.constant(index.columns["length"])
 
-    def encoded(row: tf.Tensor) -> tf.Tensor:
-        length = lengths[row]
-        # A serialized tensor ends with its content: the cheapest way from uint8 memory to a string.
-        serialized = tf.io.serialize_tensor(tf.slice(memory, [at[row]], [length]))
-        length = tf.cast(length, tf.int32)
-        return tf.strings.substr(serialized, -length, length)
+    def whole(row: tf.Tensor) -> tf.Tensor:
+        return text(memory, at[row], lengths[row])
 
-    return dataclasses.replace(pixels_in(memory, offsets, channels=3), encoded=encoded)
+    fetch = dataclasses.replace(pixels_in(memory, offsets, channels=3), encoded=lambda row, region: whole(row))
+    if index.entries is None:
+        return fetch
+    smaller = cut.cutter(index, memory)
+
+    def encoded(row: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+        if region.shape[0] == len(ALL):
+            return whole(row)
+        return smaller(region)
+
+    return dataclasses.replace(fetch, encoded=encoded, planned=cut.planner(index, offsets))
 
 
 def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Fetch:
@@ -63,7 +74,15 @@ def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Fetch:
         lines = tf.reshape(tf.slice(memory, [first], [tf.cast(tall * line, tf.int64)]), [tall, line])
         return tf.reshape(tf.slice(lines, [0, x * channels], [tall, wide * channels]), [tall, wide, channels])
 
-    return Fetch(tf.identity, pixels, lambda rows: (memory, tf.gather(at, rows)), True, channels)
+    return Fetch(_itself, _all, pixels, lambda rows: (memory, tf.gather(at, rows)), True, channels)
+
+
+def _itself(payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+    return payload
+
+
+def _all(rows: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
+    return regions
 
 
 def _streamed(contents: tf.Tensor, window: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
@@ -75,4 +94,4 @@ def _alone(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.io.decode_raw(contents, tf.uint8), tf.constant(0, tf.int64)
 
 
-STREAMED = Fetch(tf.identity, _streamed, _alone, at_once=False, channels=3)
+STREAMED = Fetch(_itself, _all, _streamed, _alone, at_once=False, channels=3)

@@ -1,6 +1,6 @@
 """A row of the index -> its image: what to decode of which kind of bytes, and how.
 
-regions = regions_of(index, config)(rows, windows)    # inside tf.data, per batch
+regions = regions_of(index, config, fetch)(rows, windows)    # inside tf.data, per batch
 image, label = decoder(index, config, fetch)(row, payload, region)    # per image
 images, labels = stored(index, config, fetch)(rows, payloads, regions, mirrored)    # per batch, of stored pixels
 """
@@ -16,7 +16,7 @@ import tensorflow as tf
 from pipeline import crop
 from pipeline.config import DataConfig
 from pipeline.decode import cropped, decode, decode_shrunk, luma
-from pipeline.fetch import Fetch
+from pipeline.fetch import ALL, Fetch
 from pipeline.index import JPEG, OTHER, RAW, Index
 from pipeline.stored import scaler
 
@@ -31,16 +31,17 @@ def _can_shrink(index: Index, size: int) -> bool:
     return bool(shorter.max(initial=0) >= 2 * size)
 
 
-def regions_of(index: Index, config: DataConfig) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(rows int64 [b], windows int32 [b, 4]) -> what to decode of each, int32 [b, 5], as in `crop.regions`."""
+def regions_of(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(rows int64 [b], windows int32 [b, 4]) -> what to decode of each, int32 [b, 5 or more], as in `crop.regions` and
+    then as `fetch` plans to read it."""
     if not _can_shrink(index, config.image_size):
-        return lambda rows, windows: tf.pad(windows, [[0, 0], [0, 1]])
+        return lambda rows, windows: fetch.planned(shown(rows), tf.pad(windows, [[0, 0], [0, 1]]))
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
     is_jpeg = tf.constant(index.columns["kind"] == JPEG)
 
     def regions(rows: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
         height, width, jpeg = (tf.gather(column, shown(rows)) for column in (heights, widths, is_jpeg))
-        return crop.regions(windows, height, width, config.image_size, jpeg)
+        return fetch.planned(shown(rows), crop.regions(windows, height, width, config.image_size, jpeg))
 
     return regions
 
@@ -53,14 +54,16 @@ def decoder(
     labels, shrinks = tf.constant(index.columns["label"]), _can_shrink(index, size)
 
     def jpeg(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        contents = fetch.encoded(payload)
-        as_it_is = lambda: decode(contents, region[:4], True, size, channels)  # noqa: E731
+        contents = fetch.encoded(payload, region)
+        as_it_is = lambda: decode(contents, tf.cast(region[:4], tf.int32), True, size, channels)  # noqa: E731
         if not shrinks:
             return as_it_is()
-        return tf.cond(region[4] > 0, lambda: decode_shrunk(contents, region, size, channels), as_it_is)
+        return tf.cond(
+            region[4] > 0, lambda: decode_shrunk(contents, tf.cast(region[:5], tf.int32), size, channels), as_it_is
+        )
 
     def other(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        return decode(fetch.encoded(payload), region[:4], False, size, channels)
+        return decode(fetch.encoded(payload, region), tf.cast(region[:4], tf.int32), False, size, channels)
 
     scaled = _scaled(index, config, fetch)
 
@@ -124,7 +127,7 @@ def whole(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.Tensor
     )
 
     def encoded(is_jpeg: bool, at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return cropped(fetch.encoded(payload), window, is_jpeg, channels)
+        return cropped(fetch.encoded(payload, ALL), window, is_jpeg, channels)
 
     def raw(at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         return _converted(fetch.pixels(payload, window, heights[at], widths[at]), channels)

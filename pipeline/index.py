@@ -84,10 +84,19 @@ class Features:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Entries:
+    """Where images can be entered, as `entries.Found`, those of all images one behind the other."""
+
+    points: np.ndarray
+    made_up: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Index:
     """Rows over the shards of one data set.
 
-    `columns` are as in `COLUMNS`, all of one length. `faults` says of (shard, record) why it is not kept.
+    `columns` are as in `COLUMNS`, all of one length. `faults` says of (shard, record) why it is not kept. With
+    `entries` there is a column more, `entry`: an `entries.Record` for each row.
     """
 
     shards: tuple[str, ...]
@@ -95,6 +104,7 @@ class Index:
     features: Features
     columns: dict[str, np.ndarray]
     faults: dict[tuple[int, int], str]
+    entries: Entries | None = None
 
     def __len__(self) -> int:
         return len(self.columns["label"])

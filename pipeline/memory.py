@@ -46,3 +46,11 @@ def empty(size: int) -> np.ndarray:
 def tensor_over(array: np.ndarray) -> tf.Tensor:
     """A tensor that shares the memory of `array`, where tf.constant would copy it; do not write to it any more."""
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+
+
+def text(memory: tf.Tensor, at: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """`length` bytes of `memory` (uint8 [n]) from `at` on (int64 []), as a string []."""
+    # A serialized tensor ends with its content: the cheapest way from uint8 memory to a string.
+    serialized = tf.io.serialize_tensor(tf.slice(memory, [at], [length]))
+    length = tf.cast(length, tf.int32)
+    return tf.strings.substr(serialized, -length, length)

@@ -14,7 +14,9 @@ from absl import logging
 
 from pipeline import prepare, preparing, selection, sources
 from pipeline.config import DataConfig, PrepareConfig, UsageError
+from pipeline.entries import with_entries
 from pipeline.index import Index, open_index
+from pipeline.reader import use_mapping
 
 NAMED = 10  # skipped images named in the log; all of them stand in `Data.skipped`
 
@@ -40,6 +42,8 @@ def open_data(config: DataConfig) -> Data:
     """
     builder = sources.resolve(in_tier(config))
     index = open_index(builder, sources.cache_dir(), config.max_pixels)
+    if config.entries and use_mapping(config, index):
+        index = with_entries(index, str(builder.data_dir), sources.cache_dir())
     splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
     chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
     if config.drop:

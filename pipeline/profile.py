@@ -23,6 +23,7 @@ import tensorflow as tf
 from pipeline import build, cache, crop, reader
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.cost import ROUNDS, Chain, cost
+from pipeline.fetch import ALL
 from pipeline.decode import cropped, decode, decode_whole, resize
 from pipeline.index import JPEG, RAW
 from pipeline.opening import Data
@@ -269,7 +270,8 @@ def _waiting(data: Data, config: DataConfig, seed: int) -> float:
     # One thread, so that what neither runs nor queues for a core waits.
     options = build.options(dataclasses.replace(config, threads=1))
     options.autotune.enabled = False
-    contents = lambda n: payloads.take(n).map(lambda *of: of[-1]).unbatch().map(fetch.encoded)  # noqa: E731
+    whole = lambda payload: fetch.encoded(payload, ALL)  # noqa: E731
+    contents = lambda n: payloads.take(n).map(lambda *of: of[-1]).unbatch().map(whole)  # noqa: E731
     return cost(_with(contents, options), config.batch_size, config.batch_size, rounds=1).wait
 
 
@@ -278,11 +280,11 @@ def _fetching(planned: tf.data.Dataset, data: Data, config: DataConfig, seed: in
     _, fetch = reader.training_reader(config, data.train, seed, Share(config.batch_size), 0)
     options, images = build.options(config), KEPT * config.batch_size
 
-    def mapped(of: Callable[[tf.Tensor], Any]) -> float:
-        run = lambda n: planned.unbatch().repeat(n).map(lambda *row: of(row[-2]), num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
+    def mapped(of: Callable[..., Any]) -> float:
+        run = lambda n: planned.unbatch().repeat(n).map(lambda *row: of(*row[-2:]), num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
         return cost(_with(run, options), images, images).cpu
 
-    return max(0.0, mapped(fetch.encoded) - mapped(lambda payload: (payload, payload)))
+    return max(0.0, mapped(fetch.encoded) - mapped(lambda payload, region: (payload, payload)))
 
 
 def _from_memory(data: Data, config: DataConfig, seed: int) -> float | None:

@@ -25,7 +25,10 @@ def prepare(threads: int, folder: str):
         augment = AugmentConfig(pad_crop=loading.PAD, flip=0.5, cutout=loading.CUTOUT / size)
     else:
         augment = AugmentConfig(random_resized_crop=1 - loading.AREA[0], flip=0.5)
-    config = DataConfig(source, image_size=work.size, batch_size=work.batch, threads=threads, augment=augment)
+    files = work.task in ("jpeg224", "prepared224")
+    config = DataConfig(
+        source, image_size=work.size, batch_size=work.batch, threads=threads, augment=augment, entries=files
+    )
     data = open_data(config)
     work = loading.Work(work.task, work.folder, len(data.train))
     batches = training_batches(data, config, seed=0, share=Share(work.batch))
