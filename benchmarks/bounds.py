@@ -116,9 +116,9 @@ def slow_disk() -> Iterator[None]:
     def late(index: Any) -> Fetch:
         at_once = mapped(index)
 
-        def encoded(row: tf.Tensor) -> tf.Tensor:
+        def encoded(row: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
             with tf.control_dependencies([tf.numpy_function(wait, [], [])]):
-                return at_once.encoded(tf.identity(row))
+                return at_once.encoded(tf.identity(row), region)
 
         return dataclasses.replace(at_once, encoded=encoded)
 

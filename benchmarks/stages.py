@@ -59,7 +59,7 @@ def apart(source: str) -> dict[str, float]:
     from pipeline.profile import profile
 
     augment = AugmentConfig(random_resized_crop=0.92, flip=0.5)
-    config = DataConfig(source, image_size=224, batch_size=64, augment=augment)
+    config = DataConfig(source, image_size=224, batch_size=64, augment=augment, entries=True)
     report = profile(open_data(config), config)
     return {**{stage.name: stage.cpu_ms for stage in report.stages}, DECODER: report.decoder_floor_ms}
 

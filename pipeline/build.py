@@ -145,7 +145,7 @@ def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tenso
 
 
 def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: Share) -> Callable:
-    """(element, rows, payloads) -> (element [b], mirrored bool [b] or None, rows, payloads, regions of `regions_of`)."""
+    """(element, rows, payloads) -> (element [b], mirrored bool [b] or None, rows, payloads, `regions_of`)."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
     strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config, fetch)
 

@@ -149,7 +149,8 @@ class DataConfig:
     shuffle_buffer: int = option(8192, "encoded images held by the streaming reader for shuffling")
     entries: bool = option(
         False,
-        "find once where each row of a JPEG can be entered, so that crops read a third less: worth it from 20 epochs on",
+        "find once where JPEGs can be entered, so that a crop reads no more of them than it needs: worth it from some"
+        " 20 epochs on",
     )
     service: str = option(
         "", "grpc://HOST:PORT of a tf.data service dispatcher (tools.data_service): its workers do it"
@@ -179,6 +180,11 @@ class DataConfig:
         )
         require(self.max_pixels >= 1, f"data.max_pixels ({self.max_pixels}) must be at least 1.")
         one_of("data.reader", self.reader, READERS)
+        require(
+            not (self.entries and (self.service or self.reader == "streaming")),
+            "data.entries needs mapped shards, and these are streamed (data.service or data.reader=streaming): leave it"
+            " out.",
+        )
         if ":" in self.cache:
             parse_tier(self.cache)
         else:

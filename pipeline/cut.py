@@ -54,10 +54,10 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
         across, step = (tf.where(can, each, 1) for each in (of.across, of.step))
         top, below = y // lines, _up(y + height, lines)
         left, right = x // columns // step, _up(_up(x + width, columns), step)
-        wide = tf.minimum(right * step, across) - left * step + 2 * of.count
+        wide = tf.minimum(right * step, across) - left * step + 2 * of.beside
         saved = (below * across - (below - top) * wide) * length // tf.maximum(of.mcus, 1)
         cut = can & (saved >= WORTH)
-        window = tf.stack([y - top * lines, x + (of.count - left * step) * columns, height, width, exponent], axis=1)
+        window = tf.stack([y - top * lines, x + (of.beside - left * step) * columns, height, width, exponent], axis=1)
 
         count = tf.where(cut, below - top, 1)
         size = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(count, tf.float64))), tf.int64)

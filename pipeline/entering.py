@@ -21,7 +21,7 @@ def main(directory: str) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     from pipeline import entries
 
-    with np.load(os.path.join(directory, "images.npz")) as stored:
+    with np.load(os.path.join(directory, entries.IMAGES)) as stored:
         shards = stored["shards"].tolist()
         images = list(zip(*(stored[name].tolist() for name in ("shard", "offset", "length")), strict=True))
 
@@ -48,7 +48,7 @@ def main(directory: str) -> None:
                 untold = 0
             if found is None:
                 continue
-            records[number] = found.record._replace(first=first, made_up=begin)
+            records[number] = np.array(found.record._replace(first=first, made_up=begin))
             points.write(found.points.tobytes())
             made_up.write(found.made_up.tobytes())
             first, begin = first + len(found.points), begin + len(found.made_up)

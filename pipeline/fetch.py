@@ -17,22 +17,21 @@ from pipeline import cut, mapping
 from pipeline.index import Index
 from pipeline.memory import text
 
-ALL = np.zeros(5, np.int32)  # the region to fetch all of an image by
 Pixels = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Fetch:
-    """`encoded`: payload and region -> an encoded image's bytes (string []), or those that the region needs.
+    """`encoded`: payload -> an encoded image's bytes (string []); of payload and region, those that the region needs.
 
-    `planned`: rows (int64 [b]) and their regions (int32 [b, 5]) -> the regions to read, as `crop.regions` or `cut` says.
+    `planned`: rows (int64 [b]) and their regions (int32 [b, 5], as `crop.regions`) -> those to read by (`cut`).
 
     For images stored as pixels of `channels`, `stored`: payload -> (memory uint8 [n], offset int64 []), where the
     image's begin; if `at_once`, payloads [b] -> (memory, offsets [b]) too. And `pixels`: payload, window (int32 y, x,
     height, width) and the image's height and width (int32 []) -> the window, uint8 [height, width, c].
     """
 
-    encoded: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    encoded: Callable[..., tf.Tensor]
     planned: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     pixels: Pixels
     stored: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
@@ -46,20 +45,18 @@ def mapped(index: Index) -> Fetch:
     offsets = starts[index.columns["shard"]] + index.columns["offset"]
     at, lengths = tf.constant(offsets), tf.constant(index.columns["length"])
 
-    def whole(row: tf.Tensor) -> tf.Tensor:
+    def encoded(row: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
         return text(memory, at[row], lengths[row])
 
-    fetch = dataclasses.replace(pixels_in(memory, offsets, channels=3), encoded=lambda row, region: whole(row))
+    fetch = dataclasses.replace(pixels_in(memory, offsets, channels=3), encoded=encoded)
     if index.entries is None:
         return fetch
-    smaller = cut.cutter(index, memory)
+    needed = cut.cutter(index, memory)
 
-    def encoded(row: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        if region.shape[0] == len(ALL):
-            return whole(row)
-        return smaller(region)
+    def encoded_of(row: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
+        return encoded(row) if region is None else needed(region)
 
-    return dataclasses.replace(fetch, encoded=encoded, planned=cut.planner(index, offsets))
+    return dataclasses.replace(fetch, encoded=encoded_of, planned=cut.planner(index, offsets))
 
 
 def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Fetch:
@@ -77,7 +74,7 @@ def pixels_in(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> Fetch:
     return Fetch(_itself, _all, pixels, lambda rows: (memory, tf.gather(at, rows)), True, channels)
 
 
-def _itself(payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+def _itself(payload: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
     return payload
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from pipeline import crop
 from pipeline.config import DataConfig
 from pipeline.decode import cropped, decode, decode_shrunk, luma
-from pipeline.fetch import ALL, Fetch
+from pipeline.fetch import Fetch
 from pipeline.index import JPEG, OTHER, RAW, Index
 from pipeline.stored import scaler
 
@@ -54,13 +54,11 @@ def decoder(
     labels, shrinks = tf.constant(index.columns["label"]), _can_shrink(index, size)
 
     def jpeg(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        contents = fetch.encoded(payload, region)
-        as_it_is = lambda: decode(contents, tf.cast(region[:4], tf.int32), True, size, channels)  # noqa: E731
+        contents, window = fetch.encoded(payload, region), tf.cast(region[:5], tf.int32)
+        as_it_is = lambda: decode(contents, window[:4], True, size, channels)  # noqa: E731
         if not shrinks:
             return as_it_is()
-        return tf.cond(
-            region[4] > 0, lambda: decode_shrunk(contents, tf.cast(region[:5], tf.int32), size, channels), as_it_is
-        )
+        return tf.cond(window[4] > 0, lambda: decode_shrunk(contents, window, size, channels), as_it_is)
 
     def other(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         return decode(fetch.encoded(payload, region), tf.cast(region[:4], tf.int32), False, size, channels)
@@ -127,7 +125,7 @@ def whole(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.Tensor
     )
 
     def encoded(is_jpeg: bool, at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return cropped(fetch.encoded(payload, ALL), window, is_jpeg, channels)
+        return cropped(fetch.encoded(payload), window, is_jpeg, channels)
 
     def raw(at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         return _converted(fetch.pixels(payload, window, heights[at], widths[at]), channels)

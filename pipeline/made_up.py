@@ -4,9 +4,9 @@
     codes, lengths = made_up.enter(predictions, phases, rest)    # before an MCU: from nothing to what it goes on from
     codes, lengths = made_up.leave(predictions, phases, rest)    # after one: back to nothing
 
-A decoder must stand at the right bit of a byte, and know the last DC coefficient of each component, which the codes only
-tell differences from. `nothing` is a whole number of bytes and predictions of 0, so what leaves one MCU can be followed
-by what enters any other. Blocks are flat, and as many coefficients as bits are missing fill the last.
+A decoder must stand at the right bit of a byte, and know the last DC coefficient of each component, which the codes
+only tell differences from. `nothing` is a whole number of bytes and predictions of 0, so what leaves one MCU can be
+followed by what enters any other. Blocks are flat, and as many coefficients as bits are missing fill the last.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ import tensorflow as tf
 from pipeline import build, cache, crop, reader
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.cost import ROUNDS, Chain, cost
-from pipeline.fetch import ALL
 from pipeline.decode import cropped, decode, decode_whole, resize
 from pipeline.index import JPEG, RAW
 from pipeline.opening import Data
@@ -270,8 +269,7 @@ def _waiting(data: Data, config: DataConfig, seed: int) -> float:
     # One thread, so that what neither runs nor queues for a core waits.
     options = build.options(dataclasses.replace(config, threads=1))
     options.autotune.enabled = False
-    whole = lambda payload: fetch.encoded(payload, ALL)  # noqa: E731
-    contents = lambda n: payloads.take(n).map(lambda *of: of[-1]).unbatch().map(whole)  # noqa: E731
+    contents = lambda n: payloads.take(n).map(lambda *of: of[-1]).unbatch().map(fetch.encoded)  # noqa: E731
     return cost(_with(contents, options), config.batch_size, config.batch_size, rounds=1).wait
 
 

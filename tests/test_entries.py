@@ -1,0 +1,311 @@
+"""JPEGs that are entered where a crop begins: every pixel as if all of the file had been read."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pipeline import cut, entries, huffman
+from pipeline.build import evaluation_batches, training_batches
+from pipeline.config import AugmentConfig, DataConfig, UsageError
+from pipeline.decode import LIBJPEG
+from pipeline.index import JPEG, Entries, Features, Index
+from pipeline.jpeg_layout import coded, read_layout
+from pipeline.memory import empty, tensor_over
+from pipeline.opening import open_data
+from pipeline.order import Share
+
+
+def picture(height: int, width: int, seed: int, gray: bool = False) -> np.ndarray:
+    """A gradient with noise in places: blocks of many codes and of few, strong colours and weak."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([255 * x / max(1, width - 1), 255 * y / max(1, height - 1), 128 + 100 * np.sin(x / 9)], axis=2)
+    image += rng.normal(0, 60, image.shape) * (rng.random((height, width, 1)) < 0.3)
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    return image[..., 0] if gray else image
+
+
+def jpeg(height: int, width: int, seed: int = 0, gray: bool = False, **options: Any) -> bytes:
+    return saved(Image.fromarray(picture(height, width, seed, gray)), **options)
+
+
+def saved(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+KINDS: dict[str, bytes] = {
+    "4:4:4": jpeg(120, 150, subsampling=0, quality=90),
+    "4:2:2": jpeg(121, 151, subsampling=1, quality=80),
+    "4:2:0": jpeg(113, 167, subsampling=2, quality=95),
+    "its own tables": jpeg(120, 150, subsampling=2, quality=60, optimize=True),
+    "its own tables, 4:4:4": jpeg(90, 230, subsampling=0, quality=97, optimize=True),
+    "gray": jpeg(130, 150, gray=True, quality=90),
+    "gray, its own tables": jpeg(130, 149, gray=True, quality=30, optimize=True),
+    "coarse": jpeg(140, 140, quality=3),
+    "fine": jpeg(64, 64, quality=100, subsampling=0),
+    "one row": jpeg(8, 300),
+    "one column": jpeg(300, 8),
+    "a comment and EXIF": jpeg(100, 130, comment=b"\xff\xd8\xff\xda" * 20, exif=b"Exif\x00\x00" + bytes(4000)),
+    "flat": (lambda file: (Image.new("RGB", (160, 120), (255, 0, 0)).save(file, "JPEG"), file.getvalue())[1])(
+        io.BytesIO()
+    ),
+}
+REFUSED: dict[str, bytes] = {
+    "progressive": jpeg(100, 130, progressive=True),
+    "restart markers": jpeg(100, 130, restart_marker_rows=1),
+    "cut short": jpeg(100, 130)[:-900],
+    "no JPEG": b"\x89PNG" + bytes(300),
+    "a header alone": jpeg(100, 130)[:300],
+    "empty": b"",
+}
+
+
+def found(images: dict[str, bytes]) -> dict[str, entries.Found | None]:
+    names = list(images)
+    return {names[number]: of for number, of in entries.find(enumerate(images.values()))}
+
+
+@pytest.fixture(scope="module")
+def enterable() -> dict[str, entries.Found]:
+    of = found(KINDS)
+    assert None not in of.values()
+    return of  # type: ignore[return-value]
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """The same, as a mapped file would hold it."""
+    copy = empty(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def index_of(images: list[bytes], of: list[entries.Found | None]) -> tuple[Index, np.ndarray, np.ndarray]:
+    """An index of these images alone, the memory that they lie in, and where."""
+    lengths = np.array([len(image) for image in images])
+    offsets = np.cumsum(lengths) - lengths
+    memory = aligned(np.frombuffer(b"".join(images), np.uint8))
+    records, points, own = [], [], []
+    for each in of:
+        if each is None:
+            records.append(entries.NONE)
+            continue
+        first, begin = sum(map(len, points)), sum(map(len, own))
+        records.append(each.record._replace(first=first, made_up=begin))
+        points.append(each.points)
+        own.append(each.made_up)
+    store = Entries(aligned(np.concatenate(points)), aligned(np.concatenate(own)))
+    columns = {"length": lengths, "entry": np.array(records, np.int64), "kind": np.full(len(images), JPEG)}
+    features = Features("image", "label", None, ("a", "b"))
+    return Index(("none",), (int(lengths.sum()),), features, columns, {}, store), memory, offsets
+
+
+def decoded(contents: Any, window: Any, ratio: int) -> np.ndarray:
+    return tf.image.decode_and_crop_jpeg(contents, window, ratio=ratio, **LIBJPEG).numpy()
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 3])
+def test_what_is_cut_decodes_to_the_same_pixels(
+    enterable: dict[str, entries.Found], exponent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut, "WORTH", 1)
+    images, names = list(KINDS.values()), list(KINDS)
+    index, memory, offsets = index_of(images, [enterable[name] for name in names])
+    plan, needed = cut.planner(index, offsets), cut.cutter(index, tensor_over(memory))
+    rng = np.random.default_rng(exponent)
+    were_cut = dict.fromkeys(names, 0)
+    for _ in range(20):
+        windows = []
+        for image in images:
+            height, width, _ = (-(-side // 2**exponent) for side in tf.image.extract_jpeg_shape(image).numpy().tolist())
+            tall, wide = rng.integers(1, height + 1), rng.integers(1, width + 1)
+            windows.append((rng.integers(height - tall + 1), rng.integers(width - wide + 1), tall, wide, exponent))
+        regions = plan(tf.range(len(images), dtype=tf.int64), tf.constant(windows, tf.int32))
+        for name, image, window, region in zip(names, images, windows, regions, strict=True):
+            contents = needed(region)
+            were_cut[name] += int(contents.numpy() != image)
+            part = decoded(contents, tf.cast(region[:4], tf.int32), 2**exponent)
+            np.testing.assert_array_equal(part, decoded(image, window[:4], 2**exponent), err_msg=f"{name} {window}")
+    assert min(were_cut.values()) >= 1, were_cut
+
+
+def test_every_row_of_mcus_can_be_entered_and_left(enterable: dict[str, entries.Found]) -> None:
+    for name, image in KINDS.items():
+        layout, of = read_layout(image), enterable[name]
+        assert layout is not None
+        across = -(-layout.across // of.record.step)
+        assert len(of.points) == layout.down * across + 1, name
+        assert across <= huffman.COLUMNS
+        # The last point is the end of the codes, of whose last byte some bits are filling.
+        codes = coded(image, layout)
+        assert codes is not None
+        assert of.points[-1, 0] == len(image) - layout.scan - len(b"\xff\xd9"), name
+
+
+def test_a_window_that_leaves_little_out_reads_all_of_the_file(enterable: dict[str, entries.Found]) -> None:
+    image = KINDS["4:2:0"]
+    index, memory, offsets = index_of([image], [enterable["4:2:0"]])
+    region = cut.planner(index, offsets)(tf.constant([0], tf.int64), tf.constant([[1, 1, 110, 160, 0]]))[0]
+    assert region[:5].numpy().tolist() == [1, 1, 110, 160, 0]
+    assert cut.cutter(index, tensor_over(memory))(region).numpy() == image
+
+
+def test_an_image_that_cannot_be_entered_is_read_whole(
+    enterable: dict[str, entries.Found], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut, "WORTH", 1)
+    images = [KINDS["gray"], REFUSED["progressive"], REFUSED["no JPEG"]]
+    index, memory, offsets = index_of(images, [enterable["gray"], None, None])
+    windows = tf.constant([[50, 50, 9, 9, 0]] * 3)
+    regions = cut.planner(index, offsets)(tf.range(3, dtype=tf.int64), windows)
+    contents = [cut.cutter(index, tensor_over(memory))(region).numpy() for region in regions]
+    assert contents[1:] == images[1:]
+    assert contents[0] != images[0]
+    assert regions[1, :5].numpy().tolist() == [50, 50, 9, 9, 0]
+
+
+def test_what_cannot_be_entered_is_told_and_stops_nobody() -> None:
+    of = found({**REFUSED, "good": KINDS["4:2:0"]})
+    assert of.pop("good") is not None
+    assert of == dict.fromkeys(REFUSED)
+
+
+def test_a_damaged_scan_is_entered_only_where_a_decoder_follows_the_same_codes() -> None:
+    rng = np.random.default_rng(0)
+    whole = KINDS["4:2:0"]
+    layout = read_layout(whole)
+    assert layout is not None
+    damaged = {}
+    for number in range(60):
+        changed = bytearray(whole)
+        at = int(rng.integers(layout.scan, len(whole) - 2))
+        changed[at] ^= 1 << int(rng.integers(8))
+        damaged[str(number)] = bytes(changed)
+    of = found(damaged)
+    refused = [name for name, each in of.items() if each is None]
+    assert refused
+    kept = [name for name, each in of.items() if each is not None]
+    if kept:
+        index, memory, offsets = index_of([damaged[name] for name in kept], [of[name] for name in kept])
+        planned = cut.planner(index, offsets)
+        regions = planned(tf.range(len(kept), dtype=tf.int64), tf.constant([[40, 50, 60, 70, 0]] * len(kept)))
+        for name, region in zip(kept, regions, strict=True):
+            part = decoded(cut.cutter(index, tensor_over(memory))(region), tf.cast(region[:4], tf.int32), 1)
+            np.testing.assert_array_equal(part, decoded(damaged[name], [40, 50, 60, 70], 1), err_msg=name)
+
+
+# ---- whole data sets, by real processes
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures large enough to be entered, one that cannot be, and one PNG."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(10):
+        label = folder / "train" / "ab"[number % 2]
+        label.mkdir(parents=True, exist_ok=True)
+        image = jpeg(300, 400 + number, seed=number, subsampling=number % 3, quality=95, progressive=number == 4)
+        (label / f"{number}.jpg").write_bytes(image)
+    Image.fromarray(picture(200, 200, seed=99)).save(folder / "train" / "a" / "other.png")
+    for label in "ab":
+        (folder / "validation" / label).mkdir(parents=True)
+        image = jpeg(310, 390, seed=ord(label), quality=95)
+        (folder / "validation" / label / "1.jpg").write_bytes(image)
+    return folder
+
+
+def config_of(folder: Path, **changes: Any) -> DataConfig:
+    augment = AugmentConfig(random_resized_crop=0.92, flip=0.5)
+    return DataConfig(str(folder), image_size=48, batch_size=4, cache="none", augment=augment, **changes)
+
+
+def store_of(index: Index) -> Path:
+    return Path(index.shards[0]).parent / entries.STORED
+
+
+def batches_of(config: DataConfig, count: int) -> list[tuple[np.ndarray, ...]]:
+    data, share = open_data(config), Share(config.batch_size)
+    train = list(training_batches(data, config, 0, share).take(count).as_numpy_iterator())
+    return train + list(evaluation_batches(data.validation, config, share).as_numpy_iterator())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_batches_are_the_same_with_entries(photographs: Path, channels: int) -> None:
+    without = batches_of(config_of(photographs, channels=channels), 12)
+    changed = config_of(photographs, channels=channels, entries=True)
+    index = open_data(changed).train
+    assert index.entries is not None
+    names = [Path(name).stem for name in index.names]
+    entered = {name: bool(record[0] >= 0) for name, record in zip(names, index.columns["entry"], strict=True)}
+    assert entered == {**{str(number): number != 4 for number in range(10)}, "other": False}
+    for ours, theirs in zip(batches_of(changed, 12), without, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_what_was_found_is_kept_and_found_anew_for_other_files(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(photographs, entries=True)
+    index = open_data(config).train
+    store = store_of(index)
+    written = (store / entries.POINTS).stat().st_mtime_ns
+    monkeypatch.setattr(entries, "_run", lambda *of: pytest.fail("looked for again"))
+    again = open_data(config).train
+    np.testing.assert_array_equal(again.columns["entry"], index.columns["entry"])
+    monkeypatch.undo()
+    header = json.loads((store / entries.HEADER).read_text())
+    (store / entries.HEADER).write_text(json.dumps({**header, "version": 0}))
+    open_data(config)
+    assert json.loads((store / entries.HEADER).read_text()) == header
+    assert (store / entries.POINTS).stat().st_mtime_ns > written
+
+
+def test_a_process_that_dies_is_one_line_and_leaves_nothing(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(photographs, entries=True)
+    store = store_of(open_data(config).train)
+    (store / entries.HEADER).unlink()  # as if they had never been found
+    before = sorted(path.name for path in store.parent.iterdir())
+    popen: Callable[..., Any] = subprocess.Popen
+
+    def killed(*of: Any, **options: Any) -> Any:
+        process = popen(*of, **options)
+        process.send_signal(signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(entries.subprocess, "Popen", killed)
+    with pytest.raises(
+        UsageError, match=r"^entries were not found \(.*-9\): mend that, or do without .*entries=false\.$"
+    ):
+        open_data(config)
+    assert sorted(path.name for path in store.parent.iterdir()) == before
+    monkeypatch.undo()
+    assert open_data(config).train.entries is not None
+
+
+def test_small_images_gain_nothing_and_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    from absl import logging
+
+    logging.set_verbosity(logging.INFO)
+    with caplog.at_level("INFO", logger="absl"):
+        data = open_data(DataConfig("shapes", entries=True))
+    assert data.train.entries is None
+    assert "JPEGs of less than 48 KB would not gain by them" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{"reader": "streaming"}, {"service": "grpc://a:1"}])
+def test_entries_want_mapped_shards(changes: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"^data\.entries needs mapped shards, .*: leave it out\.$"):
+        DataConfig(entries=True, **changes)  # type: ignore[arg-type]
