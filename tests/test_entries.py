@@ -59,9 +59,7 @@ KINDS: dict[str, bytes] = {
     "one row": jpeg(8, 300),
     "one column": jpeg(300, 8),
     "a comment and EXIF": jpeg(100, 130, comment=b"\xff\xd8\xff\xda" * 20, exif=b"Exif\x00\x00" + bytes(4000)),
-    "flat": (lambda file: (Image.new("RGB", (160, 120), (255, 0, 0)).save(file, "JPEG"), file.getvalue())[1])(
-        io.BytesIO()
-    ),
+    "flat": saved(Image.new("RGB", (160, 120), (255, 0, 0))),
 }
 REFUSED: dict[str, bytes] = {
     "progressive": jpeg(100, 130, progressive=True),
@@ -97,12 +95,14 @@ def index_of(images: list[bytes], of: list[entries.Found | None]) -> tuple[Index
     lengths = np.array([len(image) for image in images])
     offsets = np.cumsum(lengths) - lengths
     memory = aligned(np.frombuffer(b"".join(images), np.uint8))
-    records, points, own = [], [], []
+    records: list[entries.Record] = []
+    points: list[np.ndarray] = []
+    own: list[np.ndarray] = []
     for each in of:
         if each is None:
             records.append(entries.NONE)
             continue
-        first, begin = sum(map(len, points)), sum(map(len, own))
+        first, begin = sum(len(of) for of in points), sum(len(of) for of in own)
         records.append(each.record._replace(first=first, made_up=begin))
         points.append(each.points)
         own.append(each.made_up)
@@ -219,10 +219,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = jpeg(300, 400 + number, seed=number, subsampling=number % 3, quality=95, progressive=number == 4)
         (label / f"{number}.jpg").write_bytes(image)
     Image.fromarray(picture(200, 200, seed=99)).save(folder / "train" / "a" / "other.png")
-    for label in "ab":
-        (folder / "validation" / label).mkdir(parents=True)
-        image = jpeg(310, 390, seed=ord(label), quality=95)
-        (folder / "validation" / label / "1.jpg").write_bytes(image)
+    for number, name in enumerate("ab"):
+        (folder / "validation" / name).mkdir(parents=True)
+        image = jpeg(310, 390, seed=20 + number, quality=95)
+        (folder / "validation" / name / "1.jpg").write_bytes(image)
     return folder
 
 
