@@ -25,7 +25,9 @@ from pipeline.memory import tensor_over
 
 WORTH = 6 << 10  # bytes to leave out at least: what is left is put together in 0.03 ms more than all is copied in
 UNIT = 8  # pixels, of the width
-WIDEST = 1 << 16
+WIDEST = 65_500  # that a decoder takes
+NO_WIDTH = WIDEST // UNIT + 1  # where the header's is left as it is
+MOST_ROWS = 128  # of MCUs under a crop: every region has room for as many as the tallest image has
 END_OF_IMAGE = b"\xff\xd9"
 # A region: 5 numbers as `crop.regions`, then SCALARS: the width in UNITs, whether it is cut, how many groups of rows of
 # MCUs there are and how many rows in each, and where these begin and how long they are: the codes in memory, what was
@@ -42,7 +44,7 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
     assert index.entries is not None
     records, lengths = tf.constant(index.columns["entry"]), tf.constant(index.columns["length"])
     files, points = tf.constant(offsets), tensor_over(index.entries.points)
-    most_groups, most_rows = _room(index)
+    most, most_groups, most_rows = _room(index)
 
     def planned(rows: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
         of = Record(*tf.unstack(tf.gather(records, rows), axis=1))
@@ -56,7 +58,7 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
         left, right = x // columns // step, _up(_up(x + width, columns), step)
         wide = tf.minimum(right * step, across) - left * step + 2 * of.beside
         saved = (below * across - (below - top) * wide) * length // tf.maximum(of.mcus, 1)
-        cut = can & (saved >= WORTH)
+        cut = can & (saved >= WORTH) & (below - top <= most) & (wide * of.columns <= WIDEST)
         window = tf.stack([y - top * lines, x + (of.beside - left * step) * columns, height, width, exponent], axis=1)
 
         count = tf.where(cut, below - top, 1)
@@ -96,7 +98,7 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
         of_rows[1::2] = [tf.where(real, lengths, 0) for lengths in of_rows[1::2]]
         head, width_at, made_up, scan = (tf.where(cut, each, 0) for each in (of.head, of.width_at, of.made_up, of.scan))
         scalars = [
-            tf.where(cut, wide * of.columns // UNIT, WIDEST // UNIT),
+            tf.where(cut, wide * of.columns // UNIT, NO_WIDTH),
             tf.cast(cut, tf.int64),
             groups,
             size,
@@ -128,9 +130,9 @@ def cutter(index: Index, memory: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
     """region -> a JPEG, or the file as it is, string []; files lie in `memory` (uint8 [n])."""
     assert index.entries is not None
     made_up = tensor_over(index.entries.made_up)
-    widths = tf.constant([*((UNIT * units).to_bytes(2, "big") for units in range(WIDEST // UNIT)), b""])
+    widths = tf.constant([*((UNIT * units).to_bytes(2, "big") for units in range(NO_WIDTH)), b""])
     ends = tf.constant([b"", END_OF_IMAGE])
-    most_groups, most_rows = _room(index)
+    _, most_groups, most_rows = _room(index)
     sizes = [WINDOW, *[1] * SCALARS, OF_GROUP * most_groups, OF_ROW * most_rows]
 
     def cut(region: tf.Tensor) -> tf.Tensor:
@@ -159,12 +161,12 @@ def cutter(index: Index, memory: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
     return cut
 
 
-def _room(index: Index) -> tuple[int, int]:
-    """Groups of rows, and rows with those that fill up the last group, that an image can have."""
+def _room(index: Index) -> tuple[int, int, int]:
+    """How many rows of MCUs can be put together, in how many groups, and rows with those that fill up the last one."""
     records = Record(*index.columns["entry"].T)
-    most = int(np.max(records.mcus // np.maximum(records.across, 1), initial=1))
+    most = min(MOST_ROWS, int(np.max(records.mcus // np.maximum(records.across, 1), initial=1)))
     groups = math.isqrt(most) + 1
-    return groups, most + groups
+    return most, groups, most + groups
 
 
 def _up(of: tf.Tensor, by: tf.Tensor) -> tf.Tensor:

@@ -12,22 +12,20 @@ smaller one, of the MCUs under its crop.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from pipeline import huffman, preparing
+from pipeline import entering, huffman, preparing
 from pipeline.config import UsageError
 from pipeline.index import JPEG, Entries, Index
 from pipeline.jpeg_layout import Coded, Layout, coded, read_layout
@@ -38,6 +36,7 @@ VERSION = 1  # a change of what is stored gets a new number: what is older is th
 SMALLEST = 12 << 10  # bytes of an image: of smaller ones too little is left out
 MEAN = 48 << 10  # bytes of a data set's JPEGs: of smaller ones what is saved is what putting together takes
 POINTS, MADE_UP, RECORDS, HEADER = "points.bin", "made_up.bin", "records.npy", "header.json"
+FILES = (POINTS, MADE_UP, RECORDS)
 IMAGES = "images.npz"  # what a process is to look at
 EACH = 500  # images for a process at least: it takes 5 s to start
 
@@ -159,7 +158,13 @@ def with_entries(index: Index, directory: str, cache_dir: str) -> Index:
             return _opened(index, stored)
     with preparing.alone(place):
         if _state_of(place) != state:
-            _store(index, state, place)
+            try:
+                _store(index, state, place)
+            except OSError as error:
+                raise UsageError(
+                    f"entries cannot be stored as {place} ({error.strerror}): make room for a sixth of the images'"
+                    " bytes, or do without them by --data.entries=false."
+                ) from error
     return _opened(index, place)
 
 
@@ -177,11 +182,14 @@ def _state(index: Index) -> dict[str, Any]:
 
 
 def _state_of(place: str) -> dict[str, Any] | None:
+    """What the entries there are of; None where there are none, or not all of them."""
     try:
         with open(os.path.join(place, HEADER)) as file:
-            return json.load(file)
-    except FileNotFoundError:
-        return None
+            header = json.load(file)
+        sizes = [os.path.getsize(os.path.join(place, name)) for name in FILES]
+        return header["state"] if header["bytes"] == sizes else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None  # there is none, or it was cut short
 
 
 def _opened(index: Index, place: str) -> Index:
@@ -198,8 +206,11 @@ def _store(index: Index, state: dict[str, Any], place: str) -> None:
     """Beside and renamed, so that nothing partial ever looks complete."""
     columns = index.columns
     rows = np.flatnonzero(_wanted(index))
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(place), prefix=f".{os.path.basename(place)}.") as beside:
+    directory, name = os.path.split(place)
+    os.makedirs(directory, exist_ok=True)
+    for left in glob.glob(os.path.join(glob.escape(directory), f".{name}.*", "")):  # by one that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as beside:
         workers = max(1, min(len(os.sched_getaffinity(0)), len(rows) // EACH))
         parts = [os.path.join(beside, str(number)) for number in range(workers)]
         with tqdm(total=len(rows), desc="finding entries", unit=" images", delay=1, disable=None) as bar:
@@ -208,9 +219,7 @@ def _store(index: Index, state: dict[str, Any], place: str) -> None:
                 shard, offset, length = (columns[name][chosen] for name in ("shard", "offset", "length"))
                 of = os.path.join(part, IMAGES)
                 np.savez(of, shards=np.array(index.shards), shard=shard, offset=offset, length=length)
-            with ThreadPoolExecutor(workers) as pool:
-                for done in pool.map(lambda part: _run(part, bar), parts):
-                    assert done is None
+            entering.run(parts, bar.update)
         whole = os.path.join(beside, "whole")
         os.mkdir(whole)
         records = np.tile(np.array(NONE, np.int64), (len(index), 1))
@@ -227,28 +236,7 @@ def _store(index: Index, state: dict[str, Any], place: str) -> None:
             made_up.write(bytes(1))
         np.save(os.path.join(whole, RECORDS), records)
         with open(os.path.join(whole, HEADER), "w") as header:
-            json.dump(state, header)
+            sizes = [os.path.getsize(os.path.join(whole, name)) for name in FILES]
+            json.dump({"state": state, "bytes": sizes}, header)
         shutil.rmtree(place, ignore_errors=True)
         os.rename(whole, place)
-
-
-def _run(part: str, bar: tqdm) -> None:
-    """A process of its own, whose TensorFlow runs operations on one thread: with more, the loop takes three times as
-    long."""
-    command = [sys.executable, "-m", "pipeline.entering", part]
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    known = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": known, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    with tempfile.TemporaryFile("w+") as complaints:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=complaints, text=True, env=environment
-        ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                bar.update(int(line))
-        if process.returncode:
-            complaints.seek(0)
-            lines = complaints.read().strip().splitlines() or [f"exit code {process.returncode}"]
-            raise UsageError(
-                f"entries were not found ({lines[-1]}): mend that, or do without them by --data.entries=false."
-            )

@@ -32,6 +32,8 @@ TABLE = (1 << FIRST) + LONG + 16
 TABLES = 4  # two of DC and two of AC, which is what baseline allows
 BLOCKS = 10  # in an MCU, at most
 SPACE = 20  # bits for each component's prediction, in one integer
+LARGEST = 1 << 15  # prediction: far beyond what pixels can come to
+DC_BITS = 11  # of a difference: T.81, table F.1
 SIDE = 1 << 13  # MCUs in a row, and rows of them, that there is room for
 END = 128  # coefficients on: the end of a block
 
@@ -39,8 +41,8 @@ END = 128  # coefficients on: the end of a block
 def step_of(layout: Layout) -> int:
     """Columns of MCUs between two that are told of: a power of two."""
     step, fewest = 1, -(-STEPS // (2 * len(layout.blocks)))
-    # Every block has two codes or more, so that no two such MCUs lie between two looks.
-    while -(-layout.across // step) > COLUMNS or (layout.across % step or step) < min(fewest, layout.across):
+    # Every block has two codes or more, so that no two such MCUs lie between two looks, unless a row has fewer codes.
+    while -(-layout.across // step) > COLUMNS or ((layout.across % step or step) < fewest and step < layout.across):
         step *= 2
     return step
 
@@ -49,8 +51,8 @@ def mcu_starts(images: Iterable[tuple[int, Layout, Coded]]) -> Iterator[tuple[in
     """(number, int64 [n, 5]) of each image, as they end: an MCU, the bit of the coded data that it begins at, and the
     DC predictions there.
 
-    Of the MCUs in columns 0, `step_of`, ..., row by row, and of the end. None of an image whose codes are damaged or
-    end too soon, whose tables are like no encoder's, or which is too long.
+    Of the MCUs in columns 0, `step_of`, ..., row by row, and of the end: of all of them, or of none where the codes are
+    damaged or end too soon, the tables are like no encoder's, or the image is too long, too tall or too narrow.
     """
     waiting = iter(images)
     lanes = _Lanes()
@@ -79,6 +81,7 @@ class _Lanes:
         self._state = np.zeros((4, LANES), np.int64)
         self.numbers: dict[int, int] = {}  # lane: its image
         self._seen: dict[int, list[np.ndarray]] = {}
+        self._expected: dict[int, np.ndarray] = {}  # lane: the MCUs that are to be seen
 
     def idle(self) -> list[int]:
         return [lane for lane in range(LANES) if lane not in self.numbers]
@@ -90,7 +93,8 @@ class _Lanes:
         if not all((0, dc) in lookups and (1, ac) in lookups for _, dc, ac in layout.blocks):
             return False
         size = len(codes.data) // 4 + 3
-        if size > ROOM or max(layout.across, layout.down) >= SIDE:
+        # Lanes that have ended go on to the end of a call, into rows that there are not.
+        if size > ROOM or layout.across >= SIDE or layout.down >= SIDE // 2:
             return False
         padded = np.zeros(4 * size, np.uint8)
         padded[: len(codes.data)] = codes.data
@@ -104,6 +108,9 @@ class _Lanes:
         self._across[lane], self._last_block[lane] = layout.across, len(layout.blocks) - 1
         self._grid[lane] = 255 << COEFFICIENT | 15 << BLOCK | step_of(layout) - 1 << COLUMN
         self._bits[lane], self._mcus[lane] = 8 * len(codes.data), layout.across * layout.down
+        columns = np.arange(0, layout.across, step_of(layout))
+        rows = np.arange(0, self._mcus[lane], layout.across)
+        self._expected[lane] = np.append(rows[:, None] + columns, self._mcus[lane])
         self._state[:, lane] = 0
         self.numbers[lane], self._seen[lane] = number, []
         return True
@@ -140,8 +147,9 @@ class _Lanes:
             predictions.append(low)
             rest = (rest - low) >> SPACE
         starts = np.stack([mcus, bits, *predictions], axis=1)[mcus <= self._mcus[lane]]
-        whole = len(starts) and starts[-1, 0] == self._mcus[lane] and starts[-1, 1] <= self._bits[lane]
-        return np.concatenate([np.zeros((1, 5), np.int64), starts]) if whole else starts[:0]
+        starts = np.concatenate([np.zeros((1, 5), np.int64), starts])
+        sound = starts[-1, 1] <= self._bits[lane] and np.abs(starts[:, 2:]).max() < LARGEST
+        return starts if sound and np.array_equal(starts[:, 0], self._expected[lane]) else starts[:0]
 
 
 class _Lookup(NamedTuple):
@@ -162,7 +170,7 @@ def _lookup(table: Table, of_dc: bool) -> _Lookup | None:
     """None where too many codes are long, or where they are no code."""
     lengths, symbols = np.zeros((2, 1 << LONGEST), np.int64)
     for symbol, (code, length) in table.codes.items():
-        if code >> length:
+        if code >> length or (of_dc and symbol > DC_BITS):
             return None
         chosen = slice(code << LONGEST - length, code + 1 << LONGEST - length)
         lengths[chosen], symbols[chosen] = length, symbol

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import signal
-import subprocess
-from collections.abc import Callable
+import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import cut, entries, huffman
+from pipeline import cut, entering, entries, huffman
 from pipeline.build import evaluation_batches, training_batches
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.decode import LIBJPEG
@@ -53,6 +52,7 @@ KINDS: dict[str, bytes] = {
     "its own tables": jpeg(120, 150, subsampling=2, quality=60, optimize=True),
     "its own tables, 4:4:4": jpeg(90, 230, subsampling=0, quality=97, optimize=True),
     "gray": jpeg(130, 150, gray=True, quality=90),
+    "gray, narrow": jpeg(300, 44, gray=True, quality=90),
     "gray, its own tables": jpeg(130, 149, gray=True, quality=30, optimize=True),
     "coarse": jpeg(140, 140, quality=3),
     "fine": jpeg(64, 64, quality=100, subsampling=0),
@@ -68,6 +68,10 @@ REFUSED: dict[str, bytes] = {
     "no JPEG": b"\x89PNG" + bytes(300),
     "a header alone": jpeg(100, 130)[:300],
     "empty": b"",
+    # A row of less than a look's codes: MCUs would be missed.
+    "gray, too narrow": saved(Image.new("L", (16, 400), 77)),
+    "4:4:4, too narrow": saved(Image.new("RGB", (8, 600), (9, 9, 9)), subsampling=0),
+    "too tall": saved(Image.new("L", (48, 40_000))),
 }
 
 
@@ -176,6 +180,36 @@ def test_an_image_that_cannot_be_entered_is_read_whole(
     assert regions[1, :5].numpy().tolist() == [50, 50, 9, 9, 0]
 
 
+def test_nothing_is_made_that_is_too_large_for_a_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "WORTH", 1)
+    image = saved(Image.new("L", (65_480, 64), 77))
+    (of,) = found({"wide": image}).values()
+    assert of is not None
+    index, memory, offsets = index_of([image], [of])
+    needed = cut.cutter(index, tensor_over(memory))
+    for window in ([40, 0, 20, 65_480, 0], [40, 9_000, 20, 50_000, 0]):
+        (region,) = cut.planner(index, offsets)(tf.constant([0], tf.int64), tf.constant([window]))
+        part = decoded(needed(region), tf.cast(region[:4], tf.int32), 1)
+        np.testing.assert_array_equal(part, decoded(image, window[:4], 1))
+
+
+def test_of_a_tall_image_only_so_many_rows_are_put_together(
+    enterable: dict[str, entries.Found], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut, "WORTH", 1)
+    monkeypatch.setattr(cut, "MOST_ROWS", 4)
+    image = KINDS["4:4:4"]  # 15 rows of MCUs
+    index, memory, offsets = index_of([image], [enterable["4:4:4"]])
+    windows = tf.constant([[60, 60, 20, 40, 0], [60, 60, 40, 40, 0]])  # 4 rows of MCUs, and 6
+    small, large = cut.planner(index, offsets)(tf.constant([0, 0], tf.int64), windows)
+    needed = cut.cutter(index, tensor_over(memory))
+    assert needed(small).numpy() != image
+    assert needed(large).numpy() == image
+    np.testing.assert_array_equal(
+        decoded(needed(small), tf.cast(small[:4], tf.int32), 1), decoded(image, [60, 60, 20, 40], 1)
+    )
+
+
 def test_what_cannot_be_entered_is_told_and_stops_nobody() -> None:
     of = found({**REFUSED, "good": KINDS["4:2:0"]})
     assert of.pop("good") is not None
@@ -262,15 +296,18 @@ def test_what_was_found_is_kept_and_found_anew_for_other_files(
     index = open_data(config).train
     store = store_of(index)
     written = (store / entries.POINTS).stat().st_mtime_ns
-    monkeypatch.setattr(entries, "_run", lambda *of: pytest.fail("looked for again"))
+    monkeypatch.setattr(entering, "run", lambda *of: pytest.fail("looked for again"))
     again = open_data(config).train
     np.testing.assert_array_equal(again.columns["entry"], index.columns["entry"])
     monkeypatch.undo()
     header = json.loads((store / entries.HEADER).read_text())
-    (store / entries.HEADER).write_text(json.dumps({**header, "version": 0}))
+    (store / entries.HEADER).write_text(json.dumps({**header, "state": {**header["state"], "version": 0}}))
     open_data(config)
     assert json.loads((store / entries.HEADER).read_text()) == header
     assert (store / entries.POINTS).stat().st_mtime_ns > written
+    os.truncate(store / entries.MADE_UP, 1000)
+    assert open_data(config).train.entries is not None
+    assert (store / entries.MADE_UP).stat().st_size == header["bytes"][1]
 
 
 def test_a_process_that_dies_is_one_line_and_leaves_nothing(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,21 +315,43 @@ def test_a_process_that_dies_is_one_line_and_leaves_nothing(photographs: Path, m
     store = store_of(open_data(config).train)
     (store / entries.HEADER).unlink()  # as if they had never been found
     before = sorted(path.name for path in store.parent.iterdir())
-    popen: Callable[..., Any] = subprocess.Popen
-
-    def killed(*of: Any, **options: Any) -> Any:
-        process = popen(*of, **options)
-        process.send_signal(signal.SIGKILL)
-        return process
-
-    monkeypatch.setattr(entries.subprocess, "Popen", killed)
-    with pytest.raises(
-        UsageError, match=r"^entries were not found \(.*-9\): mend that, or do without .*entries=false\.$"
-    ):
+    monkeypatch.setattr(entering, "COMMAND", "import os; print(1, flush=True); os.kill(os.getpid(), 9)")
+    line = r"^entries were not found \(SIGKILL\): mend that, or do without them by --data\.entries=false\.$"
+    with pytest.raises(UsageError, match=line):
+        open_data(config)
+    monkeypatch.setattr(entering, "COMMAND", "print(1, flush=True); raise ValueError('the reason')")
+    with pytest.raises(UsageError, match=r"^entries were not found \(ValueError: the reason\): mend that"):
         open_data(config)
     assert sorted(path.name for path in store.parent.iterdir()) == before
+    left = store.with_name(f".{entries.STORED}.left")  # by one that was killed itself
+    left.mkdir()
     monkeypatch.undo()
     assert open_data(config).train.entries is not None
+    assert not left.exists()
+
+
+def test_processes_do_not_outlive_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [tmp_path / "0", tmp_path / "1"]
+    for place in places:
+        place.mkdir()
+    body = """
+        import os, sys, time
+        with open(os.path.join(sys.argv[1], "pid"), "w") as file:
+            file.write(str(os.getpid()))
+        print(1, flush=True)
+        if sys.argv[1].endswith("0"):
+            while not os.path.exists(os.path.join(sys.argv[1], "..", "1", "pid")):
+                time.sleep(0.01)
+            sys.exit("no room")
+        time.sleep(600)
+    """
+    monkeypatch.setattr(entering, "COMMAND", textwrap.dedent(body))
+    done: list[int] = []
+    with pytest.raises(UsageError, match=r"^entries were not found \(no room\)"):
+        entering.run([str(place) for place in places], done.append)
+    assert sum(done) in (1, 2)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((places[1] / "pid").read_text()), 0)
 
 
 def test_small_images_gain_nothing_and_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
