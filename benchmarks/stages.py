@@ -3,8 +3,8 @@
     python -m benchmarks.stages --data.source=/data/photos --output=result.json
 
 The chain of the tasks `jpeg224` and `prepared224` of `benchmarks.peers`, taken apart as `tools.profile_pipeline` does.
-`TASK/STAGE` is each of its stages, `TASK/decoder` TensorFlow's decoder on the same files, read from their beginnings: no
-pipeline that gives it whole files can beat that.
+`TASK/STAGE` is each of its stages, `TASK/decoder` TensorFlow's decoder on the same files, read from their beginnings:
+no pipeline that gives it whole files can beat that.
 """
 
 from __future__ import annotations
