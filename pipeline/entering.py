@@ -24,7 +24,7 @@ from pipeline.config import UsageError
 TOLD = 64  # images between two lines
 COMPLAINTS = "complaints.txt"
 # Not by -m, which would look for modules in the current directory.
-COMMAND = "import sys; sys.path.pop(0); from pipeline import entering; entering.main(sys.argv[1])"
+COMMAND = "import sys; sys.path[:] = filter(None, sys.path); from pipeline import entering; entering.main(sys.argv[1])"
 
 
 def run(directories: list[str], done: Callable[[int], object]) -> None:
