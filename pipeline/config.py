@@ -150,7 +150,7 @@ class DataConfig:
     entries: bool = option(
         False,
         "find once where JPEGs can be entered, so that a crop reads no more of them than it needs: worth it from some"
-        " 20 epochs on",
+        " 30 epochs on",
     )
     service: str = option(
         "", "grpc://HOST:PORT of a tf.data service dispatcher (tools.data_service): its workers do it"

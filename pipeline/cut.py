@@ -1,4 +1,4 @@
-"""A JPEG cut down to the MCUs under its crop, before it is decoded: a third less to decode of a photograph.
+"""A JPEG cut down to the MCUs under its crop, before it is decoded: a fifth less to decode.
 
     regions = planner(index)(rows, regions)           # inside tf.data, per batch: int32 [b, 5] -> int64 [b, more]
     contents = cutter(index, memory)(region)          # per image: what a decoder takes for a whole JPEG
@@ -7,8 +7,8 @@ Of each row of MCUs that the crop touches it holds what enters there (see `made_
 leaves, so that the decoder goes from one row to the next; the header is the file's but for the width. Every pixel is
 what it was: an MCU's codes are read as they are, and without `fancy_upscaling` no pixel depends on another MCU's.
 
-An operation takes 1 to 3 us whatever it does, so all that can be is reckoned for a whole batch: what is left for an
-image takes no longer than to copy all of it.
+An operation takes 1 to 3 us whatever it does, so all that can be is reckoned for a whole batch. What is left for an
+image of 103 KB takes 0.19 ms, where copying all of it takes 0.10, and saves 0.2 to 0.3 ms of decoding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.entries import BACK_BITS, LENGTH_BITS, Record
 from pipeline.index import Index
 from pipeline.memory import tensor_over
 
-WORTH = 6 << 10  # bytes to leave out at least: what is left is put together in 0.03 ms more than all is copied in
+WORTH = 6 << 10  # bytes to leave out at least: 0.05 ms of Huffman decoding, at 8 ns a byte
 UNIT = 8  # pixels, of the width
 WIDEST = 65_500  # that a decoder takes
 NO_WIDTH = WIDEST // UNIT + 1  # where the header's is left as it is

@@ -4,7 +4,7 @@
         mcu, bit, *predictions = starts[0]
 
 A code's place is known only when all before it have been read, one by one; so images are read side by side, as lanes
-of one compiled loop: 2 to 3 ms of CPU for a photograph of 100 KB, in a process whose operations use one thread. A
+of one compiled loop: 3 ms of CPU for a photograph of 103 KB, in a process whose operations use one thread. A
 decoder takes half of that, but none of TensorFlow's says where it is.
 """
 

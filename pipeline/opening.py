@@ -44,6 +44,10 @@ def open_data(config: DataConfig) -> Data:
     index = open_index(builder, sources.cache_dir(), config.max_pixels)
     if config.entries and use_mapping(config, index):
         index = with_entries(index, str(builder.data_dir), sources.cache_dir())
+    elif config.entries:
+        logging.warning(
+            "data.entries: %s is streamed, and JPEGs are read whole: copy it to a local disk", config.source
+        )
     splits = {"train": config.train_split, "validation": sources.validation_split(builder, config)}
     chosen = {use: _usable(index.split(builder, split), split, config) for use, split in splits.items()}
     if config.drop:

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import cut, entering, entries, huffman
+from pipeline import cut, entering, entries, huffman, mapping
 from pipeline.build import evaluation_batches, training_batches
 from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.decode import LIBJPEG
@@ -334,16 +334,18 @@ def test_processes_do_not_outlive_one_that_fails(tmp_path: Path, monkeypatch: py
     places = [tmp_path / "0", tmp_path / "1"]
     for place in places:
         place.mkdir()
+    os.mkfifo(tmp_path / "meeting")  # whoever opens it waits for the other
     body = """
-        import os, sys, time
-        with open(os.path.join(sys.argv[1], "pid"), "w") as file:
-            file.write(str(os.getpid()))
+        import os, signal, sys
+        meeting = os.path.join(sys.argv[1], "..", "meeting")
         print(1, flush=True)
         if sys.argv[1].endswith("0"):
-            while not os.path.exists(os.path.join(sys.argv[1], "..", "1", "pid")):
-                time.sleep(0.01)
+            with open(meeting) as file, open(os.path.join(sys.argv[1], "pid"), "w") as kept:
+                kept.write(file.read())
             sys.exit("no room")
-        time.sleep(600)
+        with open(meeting, "w") as file:
+            file.write(str(os.getpid()))
+        signal.pause()
     """
     monkeypatch.setattr(entering, "COMMAND", textwrap.dedent(body))
     done: list[int] = []
@@ -351,7 +353,7 @@ def test_processes_do_not_outlive_one_that_fails(tmp_path: Path, monkeypatch: py
         entering.run([str(place) for place in places], done.append)
     assert sum(done) in (1, 2)
     with pytest.raises(ProcessLookupError):
-        os.kill(int((places[1] / "pid").read_text()), 0)
+        os.kill(int((places[0] / "pid").read_text()), 0)
 
 
 def test_small_images_gain_nothing_and_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -362,6 +364,14 @@ def test_small_images_gain_nothing_and_are_left_alone(caplog: pytest.LogCaptureF
         data = open_data(DataConfig("shapes", entries=True))
     assert data.train.entries is None
     assert "JPEGs of less than 48 KB would not gain by them" in caplog.text
+
+
+def test_where_nothing_is_mapped_it_is_said(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mapping, "available", False)
+    assert open_data(config_of(photographs, entries=True)).train.entries is None
+    assert "is streamed, and JPEGs are read whole: copy it to a local disk" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{"reader": "streaming"}, {"service": "grpc://a:1"}])
