@@ -21,20 +21,22 @@ import tensorflow as tf
 
 from pipeline.entries import BACK_BITS, LENGTH_BITS, Record
 from pipeline.index import Index
-from pipeline.memory import tensor_over
+from pipeline.memory import around, tensor_over
 
 WORTH = 6 << 10  # bytes to leave out at least: 0.05 ms of Huffman decoding, at 8 ns a byte
 UNIT = 8  # pixels, of the width
 WIDEST = 65_500  # that a decoder takes
 NO_WIDTH = WIDEST // UNIT + 1  # where the header's is left as it is
-MOST_ROWS = 128  # of MCUs under a crop: every region has room for as many as the tallest image has
+MOST_ROWS = 128  # of MCUs under a crop: all regions of a batch have room for as many as one of them has
+MOST_GROUPS = math.isqrt(MOST_ROWS - 1) + 1
 END_OF_IMAGE = b"\xff\xd9"
-# A region: 5 numbers as `crop.regions`, then SCALARS: the width in UNITs, whether it is cut, how many groups of rows of
-# MCUs there are and how many rows in each, and where these begin and how long they are: the codes in memory, what was
-# made up, the header, its part before the width and that behind it. Then for each group where in the codes it begins,
-# from their end, and its length; for each row what enters, the codes in the group and what leaves. Of an image that is
-# not cut all of the file is one row's codes, and the rest is empty.
-WINDOW, SCALARS = 5, 14
+# A region: 5 numbers as `crop.regions`; HEAD, one number each: which of `widths` and of `ends`, where the codes in
+# memory begin, what was made up and the header, and their lengths, and the same of the header's part before the width
+# and of that behind it; SHAPES: how many numbers of groups there are, how many of rows, and these as [groups, rows,
+# OF_ROW]. Then for each group of rows where in the codes it begins, from their end, and its length; for each row of
+# MCUs what enters, the codes in the group and what leaves. Of an image that is not cut all of the file is one row's
+# codes, and the rest is empty.
+WINDOW, HEAD, SHAPES = 5, 12, (1, 1, 3)
 OF_GROUP, OF_ROW = 2, 6
 
 
@@ -44,7 +46,6 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
     assert index.entries is not None
     records, lengths = tf.constant(index.columns["entry"]), tf.constant(index.columns["length"])
     files, points = tf.constant(offsets), tensor_over(index.entries.points)
-    most, most_groups, most_rows = _room(index)
 
     def planned(rows: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
         of = Record(*tf.unstack(tf.gather(records, rows), axis=1))
@@ -58,13 +59,13 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
         left, right = x // columns // step, _up(_up(x + width, columns), step)
         wide = tf.minimum(right * step, across) - left * step + 2 * of.beside
         saved = (below * across - (below - top) * wide) * length // tf.maximum(of.mcus, 1)
-        cut = can & (saved >= WORTH) & (below - top <= most) & (wide * of.columns <= WIDEST)
+        cut = can & (saved >= WORTH) & (below - top <= MOST_ROWS) & (wide * of.columns <= WIDEST)
         window = tf.stack([y - top * lines, x + (of.beside - left * step) * columns, height, width, exponent], axis=1)
 
         count = tf.where(cut, below - top, 1)
         size = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(count, tf.float64))), tf.int64)
         groups, last = _up(count, size), count[:, None] - 1
-        numbers = tf.range(most_rows, dtype=tf.int64)[None]
+        numbers = tf.range(tf.reduce_max(groups * size))[None]
         # Beyond the last row it is repeated, without a length.
         real, of_row = numbers <= last, tf.minimum(numbers, last)
         in_row, first = tf.where(cut, _up(across, step), 0), tf.where(cut, of.first + top * _up(across, step) + left, 0)
@@ -79,14 +80,19 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
         before, enters, behind, leaves = (
             tf.where(cut[:, None], each, 0) for each in (before, _enter(packed_before), behind, _leave(packed))
         )
-        codes_end, made_up_end = end[:, -1:], behind[:, -1:] + leaves[:, -1:]
+        made_up_end = behind[:, -1:] + leaves[:, -1:]
+        head, width_at, made_up, scan = (tf.where(cut, each, 0) for each in (of.head, of.width_at, of.made_up, of.scan))
+        codes_at, codes, first_code = around(file + scan + begin[:, 0], end[:, -1] - begin[:, 0])
 
         def at(of: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
             return tf.gather(of, tf.minimum(row, last), batch_dims=1)
 
-        group_first = tf.range(most_groups, dtype=tf.int64)[None] * size[:, None]
+        group_first = tf.range(MOST_GROUPS, dtype=tf.int64)[None] * size[:, None]
         group_begin = at(begin, group_first)
-        of_groups = [group_begin - codes_end, at(end, group_first + size[:, None] - 1) - group_begin]
+        of_groups = [
+            group_begin - begin[:, :1] + first_code[:, None],
+            at(end, group_first + size[:, None] - 1) - group_begin,
+        ]
         of_rows = [
             before - made_up_end,
             enters,
@@ -96,14 +102,11 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
             leaves,
         ]
         of_rows[1::2] = [tf.where(real, lengths, 0) for lengths in of_rows[1::2]]
-        head, width_at, made_up, scan = (tf.where(cut, each, 0) for each in (of.head, of.width_at, of.made_up, of.scan))
         scalars = [
             tf.where(cut, wide * of.columns // UNIT, NO_WIDTH),
             tf.cast(cut, tf.int64),
-            groups,
-            size,
-            file + scan + begin[:, 0],
-            codes_end[:, 0] - begin[:, 0],
+            codes_at,
+            codes,
             made_up + before[:, 0],
             made_up_end[:, 0] - before[:, 0],
             made_up,
@@ -112,13 +115,18 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
             width_at,
             tf.where(cut, width_at + 2 - head, 0),
             tf.where(cut, head - width_at - 2, 0),
+            OF_GROUP * groups,
+            OF_ROW * groups * size,
+            groups,
+            size,
+            tf.fill(tf.shape(size), tf.constant(OF_ROW, tf.int64)),
         ]
         return tf.concat(
             [
                 tf.where(cut[:, None], window, regions),
                 tf.stack(scalars, axis=1),
-                tf.reshape(tf.stack(of_groups, axis=2), [-1, OF_GROUP * most_groups]),
-                tf.reshape(tf.stack(of_rows, axis=2), [-1, OF_ROW * most_rows]),
+                tf.reshape(tf.stack(of_groups, axis=2), [-1, OF_GROUP * MOST_GROUPS]),
+                tf.reshape(tf.stack(of_rows, axis=2), [tf.shape(rows)[0], -1]),
             ],
             axis=1,
         )
@@ -132,41 +140,32 @@ def cutter(index: Index, memory: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
     made_up = tensor_over(index.entries.made_up)
     widths = tf.constant([*((UNIT * units).to_bytes(2, "big") for units in range(NO_WIDTH)), b""])
     ends = tf.constant([b"", END_OF_IMAGE])
-    _, most_groups, most_rows = _room(index)
-    sizes = [WINDOW, *[1] * SCALARS, OF_GROUP * most_groups, OF_ROW * most_rows]
+    sizes = [WINDOW, *[1] * HEAD, *SHAPES, OF_GROUP * MOST_GROUPS, -1]
+    first = tf.constant([0], tf.int64)
 
     def cut(region: tf.Tensor) -> tf.Tensor:
-        _, width, is_cut, groups, size, *places, of_groups, of_rows = tf.split(region, sizes)
-        codes_at, codes, own_at, own, head_at, head, *halves = places
+        _, width, is_cut, *places, of_groups, of_rows = tf.split(region, sizes)
+        codes_at, codes, own_at, own, head_at, head, *halves, grouped, in_rows, shape = places
         codes, own, header = (
             # A serialized tensor ends with its content, and is counted from its end.
             tf.io.serialize_tensor(tf.slice(of, at, length))
             for of, at, length in ((memory, codes_at, codes), (made_up, own_at, own), (made_up, head_at, head))
         )
-        begin, length = tf.unstack(tf.reshape(of_groups, [most_groups, OF_GROUP])[: groups[0]], axis=1)
         # To cut one text in so many pieces copies all of it for each: in groups first that is much less.
-        grouped = tf.strings.substr(codes, begin, length)[:, None]
-        of_rows = tf.reshape(of_rows[: OF_ROW * groups[0] * size[0]], [groups[0], size[0], OF_ROW])
-        before, enters, begin, length, behind, leaves = tf.unstack(of_rows, axis=2)
+        begin, length = tf.split(tf.reshape(tf.slice(of_groups, first, grouped), [-1, OF_GROUP]), OF_GROUP, axis=1)
+        groups = tf.strings.substr(codes, begin, length)
+        rows = tf.reshape(tf.slice(of_rows, first, in_rows), shape)
+        before, enters, begin, length, behind, leaves = tf.unstack(rows, OF_ROW, axis=2)
         lines = [
             tf.strings.substr(own, before, enters),
-            tf.strings.substr(grouped, begin, length),
+            tf.strings.substr(groups, begin, length),
             tf.strings.substr(own, behind, leaves),
         ]
-        above, below = (tf.strings.substr(header, at[0], length[0]) for at, length in (halves[:2], halves[2:]))
-        return tf.strings.join(
-            [above, widths[width[0]], below, tf.strings.reduce_join(tf.stack(lines, axis=2)), ends[is_cut[0]]]
-        )
+        above, below = (tf.strings.substr(header, at, length) for at, length in (halves[:2], halves[2:]))
+        head, scan = [above, tf.gather(widths, width), below], tf.reshape(tf.stack(lines, axis=2), [-1])
+        return tf.strings.reduce_join(tf.concat([*head, scan, tf.gather(ends, is_cut)], axis=0))
 
     return cut
-
-
-def _room(index: Index) -> tuple[int, int, int]:
-    """How many rows of MCUs can be put together, in how many groups, and rows with those that fill up the last one."""
-    records = Record(*index.columns["entry"].T)
-    most = min(MOST_ROWS, int(np.max(records.mcus // np.maximum(records.across, 1), initial=1)))
-    groups = math.isqrt(most) + 1
-    return most, groups, most + groups
 
 
 def _up(of: tf.Tensor, by: tf.Tensor) -> tf.Tensor:

@@ -54,14 +54,14 @@ def decoder(
     labels, shrinks = tf.constant(index.columns["label"]), _can_shrink(index, size)
 
     def jpeg(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        contents, window = fetch.encoded(payload, region), tf.cast(region[:5], tf.int32)
+        contents, window = fetch.encoded(payload, region), _window(region, 5)
         as_it_is = lambda: decode(contents, window[:4], True, size, channels)  # noqa: E731
         if not shrinks:
             return as_it_is()
         return tf.cond(window[4] > 0, lambda: decode_shrunk(contents, window, size, channels), as_it_is)
 
     def other(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        return decode(fetch.encoded(payload, region), tf.cast(region[:4], tf.int32), False, size, channels)
+        return decode(fetch.encoded(payload, region), _window(region, 4), False, size, channels)
 
     scaled = _scaled(index, config, fetch)
 
@@ -151,6 +151,11 @@ def _by_kind(index: Index, by_kind: dict[int, Callable[..., tf.Tensor]]) -> Call
     return lambda row, *rest: tf.switch_case(
         kinds[row], {kind: functools.partial(by_kind[kind], row, *rest) for kind in found}
     )
+
+
+def _window(region: tf.Tensor, numbers: int) -> tf.Tensor:
+    # Of a region of unknown length `region[:4]` would be of unknown length too.
+    return tf.cast(tf.slice(region, [0], [numbers]), tf.int32)
 
 
 def _converted(image: tf.Tensor, channels: int) -> tf.Tensor:

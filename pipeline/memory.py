@@ -11,6 +11,7 @@ import tensorflow as tf
 from pipeline.config import UsageError
 
 SHARE = 0.5  # of what is free: the model, tf.data's buffers and others want some too
+ALIGNED = 64  # bytes: EIGEN_MAX_ALIGN_BYTES, what TensorFlow aligns a tensor's memory to
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -48,9 +49,15 @@ def tensor_over(array: np.ndarray) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
+def around(at: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Where a slice around `length` bytes from `at` on (both int64 [...]) begins, how long it is, and where in it these
+    bytes begin, from its end: a slice that begins and ends at multiples of `ALIGNED` is no copy."""
+    begin, end = at // ALIGNED * ALIGNED, -(-(at + length) // ALIGNED) * ALIGNED
+    return begin, end - begin, at - end
+
+
 def text(memory: tf.Tensor, at: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    """`length` bytes of `memory` (uint8 [n]) from `at` on (int64 []), as a string []."""
+    """`length` bytes of `memory` (uint8 [n], n a multiple of `ALIGNED`) from `at` on (int64 []), as a string []."""
+    begin, size, first = around(at, length)
     # A serialized tensor ends with its content: the cheapest way from uint8 memory to a string.
-    serialized = tf.io.serialize_tensor(tf.slice(memory, [at], [length]))
-    length = tf.cast(length, tf.int32)
-    return tf.strings.substr(serialized, -length, length)
+    return tf.strings.substr(tf.io.serialize_tensor(tf.slice(memory, [begin], [size])), first, length)

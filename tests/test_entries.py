@@ -20,7 +20,7 @@ from pipeline.config import AugmentConfig, DataConfig, UsageError
 from pipeline.decode import LIBJPEG
 from pipeline.index import JPEG, Entries, Features, Index
 from pipeline.jpeg_layout import coded, read_layout
-from pipeline.memory import empty, tensor_over
+from pipeline.memory import ALIGNED, empty, tensor_over
 from pipeline.opening import open_data
 from pipeline.order import Share
 
@@ -98,7 +98,7 @@ def index_of(images: list[bytes], of: list[entries.Found | None]) -> tuple[Index
     """An index of these images alone, the memory that they lie in, and where."""
     lengths = np.array([len(image) for image in images])
     offsets = np.cumsum(lengths) - lengths
-    memory = aligned(np.frombuffer(b"".join(images), np.uint8))
+    memory = aligned(np.frombuffer(b"".join(images) + bytes(-lengths.sum() % ALIGNED), np.uint8))
     records: list[entries.Record] = []
     points: list[np.ndarray] = []
     own: list[np.ndarray] = []
