@@ -72,8 +72,9 @@ def cases(batch_size: int = 64) -> dict[str, Case]:
 
 def follow(case: Case) -> Found:
     """Profiles the case and does what comes first among its suggestions."""
+    from pipeline.chains import taken
     from pipeline.opening import open_data
-    from pipeline.profile import profile, taken
+    from pipeline.profile import profile
 
     data = open_data(case.data)
     with slow_disk() if case.late else contextlib.nullcontext():

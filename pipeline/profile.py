@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,23 +19,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline import build, cache, crop, reader
-from pipeline.config import AugmentConfig, DataConfig, UsageError
+from pipeline import build, reader
+from pipeline.chains import KEPT, then, under, waiting
+from pipeline.config import DataConfig
 from pipeline.cost import ROUNDS, Chain, cost
-from pipeline.decode import cropped, decode, decode_whole, resize
-from pipeline.index import JPEG, RAW
 from pipeline.opening import Data
 from pipeline.order import Share
-from pipeline.tier import bounded
+from pipeline.savings import decoding, savings
 
 KINDS = {"read": "read", "plan": "read", "decode": "decode", "augment": "augment"}
-TURNS = 5  # of comparing augmentations, which differ by little
-KEPT = 1  # batches held in memory before a stage, to run it alone
 TUNING_SECONDS = 1.0  # that autotuning gets to choose
-HELD = 512  # images held in memory to try what that would gain
-SAMPLE = 64  # images decoded for the decoder's floor and re-encoded for what a prepared tier would gain
-QUALITY = 90
-SIDE_MARGIN = 8 / 7  # of the stored shorter side over the random crop's: ImageNet's usual 256 for 224
 WORTH = 1.05  # a smaller gain is not advised
 
 
@@ -108,14 +100,14 @@ def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None
 
     `step_ms`: what the model takes for a global batch, in ms; without it the input is looked at alone.
     """
-    config = dataclasses.replace(config, service="")
+    given, config = config, dataclasses.replace(config, service="")
     cores = len(os.sched_getaffinity(0))
     step_rate = config.batch_size / step_ms * 1000 if step_ms else None
     machine = _Machine(config.threads or cores, cores, step_rate or float("inf"))
     stages = _stages(data, config, seed)
     cpu, wait = sum(stage.cpu_ms for stage in stages), sum(stage.wait_ms for stage in stages)
     rate = machine.input_rate(cpu, wait)
-    floor, prepared = _decoding(data, config, seed)
+    floor, prepared = decoding(data, config, seed)
     suggestions: list[Suggestion] = []
     if step_rate and step_rate < rate:
         bound = "step"
@@ -127,7 +119,9 @@ def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None
         bound = max(KINDS.values(), key=lambda kind: sum(stage.share for stage in stages if stage.kind == kind))
         gains = [
             Suggestion(each.change, machine.rate(cpu - each.cpu, wait - each.wait) / rate, each.options)
-            for each in _savings(bound, stages, prepared, data, config, seed)
+            for each in savings(
+                bound, {stage.name: stage.cpu_ms for stage in stages}, wait, prepared, data, given, seed
+            )
         ]
         all_cores = dataclasses.replace(machine, threads=cores).rate(cpu, wait)
         gains.append(Suggestion(f"all {cores} cores, --data.threads=0", all_cores / rate, {"threads": 0}))
@@ -160,78 +154,29 @@ def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Saving:
-    """What a change takes away from an image's ms of CPU and of waiting."""
-
-    change: str
-    options: dict[str, Any]
-    cpu: float
-    wait: float = 0.0
-
-
-def _savings(
-    bound: str, stages: tuple[Stage, ...], prepared: dict[str, float], data: Data, config: DataConfig, seed: int
-) -> list[_Saving]:
-    """The changes that a bound calls for."""
-    own = {stage.name: stage for stage in stages}
-    if bound == "augment":
-        return [
-            _Saving(
-                f"doing without the dearest augmentation, --data.augment.{name}=0",
-                {f"augment.{name}": 0},
-                own["augment"].cpu_ms * part,
-            )
-            for name, part in _augmentations(data, config, seed).items()
-        ]
-    changes = []
-    if bound == "read":
-        change = "a faster disk, or a copy of the data set on one"
-        changes.append(_Saving(change, {}, 0.0, own["read"].wait_ms))
-    if bound == "decode":
-        for tier, left in prepared.items():
-            command = f"python -m tools.prepare --source={config.source} --tier={tier} --output=DIR"
-            changes.append(_Saving(f"smaller files, {command}", {"tier": tier}, own["decode"].cpu_ms * (1 - left)))
-    held = _from_memory(data, config, seed)
-    if held is not None:
-        cpu, wait = sum(stage.cpu_ms for stage in stages) - held, sum(stage.wait_ms for stage in stages)
-        changes.append(_Saving("decoded images in memory, --data.cache=memory", {"cache": "memory"}, cpu, wait))
-    return changes
-
-
-def taken(data: Data, config: DataConfig, seed: int = 0) -> tuple[float, float]:
-    """ms of CPU and of waiting that one image takes in the whole chain."""
-    wait = 0.0 if build.cached(data.train, config) is not None else _waiting(data, config, seed)
-    (_, read), *rest = build.training_stages(data, config, seed, Share(config.batch_size))
-    chain: Chain = lambda n: read().take(n)  # noqa: E731
-    for _, stage in rest:
-        chain = _then(chain, stage)
-    return cost(_with(chain, build.options(config)), 1, config.batch_size).cpu, wait
-
-
 def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
     """What the whole chain takes, divided among its stages as each of them alone takes."""
     batch, options = config.batch_size, build.options(config)
     (first, read), *rest = build.training_stages(data, config, seed, Share(batch))
     # Before all else, so that pages are as cold as training finds them.
     held = build.cached(data.train, config) is not None
-    wait = 0.0 if held else _waiting(data, config, seed)
+    wait = 0.0 if held else waiting(data, config, seed)
     chain: Chain = lambda n: read().take(n)  # noqa: E731
-    costs = {first: cost(_with(chain, options), 1, batch)}
+    costs = {first: cost(under(chain, options), 1, batch)}
     own = {first: costs[first].cpu}
     for name, stage in rest:
         kept = chain(KEPT).cache()
-        before = cost(_with(kept.repeat, options), KEPT, KEPT * batch).cpu
+        before = cost(under(kept.repeat, options), KEPT, KEPT * batch).cpu
         if name == "decode" and not held:
             # The bytes are fetched in the stage that decodes them, and belong to reading.
             fetching = _fetching(kept, data, config, seed)
             own[first] += fetching
             before += fetching
-        alone = cost(_with(_then(kept.repeat, stage), options), KEPT, KEPT * batch)
+        alone = cost(under(then(kept.repeat, stage), options), KEPT, KEPT * batch)
         own[name] = max(0.0, alone.cpu - before)
-        chain = _then(chain, stage)
+        chain = then(chain, stage)
         last = name == rest[-1][0]
-        costs[name] = cost(_with(chain, options), 1, batch, rounds=ROUNDS if last else 1)
+        costs[name] = cost(under(chain, options), 1, batch, rounds=ROUNDS if last else 1)
     whole = costs[rest[-1][0]].cpu
     scale = whole / max(sum(own.values()), 1e-9)
     tuned = _tuned(build.training_batches(data, config, seed, Share(batch)))
@@ -255,24 +200,6 @@ def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
     return tuple(measured(name) for name in own)
 
 
-def _then(chain: Chain, stage: Callable[[tf.data.Dataset], tf.data.Dataset]) -> Chain:
-    return lambda n: stage(chain(n))
-
-
-def _with(chain: Chain, options: tf.data.Options) -> Chain:
-    return lambda n: chain(n).with_options(options)
-
-
-def _waiting(data: Data, config: DataConfig, seed: int) -> float:
-    """ms per image that a thread waits for its bytes."""
-    payloads, fetch = reader.training_reader(config, data.train, seed, Share(config.batch_size), 0)
-    # One thread, so that what neither runs nor queues for a core waits.
-    options = build.options(dataclasses.replace(config, threads=1))
-    options.autotune.enabled = False
-    contents = lambda n: payloads.take(n).map(lambda *of: of[-1]).unbatch().map(fetch.encoded)  # noqa: E731
-    return cost(_with(contents, options), config.batch_size, config.batch_size, rounds=1).wait
-
-
 def _fetching(planned: tf.data.Dataset, data: Data, config: DataConfig, seed: int) -> float:
     """ms of CPU per image that its bytes take; of `planned` batches (..., payloads, regions)."""
     _, fetch = reader.training_reader(config, data.train, seed, Share(config.batch_size), 0)
@@ -280,22 +207,9 @@ def _fetching(planned: tf.data.Dataset, data: Data, config: DataConfig, seed: in
 
     def mapped(of: Callable[..., Any]) -> float:
         run = lambda n: planned.unbatch().repeat(n).map(lambda *row: of(*row[-2:]), num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
-        return cost(_with(run, options), images, images).cpu
+        return cost(under(run, options), images, images).cpu
 
     return max(0.0, mapped(fetch.encoded) - mapped(lambda payload, region: (payload, payload)))
-
-
-def _from_memory(data: Data, config: DataConfig, seed: int) -> float | None:
-    """ms of CPU per image with decoded images in memory, tried on some; None where they are there or do not fit."""
-    changed = dataclasses.replace(config, cache="memory", reader="auto")
-    if build.cached(data.train, config) is not None:
-        return None
-    try:
-        cache.plan(data.train, changed)
-    except UsageError:
-        return None
-    few = dataclasses.replace(data, train=data.train.take(np.arange(min(len(data.train), HELD))))
-    return taken(few, changed, seed)[0]
 
 
 def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
@@ -317,87 +231,3 @@ def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
             expected.pop(0)
         number = node.inputs[0] if node.inputs else 0
     return found
-
-
-def _augmentations(data: Data, config: DataConfig, seed: int) -> dict[str, float]:
-    """{option: the part of the augmentations' CPU time that is gone without it}."""
-    options, off = build.options(config), AugmentConfig()
-
-    def alone(augment: AugmentConfig) -> tuple[Chain, Chain]:
-        """What the stage gets, and what it makes of that."""
-        changed = dataclasses.replace(config, augment=augment)
-        (_, read), *rest = build.training_stages(data, changed, seed, Share(config.batch_size))
-        chain = read().take(KEPT)
-        for name, stage in rest:
-            if name == "augment":
-                break
-            chain = stage(chain)
-        given = chain.cache().repeat
-        return _with(given, options), _with(_then(given, stage), options)
-
-    on = [
-        field.name
-        for field in dataclasses.fields(AugmentConfig)
-        if getattr(config.augment, field.name) != getattr(off, field.name)
-        and field.name not in ("random_resized_crop", "randaugment_magnitude")
-    ]
-    variants = {"": alone(config.augment)} | {
-        name: alone(dataclasses.replace(config.augment, **{name: getattr(off, name)})) for name in on
-    }
-    runs: dict[str, list[float]] = {name: [] for name in variants}
-    # In turns: what disturbs the machine for a while then disturbs all of them.
-    for _ in range(TURNS):
-        for name, (given, made) in variants.items():
-            before, after = (cost(chain, KEPT, KEPT * config.batch_size, rounds=1).cpu for chain in (given, made))
-            runs[name].append(max(0.0, after - before))
-    whole, *_ = middle = [statistics.median(of) for of in runs.values()]
-    return {name: float(np.clip(1 - left / max(whole, 1e-9), 0, 1)) for name, left in zip(on, middle[1:], strict=True)}
-
-
-def _decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[str, float]]:
-    """The bare decoder's ms of CPU per image of a sample, and {tier: decoding's part that is left with it}.
-
-    The tiers are tried on the sample, re-encoded in memory.
-    """
-    size, channels, strength = config.image_size, config.channels, config.augment.random_resized_crop
-    rows = np.random.default_rng(seed).permutation(len(data.train))[:SAMPLE]
-    index, count = data.train.take(rows), len(rows)
-    kinds = index.columns["kind"]
-    if (kinds == RAW).any():
-        return 0.0, {}  # pixels are stored: no decoder, and nothing smaller to store
-    stored = list(reader.stored_images(index)(tf.range(count, dtype=tf.int64)).as_numpy_iterator())
-    options = build.options(config)
-
-    def windows(heights: np.ndarray, widths: np.ndarray) -> tf.Tensor:
-        if not strength:
-            return crop.central_windows(tf.constant(heights), tf.constant(widths))
-        draws = tf.random.stateless_uniform([count, crop.COLUMNS], [seed, 0])
-        return crop.random_windows(tf.constant(heights), tf.constant(widths), strength, draws)
-
-    def taken(of: Callable[..., tf.Tensor], *columns: Any) -> float:
-        kept = tf.data.Dataset.from_tensor_slices(columns).cache()
-        run = lambda n: kept.repeat(n).map(of, num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
-        return cost(_with(run, options), count, count).cpu
-
-    heights, widths = index.columns["height"], index.columns["width"]
-    chosen, is_jpeg = windows(heights, widths), kinds == JPEG
-    bare = lambda contents, window, jpeg: tf.cond(  # noqa: E731
-        jpeg, lambda: cropped(contents, window, True, channels=3), lambda: decode_whole(contents, channels=3)
-    )
-    floor = taken(bare, stored, chosen, is_jpeg)
-    side = round(size * SIDE_MARGIN) if strength else size
-    if np.median(np.minimum(heights, widths)) <= side:
-        return floor, {}
-    now = taken(lambda contents, window, jpeg: decode(contents, window, jpeg, size, channels), stored, chosen, is_jpeg)
-    images = [bounded(decode_whole(contents, channels=3), side, "shorter").numpy() for contents in stored]
-    shapes = np.array([image.shape for image in images], np.int32)
-    chosen = windows(shapes[:, 0], shapes[:, 1])
-    smaller = [tf.io.encode_jpeg(image, quality=QUALITY).numpy() for image in images]
-    jpeg = taken(lambda contents, window: decode(contents, window, True, size, channels), smaller, chosen)
-
-    def from_pixels(contents: tf.Tensor, shape: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        y, x, height, width = tf.unstack(window)
-        return resize(tf.reshape(tf.io.decode_raw(contents, tf.uint8), shape)[y : y + height, x : x + width], size)
-
-    raw = taken(from_pixels, [image.tobytes() for image in images], shapes, chosen)
-    return floor, {f"raw:{side}": raw / now, f"jpeg:{side}:{QUALITY}": jpeg / now}

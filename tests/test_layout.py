@@ -17,7 +17,7 @@ ALLOWED = {
     "benchmarks": {"pipeline", "models", "benchmarks"},
 }
 PARTS = {*ALLOWED, "tests"}
-COMPOSERS = {"build", "opening", "prepare", "profile", "service"}
+COMPOSERS = {"build", "chains", "opening", "prepare", "profile", "savings", "service"}
 COMPOSED = {"pipeline.reader", "pipeline.sources", "pipeline.build"}
 
 
