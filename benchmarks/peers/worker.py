@@ -36,9 +36,9 @@ def load(path: str) -> types.ModuleType:
 
 
 def cpu_seconds() -> float:
-    """User and system time of all threads and all descendants, alive or waited for."""
+    """User and system time of all threads, and of the descendants that were waited for."""
     parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in parts) + living_descendants_cpu_seconds(os.getpid())
+    return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
 def living_descendants_cpu_seconds(ancestor: int) -> float:
@@ -78,12 +78,15 @@ def serve(path: str, threads: int, settings: dict[str, str]) -> int:
     try:
         facts, run = load(path).prepare(threads, **settings)
         reply(facts=facts)
-        waiting = cpu_seconds(), time.perf_counter()
+        own = os.getpid()
+        waiting = cpu_seconds() + living_descendants_cpu_seconds(own), time.perf_counter()
         for line in sys.stdin:
             _, steps = line.split()
-            start = cpu_seconds(), time.perf_counter()
+            # To go through /proc takes 1.3 ms with 63 processes: before the turn and behind it.
+            start = living_descendants_cpu_seconds(own) + cpu_seconds(), time.perf_counter()
             seen = run(int(steps))
-            end = cpu_seconds(), time.perf_counter()
+            taken, clock = cpu_seconds(), time.perf_counter()
+            end = taken + living_descendants_cpu_seconds(own), clock
             reply(
                 cpu_seconds=end[0] - start[0],
                 wall_seconds=end[1] - start[1],
