@@ -92,8 +92,7 @@ def _decoded(ds: tf.data.Dataset, index: Index, config: DataConfig, fetch: Fetch
         image, label = decode(*of)
         if mirrored is not None:
             # 0.03 ms less than to part a batch in two and to stitch it together again.
-            # Along no axis where it is not, which is no copy: `tf.cond` takes ten operations.
-            image = tf.reverse(image, tf.ones([tf.cast(mirrored, tf.int32)], tf.int32))
+            image = tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
         return element, image, label
 
     # Each image is written where it lies in its batch, and no thread is woken for one: 4% less CPU at 224 pixels than a

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -40,6 +41,20 @@ WINDOW, HEAD, SHAPES = 5, 12, (1, 1, 3)
 OF_GROUP, OF_ROW = 2, 6
 
 
+class _Smaller(NamedTuple):
+    """What images are cut to, [b]: whether they are; the window in that, 5 numbers as `crop.regions`; its width and its
+    rows in MCUs; the point that enters the first row, how many points behind it the row is left, how many are in one
+    row of the file."""
+
+    cut: tf.Tensor
+    window: tf.Tensor
+    wide: tf.Tensor
+    rows: tf.Tensor
+    first: tf.Tensor
+    span: tf.Tensor
+    in_row: tf.Tensor
+
+
 def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """(rows int64 [b], regions int32 [b, 5] as `crop.regions`) -> int64 [b, more], for `cutter` of the same index; of
     what is cut, the window is that in the smaller image. Each row's image lies in memory from its offset on."""
@@ -50,29 +65,15 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
     def planned(rows: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
         of = Record(*tf.unstack(tf.gather(records, rows), axis=1))
         file, length = tf.gather(files, rows), tf.gather(lengths, rows)
-        regions = tf.cast(regions, tf.int64)
-        y, x, height, width, exponent = tf.unstack(regions, axis=1)
-        can = of.first >= 0
-        lines, columns = (tf.bitwise.right_shift(tf.where(can, each, 8), exponent) for each in (of.lines, of.columns))
-        across, step = (tf.where(can, each, 1) for each in (of.across, of.step))
-        top, below = y // lines, _up(y + height, lines)
-        left, right = x // columns // step, _up(_up(x + width, columns), step)
-        wide = tf.minimum(right * step, across) - left * step + 2 * of.beside
-        saved = (below * across - (below - top) * wide) * length // tf.maximum(of.mcus, 1)
-        cut = can & (saved >= WORTH) & (below - top <= MOST_ROWS) & (wide * of.columns <= WIDEST)
-        window = tf.stack([y - top * lines, x + (of.beside - left * step) * columns, height, width, exponent], axis=1)
-
-        count = tf.where(cut, below - top, 1)
+        cut, window, wide, count, first, span, in_row = _smaller(of, length, tf.cast(regions, tf.int64))
         size = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(count, tf.float64))), tf.int64)
         groups, last = _up(count, size), count[:, None] - 1
         numbers = tf.range(tf.reduce_max(groups * size))[None]
         # Beyond the last row it is repeated, without a length.
         real, of_row = numbers <= last, tf.minimum(numbers, last)
-        in_row, first = tf.where(cut, _up(across, step), 0), tf.where(cut, of.first + top * _up(across, step) + left, 0)
         entered = first[:, None] + of_row * in_row[:, None]
-        left_at = entered + tf.where(cut, right - left, 0)[:, None]
         (begin, packed_before, before), (go_on, packed, behind) = (
-            tf.unstack(tf.cast(tf.gather(points, at), tf.int64), axis=2) for at in (entered, left_at)
+            tf.unstack(tf.cast(tf.gather(points, at), tf.int64), axis=2) for at in (entered, entered + span[:, None])
         )
         begin = tf.where(cut[:, None], begin, 0)
         end = tf.where(cut[:, None], go_on - tf.bitwise.bitwise_and(packed, (1 << BACK_BITS) - 1), length[:, None])
@@ -80,13 +81,13 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
         before, enters, behind, leaves = (
             tf.where(cut[:, None], each, 0) for each in (before, _enter(packed_before), behind, _leave(packed))
         )
-        made_up_end = behind[:, -1:] + leaves[:, -1:]
-        head, width_at, made_up, scan = (tf.where(cut, each, 0) for each in (of.head, of.width_at, of.made_up, of.scan))
-        codes_at, codes, first_code = around(file + scan + begin[:, 0], end[:, -1] - begin[:, 0])
 
         def at(of: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
             return tf.gather(of, tf.minimum(row, last), batch_dims=1)
 
+        made_up_end = behind[:, -1:] + leaves[:, -1:]
+        head, width_at, made_up, scan = (tf.where(cut, each, 0) for each in (of.head, of.width_at, of.made_up, of.scan))
+        codes_at, codes, first_code = around(file + scan + begin[:, 0], end[:, -1] - begin[:, 0])
         group_first = tf.range(MOST_GROUPS, dtype=tf.int64)[None] * size[:, None]
         group_begin = at(begin, group_first)
         of_groups = [
@@ -102,7 +103,7 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
             leaves,
         ]
         of_rows[1::2] = [tf.where(real, lengths, 0) for lengths in of_rows[1::2]]
-        scalars = [
+        numbers_of_head = [
             tf.where(cut, wide * of.columns // UNIT, NO_WIDTH),
             tf.cast(cut, tf.int64),
             codes_at,
@@ -115,16 +116,12 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
             width_at,
             tf.where(cut, width_at + 2 - head, 0),
             tf.where(cut, head - width_at - 2, 0),
-            OF_GROUP * groups,
-            OF_ROW * groups * size,
-            groups,
-            size,
-            tf.fill(tf.shape(size), tf.constant(OF_ROW, tf.int64)),
         ]
+        shapes = [OF_GROUP * groups, OF_ROW * groups * size, groups, size, tf.fill(tf.shape(size), np.int64(OF_ROW))]
         return tf.concat(
             [
-                tf.where(cut[:, None], window, regions),
-                tf.stack(scalars, axis=1),
+                window,
+                tf.stack([*numbers_of_head, *shapes], axis=1),
                 tf.reshape(tf.stack(of_groups, axis=2), [-1, OF_GROUP * MOST_GROUPS]),
                 tf.reshape(tf.stack(of_rows, axis=2), [tf.shape(rows)[0], -1]),
             ],
@@ -132,6 +129,25 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
         )
 
     return planned
+
+
+def _smaller(of: Record, length: tf.Tensor, regions: tf.Tensor) -> _Smaller:
+    """Cut to the MCUs under their regions (int64 [b, 5]) are images of which that leaves out enough."""
+    y, x, height, width, exponent = tf.unstack(regions, axis=1)
+    can = of.first >= 0
+    lines, columns = (tf.bitwise.right_shift(tf.where(can, each, 8), exponent) for each in (of.lines, of.columns))
+    across, step = (tf.where(can, each, 1) for each in (of.across, of.step))
+    top, below = y // lines, _up(y + height, lines)
+    left, right = x // columns // step, _up(_up(x + width, columns), step)
+    wide = tf.minimum(right * step, across) - left * step + 2 * of.beside
+    saved = (below * across - (below - top) * wide) * length // tf.maximum(of.mcus, 1)
+    cut = can & (saved >= WORTH) & (below - top <= MOST_ROWS) & (wide * of.columns <= WIDEST)
+    window = tf.stack([y - top * lines, x + (of.beside - left * step) * columns, height, width, exponent], axis=1)
+    in_row = _up(across, step)
+    first, span, in_row = (tf.where(cut, each, 0) for each in (of.first + top * in_row + left, right - left, in_row))
+    return _Smaller(
+        cut, tf.where(cut[:, None], window, regions), wide, tf.where(cut, below - top, 1), first, span, in_row
+    )
 
 
 def cutter(index: Index, memory: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from pipeline import cut, mapping
 from pipeline.index import Index
-from pipeline.memory import text
+from pipeline.memory import around, text
 
 Pixels = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -43,10 +43,11 @@ def mapped(index: Index) -> Fetch:
     """Payloads are rows, copied out of the mapped shards: 0.07 ms of CPU for 110 KB."""
     memory, starts = mapping.flat_memory(index.shards, index.sizes)
     offsets = starts[index.columns["shard"]] + index.columns["offset"]
-    at, lengths = tf.constant(offsets), tf.constant(index.columns["length"])
+    lengths = index.columns["length"]
+    places = tf.constant(np.stack([*around(offsets, lengths), lengths], axis=1))
 
     def encoded(row: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
-        return text(memory, at[row], lengths[row])
+        return text(memory, tf.gather(places, row))
 
     fetch = dataclasses.replace(pixels_in(memory, offsets, channels=3), encoded=encoded)
     if index.entries is None:

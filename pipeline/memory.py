@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -49,15 +50,16 @@ def tensor_over(array: np.ndarray) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
-def around(at: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def around(at: Any, length: Any) -> tuple[Any, Any, Any]:
     """Where a slice around `length` bytes from `at` on (both int64 [...]) begins, how long it is, and where in it these
     bytes begin, from its end: a slice that begins and ends at multiples of `ALIGNED` is no copy."""
     begin, end = at // ALIGNED * ALIGNED, -(-(at + length) // ALIGNED) * ALIGNED
     return begin, end - begin, at - end
 
 
-def text(memory: tf.Tensor, at: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    """`length` bytes of `memory` (uint8 [n], n a multiple of `ALIGNED`) from `at` on (int64 []), as a string []."""
-    begin, size, first = around(at, length)
+def text(memory: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """Bytes of `memory` (uint8 [n], n a multiple of `ALIGNED`) as a string []; `place` is int64 [4], what `around` says
+    of them, and how many they are."""
+    begin, size, first, length = tf.unstack(place, 4)
     # A serialized tensor ends with its content: the cheapest way from uint8 memory to a string.
     return tf.strings.substr(tf.io.serialize_tensor(tf.slice(memory, [begin], [size])), first, length)

@@ -90,7 +90,8 @@ def _entered(data: Data, config: DataConfig, seed: int) -> float | None:
     held = build.cached(data.train, config) is not None
     if held or data.train.entries is not None or not reader.use_mapping(config, data.train):
         return None
-    few = dataclasses.replace(data, train=_sampled(data.train, seed))
+    # What all images have no room for, a few would have.
+    few, config = dataclasses.replace(data, train=_sampled(data.train, seed)), dataclasses.replace(config, cache="none")
     with tempfile.TemporaryDirectory() as directory:
         index = entries.with_entries(few.train, directory, directory)
     if index.entries is None:

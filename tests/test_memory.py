@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from pipeline import memory
 from pipeline.config import UsageError
@@ -45,3 +46,26 @@ def test_a_tensor_shares_the_arrays_memory() -> None:
     array[7] = 255
     np.testing.assert_array_equal(tensor, array)
     assert tensor[7] == 255
+
+
+def test_any_bytes_of_memory_as_text() -> None:
+    array = memory.empty(3 * memory.ALIGNED)
+    array[:] = np.arange(len(array))
+    tensor = memory.tensor_over(array)
+    for at in range(len(array)):
+        for length in (0, 1, 63, 64, 65, len(array)):
+            if at + length <= len(array):
+                found = memory.text(tensor, tf.constant([*memory.around(at, length), length], tf.int64))
+                assert found.numpy() == array[at : at + length].tobytes(), (at, length)
+
+
+@pytest.mark.parametrize(("at", "length"), [(0, 1), (63, 2), (64, 64), (70, 100), (191, 1)])
+def test_what_is_sliced_around_bytes_is_no_copy(at: int, length: int) -> None:
+    array = memory.empty(3 * memory.ALIGNED)
+    begin, size, first = memory.around(at, length)
+    assert begin <= at
+    assert at + length <= begin + size <= len(array)
+    assert begin + size + first == at
+    sliced = tf.slice(memory.tensor_over(array), [begin], [size])
+    array[at] = 77
+    assert sliced[at - begin] == 77
