@@ -75,9 +75,11 @@ def warmed_up(steps: int) -> float:
 
 
 def part(looks: list[Look], of: tuple[float, float]) -> Look:
-    """The medians of the looks in that share of the steps."""
+    """The medians of the looks in that share of the steps, or the look nearest to it where it has none: an epoch may be
+    over before anyone looks."""
     first, last = (share * looks[-1].steps for share in of)
-    chosen = [look for look in looks if first <= look.steps <= last]
+    nearest = min(looks, key=lambda look: max(first - look.steps, look.steps - last))
+    chosen = [look for look in looks if first <= look.steps <= last] or [nearest]
     return Look(*(int(np.median(column)) for column in zip(*chosen, strict=True)))
 
 
@@ -119,6 +121,7 @@ def watched(epochs: int) -> list[Look]:
                 process.wait()
             log.seek(0)
             require(process.returncode == 0, f"the run ended with {process.returncode}: {log.read()[-500:]}")
+    require(bool(looks), "the run was over before it could be looked at: give it more --steps.")
     return looks
 
 

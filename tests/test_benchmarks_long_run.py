@@ -58,6 +58,14 @@ print(long_run.part(looks, (0.1, 0.2)), long_run.part(looks, (0.9, 1.0)))
     assert said(body) == f"{early} {late}"
 
 
+def test_a_tenth_without_a_look_has_the_nearest() -> None:
+    body = """
+looks = [long_run.Look(step, step, 7, 9) for step in (100, 300, 400, 900)]
+print(*(long_run.part(looks, (at / 10, (at + 1) / 10)).memory for at in range(10)))
+"""
+    assert said(body) == "100 100 300 300 400 400 400 900 900 900"
+
+
 @pytest.mark.slow
 def test_a_short_run_is_watched_to_its_end(tmp_path: pathlib.Path) -> None:
     command = [sys.executable, "-m", "benchmarks.long_run", "--steps=1000", f"--output={tmp_path / 'result.json'}"]
