@@ -20,9 +20,9 @@ class ConfusionMatrix(keras.metrics.Metric):
         self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None = None
     ) -> tf.Operation:
         predicted = tf.argmax(y_pred, axis=-1)
-        return self.matrix.assign_add(
-            tf.math.confusion_matrix(y_true, predicted, self.classes, sample_weight, dtype=tf.float32)
-        )
+        weights = tf.ones_like(predicted, tf.float32) if sample_weight is None else sample_weight
+        places = tf.stack([tf.cast(y_true, tf.int64), predicted], axis=1)
+        return self.matrix.assign_add(tf.scatter_nd(places, weights, self.matrix.shape))
 
     def result(self) -> tf.Tensor:
         return tf.identity(self.matrix)

@@ -524,7 +524,28 @@ class StableModel(keras.Model):
             self.epoch_sums.assign(tf.zeros([3]))
         self._keep_sums = False
 
-    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+    def make_test_function(self, force: bool = False):
+        """As Keras's, but what a call returns is read once behind its steps, and AutoGraph is for layers only."""
+        if self.test_function is not None and not force:
+            return self.test_function
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def test_function(iterator):
+            count = tf.cast(self._steps_per_execution, tf.int32)
+
+            def step(i: tf.Tensor) -> tf.Tensor:
+                self.distribute_strategy.run(self._replica_test, args=(next(iterator),))
+                return i + 1
+
+            tf.while_loop(lambda i: i < count, step, [0])
+            self._test_counter.assign_add(tf.cast(count, tf.int64))
+            mine = {"loss": self._test_loss.result(), "accuracy": self._test_accuracy.result()}
+            return {**{m.name: m.result() for m in self.compiled_metrics.metrics}, **mine}
+
+        self.test_function = test_function
+        return test_function
+
+    def _replica_test(self, data: Any) -> None:
         """Means over examples by their weights: filled-up last batches count for what they hold."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         if weights is None:
@@ -537,8 +558,6 @@ class StableModel(keras.Model):
         self._calibration.update_state(labels, logits, weights)
         if self._has_metrics:
             self.compiled_metrics.update_state(labels, logits, weights)
-        mine = {"loss": self._test_loss.result(), "accuracy": self._test_accuracy.result()}
-        return {**{m.name: m.result() for m in self.compiled_metrics.metrics}, **mine}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Keras's, of the averaged weights where there are any.
@@ -568,8 +587,8 @@ class StableModel(keras.Model):
 
     def evaluated_logits(self, images: tf.Tensor) -> tf.Tensor:
         """float32 [b, classes] of uint8 `images`, as evaluation takes them."""
-        logits = self(images, training=False)
-        return (logits + self(images[:, :, ::-1], training=False)) / 2 if self._evaluate_flipped else logits
+        logits = called(self, images, training=False)
+        return (logits + called(self, images[:, :, ::-1], training=False)) / 2 if self._evaluate_flipped else logits
 
     def _maybe_load_initial_counters_from_ckpt(self, steps_per_epoch: int, initial_epoch: int) -> tuple[int, int]:
         """Keras asks here where to start: the way into the middle of an epoch."""
