@@ -92,6 +92,7 @@ class StableModel(keras.Model):
     usual_norm: tf.Variable = None
     guess: float | None = None  # the loss of an answer that favours no class, where `losses` knows it
     train_function: Any = None
+    test_function: Any = None
     _host: dict[str, tf.Variable] = {}  # noqa: RUF012 (set per instance in compile)
     # Of training loss and accuracy in this epoch, and its steps: float32 [3].
     epoch_sums: tf.Variable = None
