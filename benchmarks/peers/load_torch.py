@@ -1,8 +1,7 @@
 """Loading with PyTorch's DataLoader and Pillow, worker processes that stay; normalized float32 out, channels first.
 
-The transforms are torchvision's on Pillow images (RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize, as
-PyTorch's ImageNet example has them), by Pillow and torch themselves: torchvision's wheels on PyPI want a CUDA build of
-torch. Decoded images, small and raw, are numpy arrays, in memory and mapped.
+The transforms are torchvision's on Pillow images, as PyTorch's ImageNet example has them; those of small images are
+numpy's. Decoded images, small and raw, are arrays, in memory and mapped.
 """
 
 from __future__ import annotations
@@ -13,6 +12,16 @@ import PIL
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+try:
+    import torchvision
+except RuntimeError:
+    # PyPI's torchvision cannot load its operators beside a CPU build of torch, and stops at two of them that no
+    # transform of images uses.
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    import torchvision
+from torchvision import transforms
 
 MEAN, DEVIATION = 0.5, 0.29  # of pixels in 0 to 1
 ENDLESS = 10**8  # images: an epoch's end would drain the workers' queues
@@ -26,20 +35,26 @@ class Images(Dataset):
         else:
             self.images, self.labels = work.paths()
         self.rng: np.random.Generator | None = None
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(work.size, loading.AREA, loading.ASPECT),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize([MEAN] * 3, [DEVIATION] * 3),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
-        if self.rng is None:  # in the worker process, whose seed PyTorch sets
-            self.rng = np.random.default_rng(torch.initial_seed())
-        image = self.images[row]
+        image, label = self.images[row], int(self.labels[row])
         if self.work.small:
-            image = loading.padded_crop(image, self.rng)
-        else:
-            image = Image.fromarray(image) if self.work.task == "raw224" else Image.open(image).convert("RGB")
-            image = loading.scaled_crop(image, self.work.size, self.rng)
-        return normalized(torch.from_numpy(np.array(image))), int(self.labels[row])
+            if self.rng is None:  # in the worker process, whose seed PyTorch sets
+                self.rng = np.random.default_rng(torch.initial_seed())
+            return normalized(torch.from_numpy(loading.padded_crop(image, self.rng))), label
+        image = Image.fromarray(image) if self.work.task == "raw224" else Image.open(image).convert("RGB")
+        return self.transform(image), label
 
 
 def normalized(image: torch.Tensor) -> torch.Tensor:
@@ -65,5 +80,6 @@ def prepare(threads: int, folder: str):
     )
     batches = iter(loader)
     work = loading.Work(work.task, work.folder, len(images))
-    about = f"torch {torch.__version__}, Pillow {PIL.__version__}, float32 out, {threads} worker processes"
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
+    about = f"{versions}, float32 out, {threads} worker processes"
     return loading.served(batches, work, about, pixels)

@@ -26,8 +26,8 @@ from benchmarks.timing import paired_ratio
 OWN = "evenkeel"  # the others are compared with it
 # What is installed for a peer, the environment's name first; who is not here runs in the project's own environment.
 PACKAGES = {
-    "torch": ("torch", "numpy", "pillow"),
-    "torch_eager": ("torch", "numpy", "pillow"),
+    "torch": ("torch", "torchvision", "numpy", "pillow"),
+    "torch_eager": ("torch", "torchvision", "numpy", "pillow"),
     "keras": ("keras", "tensorflow"),
     "dali": ("nvidia-dali-cuda120", "numpy"),
     "ffcv": ("ffcv", "numba", "numpy", "opencv-python", "pillow", "torch"),
