@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import augment, crop, order, reader
+from pipeline import augment, build, crop, order, reader
 from pipeline.build import evaluation_batches, training_batches
 from pipeline.config import AugmentConfig, DataConfig, ShapesConfig, UsageError
 from pipeline.decode import decode, decode_shrunk
@@ -155,6 +155,30 @@ def test_the_batch_of_any_step_can_be_built_alone_whatever_the_parallelism(
     assert_equal(train(data, config, 9), straight)
     assert_equal(train(data, config, 4, start_step=3), straight[3:7])
     assert_equal(train(data, config, 1, start_step=8), straight[8:])
+
+
+def test_a_batch_is_the_same_whose_images_are_decoded_side_by_side(
+    mixed: tuple[DataConfig, Data], straight: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_side_by_side", lambda config, share: 5)
+    assert_equal(train(mixed[1], dataclasses.replace(mixed[0], threads=2), 9), straight)
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch", "budget", "expected"),
+    [
+        (2, 64, 512, 1),
+        (64, 64, 512, 5),  # 13 batches of 9.6 MB
+        (64, 1024, 512, 64),  # one of 154 MB, though it does not fit four times
+        (64, 64, 4096, 1),
+        (3, 512, 700, 2),  # two batches
+    ],
+)
+def test_images_of_a_batch_go_side_by_side_where_batches_cannot(
+    threads: int, batch: int, budget: int, expected: int
+) -> None:
+    config = DataConfig(image_size=224, batch_size=batch, threads=threads, ram_budget_mb=budget)
+    assert build._side_by_side(config, Share(batch)) == expected
 
 
 def test_a_step_far_away_is_built_without_those_before(small: DataConfig, data: Data) -> None:
