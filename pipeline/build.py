@@ -82,8 +82,10 @@ def _decoded(ds: tf.data.Dataset, index: Index, config: DataConfig, fetch: Fetch
     """Batches as `_planned` makes them -> (element [b], images, labels)."""
     decode = decoder(index, config, fetch, _side_by_side(config, share))
 
-    def decoded(element: tf.Tensor, mirrored: tf.Tensor | None, *of: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        images, labels = decode(*of, mirrored)
+    def decoded(
+        element: tf.Tensor, mirrored: tf.Tensor | None, rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        images, labels = decode(rows, payloads, regions, mirrored)
         return element, tf.ensure_shape(images, [share.batch_size, *images.shape[1:]]), labels
 
     return ds.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
