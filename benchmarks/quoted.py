@@ -18,6 +18,7 @@ from pipeline.config import require
 OWN = "evenkeel"  # the others are compared with it
 TASKS = {
     "jpeg224": "JPEG files as they are, to random crops of 224 pixels",
+    "bounded224": "JPEG files of a longer side of 400 pixels, to random crops of 224",
     "prepared224": "JPEG files of a shorter side of 256 pixels, to random crops of 224",
     "raw224": "the decoded pixels of those, to random crops of 224",
     "small32": "32 pixels out of memory, padded and cropped, flipped, a square cut out",

@@ -30,7 +30,7 @@ SOURCES = ("--data.source={source}", "--data.small_source={small}")
 SUITES: dict[str, dict[str, Sequence[str]]] = {
     "pipeline": {
         "quick": ("peers", "--loaders=evenkeel", "--only=jpeg224,small32", *SOURCES),
-        "full": ("peers", "--only=jpeg224,prepared224,raw224,small32", *SOURCES),
+        "full": ("peers", "--only=jpeg224,bounded224,prepared224,raw224,small32", *SOURCES),
     },
     "stages": {
         "quick": ("stages", "--rounds=1", "--only=jpeg224", SOURCES[0]),

@@ -75,6 +75,8 @@ def test_prepared_files_are_bounded_and_raw_pixels_are_theirs(tmp_path):
     prepared = loading.read(str(sources.written("prepared224", source, print)))
     shown = [Image.open(path) for path in prepared.paths()[0]]
     assert {image.size for image in shown} == {(256, 384), (320, 200), (1024, 256)}
+    of_longer = loading.read(str(sources.written("bounded224", source, print)))
+    assert {Image.open(path).size for path in of_longer.paths()[0]} == {(267, 400), (320, 200), (400, 100)}
     raw = loading.read(str(sources.written("raw224", source, print)))
     pixels, labels = raw.raw_images(), raw.labels()
     assert len(pixels) == len(labels) == raw.images == prepared.images

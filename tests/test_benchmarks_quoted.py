@@ -60,6 +60,6 @@ def test_the_headline_of_the_other_suites() -> None:
 
 def test_loaders_stand_beside_evenkeel_and_what_they_cannot_do_is_a_dash() -> None:
     rows = quoted.loading(RACED).splitlines()
-    assert rows[0] == "| loader | `jpeg224` | `prepared224` | `raw224` | `small32` |"
-    assert rows[2].startswith("| evenkeel | 1 (1 to 1) | - | - | 0.0030")
-    assert any(row.startswith("| PyTorch | 2.5 (2 to 3) [2.50] | - | - | -") for row in rows)
+    assert rows[0] == "| loader | `jpeg224` | `bounded224` | `prepared224` | `raw224` | `small32` |"
+    assert rows[2].startswith("| evenkeel | 1 (1 to 1) | - | - | - | 0.0030")
+    assert any(row.startswith("| PyTorch | 2.5 (2 to 3) [2.50] | - | - | - | -") for row in rows)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.peers --data.source=/data/photos --data.small_source=tfds:cifar10 --output=result.json
 
-jpeg224, prepared224, raw224: batches of 64 uint8 images of 224x224x3, a random crop of 8% to 100% of the area scaled
-bilinearly, flipped at random; out of JPEG files as they are, JPEG files of shorter side 256 and quality 90, and the
-decoded pixels of the latter. small32: batches of 512 uint8 images of 32x32x3 out of memory, padded by 4 and cropped at
-random, flipped at random, a square of 8x8 cut out.
+jpeg224, bounded224, prepared224, raw224: batches of 64 uint8 images of 224x224x3, a random crop of 8% to 100% of the
+area scaled bilinearly, flipped at random; out of JPEG files as they are, of quality 90 and a longer side of 400 pixels
+or a shorter side of 256, and the decoded pixels of the latter. small32: batches of 512 uint8 images of 32x32x3 out of
+memory, padded by 4 and cropped at random, flipped at random, a square of 8x8 cut out.
 
 step32: the training step of one network on a batch of 128 uint8 images of 32x32x3 in memory, on the CPU, in bfloat16:
 normalization, forward, backward, SGD with Nesterov momentum. The network: 3x3 convolutions with BatchNorm and ReLU to

@@ -25,7 +25,7 @@ def prepare(threads: int, folder: str):
         augment = AugmentConfig(pad_crop=loading.PAD, flip=0.5, cutout=loading.CUTOUT / size)
     else:
         augment = AugmentConfig(random_resized_crop=1 - loading.AREA[0], flip=0.5)
-    files = work.task in ("jpeg224", "prepared224")
+    files = work.task not in ("raw224", "small32")
     config = DataConfig(
         source, image_size=work.size, batch_size=work.batch, threads=threads, augment=augment, entries=files
     )

@@ -6,8 +6,9 @@
     FOLDER/work.json                       task, images and what was left out
     FOLDER/heights.npy widths.npy labels.npy pixels.npy      raw224 and small32: decoded, one image behind the other
 
-jpeg224 takes the files as they are. prepared224 bounds the shorter side to 256 pixels (area-averaged, nothing is
-enlarged) and encodes with quality 90. raw224 holds the decoded pixels of prepared224's files.
+jpeg224 takes the files as they are. bounded224 bounds the longer side to 400 pixels, as FFCV's own recipes for ImageNet
+may, prepared224 the shorter side to 256 (area-averaged, nothing is enlarged), and both encode with quality 90. raw224
+holds the decoded pixels of prepared224's files.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipeline.config import DataConfig, ShapesConfig, require
 from pipeline.index import find_features
 
 VERSION = 1  # of what is written; a change makes older folders unknown
-SHORTER_SIDE, QUALITY = 256, 90
+LONGER_SIDE, SHORTER_SIDE, QUALITY = 400, 256, 90
 # So many files at least, by repeating images: a hundred photographs would fit into a CPU's cache.
 FEWEST = 1024
 SHAPES = {"images": ShapesConfig(size=320, count=FEWEST), "small": ShapesConfig()}
@@ -104,10 +105,10 @@ def usable(images: Images, task: str, source: str) -> Images:
     return Images([k[0] for k in kept], [k[1] for k in kept], dict(left_out))
 
 
-def prepared(encoded: bytes) -> bytes:
-    """JPEG of quality 90, colour, shorter side at most 256 pixels, averaged over areas."""
+def prepared(encoded: bytes, task: str) -> bytes:
+    """JPEG of quality 90, colour, averaged over areas: longer side at most 400 pixels, or shorter side at most 256."""
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
-    ratio = SHORTER_SIDE / min(image.size)
+    ratio = LONGER_SIDE / max(image.size) if task == "bounded224" else SHORTER_SIDE / min(image.size)
     if ratio < 1:
         size = round(image.width * ratio), round(image.height * ratio)
         image = image.resize(size, Image.Resampling.BOX)
@@ -138,8 +139,8 @@ def _fault(encoded: bytes, task: str) -> str | None:
 
 def _write(folder: Path, task: str, images: Images) -> None:
     encoded = images.encoded
-    if task in ("prepared224", "raw224"):
-        encoded = [prepared(image) for image in encoded]
+    if task in ("bounded224", "prepared224", "raw224"):
+        encoded = [prepared(image, task) for image in encoded]
     times = 1 if task == "small32" else -(-FEWEST // len(encoded))
     folder.mkdir(parents=True)
     for row, label in enumerate(images.labels * times):

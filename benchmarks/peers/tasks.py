@@ -57,6 +57,7 @@ def _loading(*peers: str) -> Task:
 TASKS = {
     "step32": Task((OWN, "torch", "torch_eager", "keras"), steps=10),
     "jpeg224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
+    "bounded224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
     "prepared224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
     "raw224": Task((OWN, "torch", "ffcv", "grain"), file="load_{peer}.py"),
     "small32": _loading("keras", "tfds", "torch", "ffcv", "grain"),
