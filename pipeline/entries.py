@@ -34,7 +34,7 @@ from pipeline.made_up import Impossible, MadeUp
 STORED = "evenkeel-entries"
 VERSION = 1  # a change of what is stored gets a new number: what is older is then found anew
 SMALLEST = 12 << 10  # bytes of an image: of smaller ones too little is left out
-MEAN = 48 << 10  # bytes of a data set's JPEGs: of smaller ones what is saved is what putting together takes
+MEAN = 32 << 10  # bytes of a data set's JPEGs: 38 KB gain 5% of the pipeline, 30 KB 1%
 POINTS, MADE_UP, RECORDS, HEADER = "points.bin", "made_up.bin", "records.npy", "header.json"
 FILES = (POINTS, MADE_UP, RECORDS)
 IMAGES = "images.npz"  # what a process is to look at

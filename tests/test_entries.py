@@ -363,7 +363,7 @@ def test_small_images_gain_nothing_and_are_left_alone(caplog: pytest.LogCaptureF
     with caplog.at_level("INFO", logger="absl"):
         data = open_data(DataConfig("shapes", entries=True))
     assert data.train.entries is None
-    assert "JPEGs of less than 48 KB would not gain by them" in caplog.text
+    assert "JPEGs of less than 32 KB would not gain by them" in caplog.text
 
 
 def test_where_nothing_is_mapped_it_is_said(
