@@ -1,7 +1,7 @@
 """Pages looked at by a headless Chromium, TensorBoard's own of a run among them: the documents' pictures.
 
 python -m tests.browser runs/first docs/tensorboard.png
-python -m tests.browser report.html docs/benchmarks.png 1280 1460
+python -m tests.browser report.html docs/benchmarks.png 1280 1660
 """
 
 from __future__ import annotations
