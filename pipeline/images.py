@@ -46,7 +46,7 @@ def regions_of(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.T
 
 
 def decoder(
-    index: Index, config: DataConfig, fetch: Fetch, side_by_side: int = 1
+    index: Index, config: DataConfig, fetch: Fetch, side_by_side: int
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]:
     """(rows int64 [b], payloads [b], regions [b, 5 or more], mirrored bool [b] or None) -> (images uint8 [b, s, s, c],
     labels int64 [b]); the label of a negative row is -1. At most so many encoded images are decoded `side_by_side`."""

@@ -11,7 +11,6 @@ one bounds, and a change is worth what the next lowest allows.
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -101,7 +100,7 @@ def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None
     `step_ms`: what the model takes for a global batch, in ms; without it the input is looked at alone.
     """
     given, config = config, dataclasses.replace(config, service="")
-    cores = len(os.sched_getaffinity(0))
+    cores = build.cores()
     step_rate = config.batch_size / step_ms * 1000 if step_ms else None
     machine = _Machine(config.threads or cores, cores, step_rate or float("inf"))
     stages = _stages(data, config, seed)
@@ -220,13 +219,13 @@ def _tuned(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
         next(iterator)
     model = tf.data.experimental.get_model_proto(iterator)
     # From the last stage to the first.
-    expected = [("prefetch", ("Prefetch",)), ("augment", ("ParallelMap",)), ("decode", ("MapAndBatch", "ParallelMap"))]
+    expected = [("prefetch", "Prefetch"), ("augment", "ParallelMap"), ("decode", "ParallelMap")]
     found: dict[str, dict[str, int]] = {}
     number = model.output
     while number and expected:
         node = model.nodes[number]
-        stage, kinds = expected[0]
-        if node.name.startswith(kinds):
+        stage, kind = expected[0]
+        if node.name.startswith(kind):
             found[stage] = {of.name: int(of.value) for of in node.parameters}
             expected.pop(0)
         number = node.inputs[0] if node.inputs else 0

@@ -6,8 +6,8 @@
     FOLDER/work.json                       task, images and what was left out
     FOLDER/heights.npy widths.npy labels.npy pixels.npy      raw224 and small32: decoded, one image behind the other
 
-jpeg224 takes the files as they are. bounded224 bounds the longer side to 400 pixels, as FFCV's own recipes for ImageNet
-may, prepared224 the shorter side to 256 (area-averaged, nothing is enlarged), and both encode with quality 90. raw224
+jpeg224 takes the files as they are. bounded224 bounds the longer side to 400 pixels, as FFCV's `max_resolution`
+does, prepared224 the shorter side to 256 (area-averaged, nothing is enlarged), and both encode with quality 90. raw224
 holds the decoded pixels of prepared224's files.
 """
 
