@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from absl import app, flags
 
-from pipeline import output
-from pipeline.config import UsageError, require
+from evenkeel.pipeline.errors import UsageError, require
+from evenkeel.tools import stdout
 
 USAGE_ERROR, STOPPED = 2, 75
 
@@ -36,7 +36,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         except KeyboardInterrupt:
             return 130
 
-    with output.may_break():
+    with stdout.may_break():
         app.run(checked, flags_parser=parse)
 
 

@@ -19,22 +19,23 @@ from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
-from benchmarks import command, detected, results
-from benchmarks.results import Skipped
-from benchmarks.trees import Tree, checked_out
-from pipeline.config import one_of, require
+from evenkeel.benchmarks import command, results
+from evenkeel.benchmarks.regression import power_analysis
+from evenkeel.benchmarks.regression.worktrees import Tree, checked_out
+from evenkeel.benchmarks.results import Skipped
+from evenkeel.pipeline.errors import one_of, require
 
 if TYPE_CHECKING:
-    from benchmarks.versions import Compared
+    from evenkeel.benchmarks.regression.versions import Compared
 
 CASES = ("input", "small_input", "step", "training")  # those of `versions`, which help does not wait for
 FLAGS = flags.FLAGS
 flags.DEFINE_string("base", "", "the version to compare with: a branch, a tag, a hash")
 flags.DEFINE_string("head", "", "the version in question; the working tree as it is unless given")
 flags.DEFINE_list("only", list(CASES), f"cases to run, of: {', '.join(CASES)}")
-flags.DEFINE_integer("rounds", detected.ROUNDS, "turns of each version that count, of about two seconds")
-flags.DEFINE_integer("seeds", detected.SEEDS, "training runs of each version")
-flags.DEFINE_float("least", detected.LEAST, "the least change that matters, of CPU time and of the last loss")
+flags.DEFINE_integer("rounds", power_analysis.ROUNDS, "turns of each version that count, of about two seconds")
+flags.DEFINE_integer("seeds", power_analysis.SEEDS, "training runs of each version")
+flags.DEFINE_float("least", power_analysis.LEAST, "the least change that matters, of CPU time and of the last loss")
 flags.DEFINE_string("data.source", "shapes", "images of input: shapes (rendered) | tfds:NAME | a directory | a folder")
 flags.DEFINE_string("output", "", "result file to write")
 flags.DEFINE_string("markdown", "", "comment on a pull request to write")
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> int:
     require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) is a share: it must lie in (0, 1).")
     command.check_output("output", FLAGS.output)
     command.check_output("markdown", FLAGS.markdown)
-    from benchmarks.versions import failed, markdown, words
+    from evenkeel.benchmarks.regression.versions import failed, markdown, words
 
     compared: list[Compared] = []
     skipped: list[Skipped] = []
@@ -81,10 +82,10 @@ def main(argv: list[str]) -> int:
 
 def outcomes(trees: Mapping[str, Tree]) -> Iterator[Compared | Skipped]:
     """What each case comes to, as soon as it is known; skipped is what one of the versions cannot do."""
-    from benchmarks import versions
-    from benchmarks.peers import sources
-    from benchmarks.peers.environments import Unavailable
-    from benchmarks.peers.race import Refused
+    from evenkeel.benchmarks.peers import sources
+    from evenkeel.benchmarks.peers.environments import Unavailable
+    from evenkeel.benchmarks.peers.race import Refused
+    from evenkeel.benchmarks.regression import versions
 
     for name in FLAGS.only:
         reads = versions.CASES[name].reads

@@ -14,9 +14,9 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import command, results
-from benchmarks.results import Report
-from pipeline.config import one_of, require
+from evenkeel.benchmarks import command, results
+from evenkeel.benchmarks.results import Report
+from evenkeel.pipeline.errors import one_of, require
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("format", "bencher", "bencher | github")

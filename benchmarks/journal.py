@@ -14,7 +14,7 @@ import json
 import os
 from typing import Any
 
-from pipeline.config import UsageError
+from evenkeel.pipeline.errors import UsageError
 
 
 class Journal:

@@ -23,7 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import UsageError, one_of, require
+from evenkeel.pipeline.errors import UsageError, one_of, require
+from evenkeel.pipeline.system.atomic_write import write_text
+from evenkeel.pipeline.system.cpu import cores
 
 PACKAGES = ("evenkeel", "tensorflow", "tf_keras", "tensorflow-datasets", "tfa-nightly", "numpy")
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,11 +120,6 @@ def commit(root: Path) -> str | None:
     return f"{head}-dirty" if head and changed else head
 
 
-def cores() -> int:
-    """Cores this process may use, which in a container or under taskset are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -143,17 +140,8 @@ def write(
         "skipped": [dataclasses.asdict(s) for s in skipped],
     }
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    write_text(path, text)
 
 
 def _entry(result: Result) -> dict[str, Any]:

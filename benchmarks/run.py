@@ -20,9 +20,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from benchmarks import command, results
-from benchmarks.results import Report, Skipped
-from pipeline.config import one_of, require
+from evenkeel.benchmarks import command, results
+from evenkeel.benchmarks.results import Report, Skipped
+from evenkeel.pipeline.errors import one_of, require
 
 PATIENCE = 30.0  # seconds that a suite has to end when it is told to
 SOURCES = ("--data.source={source}", "--data.small_source={small}")

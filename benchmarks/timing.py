@@ -18,7 +18,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks.results import median_ci95
+from evenkeel.benchmarks.results import median_ci95
 
 QUIET_CORES = 0.1  # CPU time of others, in cores; OpenMP's barriers spin 10 times the work away beside a busy neighbour
 PATIENCE = 4  # rounds run at most, as a multiple of the rounds wanted

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.config import UsageError
+from evenkeel.pipeline.errors import UsageError
 
 Case = Any
 Work = Callable[[Case], dict[str, Any]]

@@ -13,16 +13,16 @@ from typing import Any
 
 import tf_keras as keras
 
-from models.checkpoints import Checkpointer, Checkpoints, Stateful
-from models.config import TrainConfig
-from models.early_stopping import EarlyStopping
-from models.guard import StabilityGuard
-from models.incidents import Incidents
-from models.preflight import OfImages, Telling
-from models.progress import Progress
-from models.summary import Meter
-from models.tensorboard import Profiler, TensorBoard
-from pipeline.opening import Data
+from evenkeel.models.config import TrainConfig
+from evenkeel.models.preflight.preflight import OfImages, Telling
+from evenkeel.models.stability.guard import StabilityGuard
+from evenkeel.models.telemetry.incidents import Incidents
+from evenkeel.models.telemetry.progress import Progress
+from evenkeel.models.telemetry.tensorboard import Profiler, TensorBoard
+from evenkeel.models.training.checkpoints import Checkpointer, Checkpoints, Stateful
+from evenkeel.models.training.early_stopping import EarlyStopping
+from evenkeel.models.training.summary import Meter
+from evenkeel.pipeline.dataset import Data
 
 
 @dataclasses.dataclass

@@ -14,7 +14,9 @@ import json
 import typing
 from typing import Any
 
-from pipeline.config import DataConfig, UsageError, one_of, option, require
+from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.errors import UsageError, one_of, require
+from evenkeel.pipeline.options import option
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
 ARCHITECTURES = ("cnn", "resnet9", *RESNETS)

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from models import run_directory, sealed, strategy
-from models.checkpoints import Checkpoints, read_state, steps
-from models.config import StrategyConfig, TrainConfig
-from models.creation import create_model, set_up
-from models.scores import precision, recall
-from models.stable_model import StableModel
-from models.train import batches, evaluate, statistics_batches, steps_in_epoch
-from pipeline import opening
-from pipeline.config import UsageError
-from pipeline.opening import Data
-from pipeline.reader import evaluation_steps
+from evenkeel.models.config import StrategyConfig, TrainConfig
+from evenkeel.models.distribute import strategy
+from evenkeel.models.telemetry.scores import precision, recall
+from evenkeel.models.train import batches, statistics_batches
+from evenkeel.models.training import checksums, run_directory
+from evenkeel.models.training.build_model import create_model, evaluate, set_up, steps_in_epoch
+from evenkeel.models.training.checkpoints import Checkpoints, read_state, steps
+from evenkeel.models.training.stable_model import StableModel
+from evenkeel.pipeline import dataset
+from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.reading.reader import evaluation_steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ def restored(model_dir: str, checkpoint: str = "best", split: str = "", one_repl
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)
     set_up(config)
-    data = opening.open_data(config.data)
+    data = dataset.open_data(config.data)
     model = create_model(config, data, devices, steps_in_epoch(config, data))
     Checkpoints(os.path.dirname(path), model).restore(path)
     _, evaluation = batches(config, data, devices, share, start_step=0)
@@ -95,7 +96,7 @@ def chosen_checkpoint(directory: str, which: str) -> str:
       UsageError: there is none.
     """
     found = steps(directory)
-    while found and (wrong := sealed.fault(os.path.join(directory, f"step-{found[-1]:08d}"))):
+    while found and (wrong := checksums.fault(os.path.join(directory, f"step-{found[-1]:08d}"))):
         logging.warning("checkpoint step-%08d is damaged (%s): taking the one before it", found.pop(), wrong)
     if not found:
         raise UsageError(f"{directory} holds no complete checkpoint: train first, or look for the right model_dir.")

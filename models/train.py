@@ -14,21 +14,31 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from models import preflight, run_directory, strategy
-from models.agreement import WorkerLost, agreed, check_alike, summed, together
-from models.callbacks import Attending, attend
-from models.checkpoints import Checkpoints, step_of, steps
-from models.config import TrainConfig, config_hash
-from models.creation import create_model, set_up
-from models.failing import UNWRITTEN, reason
-from models.interruption import Interrupted, Interruption, LateValidation
-from models.stable_model import StableModel
-from models.summary import TrainingFailed, summarize
-from pipeline import build, opening, service
-from pipeline.config import UsageError
-from pipeline.opening import Data
-from pipeline.order import Share
-from pipeline.reader import evaluation_steps
+from evenkeel.models.callbacks import Attending, attend
+from evenkeel.models.config import TrainConfig, config_hash
+from evenkeel.models.distribute import strategy
+from evenkeel.models.distribute.collective import (
+    WorkerLost,
+    agreed,
+    check_alike,
+    summed,
+    together,
+)
+from evenkeel.models.distribute.io_errors import UNWRITTEN, reason
+from evenkeel.models.errors import TrainingFailed
+from evenkeel.models.preflight import preflight
+from evenkeel.models.training import run_directory
+from evenkeel.models.training.build_model import create_model, evaluate, set_up, steps_in_epoch
+from evenkeel.models.training.checkpoints import Checkpoints, step_of, steps
+from evenkeel.models.training.preemption import Interrupted, Interruption, LateValidation
+from evenkeel.models.training.stable_model import StableModel
+from evenkeel.models.training.summary import summarize
+from evenkeel.pipeline import build, dataset, service
+from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.reading.reader import evaluation_steps
+from evenkeel.pipeline.system.atomic_write import write_text
 
 STATISTICS_STEPS = 100  # an error of the mean of a tenth of what one batch has
 
@@ -64,7 +74,7 @@ def train(
             set_up(config)
             if config.data.service:
                 service.wait_for_workers(config.data)
-            data = opening.open_data(config.data)
+            data = dataset.open_data(config.data)
             going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
             # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
             wanted = config.preflight != "off" and chief and not going_on
@@ -111,7 +121,7 @@ def train(
     summary.update(extra)
     if chief:
         try:
-            run_directory.write(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2))
+            write_text(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2) + "\n")
         except UNWRITTEN as error:
             logging.error("summary.json could not be written in %s: %s", model_dir, reason(error))
     return summary
@@ -164,11 +174,6 @@ def written_by_all(status: str, attending: Attending, extra: dict[str, Any]) -> 
         "preempted" if status == "preempted" else "failed",
         {"reason": f"{before}{unwritten(failure or 'by another worker: look at what it says', checkpoints)}"},
     )
-
-
-def steps_in_epoch(config: TrainConfig, data: Data) -> int:
-    """Steps after which validation and a checkpoint come: those that make up a pass, to the nearest whole one."""
-    return max(1, round(len(data.train) / config.data.batch_size))
 
 
 def batches(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, share: Share, start_step: int):
@@ -254,9 +259,3 @@ def last_result(history: dict[str, list[float]]) -> dict[str, float] | None:
     if "val_loss" not in history:
         return None
     return {"loss": history["val_loss"][-1], "accuracy": history["val_accuracy"][-1]}
-
-
-def evaluate(model: StableModel, batches: Any, steps: int) -> dict[str, float]:
-    """Loss and accuracy over all of `batches`; the confusion matrix is in `model.confusion_matrix`."""
-    results = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
-    return {"loss": results["loss"], "accuracy": results["accuracy"]}

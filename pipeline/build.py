@@ -12,21 +12,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from pipeline import augment, cache, crop, frames, order, reader, service
-from pipeline.cache import Images
-from pipeline.config import AugmentConfig, DataConfig
-from pipeline.fetch import Fetch
-from pipeline.frames import Frames
-from pipeline.geometry import CROP_X, CROP_Y, MIRROR
-from pipeline.images import decoder, regions_of, shown, whole
-from pipeline.index import Index
-from pipeline.opening import Data
-from pipeline.order import Share
+from evenkeel.pipeline import service
+from evenkeel.pipeline.augment import chain
+from evenkeel.pipeline.augment.geometry import CROP_X, CROP_Y, MIRROR
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.images import crop
+from evenkeel.pipeline.index import shuffle
+from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.reading import cache, reader
+from evenkeel.pipeline.reading import small_images as frames
+from evenkeel.pipeline.reading.byte_source import Fetch
+from evenkeel.pipeline.reading.cache import Images
+from evenkeel.pipeline.reading.decoder import (
+    decoder,
+    regions_of,
+    shown,
+    whole,
+)
+from evenkeel.pipeline.reading.small_images import Frames
+from evenkeel.pipeline.system.cpu import cores
 
 # Distinct uses of randomness get distinct seeds.
 ORDER, CROP, AUGMENT = range(USES := 3)
@@ -153,10 +163,10 @@ def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: S
         if strength == 0:
             windows = central(rows)
         else:
-            draws = order.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
+            draws = shuffle.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
             windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
         mirrored = None
-        if augment.only_flips(config.augment):
+        if chain.only_flips(config.augment):
             mirrored = augmentation_draws(config, _seed(seed, AUGMENT), element, share)[:, MIRROR] < config.augment.flip
         return tf.fill(tf.shape(rows), element), mirrored, rows, payloads, regions(rows, windows)
 
@@ -169,8 +179,8 @@ def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | N
     The batch may also be (element, rows), which `copied` makes images and labels of, flips and crops done.
     """
     own = _seed(seed, AUGMENT)
-    moved = augment.copied(config.augment) if copied else augment.only_flips(config.augment)
-    change = augment.augmentation(config.augment, moved)
+    moved = chain.copied(config.augment) if copied else chain.only_flips(config.augment)
+    change = chain.augmentation(config.augment, moved)
 
     def augmented(elements: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         element = elements if copied else elements[0]
@@ -179,7 +189,7 @@ def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | N
         if change is None:
             return images, labels
         # A value that no step has, so that the key is not that of the uniforms.
-        key = order.hashed(own, -1 - share.step(element), words=2)
+        key = shuffle.hashed(own, -1 - share.step(element), words=2)
         return change(images, draws, key), labels
 
     return augmented
@@ -194,8 +204,8 @@ def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: 
         down = (
             tf.cast(tf.cast(draws[:, CROP_Y], tf.float64) * cells, tf.int64) if frames.border else tf.zeros_like(rows)
         )
-        starts = order.cell_starts(element, share, cells)
-        right = order.permutation(_seed(seed, AUGMENT), element, share, cells)
+        starts = shuffle.cell_starts(element, share, cells)
+        right = shuffle.permutation(_seed(seed, AUGMENT), element, share, cells)
         return frames.batch(rows, mirrored, down, starts, right), tf.gather(labels, rows)
 
     return copied
@@ -207,11 +217,11 @@ def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share:
     Horizontal crops are stratified: the global batch is split into as many cells as there are offsets, all images of a
     cell get the same one, and which cell gets which is drawn anew in every step. So lines of images can be copied.
     """
-    change = augment.augmentation(config.augment)
-    draws = order.uniforms(seed, element, share, change.columns if change else 1)
+    change = chain.augmentation(config.augment)
+    draws = shuffle.uniforms(seed, element, share, change.columns if change else 1)
     if config.augment.pad_crop:
         cells = 2 * config.augment.pad_crop + 1
-        offsets = tf.gather(order.permutation(seed, element, share, cells), order.cells(element, share, cells))
+        offsets = tf.gather(shuffle.permutation(seed, element, share, cells), shuffle.cells(element, share, cells))
         across = (tf.cast(offsets, tf.float32) + 0.5) / cells
         draws = tf.concat([draws[:, :CROP_X], across[:, None], draws[:, CROP_X + 1 :]], axis=1)
     return draws
@@ -253,8 +263,3 @@ def options(config: DataConfig) -> tf.data.Options:
     # A service worker's own number of cores is the default there.
     options.threading.private_threadpool_size = config.threads or (0 if config.service else cores())
     return options
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))

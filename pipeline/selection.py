@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from pipeline import duplicates, outliers, skew
-from pipeline.config import UsageError
-from pipeline.index import Index
+from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.prepare import duplicates, outliers, skew
 
 
 def unwanted(drop: str, train: Index, validation: Index, index: Index) -> dict[int, str]:

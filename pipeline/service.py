@@ -27,7 +27,8 @@ from typing import Any
 import grpc
 import tensorflow as tf
 
-from pipeline.config import DataConfig, UsageError
+from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.errors import UsageError
 
 PROTOCOL = "grpc://"
 # Of tensorflow/core/data/service/dispatcher.proto: an empty request, and a reply that is empty without workers.

@@ -15,10 +15,10 @@ import pytest
 import tf_keras as keras
 from tensorflow.python.framework import config as tensorflow_config
 
-from models import strategy
-from models.config import StrategyConfig
-from pipeline.config import DataConfig, ShapesConfig
-from pipeline.opening import Data, open_data
+from evenkeel.models.config import StrategyConfig
+from evenkeel.models.distribute import strategy
+from evenkeel.pipeline.config import DataConfig, ShapesConfig
+from evenkeel.pipeline.dataset import Data, open_data
 
 
 def pytest_configure() -> None:

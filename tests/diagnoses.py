@@ -6,9 +6,15 @@ import dataclasses
 
 import numpy as np
 
-from models.causes import CAUSES
-from models.detectors import Alarm, Trace
-from models.diagnosis import Diagnosis, Finding, Picture, Replay, Suspect
+from evenkeel.models.stability.causes import CAUSES
+from evenkeel.models.stability.detectors import Alarm, Trace
+from evenkeel.models.stability.diagnosis import (
+    Diagnosis,
+    Finding,
+    Picture,
+    Replay,
+    Suspect,
+)
 
 
 def trace(steps: int = 600, places: int = 8, every: int = 20) -> Trace:

@@ -22,9 +22,9 @@ from typing import IO
 
 from tensorflow.python.eager import context
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tensorflow_datasets", "matplotlib.figure", "pytest", "models.train"])
+SERVER.set_forkserver_preload(["tensorflow_datasets", "matplotlib.figure", "pytest", "evenkeel.models.train"])
 PATIENCE = 900  # seconds that a command has; the longest takes 80
 Target = str | Callable[..., object]
 

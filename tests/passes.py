@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pipeline import index
-from pipeline.build import training_batches
-from pipeline.config import AugmentConfig, DataConfig
-from pipeline.index import Features, Index
-from pipeline.opening import Data
-from pipeline.order import Share
+from evenkeel.pipeline.build import training_batches
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.index import index
+from evenkeel.pipeline.index.index import Features, Index
+from evenkeel.pipeline.index.shuffle import Share
 
 IMAGES, SIDE, BATCH = 250, 96, 25
 

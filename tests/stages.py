@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from pipeline.stage import Stage
+from evenkeel.pipeline.augment.stage import Stage
 
 KEY = (3, 5)
 LARGEST = np.nextafter(np.float32(1), np.float32(0))

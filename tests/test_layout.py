@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 ALLOWED = {
     "pipeline": {"pipeline"},
     "models": {"pipeline", "models"},
@@ -18,7 +18,7 @@ ALLOWED = {
 }
 PARTS = {*ALLOWED, "tests"}
 COMPOSERS = {"build", "chains", "opening", "prepare", "profile", "savings", "service"}
-COMPOSED = {"pipeline.reader", "pipeline.sources", "pipeline.build"}
+COMPOSED = {"evenkeel.pipeline.reading.reader", "evenkeel.pipeline.sources.resolve", "evenkeel.pipeline.build"}
 
 
 def imported(path: pathlib.Path) -> set[str]:
@@ -44,7 +44,10 @@ def test_arrows(part: str) -> None:
 def test_only_composers_know_the_readers_and_sources() -> None:
     for path in sorted((ROOT / "pipeline").glob("*.py")):
         siblings = {
-            name for name in imported(path) if name in {"pipeline.reader", "pipeline.sources", "pipeline.build"}
+            name
+            for name in imported(path)
+            if name
+            in {"evenkeel.pipeline.reading.reader", "evenkeel.pipeline.sources.resolve", "evenkeel.pipeline.build"}
         }
         assert path.stem in COMPOSERS or not siblings, f"{path.name} composes {sorted(siblings)}"
 
@@ -63,7 +66,15 @@ def test_no_module_uses_flags_but_the_command_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["pipeline.config", "models.config", "models.presets", "tools.flags", "tools.train", "tools.prepare"]
+    "module",
+    [
+        "evenkeel.pipeline.config",
+        "evenkeel.models.config",
+        "evenkeel.models.presets",
+        "tools.flags",
+        "tools.train",
+        "tools.prepare",
+    ],
 )
 def test_configuration_and_flags_load_without_tensorflow(module: str) -> None:
     code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules or 'tf_keras' in sys.modules)"

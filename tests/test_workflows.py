@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 WORKFLOW = (ROOT / ".github" / "workflows" / "benchmarks.yml").read_text()
 JOBS = dict(re.findall(r"^  (\w+):\n((?:    .*\n|\n)+)", WORKFLOW.partition("\njobs:\n")[2], re.M))
 RUN = re.compile(r"^ +(?:- )?run: (?:\|\n((?: {10}.*\n)+)|(.+)\n)", re.M)
@@ -34,8 +34,8 @@ def script(job: str) -> str:
 
 def test_there_are_jobs() -> None:
     assert list(JOBS) == ["quick", "gate"]
-    assert "benchmarks.run --suite=quick" in script(JOBS["quick"])
-    assert "benchmarks.compare --base=HEAD^1" in script(JOBS["gate"])
+    assert "evenkeel.benchmarks.run --suite=quick" in script(JOBS["quick"])
+    assert "evenkeel.benchmarks.compare --base=HEAD^1" in script(JOBS["gate"])
     # The merge and its parents: what is compared is what the branch would change.
     assert re.search(r"fetch-depth: [2-9]", JOBS["gate"])
 

@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-import pipeline  # noqa: F401 (before TensorFlow: it chooses tf_keras)
-from models import callbacks, checkpoints, train
-from models.config import TrainConfig, from_dict
-from pipeline import order
+from evenkeel.models import callbacks, train
+from evenkeel.models.config import TrainConfig, from_dict
+from evenkeel.models.training import checkpoints
+from evenkeel.pipeline.index import shuffle
 
 if __name__ == "__main__":
     config = from_dict(TrainConfig, json.loads(sys.argv[1]))
@@ -26,14 +26,14 @@ if __name__ == "__main__":
         def on_train_end(self, logs=None):
             kept["weights"] = [weight.numpy() for weight in self.model.trainable_variables]
 
-    rows_at = order.rows_at
+    rows_at = shuffle.rows_at
 
     def recording(positions, size, seed):
         rows = rows_at(positions, size, seed)
         tf.py_function(lambda p, r: seen.append((p.numpy(), r.numpy())), [positions, rows], [])
         return rows
 
-    order.rows_at = recording
+    shuffle.rows_at = recording
     callbacks.Checkpointer = Keeping
     summary = train.train(config, sys.argv[2])
     positions, rows = (np.concatenate(column) for column in zip(*seen, strict=True))

@@ -10,8 +10,8 @@ import sys
 
 from absl import flags as absl_flags
 
-from pipeline.config import require
-from tools import flags, quiet
+from evenkeel.pipeline.errors import require
+from evenkeel.tools import flags, quiet
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_OF_SIGNAL)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # a GPU here belongs to a trainer
     quiet.import_tensorflow()
-    from pipeline import service
+    from evenkeel.pipeline import service
 
     name = FLAGS.host or socket.gethostname()
     if argv[1] == "dispatcher":

@@ -11,13 +11,14 @@ import typing
 
 from absl import flags as absl_flags
 
-from models.config import TrainConfig, config_json
-from pipeline.config import UsageError, require
-from tools import flags, quiet
+from evenkeel.models.config import TrainConfig, config_json
+from evenkeel.pipeline.errors import UsageError, require
+from evenkeel.pipeline.system.atomic_write import write_text
+from evenkeel.tools import flags, quiet
 
 if typing.TYPE_CHECKING:
-    from models.diagnosis import Finding
-    from models.range_test import RangeTest
+    from evenkeel.models.preflight.lr_range_test import RangeTest
+    from evenkeel.models.stability.diagnosis import Finding
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -69,20 +70,19 @@ def main(argv: list[str]) -> int:
 def examined(config: TrainConfig, output: str) -> int:
     import tensorflow as tf
 
-    from models import examination
-    from models.report import html
-    from models.report_text import text, to_json
-    from models.run_directory import write
+    from evenkeel.models.doctor import runner
+    from evenkeel.models.report.report import html
+    from evenkeel.models.report.text import text, to_json
 
     # It warns of models that are compiled again and again; here each is another one.
     tf.get_logger().setLevel("ERROR")
-    diagnosis = examination.examine(config, FLAGS.model_dir, output, FLAGS.probe_steps)
-    write(os.path.join(output, "diagnosis.json"), json.dumps(to_json(diagnosis), indent=2, allow_nan=False))
-    write(os.path.join(output, "report.html"), html(diagnosis))
+    diagnosis = runner.examine(config, FLAGS.model_dir, output, FLAGS.probe_steps)
+    write_text(os.path.join(output, "diagnosis.json"), json.dumps(to_json(diagnosis), indent=2, allow_nan=False) + "\n")
+    write_text(os.path.join(output, "report.html"), html(diagnosis) + "\n")
     print(text(diagnosis))
     print(f"report: {os.path.join(output, 'report.html')}")
     if FLAGS.fix:
-        print(examination.fixed(config, diagnosis, FLAGS.model_dir, output))
+        print(runner.fixed(config, diagnosis, FLAGS.model_dir, output))
     return 0
 
 
@@ -97,17 +97,20 @@ def check(config: TrainConfig, output: str) -> list[Finding]:
     """The findings; they and the range test's picture are written into `output`, where that is given."""
     from PIL import Image
 
-    from models import creation, preflight, range_test, schedules, strategy
-    from pipeline import opening
+    from evenkeel.models.distribute import strategy
+    from evenkeel.models.optim import schedules
+    from evenkeel.models.preflight import lr_range_test, preflight
+    from evenkeel.models.training import build_model
+    from evenkeel.pipeline import dataset
 
     devices = strategy.create(config.strategy)
-    creation.set_up(config)
+    build_model.set_up(config)
 
     def draw(found: RangeTest) -> None:
         peak = schedules.peak(config.optimizer, config.data.batch_size)
-        Image.fromarray(range_test.picture(found, peak)).save(os.path.join(output, "range_test.png"))
+        Image.fromarray(lr_range_test.picture(found, peak)).save(os.path.join(output, "range_test.png"))
 
-    data = opening.open_data(config.data)
+    data = dataset.open_data(config.data)
     findings = preflight.preflight(config, data, devices, draw if output else None)
     if output:
         with open(os.path.join(output, "preflight.json"), "w") as file:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from absl import flags as absl_flags
 
-from pipeline.config import one_of
-from tools import flags, quiet
+from evenkeel.pipeline.errors import one_of
+from evenkeel.tools import flags, quiet
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     flags.need("model_dir", "the directory of a run")
     one_of("checkpoint", FLAGS.checkpoint, ("best", "last"))
     quiet.import_tensorflow()
-    from models.evaluation import evaluate_run, text
+    from evenkeel.models.evaluation import evaluate_run, text
 
     print(text(evaluate_run(FLAGS.model_dir, FLAGS.checkpoint, FLAGS.split)))
     return 0

@@ -6,8 +6,8 @@ import sys
 
 from absl import flags as absl_flags
 
-from pipeline.config import one_of
-from tools import flags, quiet
+from evenkeel.pipeline.errors import one_of
+from evenkeel.tools import flags, quiet
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     one_of("quantize", FLAGS.quantize, ("none", "float16"))
     one_of("checkpoint", FLAGS.checkpoint, ("best", "last"))
     quiet.import_tensorflow()
-    from models.export import Refused, export
+    from evenkeel.models.export.export import Refused, export
 
     try:
         pushed = export(

@@ -20,10 +20,10 @@ from typing import Any
 from absl import app, logging
 from absl import flags as absl_flags
 
-from models import config as configs
-from models.presets import PRESETS
-from pipeline import output
-from pipeline.config import UsageError, one_of, require
+from evenkeel.models import config as configs
+from evenkeel.models.presets import PRESETS
+from evenkeel.pipeline.errors import UsageError, one_of, require
+from evenkeel.tools import stdout
 
 FLAGS = absl_flags.FLAGS
 USAGE_ERROR = 2
@@ -188,7 +188,7 @@ def run(
         except UsageError as error:
             fail(str(error))
 
-    with output.may_break():
+    with stdout.may_break():
         app.run(checked, flags_parser=parse)
 
 

@@ -17,9 +17,10 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from models.config import TrainConfig
-from pipeline.config import require
-from tools import flags, train
+from evenkeel.models.config import TrainConfig
+from evenkeel.pipeline.errors import require
+from evenkeel.pipeline.system import cpu
+from evenkeel.tools import flags, train
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -83,7 +84,7 @@ def environments(count: int) -> list[dict[str, str]]:
     hosts = [f"localhost:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
-    cores = str(max(1, len(os.sched_getaffinity(0)) // count))
+    cores = str(max(1, cpu.cores() // count))
     own = {"TF_NUM_INTRAOP_THREADS": cores, "TF_NUM_INTEROP_THREADS": cores}
     devices = gpus()
     each_has = len(devices) // count  # two workers cannot have the same one: none has, where there are too few

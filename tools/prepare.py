@@ -7,8 +7,8 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from pipeline.config import PrepareConfig
-from tools import flags, quiet
+from evenkeel.pipeline.config import PrepareConfig
+from evenkeel.tools import flags, quiet
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     config = flags.config(PrepareConfig, presets=False)
     flags.need("output", "the directory to write")
     quiet.import_tensorflow()
-    from pipeline.prepare import prepare
+    from evenkeel.pipeline.prepare.prepare import prepare
 
     summary = prepare(config, FLAGS.output, FLAGS.overwrite)
     print(text(summary, FLAGS.output))

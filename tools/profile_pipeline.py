@@ -12,13 +12,13 @@ import typing
 
 from absl import flags as absl_flags
 
-from models.config import TrainConfig, config_json
-from pipeline.config import UsageError, require
-from tools import flags, quiet
+from evenkeel.models.config import TrainConfig, config_json
+from evenkeel.pipeline.errors import UsageError, require
+from evenkeel.tools import flags, quiet
 
 if typing.TYPE_CHECKING:
-    from pipeline.opening import Data
-    from pipeline.profile import Report
+    from evenkeel.pipeline.dataset import Data
+    from evenkeel.pipeline.profile.profile import Report
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -49,8 +49,8 @@ def main(argv: list[str]) -> int:
         folder = os.path.dirname(str(FLAGS[name].value)) or "."
         require(os.path.isdir(folder), f"--{name} ({FLAGS[name].value}) lies in no directory: make {folder} first.")
     quiet.import_tensorflow()
-    from pipeline.opening import open_data
-    from pipeline.profile import profile
+    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.profile.profile import profile
 
     step_ms = FLAGS.step_ms
     if FLAGS.step:
@@ -83,15 +83,16 @@ def timed_step(config: TrainConfig) -> tuple[float, Data]:
     import tensorflow as tf
     import tf_keras as keras
 
-    from models import creation, strategy, train
-    from pipeline.build import training_batches
-    from pipeline.opening import open_data
+    from evenkeel.models.distribute import strategy
+    from evenkeel.models.training import build_model
+    from evenkeel.pipeline.build import training_batches
+    from evenkeel.pipeline.dataset import open_data
 
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)
-    creation.set_up(config)
+    build_model.set_up(config)
     data = open_data(config.data)
-    model = creation.create_model(config, data, devices, train.steps_in_epoch(config, data))
+    model = build_model.create_model(config, data, devices, build_model.steps_in_epoch(config, data))
     local = dataclasses.replace(config.data, service="")
     batch = next(iter(training_batches(data, local, config.seed, share)))
     same = devices.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat())

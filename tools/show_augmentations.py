@@ -8,9 +8,10 @@ import typing
 
 from absl import flags as absl_flags
 
-from models.config import TrainConfig, config_json
-from pipeline.config import AugmentConfig, DataConfig, UsageError, require
-from tools import flags, quiet
+from evenkeel.models.config import TrainConfig, config_json
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.errors import UsageError, require
+from evenkeel.tools import flags, quiet
 
 if typing.TYPE_CHECKING:
     import numpy as np
@@ -77,9 +78,9 @@ def main(argv: list[str]) -> int:
 
 def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.ndarray]:
     """{name: uint8 [count, s, s, c]}: the first images of training, the same ones in every row."""
-    from pipeline.build import training_batches
-    from pipeline.opening import open_data
-    from pipeline.order import Share
+    from evenkeel.pipeline.build import training_batches
+    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.index.shuffle import Share
 
     data = open_data(config)
     rows = {}

@@ -8,8 +8,8 @@ import sys
 
 from absl import flags as absl_flags
 
-from models.config import TrainConfig, config_json
-from tools import flags, quiet
+from evenkeel.models.config import TrainConfig, config_json
+from evenkeel.tools import flags, quiet
 
 FLAGS = absl_flags.FLAGS
 USAGE = """
@@ -37,9 +37,9 @@ def main(argv: list[str]) -> int:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     model_dir = FLAGS.model_dir or os.path.join("runs", f"{FLAGS.preset or 'run'}-{now}")
     quiet.import_tensorflow()
-    from models.agreement import WorkerLost
-    from models.summary import PREEMPTED, exit_code, text
-    from models.train import train
+    from evenkeel.models.distribute.collective import WorkerLost
+    from evenkeel.models.train import train
+    from evenkeel.models.training.summary import PREEMPTED, exit_code, text
 
     try:
         summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite, FLAGS.allow_config_change)

@@ -20,10 +20,16 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from benchmarks import command, results
-from benchmarks.peers import environments
-from benchmarks.peers.tasks import LOADING, OWN, TASKS, Task, compare
-from pipeline.config import one_of, require
+from evenkeel.benchmarks import command, results
+from evenkeel.benchmarks.peers import environments
+from evenkeel.benchmarks.peers.tasks import (
+    LOADING,
+    OWN,
+    TASKS,
+    Task,
+    compare,
+)
+from evenkeel.pipeline.errors import one_of, require
 
 FLAGS = flags.FLAGS
 
@@ -78,7 +84,7 @@ def prepared(name: str) -> Task:
     if name not in LOADING:
         return task
     logging.set_verbosity(logging.WARNING)
-    from benchmarks.peers import sources  # loads TensorFlow
+    from evenkeel.benchmarks.peers import sources  # loads TensorFlow
 
     source = FLAGS["data.small_source" if name == "small32" else "data.source"].value
     return dataclasses.replace(task, settings={"folder": str(sources.written(name, str(source)))})

@@ -8,11 +8,11 @@ import loading
 import loading_tf
 import tensorflow as tf
 
-from pipeline import prepare as preparing
-from pipeline.build import training_batches
-from pipeline.config import AugmentConfig, DataConfig, PrepareConfig
-from pipeline.opening import open_data
-from pipeline.order import Share
+from evenkeel.pipeline.build import training_batches
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, PrepareConfig
+from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.prepare import prepare as preparing
 
 
 def prepare(threads: int, folder: str):

@@ -11,13 +11,13 @@ import loading_tf
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from pipeline import sources
-from pipeline.config import DataConfig
+from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.sources import resolve
 
 
 def prepare(threads: int, folder: str):
     work = loading.read(folder)
-    prepared = sources.resolve(DataConfig(str(work.folder / "files")))
+    prepared = resolve.resolve(DataConfig(str(work.folder / "files")))
     builder = tfds.builder_from_directory(str(prepared.data_dir))
 
     def augmented(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -24,8 +24,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.peers.environments import Unavailable
-from benchmarks.timing import PATIENCE, QUIET_CORES, Sample, machine_cpu_seconds, turns
+from evenkeel.benchmarks.peers.environments import Unavailable
+from evenkeel.benchmarks.timing import (
+    PATIENCE,
+    QUIET_CORES,
+    Sample,
+    machine_cpu_seconds,
+    turns,
+)
 
 START_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
 TURN_SECONDS = 300.0

@@ -27,9 +27,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pipeline import sources
-from pipeline.config import DataConfig, ShapesConfig, require
-from pipeline.index import find_features
+from evenkeel.pipeline.config import DataConfig, ShapesConfig
+from evenkeel.pipeline.errors import require
+from evenkeel.pipeline.index.index import find_features
+from evenkeel.pipeline.sources import resolve
 
 VERSION = 1  # of what is written; a change makes older folders unknown
 LONGER_SIDE, SHORTER_SIDE, QUALITY = 400, 256, 90
@@ -58,7 +59,7 @@ def written(task: str, source: str, say: Callable[[str], None] = print) -> Path:
     digest = hashlib.blake2b(repr((VERSION, task, images.labels)).encode(), digest_size=8)
     for image in images.encoded:
         digest.update(hashlib.blake2b(image).digest())
-    folder = Path(sources.cache_dir()) / "peers" / f"{task}-{digest.hexdigest()}"
+    folder = Path(resolve.cache_dir()) / "peers" / f"{task}-{digest.hexdigest()}"
     if folder.is_dir():
         return folder
     say(f"{task}: writing what all loaders read into {folder}")
@@ -73,7 +74,7 @@ def written(task: str, source: str, say: Callable[[str], None] = print) -> Path:
 
 def read(source: str, kind: str) -> Images:
     """Training images of a data set, as they are stored."""
-    builder = sources.resolve(DataConfig(source=source, shapes=SHAPES[kind]))
+    builder = resolve.resolve(DataConfig(source=source, shapes=SHAPES[kind]))
     features = find_features(builder)
     split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
     as_stored = {features.image: tfds.decode.SkipDecoding()}

@@ -8,9 +8,9 @@ import random
 import tensorflow as tf
 import tf_keras as keras
 
-from models.convolution import Convolutions
-from models.losses import Crossentropy
-from models.stable_model import StableModel
+from evenkeel.models.networks.blocks import Convolutions
+from evenkeel.models.optim.losses import Crossentropy
+from evenkeel.models.training.stable_model import StableModel
 
 layers = keras.layers
 BATCH = 128

@@ -16,12 +16,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import results
-from benchmarks.peers import environments
-from benchmarks.peers.environments import Unavailable
-from benchmarks.peers.race import Outcome, Refused, Worker, race, refuse_unequal, steps_of_a_turn, unlike
-from benchmarks.results import Result, Skipped
-from benchmarks.timing import paired_ratio
+from evenkeel.benchmarks import results
+from evenkeel.benchmarks.peers import environments
+from evenkeel.benchmarks.peers.environments import Unavailable
+from evenkeel.benchmarks.peers.race import (
+    Outcome,
+    Refused,
+    Worker,
+    race,
+    refuse_unequal,
+    steps_of_a_turn,
+    unlike,
+)
+from evenkeel.benchmarks.results import Result, Skipped
+from evenkeel.benchmarks.timing import paired_ratio
+from evenkeel.pipeline.system.cpu import cores
 
 OWN = "evenkeel"  # the others are compared with it
 # What is installed for a peer, the environment's name first; who is not here runs in the project's own environment.
@@ -142,7 +151,7 @@ def command(name: str, task: Task, peer: str, directory: Path) -> list[str]:
                 raise
             raise Unavailable(f"{error}; it needs Debian's {SYSTEM_PACKAGES[peer]}") from error
     file = task.folder / task.file.format(task=name, peer=peer)
-    return [python, str(HERE / "worker.py"), str(file), str(results.cores()), json.dumps(dict(task.settings))]
+    return [python, str(HERE / "worker.py"), str(file), str(cores()), json.dumps(dict(task.settings))]
 
 
 def environ(peer: str) -> dict[str, str]:
@@ -152,7 +161,7 @@ def environ(peer: str) -> dict[str, str]:
         variables["PYTHONPATH"] = str(results.ROOT)
     return {
         **variables,
-        "OMP_NUM_THREADS": str(results.cores()),
+        "OMP_NUM_THREADS": str(cores()),
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }

@@ -1,0 +1,24 @@
+"""A result file as a page that opens anywhere: python -m benchmarks.report result.json --output=report.html"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from evenkeel.benchmarks import command, results
+from evenkeel.benchmarks.report import page
+from evenkeel.pipeline.errors import require
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output", "report.html", "the page to write")
+
+
+def main(argv: list[str]) -> int:
+    require(len(argv) == 2, "give one result file: python -m benchmarks.report result.json")
+    html = page.page_of(results.read(argv[1]))
+    command.write("output", FLAGS.output, html)
+    print(f"wrote {FLAGS.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)

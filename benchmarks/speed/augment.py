@@ -1,0 +1,131 @@
+"""What each augmentation costs, against decoding an image of the size it works on.
+
+    python -m benchmarks.speed.augment --output=result.json
+    python -m benchmarks.speed.augment --source_224=/data/photographs --source_32=/data/cifar10
+
+Each runs alone, with every image drawing it, on batches of real pixels; decoding runs in a tf.data map, as training
+does it. They take turns, and CPU time counts: user and system time of the process, over all threads. `all together` is
+one chain of everything but RandAugment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from absl import flags
+
+from evenkeel.benchmarks import command, results
+from evenkeel.benchmarks.timing import interleaved, paired_ratio
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
+from evenkeel.pipeline.errors import require
+
+FLAGS = flags.FLAGS
+BATCHES = {32: 128, 224: 32}
+# Sides of the rendered images: CIFAR's, and about the 0.2 megapixels of ImageNet's photographs.
+RENDERED = {32: 32, 224: 436}
+CASES = {
+    "flip": AugmentConfig(flip=0.5),
+    "pad_crop": AugmentConfig(pad_crop=4),
+    "rotation": AugmentConfig(rotation=15),
+    "rotation, translation, shear, zoom, flip": AugmentConfig(
+        rotation=15, translation=0.1, shear=0.1, zoom=0.2, flip=0.5
+    ),
+    "brightness, contrast": AugmentConfig(brightness=0.2, contrast=0.2),
+    "brightness, contrast, saturation, hue": AugmentConfig(brightness=0.2, contrast=0.2, saturation=0.4, hue=0.1),
+    "sharpness": AugmentConfig(sharpness=0.5),
+    "equalize": AugmentConfig(equalize=1.0),
+    "posterize": AugmentConfig(posterize=4),
+    "noise": AugmentConfig(noise=8),
+    "cutout": AugmentConfig(cutout=0.25),
+    "randaugment, 1 operation": AugmentConfig(randaugment_ops=1),
+    "randaugment, 2 operations": AugmentConfig(randaugment_ops=2),
+    "all together": AugmentConfig(
+        pad_crop=4, rotation=15, translation=0.1, shear=0.1, zoom=0.2, flip=0.5, brightness=0.2, contrast=0.2,
+        saturation=0.4, hue=0.1, sharpness=0.5, equalize=0.1, posterize=4, noise=8, cutout=0.25,
+    ),
+}  # fmt: skip
+
+flags.DEFINE_integer("rounds", 9, "samples of each case")
+flags.DEFINE_integer("batches", 4, "batches in a sample")
+flags.DEFINE_string("source_32", "shapes", "where the images of 32 pixels come from, as --data.source of training")
+flags.DEFINE_string("source_224", "shapes", "where the images that are decoded to 224 pixels come from")
+flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
+
+
+def main(argv: list[str]) -> int:
+    for name, value in (("rounds", FLAGS.rounds), ("batches", FLAGS.batches)):
+        require(value >= 1, f"--{name} ({value}) must be at least 1.")
+    found, lines = [], [("pixels", "case", "CPU us per image", "of decoding", "95% interval")]
+    for size, source in ((32, FLAGS.source_32), (224, FLAGS.source_224)):
+        shapes = ShapesConfig(size=RENDERED[size], count=10 * BATCHES[size])
+        cases = measured(
+            DataConfig(source=source, image_size=size, batch_size=BATCHES[size], shapes=shapes), FLAGS.batches
+        )
+        samples = interleaved(cases, FLAGS.rounds, warmup=2)
+        images = FLAGS.batches * BATCHES[size]
+        cpu = {name: [sample.cpu_seconds / images * 1e6 for sample in of] for name, of in samples.items()}
+        for name, values in cpu.items():
+            ratio = paired_ratio(values, cpu["decode"])
+            result = results.Result("augment", f"{name}/{size}", "cpu_us_per_image", "us", "lower", tuple(values))
+            share = tuple(a / b for a, b in zip(values, cpu["decode"], strict=True))
+            found += [result, results.Result("augment", f"{name}/{size}", "share_of_decoding", "1", "lower", share)]
+            low, high = ratio.ci95
+            lines.append((str(size), name, f"{result.median:.1f}", f"{ratio.median:.3f}", f"{low:.3f} .. {high:.3f}"))
+    print(results.aligned(lines))
+    if FLAGS.output:
+        results.write(FLAGS.output, found, results.environment())
+    return 0
+
+
+def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]]:
+    """{case: processes `batches` batches}, on the first training images of `config`; `decode` comes first."""
+    import tensorflow as tf
+
+    from evenkeel.pipeline.augment import chain
+    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.images import crop
+    from evenkeel.pipeline.images.decode import decode
+    from evenkeel.pipeline.index import shuffle
+    from evenkeel.pipeline.index.index import JPEG
+    from evenkeel.pipeline.index.shuffle import Share
+    from evenkeel.pipeline.reading import reader
+
+    share, columns = Share(config.batch_size), (data := open_data(config)).train.columns
+    chosen, fetch = reader.training_reader(config, data.train, 0, share, 0)
+    encoded = chosen.take(batches).map(lambda element, rows, payloads: (rows, payloads)).unbatch()
+    encoded = encoded.map(lambda row, payload: (row, fetch.encoded(payload)))
+    rows, contents = zip(*encoded.as_numpy_iterator(), strict=True)
+    height, width, kind = (columns[name][list(rows)] for name in ("height", "width", "kind"))
+    is_jpeg = kind == JPEG
+    # Read to its end, and on one thread: what a buffer went on to decode would count for the next case.
+    files = tf.data.Dataset.from_tensor_slices((list(contents), crop.central_windows(height, width), is_jpeg))
+    size, channels, only = config.image_size, config.channels, bool(is_jpeg[0]) if len(set(is_jpeg)) == 1 else None
+    decoded = files.map(
+        lambda file, window, kind: decode(file, window, kind if only is None else only, size, channels)
+    ).batch(config.batch_size)
+    images = next(iter(decoded))
+
+    def decode_all() -> None:
+        for _ in decoded:
+            pass
+
+    def case(of: AugmentConfig) -> Callable[[], object]:
+        stage = chain.augmentation(of)
+        assert stage is not None
+
+        @tf.function(input_signature=[tf.TensorSpec(images.shape, tf.uint8), tf.TensorSpec([], tf.int64)])
+        def step(images: tf.Tensor, element: tf.Tensor) -> tf.Tensor:
+            key = shuffle.hashed(1, element, words=2)
+            return stage(images, shuffle.uniforms(0, element, share, stage.columns), key)
+
+        def run() -> None:
+            for element in range(batches):
+                step(images, tf.constant(element, tf.int64))
+
+        return run
+
+    return {"decode": decode_all, **{name: case(of) for name, of in CASES.items()}}
+
+
+if __name__ == "__main__":
+    command.run(main)

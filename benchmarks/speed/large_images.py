@@ -1,0 +1,112 @@
+"""Random crops of 12-megapixel JPEGs at 224 pixels: what shrinking in the decoder saves, and what it does to pixels.
+
+    python -m benchmarks.speed.large_images --source=/data/photographs --output=result.json
+
+Images of the source are enlarged to 4000 x 3000 and encoded again. `whole` decodes all of an image and reads the crop
+bilinearly; `fused` decodes the crop alone; `scaled` is what training does: it decodes the crop at a half, a quarter or
+an eighth of its size where that suffices. All show the windows that training would, at multiples of that ratio. The
+difference is the mean one from the whole image, cropped and scaled down with antialiasing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from absl import flags
+
+from evenkeel.benchmarks import command, results
+from evenkeel.benchmarks.timing import interleaved, paired_ratio
+from evenkeel.pipeline.config import DataConfig, ShapesConfig
+from evenkeel.pipeline.errors import require
+
+FLAGS = flags.FLAGS
+HEIGHT, WIDTH, QUALITY, SIZE = 3000, 4000, 90, 224
+STRENGTH = 0.92  # crops of 8 to 100% of the area
+
+flags.DEFINE_integer("rounds", 7, "samples of each case")
+flags.DEFINE_integer("images", 8, "images, each with a crop of its own")
+flags.DEFINE_string("source", "shapes", "where the images come from, as --data.source of training")
+flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
+
+
+def main(argv: list[str]) -> int:
+    for name, value in (("rounds", FLAGS.rounds), ("images", FLAGS.images)):
+        require(value >= 1, f"--{name} ({value}) must be at least 1.")
+    cases, errors = measured(FLAGS.source, FLAGS.images)
+    samples = interleaved(cases, FLAGS.rounds)
+    cpu = {name: tuple(sample.cpu_seconds / FLAGS.images * 1e3 for sample in of) for name, of in samples.items()}
+    found = [results.Result("large_images", name, "cpu_ms_per_image", "ms", "lower", of) for name, of in cpu.items()]
+    found += [
+        results.Result("large_images", name, "difference", "gray levels", "lower", (e,)) for name, e in errors.items()
+    ]
+    lines = [("case", "CPU ms per image", "times scaled's", "mean difference, gray levels")]
+    for name, of in cpu.items():
+        ratio, error = paired_ratio(of, cpu["scaled"]), errors[name]
+        lines.append((name, f"{sorted(of)[len(of) // 2]:.2f}", str(ratio), f"{error:.3f}"))
+    print(results.aligned(lines))
+    if FLAGS.output:
+        results.write(FLAGS.output, found, results.environment())
+    return 0
+
+
+def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
+    """{case: decodes all images once}, and how far from `whole`'s the pixels of the others are, on average."""
+    import numpy as np
+    import tensorflow as tf
+
+    from evenkeel.pipeline.build import evaluation_batches
+    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.images import crop
+    from evenkeel.pipeline.images.decode import (
+        LIBJPEG,
+        decode,
+        decode_shrunk,
+        resize,
+    )
+    from evenkeel.pipeline.index.shuffle import Share
+
+    config = DataConfig(source=source, image_size=512, batch_size=count, shapes=ShapesConfig(size=512, count=20))
+    images, *_ = next(iter(evaluation_batches(open_data(config).train, config, Share(count))))
+    large = tf.saturate_cast(tf.image.resize(images, [HEIGHT, WIDTH], "bicubic"), tf.uint8)
+    files = [tf.io.encode_jpeg(image, quality=QUALITY) for image in large]
+    draws = tf.random.stateless_uniform([count, crop.COLUMNS], (0, 0))
+    windows = crop.random_windows(tf.fill([count], HEIGHT), tf.fill([count], WIDTH), STRENGTH, draws)
+    regions = crop.regions(windows, tf.fill([count], HEIGHT), tf.fill([count], WIDTH), SIZE, tf.fill([count], True))
+    windows = tf.bitwise.left_shift(regions[:, :4], regions[:, 4:])
+
+    def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+        y, x, height, width = tf.unstack(window)
+        return resize(tf.io.decode_jpeg(contents, channels=3, **LIBJPEG)[y : y + height, x : x + width], SIZE)
+
+    def exact(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+        y, x, height, width = tf.unstack(window)
+        image = tf.io.decode_jpeg(contents, channels=3, **LIBJPEG)[y : y + height, x : x + width]
+        return tf.image.resize(image, [SIZE, SIZE], antialias=True)
+
+    def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+        return decode(contents, window, True, SIZE, 3)
+
+    def scaled(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+        shrunk = lambda: decode_shrunk(contents, region, SIZE, 3)  # noqa: E731
+        return tf.cond(region[4] > 0, shrunk, lambda: fused(contents, window, region))
+
+    def data_set(of: Callable[..., tf.Tensor]) -> tf.data.Dataset:
+        # One after the other: what a buffer went on to decode would count for the next case.
+        return tf.data.Dataset.from_tensor_slices((files, windows, regions)).map(of)
+
+    sets = {"whole": data_set(whole), "fused": data_set(fused), "scaled": data_set(scaled)}
+
+    def pixels(ds: tf.data.Dataset) -> np.ndarray:
+        return np.stack(list(ds.as_numpy_iterator())).astype(np.float64)
+
+    best = pixels(data_set(exact))
+    errors = {name: float(np.abs(pixels(ds) - best).mean()) for name, ds in sets.items()}
+
+    def run(ds: tf.data.Dataset) -> Callable[[], object]:
+        return lambda: [None for _ in ds]
+
+    return {name: run(ds) for name, ds in sets.items()}, errors
+
+
+if __name__ == "__main__":
+    command.run(main)

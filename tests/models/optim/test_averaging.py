@@ -1,0 +1,141 @@
+"""Averages of the weights against numpy, on one device and two replicas; statistics of the averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from evenkeel.models.optim import averaging
+from evenkeel.models.training.stable_model import StableModel
+from tests.models.networks.test_factory import normed
+from tests.models.training.test_stable_model import (
+    BATCH,
+    IMAGES,
+    LABELS,
+    batches,
+    compiled,
+    fit,
+    one,
+    two,
+)
+
+EVERY = 4  # steps between weights that enter the mean
+
+
+class Kept(keras.callbacks.Callback):
+    """Keeps all averaged variables' values after every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[list[np.ndarray]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.values.append([variable.numpy() for variable in self.model.averages.of])
+
+
+def trained(replicas: int, kind: averaging.Averaging, steps: int = 13) -> tuple[StableModel, list[list[np.ndarray]]]:
+    kept = Kept()
+    devices = two() if replicas == 2 else one()
+    model, _ = fit(devices, normed, steps=steps, per_call=1, averaging=kind, callbacks=[kept])
+    return model, kept.values
+
+
+def values(variables: list[tf.Variable], model: StableModel) -> list[np.ndarray]:
+    return [model.distribute_strategy.experimental_local_results(variable)[0].numpy() for variable in variables]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_exponential_average_is_its_formula(replicas: int) -> None:
+    model, seen = trained(replicas, averaging.ema(0.6))
+    expected = [value.astype(np.float64) for value in start(averaging.ema(0.6))]
+    for step, after in enumerate(seen):
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = [decay * old + (1 - decay) * new for old, new in zip(expected, after, strict=True)]
+    assert len(expected) == len(model.trainable_variables) + 2, "BatchNorm's statistics are averaged too"
+    for found, value, last in zip(values(model.averages.variables, model), expected, seen[-1], strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+        assert np.abs(value - last).max() > 1e-5
+
+
+def start(kind: averaging.Averaging) -> list[np.ndarray]:
+    return [variable.numpy() for variable in compiled(one(), normed, averaging=kind).averages.of]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_swa_is_the_mean_of_some_steps_weights(replicas: int) -> None:
+    model, seen = trained(replicas, averaging.swa(first=5, every=EVERY))
+    expected = [np.mean(taken, axis=0, dtype=np.float64) for taken in zip(seen[4], seen[8], seen[12], strict=True)]
+    for found, value in zip(values(model.averages.variables, model), expected, strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("first", "ready"), [(5, True), (13, True), (14, False)])
+def test_there_is_nothing_to_evaluate_before_the_first(first: int, ready: bool) -> None:
+    model, _ = trained(1, averaging.swa(first, EVERY))
+    assert model.averages.ready(model.step) == ready
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_evaluation_sees_the_averages_and_training_goes_on_from_the_weights(replicas: int) -> None:
+    model, _ = trained(replicas, averaging.ema(0.9))
+    before = values(model.averages.of, model)
+    averaged = values(model.averages.variables, model)
+    fed = batches(model.distribute_strategy, IMAGES, LABELS)
+    found = model.evaluate(fed, steps=5, verbose=0, return_dict=True)
+    for value, old in zip(values(model.averages.of, model), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+    reference = compiled(one(), normed)
+    for variable, value in zip([*reference.trainable_variables, *reference._statistics()], averaged, strict=True):
+        variable.assign(value)
+    expected = reference.evaluate(batches(one(), IMAGES, LABELS), steps=5, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    model.averages = None
+    assert abs(model.evaluate(fed, steps=5, verbose=0, return_dict=True)["loss"] - found["loss"]) > 1e-3
+
+
+def test_values_come_back_when_evaluation_fails() -> None:
+    model, _ = trained(1, averaging.ema(0.9))
+    before = values(model.averages.of, model)
+    with pytest.raises(ZeroDivisionError), model.averages.applied():
+        raise ZeroDivisionError
+    for value, old in zip(values(model.averages.of, model), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def moments(model: StableModel, fed: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over batches of the mean and of Keras's (unbiased) variance of what BatchNorm sees, in float64."""
+    inner = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+    probe = keras.Model(inner.input, inner.get_layer("first").output)
+    seen = [probe(model.get_layer("normalize")(images)).numpy().astype(np.float64) for images in fed]
+    axes = (0, 1, 2)
+    return np.mean([x.mean(axes) for x in seen], axis=0), np.mean([x.var(axes, ddof=1) for x in seen], axis=0)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_statistics_are_recomputed_for_the_averaged_weights(replicas: int) -> None:
+    model, _ = trained(replicas, averaging.swa(first=5, every=EVERY))
+    model.statistics_batches = (batches(model.distribute_strategy, IMAGES, LABELS), 6)
+    norm = next(layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
+    seen: list[np.ndarray] = []
+
+    class Look(keras.callbacks.Callback):
+        def on_test_begin(self, logs: Any = None) -> None:
+            seen.extend([norm.moving_mean.numpy(), norm.moving_variance.numpy()])
+
+    before = [norm.moving_mean.numpy(), norm.moving_variance.numpy()]
+    for _ in range(2):  # a second evaluation starts from the same batches
+        seen.clear()
+        model.evaluate(batches(model.distribute_strategy, IMAGES, LABELS), steps=2, verbose=0, callbacks=[Look()])
+    with model.averages.applied():
+        each = BATCH // replicas
+        # Both replicas are fed the same order of examples here, so each step is one batch of theirs.
+        mean, variance = moments(model, (IMAGES[i * each : (i + 1) * each] for i in range(6 * replicas)))
+    np.testing.assert_allclose(seen[0], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(seen[1], variance, rtol=1e-3)
+    assert np.abs(seen[0] - before[0]).max() > 1e-3
+    np.testing.assert_array_equal(norm.moving_mean.numpy(), before[0])

@@ -1,0 +1,110 @@
+"""Mixup and CutMix: pixels and targets of each image belong together, and a key mixes one way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from evenkeel.models.optim import mixing
+
+COUNT, SIZE, CLASSES = 64, 16, 5
+LABELS = np.arange(COUNT) % CLASSES
+# One value an image, so that what is mixed can be read off every pixel.
+VALUES = (np.arange(COUNT) * 4).astype(np.uint8)
+IMAGES = np.broadcast_to(VALUES[:, None, None, None], (COUNT, SIZE, SIZE, 3))
+
+
+def mixed(mixup: float, cutmix: float, key: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    images, targets = tf.function(mixing.mixed)(
+        tf.constant(IMAGES), tf.constant(LABELS), CLASSES, mixup, cutmix, tf.constant([key, 7])
+    )
+    assert images.dtype == tf.uint8
+    assert targets.dtype == tf.float32
+    np.testing.assert_allclose(targets.numpy().sum(axis=1), 1, rtol=1e-6)
+    return images.numpy(), targets.numpy()
+
+
+def shift_of(images: np.ndarray) -> int:
+    """By how much the batch was rotated: the one rotation that explains every pixel."""
+
+    def explains(shift: int) -> bool:
+        low, high = np.minimum(VALUES, np.roll(VALUES, shift)), np.maximum(VALUES, np.roll(VALUES, shift))
+        flat = images.reshape(COUNT, -1)
+        return bool(((flat >= low[:, None]) & (flat <= high[:, None])).all())
+
+    found = [shift for shift in range(1, COUNT) if explains(shift)]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_cutmix_pastes_one_rectangle_and_targets_hold_its_share(key: int) -> None:
+    images, targets = mixed(0, 1.0, key)
+    shift = shift_of(images)
+    for number in range(COUNT):
+        theirs = VALUES[number - shift]
+        pasted = (images[number] == theirs).all(axis=-1)
+        assert ((images[number] == VALUES[number]).all(axis=-1) | pasted).all()
+        rows, columns = np.flatnonzero(pasted.any(axis=1)), np.flatnonzero(pasted.any(axis=0))
+        assert pasted.sum() == len(rows) * len(columns), "a rectangle"
+        assert not len(rows) or (np.ptp(rows) == len(rows) - 1 and np.ptp(columns) == len(columns) - 1)
+        share = pasted.mean()
+        expected = (1 - share) * np.eye(CLASSES)[LABELS[number]] + share * np.eye(CLASSES)[LABELS[number - shift]]
+        np.testing.assert_allclose(targets[number], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("key", range(3))
+def test_mixup_blends_by_the_targets_share(key: int) -> None:
+    images, targets = mixed(1.0, 0, key)
+    shift = shift_of(images)
+    for number in range(COUNT):
+        mine, theirs = LABELS[number], LABELS[number - shift]
+        if mine == theirs:
+            continue
+        own = targets[number, mine]
+        assert targets[number, theirs] == pytest.approx(1 - own, abs=1e-6)
+        value = own * VALUES[number] + (1 - own) * VALUES[number - shift]
+        np.testing.assert_allclose(images[number], value, atol=0.501)
+
+
+def test_with_both_every_image_draws_one_of_them() -> None:
+    images, _ = mixed(1.0, 1.0)
+    flat = images.reshape(COUNT, -1)
+    shift = shift_of(images)
+    theirs = np.roll(VALUES, shift)
+    blended = ((flat != VALUES[:, None]) & (flat != theirs[:, None])).all(axis=1)
+    pasted = ((flat == VALUES[:, None]) | (flat == theirs[:, None])).all(axis=1)
+    assert (blended | pasted).all()
+    assert 15 < blended.sum() < 49
+
+
+def test_a_key_mixes_one_way_and_another_another() -> None:
+    for parameters in ((0.4, 0), (0, 0.4), (0.4, 0.4)):
+        first, again, other = (mixed(*parameters, key=key) for key in (1, 1, 2))
+        for a, b in zip(first, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert (first[0] != other[0]).any()
+
+
+def test_grayscale_and_a_single_image() -> None:
+    one = tf.constant(np.full((1, 8, 9, 1), 100, np.uint8))
+    images, targets = mixing.mixed(one, tf.constant([2]), 4, 0.2, 1.0, tf.constant([0, 0]))
+    np.testing.assert_array_equal(images, one)
+    np.testing.assert_allclose(targets, [[0, 0, 1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("concentration", [0.2, 1.0, 4.0])
+def test_shares_are_of_the_beta_distribution(concentration: float) -> None:
+    draws = mixing.beta(tf.constant(4000), concentration, tf.constant([3, 1])).numpy()
+    assert stats.kstest(draws, stats.beta(concentration, concentration).cdf).pvalue > 1e-3
+    assert stats.kstest(draws, stats.beta(concentration * 1.5, concentration * 1.5).cdf).pvalue < 1e-3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_rectangle_covers_what_the_share_leaves(share: float) -> None:
+    centre = tf.constant([0.5])
+    inside, area = mixing.rectangles(centre, centre, tf.constant([share]), 100, 60)
+    assert area.numpy()[0] == pytest.approx(inside.numpy().mean(), abs=1e-6)
+    assert area.numpy()[0] == pytest.approx(1 - share, abs=0.03)

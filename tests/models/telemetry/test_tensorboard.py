@@ -1,0 +1,209 @@
+"""What TensorBoard finds of a run, read back from its event files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.util.tensor_util import make_ndarray
+
+from evenkeel.models import train
+from evenkeel.models.config import ProfileConfig, config_json, flat
+from evenkeel.models.evaluation import evaluate_run
+from evenkeel.models.optim.schedules import Schedule
+from evenkeel.models.telemetry import pictures, step_row
+from evenkeel.models.telemetry.tensorboard import GRID, Profiler, write
+from evenkeel.models.telemetry.tensorboard import scalars as summary_of
+from evenkeel.models.training import build_model
+from evenkeel.pipeline import build, dataset
+from evenkeel.pipeline.index.shuffle import Share
+from tests.models.test_train import (
+    PLAIN,
+    STEPS,
+    TINY,
+    events,
+    finished,
+    scalars,
+)
+
+
+def test_every_step_has_its_scalars_without_gaps() -> None:
+    model_dir, _ = finished()
+    read = events(model_dir)
+    for name in step_row.ROW:
+        assert [step for step, _ in scalars(read, f"step/{name}")] == list(range(2 * STEPS)), name
+    columns = {name: np.array(scalars(read, f"step/{name}"))[:, 1] for name in step_row.ROW}
+    assert columns["loss"][-5:].mean() < columns["loss"][:5].mean()
+    assert len(set(columns["loss"])) == 2 * STEPS
+    assert (columns["gradient_norm"] > 0).all()
+    assert (columns["input_wait"] > 0).all()
+    assert not columns["nonfinite"].any()
+    schedule = Schedule(TINY.optimizer, TINY.data.batch_size, STEPS, 2)
+    np.testing.assert_allclose(columns["learning_rate"], [schedule(step) for step in range(2 * STEPS)], rtol=1e-5)
+    speeds = scalars(read, "step/images_per_second")
+    assert [step for step, _ in speeds] == [3, 7, 11, 15, 18, 22, 26, 30, 34, 37], "the last step of each call"
+    assert all(speed > 0 for _, speed in speeds)
+
+
+def scalar_scores(model_dir: str) -> dict[str, float]:
+    found = evaluate_run(model_dir, "last").scores
+    assert set(found) == {"macro_f1", "kappa", "matthews", "top_5", "calibration_error"}
+    return found
+
+
+def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
+    model_dir, summary = finished()
+    training, validation = events(model_dir), events(model_dir, "validation")
+    per_step = np.array(scalars(training, "step/loss"))[:, 1].reshape(2, STEPS)
+    epochs = scalars(training, "epoch/loss")
+    assert [step for step, _ in epochs] == [STEPS - 1, 2 * STEPS - 1]
+    np.testing.assert_allclose([value for _, value in epochs], per_step.mean(axis=1), rtol=1e-5)
+    for name, value in scalar_scores(model_dir).items():
+        found = scalars(validation, f"epoch/{name}")
+        assert [step for step, _ in found] == [STEPS - 1, 2 * STEPS - 1]
+        assert found[-1][1] == pytest.approx(value, rel=1e-5)
+    for name in ("loss", "accuracy"):
+        found = scalars(validation, f"epoch/{name}")
+        assert [step for step, _ in found] == [STEPS - 1, 2 * STEPS - 1]
+        assert found[-1][1] == pytest.approx(summary["final"][name], rel=1e-6)
+        assert [step for step, _ in scalars(training, f"epoch/{name}")] == [STEPS - 1, 2 * STEPS - 1]
+
+
+def pixels(encoded: np.ndarray) -> np.ndarray:
+    """The picture of an image event: its tensor holds width, height and PNGs."""
+    image = tf.io.decode_png(encoded[2]).numpy()
+    assert image.shape[:2] == (int(encoded[1]), int(encoded[0]))
+    return image
+
+
+def test_the_augmented_training_images_are_shown() -> None:
+    model_dir, _ = finished()
+    (event,) = events(model_dir).Tensors("augmented training images")
+    data = dataset.open_data(TINY.data)
+    images, _ = next(iter(build.training_batches(data, TINY.data, TINY.seed, Share(TINY.data.batch_size))))
+    assert event.step == 0
+    np.testing.assert_array_equal(pixels(make_ndarray(event.tensor_proto)), pictures.grid(images[:GRID].numpy()))
+
+
+def test_every_evaluation_has_its_confusion_matrix() -> None:
+    model_dir, _ = finished()
+    found = events(model_dir, "validation").Tensors("confusion matrix")
+    assert [event.step for event in found] == [STEPS - 1, 2 * STEPS - 1]
+    evaluation = evaluate_run(model_dir, "last")
+    expected = pictures.confusion_matrix(evaluation.matrix, evaluation.classes)
+    np.testing.assert_array_equal(pixels(make_ndarray(found[-1].tensor_proto)), expected)
+
+
+def test_the_configuration_stands_as_text_and_as_hyperparameters() -> None:
+    model_dir, _ = finished()
+    read = events(model_dir)
+    (event,) = read.Tensors("config")
+    text = make_ndarray(event.tensor_proto).item().decode()
+    assert json.loads(text.strip("`\n")) == json.loads(config_json(TINY))
+    content = read.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    shown = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert shown.keys() == flat(TINY).keys()
+    assert shown["optimizer.learning_rate"].number_value == TINY.optimizer.learning_rate
+    assert shown["data.source"].string_value == "shapes"
+    assert shown["deterministic"].bool_value is False
+
+
+def test_histograms_come_at_their_steps_for_every_weight() -> None:
+    model_dir, _ = finished()
+    read = events(model_dir)
+    tags = [tag for tag in read.Tags()["tensors"] if tag.startswith(("weights/", "gradients/"))]
+    assert len(tags) == 2 * 7
+    for tag in tags:
+        assert [event.step for event in read.Tensors(tag)] == [0, 10, 20, 30], tag
+
+
+def test_layers_are_shown_at_the_steps_at_which_they_were_looked_at() -> None:
+    model_dir, _ = finished()
+    read = events(model_dir)
+    tags = [tag for tag in read.Tags()["tensors"] if tag.startswith("layers/")]
+    assert {tag.split("/")[1] for tag in tags} >= {"gradient_norm", "update_norm", "dead", "deviation", "training_loss"}
+    for tag in tags:
+        steps = [event.step for event in read.Tensors(tag)]
+        assert steps == list(range(0, 2 * STEPS, build_model.WATCH_EVERY)), tag
+
+
+def traces(directory: pathlib.Path) -> list[pathlib.Path]:
+    return list(directory.glob("plugins/profile/*/*.xplane.pb"))
+
+
+@pytest.mark.slow
+def test_a_run_writes_a_profiler_trace_of_the_steps_asked_for(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1, profile=ProfileConfig(steps="8:12"))
+    assert train.train(config, str(tmp_path))["status"] == "completed"
+    (trace,) = traces(tmp_path / "train")
+    content = trace.read_bytes()
+    assert content.count(b"train_function") > 0
+    assert b"Conv2D" in content
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [
+        (5, 10, ["start at 5", "stop at 10"]),
+        (4, 6, ["start at 0", "stop at 10"]),
+        (12, 90, ["start at 10", "stop at 20"]),
+        (90, 95, []),
+    ],
+)
+def test_the_profiler_runs_over_the_calls_that_hold_its_steps(
+    first: int, last: int, expected: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    model = types.SimpleNamespace(step=0, _steps_per_execution=5)
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda directory: seen.append(f"start at {model.step}"))
+    monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: seen.append(f"stop at {model.step}"))
+    profiler = Profiler(str(tmp_path), first, last)
+    profiler.set_model(model)
+    for call in range(4):
+        profiler.on_train_batch_begin(5 * call)
+        model.step += 5
+        profiler.on_train_batch_end(5 * call)
+    profiler.close()
+    assert seen == expected
+
+
+def test_a_grid_puts_images_side_by_side_on_white() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (5, 4, 6, 3)).astype(np.uint8)
+    grid = pictures.grid(images, gap=1)
+    assert grid.shape == (2 * 5 + 1, 3 * 7 + 1, 3)
+    for number, image in enumerate(images):
+        y, x = 1 + 5 * (number // 3), 1 + 7 * (number % 3)
+        np.testing.assert_array_equal(grid[y : y + 4, x : x + 6], image)
+    assert (grid != 255).all(axis=2).sum() == 5 * 4 * 6
+    assert pictures.grid(images[..., :1]).shape[-1] == 3
+
+
+@pytest.mark.parametrize("classes", [2, 30, 100])
+def test_a_confusion_matrix_is_darker_where_more_of_a_class_went(classes: int) -> None:
+    matrix = np.eye(classes) * 50
+    picture = pictures.confusion_matrix(matrix, [f"class {number}" for number in range(classes)])
+    assert picture.dtype == np.uint8
+    other = pictures.confusion_matrix(matrix[::-1], [f"class {number}" for number in range(classes)])
+    assert picture.shape == other.shape
+    assert (picture != other).any()
+    blue = (picture[..., 2].astype(int) - picture[..., 0]) > 40
+    assert blue.any(), "the diagonal stands out"
+
+
+def test_no_step_is_kept_by_tensorflow(tmp_path: pathlib.Path) -> None:
+    """Which keeps a tensor of every Python number that it meets, and the number with it."""
+    step = int("1000000")
+    held = sys.getrefcount(step)
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        write(summary_of({"a": 1.0}), step)
+        assert sys.getrefcount(step) == held
+        tf.summary.experimental.write_raw_pb(summary_of({"a": 1.0}), step)
+        assert sys.getrefcount(step) > held, "what this test could not see"

@@ -1,0 +1,587 @@
+"""A whole run: what it leaves, how it is stopped, and that going on with it changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import tempfile
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.util.tensor_util import make_ndarray
+
+from evenkeel.models import callbacks, train
+from evenkeel.models.config import (
+    AveragingConfig,
+    CheckpointConfig,
+    MixingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StrategyConfig,
+    TrainConfig,
+    config_hash,
+    config_json,
+)
+from evenkeel.models.telemetry import step_row
+from evenkeel.models.telemetry.progress import Progress
+from evenkeel.models.training import build_model, run_directory
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
+from evenkeel.pipeline.errors import UsageError
+from tests import forked
+from tests.models.networks import test_factory
+from tests.models.optim.test_addons import needs_addons
+
+STEPS = 19  # of 16 images in an epoch of 300, and 4 evaluation steps, the last one filled up
+TINY = TrainConfig(
+    epochs=2,
+    precision="float32",
+    steps_per_execution=4,
+    histograms_every=10,
+    preflight="off",  # which says that 38 steps are few
+    data=DataConfig(
+        image_size=16,
+        batch_size=16,
+        shapes=ShapesConfig(size=16, count=300),
+        augment=AugmentConfig(flip=0.5, pad_crop=2, brightness=0.1),
+    ),
+    model=ModelConfig(name=f"{test_factory.FILE}:normed"),
+    optimizer=OptimizerConfig(name="adam", learning_rate=0.01, warmup_epochs=1.5),
+)
+PLAIN = dataclasses.replace(
+    TINY,
+    histograms_every=0,
+    model=ModelConfig(name=f"{test_factory.FILE}:plain"),
+    optimizer=OptimizerConfig(name="adam", learning_rate=0.01),
+)
+
+
+@functools.cache
+def finished() -> tuple[str, dict[str, Any]]:
+    """The directory and the summary of a run of TINY; shared, to be read only."""
+    model_dir = tempfile.mkdtemp(dir=os.environ["EVENKEEL_CACHE"])
+    return model_dir, fresh(TINY, model_dir)
+
+
+SHORT = dataclasses.replace(PLAIN, epochs=1)
+
+
+@functools.cache
+def short() -> tuple[str, dict[str, Any]]:
+    """The same of SHORT."""
+    model_dir = tempfile.mkdtemp(dir=os.environ["EVENKEEL_CACHE"])
+    return model_dir, train.train(SHORT, model_dir)
+
+
+def fresh(config: TrainConfig, model_dir: str | pathlib.Path, resume: bool = False) -> dict[str, Any]:
+    """A run as in a process of its own, where layers' names begin anew."""
+    keras.backend.reset_uids()
+    return train.train(config, str(model_dir), resume=resume)
+
+
+def read_json(*parts: str) -> dict[str, Any]:
+    return json.loads(pathlib.Path(*parts).read_text())
+
+
+def events(model_dir: str | pathlib.Path, part: str = "train") -> EventAccumulator:
+    """All that TensorBoard would read."""
+    accumulator = EventAccumulator(os.path.join(model_dir, part), {"tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def scalars(read: EventAccumulator, tag: str) -> list[tuple[int, float]]:
+    """(step, value) of every event."""
+    return [(event.step, float(make_ndarray(event.tensor_proto))) for event in read.Tensors(tag)]
+
+
+def variables(model_dir: str | pathlib.Path, step: int) -> dict[str, np.ndarray]:
+    """All that a checkpoint holds."""
+    reader = tf.train.load_checkpoint(os.path.join(model_dir, "checkpoints", f"step-{step:08d}", "variables"))
+    names = [name for name in reader.get_variable_to_shape_map() if "CHECKPOINTABLE" not in name]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_a_run_leaves_its_configuration_and_summary() -> None:
+    model_dir, summary = finished()
+    assert read_json(model_dir, "config.json") == json.loads(config_json(TINY))
+    assert read_json(model_dir, "summary.json") == summary
+    assert (summary["status"], summary["steps"], summary["epochs"]) == ("completed", 2 * STEPS, 2.0)
+    assert summary["config_hash"] == config_hash(TINY)
+    for result in (summary["final"], summary["best"]):
+        assert result["loss"] > 0
+        assert 0 <= result["accuracy"] <= 1
+    assert summary["best"]["accuracy"] >= summary["final"]["accuracy"]
+    assert summary["best"]["step"] in (STEPS, 2 * STEPS)
+    assert summary["images_per_second"] > 0
+    assert 0 < summary["input_stall_fraction"] < 1
+    assert (summary["incidents"], summary["skipped_images"]) == ({}, 0)
+    assert summary["cpu_seconds"] > summary["first_call"]["cpu_seconds"] > 0
+    assert summary["first_call"]["wall_seconds"] > 0
+    assert summary["wall_seconds"] > 0
+    assert summary["peak_rss_bytes"] > 50 * 2**20
+    assert summary["versions"]["tensorflow"] == tf.__version__
+    assert "CPU:0" in " ".join(summary["devices"])
+    expected = {"config.json", "summary.json", "checkpoints", "train", "validation"}
+    assert set(os.listdir(model_dir)) == expected
+
+
+def test_going_on_with_a_finished_run_changes_nothing(tmp_path: pathlib.Path) -> None:
+    model_dir, summary = finished()
+    copied = shutil.copytree(model_dir, tmp_path / "run")
+    again = train.train(TINY, str(copied), resume=True)
+    assert (again["status"], again["steps"]) == ("completed", 2 * STEPS)
+    assert again["final"] == pytest.approx(summary["final"], rel=1e-5)
+    assert again["best"] == summary["best"]
+
+
+class Interrupting(Progress):
+    """Progress that sends this process a signal when a step is reached."""
+
+    step, number = 0, signal.SIGTERM
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        if self.model.step == self.step:
+            signal.raise_signal(self.number)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Makes the runs that follow end at `step`."""
+    monkeypatch.setattr(Interrupting, "step", step)
+    monkeypatch.setattr(Interrupting, "number", number)
+    monkeypatch.setattr(callbacks, "Progress", Interrupting)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("determinism")
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_resumed_run_is_the_straight_run_bit_for_bit(
+    replicas: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = StrategyConfig(name="mirrored", logical_cpus=2) if replicas == 2 else StrategyConfig(name="one")
+    config = dataclasses.replace(
+        TINY,
+        deterministic=True,
+        strategy=devices,
+        averaging=AveragingConfig("ema", decay=0.9),
+        mixing=MixingConfig(mixup=0.2, cutmix=1.0),
+    )
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train.train(config, str(straight))
+    middle = STEPS + 8
+    with monkeypatch.context() as patch:
+        interrupt(patch, middle)
+        summary = train.train(config, str(resumed))
+    assert (summary["status"], summary["signal"], summary["steps"]) == ("preempted", "SIGTERM", middle)
+    assert read_json(str(resumed), "summary.json") == summary
+    assert train.train(config, str(resumed), resume=True)["status"] == "completed"
+    expected, found = variables(straight, 2 * STEPS), variables(resumed, 2 * STEPS)
+    assert expected.keys() == found.keys()
+    assert len(expected) > 25, "weights, statistics, slots, counters"
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert scalars(events(resumed), "step/loss") == scalars(events(straight), "step/loss")
+    before = variables(resumed, middle)
+    moved = [name for name in before if not np.array_equal(before[name], found[name])]
+    assert len(moved) > 20, "the steps behind the interruption have trained"
+
+
+class Killed(BaseException):
+    """In the place of SIGKILL, which benchmarks.endurance.chaos sends: nothing in the code catches it."""
+
+
+class Killing(Progress):
+    """Progress that ends the run in the call that comes to a step, or in the validation after it."""
+
+    step, validating = 0, False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        if self.model.step == self.step and not self.validating:
+            raise Killed
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.model.step == self.step and self.validating:
+            raise Killed
+
+
+def curves(model_dir: str | pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """All of a run's curves that do not tell of time."""
+    found = {}
+    for part in ("train", "validation"):
+        read = events(model_dir, part)
+        for tag in read.Tags()["tensors"]:
+            if (
+                tag.startswith(("step/", "epoch/", "layers/", "incidents/"))
+                and "input_wait" not in tag
+                and "per_second" not in tag
+            ):
+                found[f"{part}/{tag}"] = scalars(read, tag)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("determinism")
+def test_a_run_killed_again_and_again_is_the_straight_run_bit_for_bit(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(
+        TINY,
+        deterministic=True,
+        guard="act",
+        averaging=AveragingConfig("ema", decay=0.9),
+        checkpoint=CheckpointConfig(every_steps=8, keep=1),
+        early_stopping=5,
+    )
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    fresh(config, straight)
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "Progress", Killing)
+        kills = [(12, False), (STEPS, True), (STEPS + 4, False), (STEPS + 12, False), (2 * STEPS, True)]
+        for number, (step, validating) in enumerate(kills):
+            patch.setattr(Killing, "step", step)
+            patch.setattr(Killing, "validating", validating)
+            with pytest.raises(Killed):
+                fresh(config, resumed, number > 0)
+    summary = fresh(config, resumed, resume=True)
+    assert summary["status"] == "completed"
+    expected, found = variables(straight, 2 * STEPS), variables(resumed, 2 * STEPS)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert curves(resumed) == curves(straight)
+    assert len(curves(resumed)) > 10
+    assert summary["best"] == read_json(str(straight), "summary.json")["best"]
+    of_resumed, of_straight = (
+        read_json(str(run), "checkpoints", f"step-{2 * STEPS:08d}", "state.json") for run in (resumed, straight)
+    )
+    seen, expected_to_be_seen = (state["guard"].pop("history") for state in (of_resumed, of_straight))
+    assert of_resumed == of_straight
+    for name in ("steps", "layers", "validated"):
+        np.testing.assert_array_equal(seen[name], expected_to_be_seen[name], err_msg=name)
+    timed = step_row.ROW.index("input_wait")
+    rows = [np.delete(history["rows"], timed, axis=1) for history in (seen, expected_to_be_seen)]
+    np.testing.assert_array_equal(*rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validating", [True, False], ids=["in it", "in the last call before it"])
+def test_a_signal_in_a_validation_costs_neither_its_result_nor_a_step(
+    validating: bool, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed, config = tmp_path / "resumed", dataclasses.replace(TINY, early_stopping=5)
+
+    class Signalling(Progress):
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            if validating:
+                signal.raise_signal(signal.SIGTERM)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            super().on_train_batch_end(batch, logs)
+            if not validating and self.model.step == STEPS:
+                signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "Progress", Signalling)
+        summary = fresh(config, resumed)
+    assert (summary["status"], summary["steps"]) == ("preempted", STEPS)
+    summary = fresh(config, resumed, resume=True)
+    assert summary["status"] == "completed"
+    found, expected = curves(resumed), curves(finished()[0])
+    assert found.keys() == expected.keys()
+    for tag, curve in expected.items():
+        assert [step for step, _ in found[tag]] == [step for step, _ in curve], tag
+        np.testing.assert_allclose([v for _, v in found[tag]], [v for _, v in curve], rtol=1e-4, err_msg=tag)
+
+
+def test_a_run_goes_on_with_other_flags_only_where_that_is_meant(tmp_path: pathlib.Path, caplog: Any) -> None:
+    run = shutil.copytree(short()[0], tmp_path / "run")
+    with pytest.raises(UsageError, match=r"epochs is 1 there, 2 here.*--allow_config_change goes on with the new one"):
+        train.train(PLAIN, str(run), resume=True)
+    summary = train.train(PLAIN, str(run), resume=True, allow_config_change=True)
+    assert (summary["status"], summary["steps"]) == ("completed", 2 * STEPS)
+    assert "going on with another configuration: epochs is 1 there, 2 here" in caplog.text
+    assert read_json(str(run), "config.json")["epochs"] == 2
+
+
+def test_an_event_file_cut_short_costs_its_last_record_alone(tmp_path: pathlib.Path) -> None:
+    run = shutil.copytree(short()[0], tmp_path / "run")
+    written = max((run / "train").glob("events*"), key=lambda path: path.stat().st_size)
+    os.truncate(written, written.stat().st_size - 10)
+    train.train(PLAIN, str(run), resume=True, allow_config_change=True)
+    steps = [step for step, _ in scalars(events(run), "step/loss")]
+    assert steps == sorted(set(steps)), "none twice"
+    assert steps[-1] == 2 * STEPS - 1
+    assert len(steps) >= 2 * STEPS - 10, "a record holds the steps of a call"
+
+
+def test_a_run_goes_on_with_another_number_of_replicas(tmp_path: pathlib.Path) -> None:
+    run = shutil.copytree(short()[0], tmp_path / "run")
+    two = StrategyConfig(name="mirrored", logical_cpus=2)
+    summary = train.train(dataclasses.replace(SHORT, strategy=two), str(run), resume=True)
+    assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+
+
+def test_a_run_that_stops_learning_stops_early_and_is_not_trained_further(tmp_path: pathlib.Path) -> None:
+    optimizer = OptimizerConfig(name="adam", learning_rate=1e-12)
+    config = dataclasses.replace(PLAIN, epochs=5, early_stopping=1, optimizer=optimizer)
+    first = train.train(config, str(tmp_path))
+    assert (first["status"], first["steps"], first["epochs"]) == ("stopped_early", 2 * STEPS, 2.0)
+    again = train.train(config, str(tmp_path), resume=True)
+    assert (again["status"], again["steps"]) == ("stopped_early", 2 * STEPS)
+
+
+@keras.utils.register_keras_serializable("tests")
+class Fails(keras.layers.Layer):
+    """Makes its inputs infinite at some steps of training."""
+
+    def __init__(self, first: int, last: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first, self.last = first, last
+
+    def build(self, input_shape: Any) -> None:
+        self.count = self.add_weight("count", [], tf.int64, "zeros", trainable=False)
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if not training:
+            return inputs
+        step = self.count.assign_add(1) - 1
+        return inputs * tf.where((self.first <= step) & (step < self.last), np.inf, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "first": self.first, "last": self.last}
+
+
+def failing(input_shape: tuple[int, int, int], classes: int, first: int, last: int) -> keras.Model:
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, test_factory.plain(input_shape, classes)(Fails(first, last)(inputs)))
+
+
+fails_twice = functools.partial(failing, first=5, last=7)
+fails_for_good = functools.partial(failing, first=5, last=10**6)
+
+
+def test_skipped_updates_are_recorded_and_training_goes_on(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_twice"))
+    summary = train.train(config, str(tmp_path))
+    assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+    assert summary["incidents"] == {"nonfinite_gradient": 2}
+    incidents = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
+    assert [incident["step"] for incident in incidents] == [5, 6]
+    for incident in incidents:
+        assert incident["kind"] == "nonfinite_gradient"
+        assert incident["action"] == "skipped the update"
+        assert incident["cause"] is None
+        assert incident["evidence"]["gradient_norm"] in ("nan", "inf")
+        assert incident["evidence"]["nonfinite"] == 1
+        assert incident["evidence"]["loss_scale"] == 1
+    assert np.isfinite(summary["final"]["loss"])
+
+
+fails_a_while = functools.partial(failing, first=5, last=9)
+
+
+def test_trouble_is_told_in_the_summary_and_to_tensorboard(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_a_while"))
+    summary = train.train(config, str(tmp_path))
+    assert summary["incidents"] == {"nonfinite_gradient": 4, "nonfinite": 1}
+    incidents = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
+    (told,) = [incident for incident in incidents if incident["kind"] == "nonfinite"]
+    assert (told["step"], told["action"]) == (7, "none")
+    read = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0}).Reload()
+    assert [event.step for event in read.Tensors("incidents/nonfinite")] == [7]
+    assert [event.step for event in read.Tensors("incidents/nonfinite_gradient")] == [5, 6, 7, 8]
+    assert b"nonfinite" in b"".join(bytes(e.tensor_proto.string_val[0]) for e in read.Tensors("incidents"))
+
+
+def test_a_guard_that_cannot_help_ends_the_run(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=10, guard="act", model=ModelConfig(name=f"{__file__}:fails_for_good"))
+    summary = train.train(config, str(tmp_path))
+    assert summary["status"] == "failed"
+    assert "after 5 rollbacks within 1000 steps" in summary["reason"]
+    assert summary["incidents"]["nonfinite"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", ["off", "act"])
+def test_a_guard_changes_nothing_in_a_sound_run(guard: str, tmp_path: pathlib.Path) -> None:
+    watched, other = short()[1], train.train(dataclasses.replace(SHORT, guard=guard), str(tmp_path))
+    assert other["final"] == watched["final"]
+
+
+def held(path: pathlib.Path, config: TrainConfig = TINY) -> str:
+    """A directory that holds a run of `config`, begun and no more."""
+    run_directory.create(str(path), config, (), resume=False)
+    return str(path)
+
+
+def test_a_directory_with_another_run_names_what_differs_and_how_to_go_on(tmp_path: pathlib.Path) -> None:
+    model_dir = held(tmp_path / "run")
+    other = dataclasses.replace(TINY, epochs=3, model=ModelConfig(name="cnn"))
+    with pytest.raises(UsageError) as raised:
+        train.train(other, model_dir)
+    text = str(raised.value)
+    assert f"model_dir ({model_dir}) holds a run with another configuration: epochs is 2 there, 3 here; " in text
+    assert f"model.name is {test_factory.FILE}:normed there, cnn here: go on with --resume --config={model_dir}" in text
+    assert "start over with --overwrite, or choose another --model_dir" in text
+    assert "width" not in text
+    assert "\n" not in text
+    with pytest.raises(UsageError, match="epochs is 2 there, 3 here"):
+        train.train(other, model_dir, resume=True)
+
+
+def test_a_directory_with_the_same_run_wants_resume_or_overwrite(tmp_path: pathlib.Path) -> None:
+    model_dir = held(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"holds this run already: go on with --resume .* or choose another"):
+        train.train(TINY, model_dir)
+
+
+def test_there_must_be_something_to_resume(tmp_path: pathlib.Path) -> None:
+    absent = tmp_path / "absent"
+    with pytest.raises(UsageError, match=r"--resume: model_dir \(.*absent\) holds no run; leave --resume out"):
+        train.train(TINY, str(absent), resume=True)
+    assert not absent.exists()
+    begun = held(tmp_path / "begun", PLAIN)
+    (tmp_path / "begun/checkpoints/damaged-step-00000010").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"--resume: no checkpoint in .* is whole; use --overwrite"):
+        train.train(PLAIN, begun, resume=True)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    summary = train.train(SHORT, held(tmp_path / "begun", SHORT), resume=True)
+    assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+    assert "yet: beginning anew" in caplog.text
+
+
+def test_overwriting_removes_the_old_run_and_nothing_else(tmp_path: pathlib.Path) -> None:
+    model_dir = held(tmp_path / "run")
+    for name in ("checkpoints/step-00000001/state.json", "train/events", "incidents.jsonl", "summary.json", "notes"):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("old")
+    other = dataclasses.replace(TINY, epochs=3)
+    run_directory.check(model_dir, other, resume=False, overwrite=True)
+    run_directory.create(model_dir, other, ("a: corrupt",), resume=False)
+    assert sorted(os.listdir(model_dir)) == ["config.json", "notes", "skipped.txt"]
+    assert run_directory.read_config(model_dir) == other
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "holds no run: there is no config.json in it"),
+        ("{", r"config\.json is not JSON \(.*\): restore it or start over"),
+        ('{"epoch": 3}', "the configuration has no option epoch; known here: .*epochs"),
+    ],
+)
+def test_an_unreadable_configuration_is_named(content: str | None, error: str, tmp_path: pathlib.Path) -> None:
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=error):
+        run_directory.read_config(str(tmp_path))
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"model_dir \(.*file/run\) cannot be written to: .*; choose another"):
+        run_directory.create(str(tmp_path / "file" / "run"), TINY, (), resume=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "every", "per_epoch", "expected"), [(0, 100, 500, 20), (0, 100, 7, 7), (0, 5, 500, 5), (0, 0, 500, 20)]
+)
+def test_steps_per_call_keep_to_epochs_and_histograms(given: int, every: int, per_epoch: int, expected: int) -> None:
+    config = TrainConfig(steps_per_execution=given, histograms_every=every)
+    assert build_model.automatic_steps(config, per_epoch) == expected
+
+
+@pytest.mark.slow
+def test_a_run_that_only_skips_fails_with_exit_code_3(tmp_path: pathlib.Path) -> None:
+    config = dataclasses.replace(PLAIN, epochs=10, model=ModelConfig(name=f"{__file__}:fails_for_good"))
+    (tmp_path / "given.json").write_text(config_json(config))
+    flags = [f"--config={tmp_path / 'given.json'}", f"--model_dir={tmp_path / 'run'}"]
+    done = forked.run("tools.train", *flags)
+    assert done.returncode == 3, done.stderr
+    reason = (
+        r"the last 10[0-3] updates were all skipped for a non-finite gradient: lower --optimizer.learning_rate,"
+        r" set --optimizer.clip_norm=1, or use --precision=float32\."
+    )
+    assert re.fullmatch(f"error: {reason}", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+    summary = read_json(str(tmp_path), "run", "summary.json")
+    assert summary["status"] == "failed"
+    assert re.fullmatch(reason, summary["reason"])
+    assert 105 <= summary["steps"] < 110, "it ends with the call that reaches the limit"
+    told = {"nonfinite_gradient": summary["steps"] - 5, "nonfinite": 1}
+    assert summary["incidents"] == told
+    assert len((tmp_path / "run" / "incidents.jsonl").read_text().splitlines()) == sum(told.values())
+
+
+def test_handlers_hold_for_a_while_and_a_second_signal_is_the_systems() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with train.Interruption(tf.distribute.get_strategy()) as interruption:
+        assert signal.getsignal(signal.SIGINT) != before
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.agreed() == signal.SIGINT
+        assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        interruption.callback.set_params({"steps": 2})
+        for batch, last in ((0, False), (1, True)):
+            with pytest.raises(train.Interrupted, match="SIGINT") as raised:
+                interruption.callback.on_train_batch_end(batch)
+            assert raised.value.validating == last
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+TOGETHER = StrategyConfig(name="mirrored", logical_cpus=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        (
+            {"optimizer": OptimizerConfig(name="lookahead")},
+            "optimizer.name=lookahead runs on one replica, and there are 2",
+        ),
+        (
+            {"optimizer": OptimizerConfig(accumulate=3)},
+            r"optimizer.accumulate \(3\) must divide a replica's batch \(8\)",
+        ),
+        ({"model": ModelConfig("cnn", norm="sync_batch"), "xla": "on"}, "which XLA cannot: add --xla=off"),
+        (
+            {"model": ModelConfig("cnn", norm="sync_batch"), "optimizer": OptimizerConfig(accumulate=2)},
+            r"which optimizer.accumulate \(2\) cannot: use 1",
+        ),
+        ({"model": ModelConfig("cnn", spectral_norm=True)}, "give --strategy.name=one or turn it off"),
+    ],
+)
+def test_what_several_replicas_cannot_do_is_refused(
+    changes: dict[str, Any], error: str, tmp_path: pathlib.Path
+) -> None:
+    config = dataclasses.replace(TINY, strategy=TOGETHER, **changes)
+    with pytest.raises(UsageError, match=error):
+        train.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@needs_addons
+def test_options_for_imbalanced_classes_go_together(tmp_path: pathlib.Path) -> None:
+    shapes = dataclasses.replace(TINY.data.shapes, imbalance=8.0)
+    data = dataclasses.replace(TINY.data, shapes=shapes, balance="classes")
+    config = dataclasses.replace(TINY, loss="focal", class_weights="balanced", data=data)
+    summary = train.train(config, str(tmp_path / "run"))
+    assert summary["status"] == "completed"
+    losses = [value for _, value in scalars(events(tmp_path / "run"), "step/loss")]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])

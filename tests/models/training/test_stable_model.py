@@ -1,0 +1,559 @@
+"""The training step: one device and two replicas, every precision, XLA on and off, many steps in one call.
+
+`fit` and `assert_replicas_agree` serve the same tests on GPUs.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from tensorflow.python.framework.func_graph import FuncGraph
+
+from evenkeel.models.config import (
+    OPTIMIZERS,
+    MixingConfig,
+    OptimizerConfig,
+    StrategyConfig,
+)
+from evenkeel.models.distribute import strategy
+from evenkeel.models.networks.blocks import Convolutions
+from evenkeel.models.networks.cnn import cnn
+from evenkeel.models.optim import optimizers
+from evenkeel.models.optim.clipping import Clipping
+from evenkeel.models.optim.losses import Crossentropy
+from evenkeel.models.optim.schedules import Schedule
+from evenkeel.models.telemetry import step_row
+from evenkeel.models.training.stable_model import LossScaleOptimizer, StableModel
+from tests.models.networks.test_factory import normed, plain
+from tests.models.optim.test_addons import where_available
+
+CLASSES, SIZE, BATCH = 10, 8, 20
+Network = Callable[[tuple[int, int, int], int], keras.Model]
+
+
+def examples(count: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Images that a small network can learn, a pattern per class under noise; none is all white."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(CLASSES, size=count)
+    patterns, noise = (rng.integers(0, 255, (n, SIZE, SIZE, 3)) for n in (CLASSES, count))
+    return ((patterns[labels] + noise) // 2).astype(np.uint8), labels
+
+
+IMAGES, LABELS = examples()
+
+
+def one() -> tf.distribute.Strategy:
+    return strategy.create(StrategyConfig(name="one"))
+
+
+def two() -> tf.distribute.Strategy:
+    """Two replicas on the logical CPUs."""
+    return strategy.create(StrategyConfig(name="mirrored", logical_cpus=2))
+
+
+def batches(devices: tf.distribute.Strategy, images: np.ndarray, labels: np.ndarray, batch: int = BATCH) -> Any:
+    """The examples in order, for ever, fed to each replica as the pipeline feeds them."""
+    share = strategy.share(devices, batch)
+    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(share.batch_size, drop_remainder=True).repeat()
+    return devices.distribute_datasets_from_function(lambda _: dataset)
+
+
+class Rows(keras.callbacks.Callback):
+    """Keeps the row of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks: list[np.ndarray] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.blocks.append(self.model.rows)
+
+
+def compiled(
+    devices: tf.distribute.Strategy,
+    network: Network = plain,
+    config: OptimizerConfig | None = None,
+    policy: str = "float32",
+    per_call: int = 5,
+    wrapped: Callable[[Any], Any] = lambda optimizer: optimizer,
+    **options: Any,
+) -> StableModel:
+    """A model with the same first weights every time; `options` go to `compile`."""
+    config = config or OptimizerConfig(learning_rate=0.05, schedule="constant")
+    keras.mixed_precision.set_global_policy(policy)
+    keras.utils.set_random_seed(1)
+    with devices.scope():
+        model = StableModel.wrap(network((SIZE, SIZE, 3), CLASSES), [127.5] * 3, [74.0] * 3, seed=1)
+        rate = Schedule(config, BATCH, steps_per_epoch=20, epochs=1)
+        optimizer = optimizers.create(config, rate, model.trainable_variables)
+        options = {"clipping": Clipping(norm=config.clip_norm), "accumulate": config.accumulate, **options}
+        model.compile(wrapped(optimizer), Crossentropy(), steps_per_execution=per_call, **options)
+    return model
+
+
+def fit(
+    devices: tf.distribute.Strategy,
+    *args: Any,
+    steps: int = 20,
+    epochs: int = 1,
+    batch: int = BATCH,
+    images: np.ndarray = IMAGES,
+    labels: np.ndarray = LABELS,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    **options: Any,
+) -> tuple[StableModel, np.ndarray]:
+    """The model `compiled` by the options and trained, and its rows."""
+    model, rows = compiled(devices, *args, **options), Rows()
+    fed = batches(devices, images, labels, batch)
+    model.fit(fed, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[rows, *callbacks])
+    return model, np.concatenate(rows.blocks)
+
+
+def weights(model: keras.Model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in model.trainable_variables]
+
+
+def by_hand(model: StableModel, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+    """Gradients of the mean loss over the batch and of the penalties, for a model without BatchNorm."""
+    with tf.GradientTape() as tape:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True))
+        loss = tf.reduce_mean(losses) + tf.add_n(model.losses)
+    return [gradient.numpy() for gradient in tape.gradient(loss, model.trainable_variables)]
+
+
+def copies(variable: Any) -> list[np.ndarray]:
+    """A variable's value on every replica."""
+    return [value.numpy() for value in getattr(variable, "values", [variable])]
+
+
+def falls(rows: np.ndarray, to: float = 0.8) -> bool:
+    """Whether the loss of the last steps is at most this share of the first ones'."""
+    loss = step_row.column(rows, "loss")
+    return bool(np.isfinite(loss).all() and loss[-4:].mean() < to * loss[:4].mean())
+
+
+def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.Strategy, name: str) -> None:
+    """`devices` train the weights that `alone` trains, from the same global batches."""
+    rate = {"sgd": 0.1, "sgdw": 0.1, "novograd": 0.01, "lamb": 0.02, "radam": 0.05}.get(name, 0.005)
+    config = OptimizerConfig(name=name, learning_rate=rate, weight_decay=0.01, clip_norm=0.8, warmup_epochs=0.2)
+    (model, rows), (reference, expected) = fit(devices, plain, config), fit(alone, plain, config)
+    for weight, other, start in zip(weights(model), weights(reference), weights(compiled(alone)), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
+        assert np.abs(weight - start).max() > 1e-2
+    np.testing.assert_allclose(rows[:, :-1], expected[:, :-1], rtol=1e-4)
+    norms = step_row.column(rows, "gradient_norm")
+    assert norms.max() > 0.8 > norms.min(), "some steps are clipped and some are not"
+    for variable in model.trainable_variables:
+        values = copies(variable)
+        assert len(values) == devices.num_replicas_in_sync
+        assert all(np.array_equal(value, values[0]) for value in values)
+
+
+@pytest.mark.parametrize("name", where_available(name for name in OPTIMIZERS if name != "lookahead"))
+def test_two_replicas_train_the_weights_of_one_device(name: str) -> None:
+    assert_replicas_agree(two(), one(), name)
+
+
+def test_synchronized_statistics_are_those_of_the_whole_batch() -> None:
+    def network(norm: str) -> Network:
+        return lambda shape, classes: cnn(shape, classes, width=4, conv=Convolutions(norm), depths=(1,), multiples=(1,))
+
+    config = OptimizerConfig(learning_rate=0.02, schedule="constant")
+    alone, together, apart = (
+        fit(devices, network(norm), config, steps=5)[0]
+        for devices, norm in ((one(), "sync_batch"), (two(), "sync_batch"), (two(), "batch"))
+    )
+
+    def distance(model: StableModel) -> float:
+        pairs = zip(weights(model), weights(alone), strict=True)
+        return max(float(np.abs(value - other).max()) for value, other in pairs)
+
+    assert distance(together) < 1e-4
+    assert distance(apart) > 1e-3
+    for state, other in zip(together._statistics(), alone._statistics(), strict=True):
+        np.testing.assert_allclose(state.numpy(), other.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_two_replicas_train_the_weights_of_one_device_in_float16() -> None:
+    def scaled(optimizer: Any) -> Any:
+        return LossScaleOptimizer(optimizer, initial_scale=2**10, dynamic_growth_steps=8)
+
+    def trained(devices: tf.distribute.Strategy, learning_rate: float) -> tuple[StableModel, np.ndarray]:
+        config = OptimizerConfig(learning_rate=learning_rate, momentum=0, nesterov=False, schedule="constant")
+        return fit(devices, plain, config, policy="mixed_float16", wrapped=scaled)
+
+    def distance(model: StableModel, other: StableModel) -> float:
+        return max(float(np.abs(a - b).max()) for a, b in zip(weights(model), weights(other), strict=True))
+
+    (alone, expected), (model, rows), (doubled, _) = trained(one(), 0.02), trained(two(), 0.02), trained(one(), 0.04)
+    assert distance(model, alone) < 1e-3
+    assert distance(doubled, alone) > 2e-2, "a gradient summed twice would show"
+    scales = step_row.column(rows, "loss_scale")
+    assert scales.tolist() == step_row.column(expected, "loss_scale").tolist()
+    assert scales.tolist() == [2.0**10] * 8 + [2.0**11] * 8 + [2.0**12] * 4
+    norms = step_row.column(rows, "gradient_norm")  # after unscaling
+    np.testing.assert_allclose(norms, step_row.column(expected, "gradient_norm"), rtol=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_combination_lowers_the_loss(replicas: int, policy: str, xla: bool) -> None:
+    devices = two() if replicas == 2 else one()
+    model, rows = fit(devices, normed, policy=policy, xla=xla, steps=25, per_call=10)
+    assert falls(rows)
+    assert not step_row.column(rows, "nonfinite").any()
+    assert step_row.column(rows, "loss_scale")[0] == (2**15 if policy == "mixed_float16" else 1)
+    assert all(variable.dtype == tf.float32 for variable in model.trainable_variables)
+    assert network_of(model).layers[1].compute_dtype == policy.removeprefix("mixed_")
+
+
+def test_xla_changes_no_result() -> None:
+    (_, rows), (_, expected) = (fit(one(), normed, xla=xla, steps=10) for xla in (True, False))
+    np.testing.assert_allclose(rows[:, :-1], expected[:, :-1], rtol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def step_by_step() -> np.ndarray:
+    """The rows of two epochs of 25 steps, one step per call."""
+    return fit(one(), normed, steps=25, epochs=2, per_call=1)[1]
+
+
+@pytest.mark.parametrize("per_call", [10, 25, 40])
+def test_steps_in_one_call_count_and_report_like_single_ones(per_call: int, step_by_step: np.ndarray) -> None:
+    model, rows = fit(one(), normed, steps=25, epochs=2, per_call=per_call)
+    assert int(model.optimizer.iterations.numpy()) == model.step == len(rows) == 50
+    np.testing.assert_allclose(rows[:, :-1], step_by_step[:, :-1], rtol=1e-4)
+    assert len(set(step_row.column(rows, "loss"))) == 50
+    assert (step_row.column(rows, "gradient_norm") > 0).all()
+    assert (step_row.column(rows, "input_wait") > 0).all()
+
+
+def test_rows_hold_what_numpy_computes() -> None:
+    config = OptimizerConfig(learning_rate=0.05, schedule="cosine", warmup_epochs=0.25)
+    _, rows = fit(one(), plain, config)
+    start = compiled(one(), plain, config)
+    gradients = by_hand(start, IMAGES[:BATCH], LABELS[:BATCH])
+    norm = np.sqrt(sum((gradient.astype(np.float64) ** 2).sum() for gradient in gradients))
+    assert step_row.column(rows, "gradient_norm")[0] == pytest.approx(norm, rel=1e-5)
+    logits = start(IMAGES[:BATCH]).numpy().astype(np.float64)
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(BATCH), LABELS[:BATCH]]
+    penalty = sum(1e-3 * (layer.kernel.numpy().astype(np.float64) ** 2).sum() for layer in kernels_with_penalty(start))
+    assert penalty > 1e-3
+    assert step_row.column(rows, "loss")[0] == pytest.approx(losses.mean() + penalty, rel=1e-5)
+    assert step_row.column(rows, "accuracy")[0] == pytest.approx((logits.argmax(1) == LABELS[:BATCH]).mean())
+    steps = np.arange(20)
+    expected = np.where(steps < 5, 0.05 * (steps + 1) / 5, 0.025 * (1 + np.cos(np.pi * (steps - 5) / 15)))
+    np.testing.assert_allclose(step_row.column(rows, "learning_rate"), expected, rtol=1e-5, atol=1e-9)
+
+
+def kernels_with_penalty(model: StableModel) -> list[keras.layers.Layer]:
+    return [layer for layer in model._flatten_layers() if getattr(layer, "kernel_regularizer", None)]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_batch_taken_in_parts_makes_the_same_update(replicas: int) -> None:
+    devices = two() if replicas == 2 else one()
+    (whole, expected), (parted, rows) = (
+        fit(devices, plain, OptimizerConfig(learning_rate=0.05, accumulate=parts), metrics=["accuracy"])
+        for parts in (1, 5)
+    )
+    for weight, other in zip(weights(parted), weights(whole), strict=True):
+        np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(rows[:, :-1], expected[:, :-1], rtol=1e-4)
+    assert falls(rows)
+
+
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+def test_parts_of_a_batch_have_masks_of_their_own(xla: bool) -> None:
+    """All images are one image: without Dropout's own masks both halves would give the same logits."""
+
+    def dropped(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+    model = compiled(one(), dropped, xla=xla, accumulate=2)
+    images = tf.constant(np.repeat(IMAGES[:1], BATCH, axis=0))
+
+    @tf.function
+    def logits() -> tf.Tensor:
+        return model._accumulated(images, tf.zeros([BATCH], tf.int64))[2]
+
+    first, second = np.split(logits().numpy(), 2)
+    assert np.abs(first - second).max() > 1e-2
+    np.testing.assert_array_equal(logits().numpy(), np.concatenate([first, second]))
+    model.data_step.assign_add(1)
+    assert np.abs(logits().numpy()[: BATCH // 2] - second).max() > 1e-2, "step 1's first mask is not step 0's second"
+
+
+def test_class_weights_weigh_examples() -> None:
+    chosen = np.linspace(0, 3, CLASSES)
+    _, rows = fit(one(), steps=1, per_call=1, class_weights=chosen)
+    start = compiled(one())
+    logits = tf.cast(start(IMAGES[:BATCH]), tf.float64)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(LABELS[:BATCH], logits).numpy()
+    expected = (losses * chosen[LABELS[:BATCH]]).mean() + float(tf.add_n(start.losses))
+    assert step_row.column(rows, "loss")[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("replicas", "mixing"),
+    [(1, MixingConfig(mixup=0.5)), (1, MixingConfig(cutmix=1.0)), (2, MixingConfig(0.5, 1.0))],
+    ids=str,
+)
+def test_mixed_batches_train_and_repeat(replicas: int, mixing: MixingConfig) -> None:
+    devices = two() if replicas == 2 else one()
+    (model, rows), (again, _) = (fit(devices, steps=40, mixing=mixing, metrics=["accuracy"]) for _ in range(2))
+    assert falls(rows, to=0.95)
+    for weight, other in zip(weights(model), weights(again), strict=True):
+        np.testing.assert_array_equal(weight, other)
+    _, plain_rows = fit(devices, steps=1)
+    assert abs(rows[0, 0] - plain_rows[0, 0]) > 1e-3
+
+
+@keras.utils.register_keras_serializable("tests")
+class Poison(keras.layers.Layer):
+    """Makes an all-white image infinite."""
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        white = tf.reduce_mean(images, axis=[1, 2, 3], keepdims=True) > 1.7
+        return images * tf.cast(tf.where(white, np.inf, 1.0), images.dtype)
+
+
+def poisoned(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, normed(input_shape, classes)(Poison()(inputs)), name="poisoned")
+
+
+def network_of(model: StableModel) -> keras.Model:
+    """The network inside, without normalization and metrics."""
+    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
+
+
+class Snapshots(keras.callbacks.Callback):
+    """All state on all replicas after every step: weights, BatchNorm's statistics, slots."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: list[dict[str, list[np.ndarray]]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        optimizer = self.model.optimizer.inner_optimizer
+        slots = [v for v in optimizer.variables if v is not optimizer.iterations and v.shape.rank]
+        state = [*network_of(self.model).variables, *slots]
+        self.states.append({f"{number} {v.name}": copies(v) for number, v in enumerate(state)})
+
+
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+def test_a_nonfinite_gradient_on_one_replica_skips_the_update_on_all(xla: bool) -> None:
+    images = IMAGES.copy()
+    images[2 * BATCH + BATCH // 2 + 3] = 255  # step 2, second replica
+    snapshots = Snapshots()
+    config = OptimizerConfig(name="adam", learning_rate=0.01, schedule="constant")
+    model, rows = fit(two(), poisoned, config, images=images, steps=5, per_call=1, callbacks=[snapshots], xla=xla)
+    assert step_row.column(rows, "nonfinite").tolist() == [0, 0, 1, 0, 0]
+    assert model.step == int(model.optimizer.iterations.numpy()) == 5
+    first, before, after, trained, _ = snapshots.states
+    assert len(before) >= 3 * 6 + 2, "weights, two slots each, statistics"
+    for name, values in before.items():
+        assert len(values) == 2
+        for value, later in zip(values, after[name], strict=True):
+            np.testing.assert_array_equal(value, later, err_msg=name)
+            assert np.isfinite(value).all(), name
+    for moved in (first, trained):
+        changed = {name for name in before if not np.array_equal(moved[name][0], before[name][0])}
+        assert changed == before.keys()
+    for variable in model.trainable_variables:
+        first_copy, second_copy = copies(variable)
+        np.testing.assert_array_equal(first_copy, second_copy)
+
+
+class Constant(keras.layers.Layer):
+    """Adds a weight that nothing trains, as Normalization holds its constants."""
+
+    def build(self, input_shape: Any) -> None:
+        self.offset = self.add_weight("offset", [], initializer="ones", trainable=False)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + self.offset
+
+
+def test_batchnorms_statistics_are_one_mean_over_all_replicas() -> None:
+    def network(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.BatchNormalization(momentum=0.9, name="norm")(Constant()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(x)))
+
+    model, _ = fit(two(), network, steps=1, per_call=1)
+    norm = network_of(model).get_layer("norm")
+    halves = ((IMAGES[:BATCH].astype(np.float64) - 127.5) / 74 + 1).reshape(2, -1, 3)
+    for variable, expected in (
+        (norm.moving_mean, 0.1 * halves.mean(axis=1).mean(axis=0)),
+        (norm.moving_variance, 0.9 + 0.1 * halves.var(axis=1, ddof=1).mean(axis=0)),
+    ):
+        first, second = copies(variable)
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_allclose(first, expected, rtol=1e-4)
+
+
+def test_a_gradient_whose_norm_overflows_skips_the_update_too() -> None:
+    """Finite numbers whose squares do not add up in float32."""
+
+    def huge(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Rescaling(1e25)(keras.layers.Flatten()(inputs))
+        return keras.Model(inputs, keras.layers.Dense(classes, kernel_initializer="zeros")(x))
+
+    model, rows = fit(one(), huge, steps=2, per_call=2)
+    assert step_row.column(rows, "nonfinite").tolist() == [1, 1]
+    assert not model.trainable_variables[0].numpy().any()
+
+
+def test_the_loss_scale_falls_where_float16_overflows() -> None:
+    _, rows = fit(
+        one(),
+        policy="mixed_float16",
+        wrapped=lambda optimizer: LossScaleOptimizer(optimizer, initial_scale=2.0**30),
+        steps=40,
+    )
+    nonfinite, scales = step_row.column(rows, "nonfinite"), step_row.column(rows, "loss_scale")
+    assert nonfinite[:5].all()
+    assert nonfinite.sum() < 25
+    np.testing.assert_array_equal(scales[1:], scales[:-1] * np.where(nonfinite[:-1], 0.5, 1))
+    assert falls(rows[-20:], to=0.95)
+
+
+def test_a_weight_without_a_gradient_is_named() -> None:
+    def dead_end(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Flatten()(inputs)
+        stopped = keras.layers.Lambda(tf.stop_gradient)(keras.layers.Dense(3, name="lost")(x))
+        return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Concatenate()([x, stopped])))
+
+    with pytest.raises(ValueError, match="no gradient reaches lost/kernel:0, lost/bias:0"):
+        fit(one(), dead_end, steps=1)
+
+
+def test_users_metrics_and_callbacks_are_keras_own() -> None:
+    model = compiled(one(), metrics=[keras.metrics.SparseTopKCategoricalAccuracy(3, name="top3")])
+    seen: list[int] = []
+    counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    fed = batches(one(), IMAGES, LABELS)
+    history = model.fit(fed, steps_per_epoch=10, epochs=2, verbose=0, callbacks=[counting]).history
+    assert seen == [0, 1]
+    assert history["top3"][1] > history["top3"][0] > 0
+    assert history["loss"][1] < history["loss"][0]
+
+
+def test_the_epochs_loss_and_accuracy_are_means_over_its_steps() -> None:
+    model, rows = compiled(one(), per_call=3), Rows()
+    fed = batches(one(), IMAGES, LABELS)
+    history = model.fit(fed, steps_per_epoch=7, epochs=2, verbose=0, callbacks=[rows]).history
+    steps = np.concatenate(rows.blocks).astype(np.float64).reshape(2, 7, -1)
+    for name in ("loss", "accuracy"):
+        expected = steps[:, :, step_row.ROW.index(name)].mean(axis=1)
+        np.testing.assert_allclose(history[name], expected, rtol=1e-5)
+
+
+def test_a_tanh_behind_batchnorm_is_evaluated() -> None:
+    """TensorFlow has no kernel for what it makes of these three."""
+    x = inputs = keras.Input((SIZE, SIZE, 3))
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, use_bias=False)(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("tanh")(x))
+    model = StableModel.wrap(keras.Model(inputs, keras.layers.Dense(CLASSES)(x), name="tanh"))
+    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), steps_per_execution=4, watch_every=2)
+    model.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=8, verbose=0)
+    assert np.isfinite(model.evaluate(IMAGES, LABELS, batch_size=BATCH, verbose=0)[0])
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (Crossentropy(0.1), np.log(CLASSES) + 0.5),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), np.log(CLASSES) + 0.5),
+        (keras.losses.SparseCategoricalCrossentropy(), None),
+        ("mse", None),
+    ],
+)
+def test_the_loss_of_a_guess_has_the_penalties_in_it(loss: Any, expected: float | None) -> None:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    kernel = {"kernel_initializer": "ones", "kernel_regularizer": keras.regularizers.L2(0.5 / (CLASSES * 3))}
+    x = keras.layers.Dense(CLASSES, **kernel)(keras.layers.GlobalAveragePooling2D()(inputs))
+    model = StableModel.wrap(keras.Model(inputs, x))
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    assert model.guess == (None if expected is None else pytest.approx(expected, abs=1e-5))
+
+
+def test_a_wrapped_network_keeps_its_weights_and_normalizes() -> None:
+    network = plain((SIZE, SIZE, 3), CLASSES)
+    model = StableModel.wrap(network, mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0])
+    normalized = (IMAGES[:5].astype(np.float64) - [10, 20, 30]) / [2, 3, 4]
+    expected = network(normalized.astype(np.float32)).numpy()
+    np.testing.assert_allclose(model(IMAGES[:5]).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_wrapped_network_may_see_each_image_by_its_own_figures() -> None:
+    network = plain((SIZE, SIZE, 3), CLASSES)
+    model = StableModel.wrap(network, mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0], standardize=True)
+    expected = network(tf.image.per_image_standardization(IMAGES[:5])).numpy()
+    np.testing.assert_allclose(model(IMAGES[:5]).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_can_take_the_mean_of_an_image_and_its_mirror() -> None:
+    model = StableModel.wrap(plain((SIZE, SIZE, 3), CLASSES), mean=[127.5] * 3, std=[60.0] * 3)
+    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), evaluate_flipped=True)
+    images, labels = IMAGES[:60], LABELS[:60]
+    results = model.evaluate(images, labels, batch_size=20, verbose=0, return_dict=True)
+    straight, mirrored = (model(view).numpy().astype(np.float64) for view in (images, images[:, :, ::-1]))
+    assert np.abs(straight - mirrored).max() > 0.01
+    logits = (straight + mirrored) / 2
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert results["loss"] == pytest.approx(-np.log(chances[np.arange(60), labels]).mean(), rel=1e-5)
+    assert results["accuracy"] == pytest.approx(np.mean(logits.argmax(axis=1) == labels), abs=1e-6)
+
+
+class Gated(keras.layers.Layer):
+    """A user's own, with Python's `if` and `for` over tensors."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        if tf.reduce_mean(x) > 1e6:  # noqa: SIM108
+            x = -x
+        else:
+            x = 2 * x
+        for _ in tf.range(tf.constant(2)):
+            x = x + 1
+        return x
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_layer_may_be_written_for_autograph(xla: bool) -> None:
+    def network(shape: tuple[int, ...], classes: int) -> keras.Model:
+        inputs = keras.Input(shape)
+        return keras.Model(inputs, keras.layers.Dense(classes)(Gated()(keras.layers.Flatten()(inputs))))
+
+    model = compiled(one(), network, xla=xla)
+    model.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=5, epochs=1, verbose=0)
+    assert np.isfinite(model.rows[:, 0]).all()
+    assert np.isfinite(model.evaluate(batches(one(), IMAGES, LABELS), steps=1, verbose=0, return_dict=True)["loss"])
+
+
+def test_nothing_is_left_of_a_network_that_is_gone() -> None:
+    """Of its graphs: TensorFlow keeps for good what a reduction over replicas is part of."""
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(isinstance(each, FuncGraph) for each in gc.get_objects())
+
+    fit(one(), steps=5)  # what the first one leaves behind is there once
+    before = graphs()
+    fit(one(), steps=5)
+    assert graphs() == before

@@ -1,0 +1,146 @@
+"""The chain of augmentations: its order, what each strength turns on, and batches of real training through it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel.pipeline.augment.chain import augmentation
+from evenkeel.pipeline.augment.color import (
+    colour,
+    equalize,
+    posterize,
+    sharpness,
+)
+from evenkeel.pipeline.augment.geometry import flip, geometry
+from evenkeel.pipeline.augment.noise import cutout, noise
+from evenkeel.pipeline.augment.randaugment import randaugment
+from evenkeel.pipeline.augment.stage import Stage
+from evenkeel.pipeline.build import training_batches
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.index.shuffle import Share
+from tests.stages import (
+    alone,
+    batch,
+    run,
+    uniform,
+)
+
+EACH = {
+    "pad_crop": 3, "flip": 0.5, "rotation": 30.0, "translation": 0.2, "shear": 0.2, "zoom": 0.3, "brightness": 0.2,
+    "contrast": 0.4, "saturation": 0.5, "hue": 0.2, "sharpness": 0.9, "equalize": 0.5, "posterize": 4, "noise": 8.0,
+    "cutout": 0.4, "randaugment_ops": 2,
+}  # fmt: skip
+COLOURED = {"saturation", "hue"}
+ALL = AugmentConfig(**EACH)  # type: ignore[arg-type]
+
+
+def test_every_option_is_tried_here() -> None:
+    decoding = {"random_resized_crop", "randaugment_magnitude"}
+    assert {field.name for field in dataclasses.fields(AugmentConfig)} == {*EACH, *decoding}
+
+
+def test_augmentation_is_none_when_all_is_off_or_only_the_crop_is_on() -> None:
+    assert augmentation(AugmentConfig()) is None
+    assert augmentation(AugmentConfig(random_resized_crop=0.5)) is None
+
+
+def test_the_order_is_geometry_randaugment_colour_histogram_bits_edges_noise_cutout() -> None:
+    whole, images = augmentation(ALL), batch(12)
+    assert whole is not None
+    stages: list[Stage | None] = [
+        geometry(0.5, 3, 30, 0.2, 0.2, 0.3),
+        randaugment(2, 9),
+        colour(0.2, 0.4, 0.5, 0.2),
+        equalize(0.5),
+        posterize(4),
+        sharpness(0.9),
+        noise(8),
+        cutout(0.4),
+    ]
+    draws, at = uniform(12, whole.columns), 0
+    expected = images
+    for stage in stages:
+        assert stage is not None
+        expected = alone(stage, expected, draws[:, at : at + stage.columns])
+        at += stage.columns
+    assert at == whole.columns
+    np.testing.assert_array_equal(run(whole, images, draws), expected)
+
+
+def test_a_flip_alone_resamples_nothing() -> None:
+    images, draws = batch(20), uniform(20, 1)
+    np.testing.assert_array_equal(
+        run(augmentation(AugmentConfig(flip=0.5)), images, draws), alone(flip(0.5), images, draws)
+    )
+
+
+@pytest.mark.parametrize(
+    ("strength", "stage"), [("saturation", colour), ("hue", colour), ("zoom", geometry), ("pad_crop", geometry)]
+)
+def test_a_strength_reaches_its_own_argument(strength: str, stage) -> None:
+    value = EACH[strength]
+    found, plain = augmentation(AugmentConfig(**{strength: value})), stage(**{strength: value})
+    images, draws = batch(8), uniform(8, plain.columns)
+    np.testing.assert_array_equal(alone(found, images, draws), alone(plain, images, draws))
+    assert strength in inspect.signature(stage).parameters
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(16, 16, 3), (16, 16, 1), (9, 20, 3), (20, 9, 1)])
+def test_every_shape_goes_through_all_of_it(height: int, width: int, channels: int) -> None:
+    config = ALL if channels == 3 else dataclasses.replace(ALL, saturation=0.0, hue=0.0)
+    stage, images = augmentation(config), batch(12, height, width, channels)
+    assert stage is not None
+    assert (run(stage, images, uniform(12, stage.columns)) != images).any()
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
+def test_the_same_draws_give_the_same_pixels_whatever_else_is_in_the_batch(seed: int, count: int) -> None:
+    stage, images = augmentation(ALL), batch(8, seed=seed)
+    assert stage is not None
+    draws = uniform(8, stage.columns, seed)
+    np.testing.assert_array_equal(alone(stage, images[:count], draws[:count]), alone(stage, images, draws)[:count])
+
+
+def batches(data: Data, config: DataConfig, share: Share, first: int, count: int) -> np.ndarray:
+    ds = training_batches(data, config, 0, share, start_step=first).take(count)
+    return np.concatenate([images for images, _ in ds.as_numpy_iterator()])
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("name", EACH)
+def test_training_shows_each_of_them(small: DataConfig, data: Data, name: str, channels: int) -> None:
+    if channels == 1 and name in COLOURED:
+        pytest.skip("needs colour, and the configuration says so")
+    plain = dataclasses.replace(small, channels=channels)
+    config = dataclasses.replace(plain, augment=AugmentConfig(**{name: EACH[name]}))
+    whole = batches(data, config, Share(20), 3, 1)
+    assert whole.dtype == np.uint8
+    assert whole.shape == (20, 16, 16, channels)
+    assert (whole != batches(data, plain, Share(20), 3, 1)).any()
+    np.testing.assert_array_equal(whole, batches(data, config, Share(20, 4, 0, 4), 3, 4))
+
+
+def test_all_together_are_the_same_pixels_on_one_replica_as_on_eight_over_two_workers(
+    small: DataConfig, data: Data
+) -> None:
+    config = dataclasses.replace(small, batch_size=24, augment=ALL)
+    parts = [batches(data, config, Share(24, 8, first, 4), 5, 4) for first in (0, 4)]
+    np.testing.assert_array_equal(np.concatenate(parts), batches(data, config, Share(24), 5, 1))
+
+
+def test_the_noise_of_every_step_is_its_own(small: DataConfig, data: Data) -> None:
+    config = dataclasses.replace(small, augment=AugmentConfig(noise=30))
+    added = batches(data, config, Share(20), 0, 2).astype(float) - batches(data, small, Share(20), 0, 2)
+    rows = added.reshape(2, 20 * 16, 16 * 3)
+    alike = np.abs(np.corrcoef(*rows)) > 0.85  # of 48 values: not by chance
+    within, between = alike[:320, :320], alike[:320, 320:]
+    assert within.sum() > 2 * 320  # images of a step share its strip
+    assert between.sum() == 0

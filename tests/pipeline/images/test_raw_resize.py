@@ -1,0 +1,120 @@
+"""Windows of stored pixels against numpy's bilinear blend in float64, alone and inside tf.data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel.pipeline.images.raw_resize import scaler
+
+SIZE, BATCH, LARGEST = 16, 4, 40 * 40 * 3
+
+
+def packed(sides: list[tuple[int, int]], channels: int = 3, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Images of random pixels, one behind the other in memory that ends with the last of them."""
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(0, 256, (*each, channels), np.uint8) for each in sides]
+    return np.concatenate([image.ravel() for image in images]), images
+
+
+def offsets(images: list[np.ndarray], before: int = 0) -> np.ndarray:
+    sizes = [image.size for image in images]
+    return before + np.cumsum([0, *sizes[:-1]])
+
+
+def exact(image: np.ndarray, window: tuple[int, ...], size: int) -> np.ndarray:
+    """Half-pixel centres, in float64."""
+    y, x, height, width = window
+    part = image[y : y + height, x : x + width].astype(np.float64)
+
+    def along(part: np.ndarray, extent: int) -> np.ndarray:
+        at = np.clip((np.arange(size) + 0.5) * extent / size - 0.5, 0, extent - 1)
+        near = np.floor(at).astype(int)
+        far = np.minimum(near + 1, extent - 1)
+        share = (at - near)[:, None, None]
+        return part[near] * (1 - share) + part[far] * share
+
+    return along(along(part, height).swapaxes(0, 1), width).swapaxes(0, 1)
+
+
+def scaled(
+    memory: np.ndarray, images: list[np.ndarray], windows: np.ndarray, mirrored=None, before: int = 0, **options
+):
+    options = {"largest": max(image.size for image in images), "size": SIZE, "channels": images[0].shape[-1], **options}
+    widths = tf.constant([image.shape[1] for image in images])
+    return scaler(**options)(
+        tf.constant(memory), tf.constant(offsets(images, before)), widths, tf.constant(windows, tf.int32), mirrored
+    ).numpy()
+
+
+@pytest.mark.slow
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_window_of_any_image_is_blended_as_numpy_does(data: st.DataObject) -> None:
+    side = st.integers(1, 40)
+    sides = [(data.draw(side), data.draw(side)) for _ in range(BATCH)]
+    windows = []
+    for tall, wide in sides:
+        height, width = data.draw(st.integers(1, tall)), data.draw(st.integers(1, wide))
+        y, x = data.draw(st.integers(0, tall - height)), data.draw(st.integers(0, wide - width))
+        windows.append((y, x, height, width))
+    memory, images = packed(sides)
+    found = scaled(memory, images, np.array(windows))
+    for image, window, result in zip(images, windows, found, strict=True):
+        assert np.abs(result - exact(image, window, SIZE)).max() <= 1.5
+
+
+def test_it_does_not_lean_to_either_side() -> None:
+    memory, images = packed([(37, 29)] * BATCH)
+    windows = np.array([(1, 2, 30, 25)] * BATCH)
+    difference = scaled(memory, images, windows) - np.stack([exact(image, windows[0], SIZE) for image in images])
+    assert np.abs(difference.mean()) < 0.02
+
+
+def test_a_window_of_that_size_is_copied() -> None:
+    memory, images = packed([(20, 30), (16, 16), (40, 17), (33, 33)])
+    windows = np.array([(4, 5, SIZE, SIZE), (0, 0, SIZE, SIZE), (24, 1, SIZE, SIZE), (3, 3, SIZE, SIZE)])
+    expected = [image[y : y + h, x : x + w] for image, (y, x, h, w) in zip(images, windows, strict=True)]
+    np.testing.assert_array_equal(scaled(memory, images, windows), expected)
+
+
+def test_a_mirrored_image_is_the_other_one_reversed() -> None:
+    memory, images = packed([(21, 33)] * BATCH)
+    windows = np.array([(0, 0, 21, 33), (3, 1, 17, 19), (0, 5, 9, 20), (1, 1, 2, 3)])
+    plain, turned = (scaled(memory, images, windows, tf.constant([drawn] * BATCH)) for drawn in (False, True))
+    np.testing.assert_array_equal(turned, plain[:, :, ::-1])
+    some = scaled(memory, images, windows, tf.constant([True, False, True, False]))
+    np.testing.assert_array_equal(some[::2], turned[::2])
+    np.testing.assert_array_equal(some[1::2], plain[1::2])
+
+
+@pytest.mark.parametrize("before", [0, 1, 2, 7])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_last_and_smallest_image_is_read_right(before: int, channels: int) -> None:
+    """`largest` bytes from its place on would reach over the end of the memory."""
+    memory, images = packed([(40, 40), (3, 5)], channels)
+    memory = np.concatenate([np.zeros(before, np.uint8), memory])
+    windows = np.array([(0, 0, 40, 40), (1, 1, 2, 4)])
+    found = scaled(memory, images, windows, before=before)
+    for image, window, result in zip(images, windows, found, strict=True):
+        assert np.abs(result - exact(image, window, SIZE)).max() <= 1.5
+
+
+def test_inside_tf_data_places_may_change_with_every_batch() -> None:
+    memory, images = packed([(30, 20), (25, 35), (18, 18), (40, 22)])
+    read = scaler(max(image.size for image in images), SIZE, 3)
+    at, widths = tf.constant(offsets(images)), tf.constant([image.shape[1] for image in images])
+    order = np.array([[0, 1], [3, 2], [1, 1]])
+    windows = np.array([(1, 3, 16, 11)] * 2)
+
+    def batch(rows: tf.Tensor) -> tf.Tensor:
+        return read(tf.constant(memory), tf.gather(at, rows), tf.gather(widths, rows), tf.constant(windows, tf.int32))
+
+    ds = tf.data.Dataset.from_tensor_slices(order).map(batch, num_parallel_calls=2)
+    assert ds.element_spec.shape.as_list() == [2, SIZE, SIZE, 3]
+    for rows, found in zip(order, ds.as_numpy_iterator(), strict=True):
+        for row, result in zip(rows, found, strict=True):
+            assert np.abs(result - exact(images[row], windows[0], SIZE)).max() <= 1.5

@@ -1,0 +1,229 @@
+"""The order of examples: a permutation an epoch, without memory, cut over workers without loss."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel.pipeline.index import shuffle
+from evenkeel.pipeline.index.shuffle import Share
+
+SIZES = (1, 2, 7, 1000, 50_000)
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def epochs(size: int, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
+    """The rows of `count` epochs (count, size), from epoch `first` on."""
+    positions = tf.range(first * size, (first + count) * size, dtype=tf.int64)
+    return shuffle.rows_at(positions, size, seed).numpy().reshape(count, size)
+
+
+def correlated(orders: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of orders whose rows correlate by more than 5 / sqrt(n): one in 1.7 million if they are noise."""
+    limit = 5 / np.sqrt(orders.shape[1])
+    table = np.corrcoef(orders)
+    return [(a, b) for a, b in itertools.combinations(range(len(orders)), 2) if abs(table[a, b]) > limit]
+
+
+def workers(count: int, batch: int, local: int = 1) -> list[Share]:
+    return [Share(batch, count * local, worker * local, local) for worker in range(count)]
+
+
+def elements(share: Share, steps: int) -> tf.Tensor:
+    return tf.range(steps * share.local_replicas, dtype=tf.int64)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("first", [0, 10**9])
+def test_each_epoch_holds_every_row_exactly_once(size: int, first: int) -> None:
+    for rows in epochs(size, 3, first=first):
+        np.testing.assert_array_equal(np.sort(rows), np.arange(size))
+
+
+@pytest.mark.parametrize("size", [100, 1000, 10_000, 50_000, 65_537])
+def test_orders_of_different_epochs_are_uncorrelated(size: int) -> None:
+    unshuffled = np.arange(size)[None]
+    assert correlated(np.concatenate([unshuffled, epochs(size, 8)])) == []
+
+
+@pytest.mark.parametrize("size", [100, 1000, 10_000, 50_000, 65_537])
+def test_orders_of_different_seeds_are_uncorrelated(size: int) -> None:
+    assert correlated(np.concatenate([epochs(size, 1, seed) for seed in range(8)])) == []
+
+
+def test_epochs_of_one_seed_are_not_those_of_its_neighbour_moved() -> None:
+    assert correlated(np.concatenate([epochs(50_000, 4, seed=0), epochs(50_000, 4, seed=1)])) == []
+
+
+def test_the_stock_shuffle_of_four_rounds_fails_the_check_for_correlation() -> None:
+    rows, last = tf.range(50_000, dtype=tf.int64), tf.constant(49_999, tf.int64)
+    orders = [tf.random.experimental.index_shuffle(rows, tf.constant([0, epoch]), last).numpy() for epoch in range(8)]
+    np.testing.assert_array_equal(np.sort(orders[0]), np.arange(50_000))
+    assert correlated(np.stack(orders))
+
+
+def test_every_place_of_the_order_is_reached_evenly() -> None:
+    firsts = shuffle.rows_at(tf.range(0, 7 * 1400, 7, dtype=tf.int64), 7, 0).numpy()
+    assert np.sum((np.bincount(firsts, minlength=7) - 200) ** 2 / 200) < 33  # chi squared, 6 degrees: p = 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=st.integers(1, 2**31), position=st.integers(0, 2**45), seed=st.integers(0, 2**40), count=st.integers(2, 9))
+def test_a_row_does_not_depend_on_what_is_asked_with_it(size: int, position: int, seed: int, count: int) -> None:
+    run = shuffle.rows_at(tf.range(position, position + count, dtype=tf.int64), size, seed).numpy()
+    alone = shuffle.rows_at(tf.constant([position + count - 1], tf.int64), size, seed).numpy()
+    assert alone.dtype == np.int64
+    assert run[-1] == alone[0]
+    assert run.min() >= 0
+    assert run.max() < size
+
+
+def test_rows_inside_tf_data_equal_those_outside() -> None:
+    share = Share(8, replicas=2, first_replica=0, local_replicas=2)
+    ds = tf.data.Dataset.range(10).map(lambda element: shuffle.rows_at(share.positions(element), 30, 3))
+    outside = shuffle.rows_at(tf.range(40, dtype=tf.int64), 30, 3)
+    np.testing.assert_array_equal(np.concatenate(list(ds.as_numpy_iterator())), outside)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    count=st.integers(1, 5), local=st.integers(1, 4), per_replica=st.integers(1, 6), element_step=st.integers(0, 2**40)
+)
+def test_the_shares_of_all_workers_make_up_the_global_batch(
+    count: int, local: int, per_replica: int, element_step: int
+) -> None:
+    batch = count * local * per_replica
+    parts = [
+        share.positions(tf.constant(element_step * local + replica, tf.int64)).numpy()
+        for share in workers(count, batch, local)
+        for replica in range(local)
+    ]
+    assert {len(part) for part in parts} == {per_replica}
+    np.testing.assert_array_equal(np.concatenate(parts), np.arange(element_step * batch, (element_step + 1) * batch))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("size", [48, 50, 7])
+def test_every_row_comes_exactly_once_an_epoch_over_all_workers(count: int, size: int) -> None:
+    seen: list[tuple[int, int]] = []
+    for share in workers(count, 12):
+        positions = tf.concat([share.positions(element) for element in elements(share, steps=3 * size // 12 + 1)], 0)
+        seen += zip(positions.numpy().tolist(), shuffle.rows_at(positions, size, 0).numpy().tolist(), strict=True)
+    for epoch in range(3):
+        rows = [row for position, row in seen if position // size == epoch]
+        assert sorted(rows) == list(range(size))
+
+
+def test_the_hash_is_splitmix64() -> None:
+    """The first outputs for seed 0 of the authors' program, https://prng.di.unimi.it/splitmix64.c."""
+    states = tf.constant([(GOLDEN * k) % 2**64 for k in (1, 2, 3)], tf.uint64)
+    assert shuffle.mix(states).numpy().tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+
+
+@pytest.mark.parametrize("neighbour", [(0, 1), (1, 0)])
+def test_hashes_of_neighbours_differ_in_half_of_their_bits(neighbour: tuple[int, int]) -> None:
+    seed, step = neighbour
+    values = tf.range(2000, dtype=tf.int64)
+    words, others = shuffle.hashed(5, values, 3), shuffle.hashed(5 + seed, values + step, 3)
+    assert words.shape == (2000, 3)
+    assert words.dtype == tf.int32
+    changed = np.unpackbits((words ^ others).numpy().view(np.uint8), axis=1)
+    assert np.abs(changed.mean(axis=0) - 0.5).max() < 5 * 0.5 / np.sqrt(2000)
+
+
+def test_hash_words_are_unrelated_to_each_other() -> None:
+    words = shuffle.hashed(0, tf.range(10_000, dtype=tf.int64), 4).numpy().T.astype(float)
+    assert correlated(words) == []
+    assert len(np.unique(words)) == words.size
+
+
+@pytest.mark.parametrize(("count", "local"), [(1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
+def test_uniforms_of_the_parts_are_those_of_the_whole_batch(count: int, local: int) -> None:
+    batch, step = 12, 5
+    whole = shuffle.uniforms(7, tf.constant(step, tf.int64), Share(batch), columns=3)
+    parts = [
+        shuffle.uniforms(7, tf.constant(step * local + replica, tf.int64), share, columns=3)
+        for share in workers(count, batch, local)
+        for replica in range(local)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_uniforms_are_uniform_and_differ_by_step_seed_row_and_column() -> None:
+    share = Share(5000)
+    drawn = [
+        shuffle.uniforms(seed, tf.constant(step, tf.int64), share, columns=2).numpy()
+        for seed, step in ((0, 0), (0, 1), (1, 0))
+    ]
+    columns = np.concatenate(drawn, axis=1).T
+    assert columns.dtype == np.float32
+    assert columns.min() >= 0
+    assert columns.max() < 1
+    assert np.abs(columns.mean(axis=1) - 0.5).max() < 5 * np.sqrt(1 / 12 / 5000)
+    assert np.abs(columns.var(axis=1) - 1 / 12).max() < 5 * np.sqrt(1 / 180 / 5000)
+    assert correlated(columns.astype(float)) == []
+
+
+LABELS = np.repeat([5, 2, 9], [40, 7, 1])
+
+
+def balanced(first: int, count: int, seed: int = 0, labels: np.ndarray = LABELS) -> np.ndarray:
+    return shuffle.balanced_rows(labels, seed)(tf.range(first, first + count, dtype=tf.int64)).numpy()
+
+
+@pytest.mark.parametrize("first", [0, 3 * 10**12])
+def test_every_block_of_a_balanced_order_holds_each_class_once(first: int) -> None:
+    of_blocks = LABELS[balanced(first, 3 * 50)].reshape(50, 3)
+    np.testing.assert_array_equal(np.sort(of_blocks), np.tile([2, 5, 9], (50, 1)))
+    assert len({tuple(block) for block in of_blocks}) == 6, "in every order"
+
+
+def test_a_class_goes_through_its_rows_once_before_it_comes_back() -> None:
+    rows = balanced(0, 3 * 80)
+    for label, count in ((5, 40), (2, 7)):
+        own = rows[LABELS[rows] == label]
+        passes = own[: len(own) // count * count].reshape(-1, count)
+        assert len(passes) >= 2
+        for once in passes:
+            np.testing.assert_array_equal(np.sort(once), np.flatnonzero(label == LABELS))
+        assert (passes[0] != passes[1]).any()
+
+
+def test_a_balanced_order_is_a_function_of_the_position_and_the_seed() -> None:
+    np.testing.assert_array_equal(balanced(100, 50)[20:], balanced(120, 30))
+    assert (balanced(0, 60, seed=1) != balanced(0, 60)).any()
+
+
+def test_classes_without_images_are_no_part_of_the_balance() -> None:
+    labels = np.array([0, 0, 0, 7])
+    np.testing.assert_array_equal(np.bincount(labels[balanced(0, 400, labels=labels)]), [200, 0, 0, 0, 0, 0, 0, 200])
+
+
+@pytest.mark.parametrize("batch", [1, 4, 7, 9, 64])
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_cells_are_equal_parts_of_the_global_batch_on_any_number_of_replicas(batch: int, count: int) -> None:
+    whole = np.arange(batch) * count // batch
+    sizes = np.bincount(whole, minlength=count)
+    assert sizes.max() - sizes.min() <= 1
+    for replicas in (r for r in (1, 2, 4) if batch % r == 0):
+        share = Share(batch, replicas, 0, replicas)
+        found = [shuffle.cells(tf.constant(replica, tf.int64), share, count).numpy() for replica in range(replicas)]
+        np.testing.assert_array_equal(np.concatenate(found), whole)
+        for replica, mine in enumerate(found):
+            starts = shuffle.cell_starts(tf.constant(replica, tf.int64), share, count).numpy()
+            assert (starts[0], starts[-1]) == (0, len(mine))
+            np.testing.assert_array_equal(np.searchsorted(starts, np.arange(len(mine)), side="right") - 1, mine)
+
+
+def test_a_steps_permutation_is_the_same_on_all_replicas_and_every_place_takes_every_value_equally_often() -> None:
+    share = Share(8, 2, 0, 2)
+    drawn = np.stack([shuffle.permutation(3, tf.constant(e, tf.int64), share, 5).numpy() for e in range(1200)])
+    np.testing.assert_array_equal(drawn[::2], drawn[1::2])
+    np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(5), (1200, 1)))
+    counts = np.stack([np.bincount(column, minlength=5) for column in drawn[::2].T])
+    assert np.sum((counts - 120) ** 2 / 120) < 60  # chi squared with 16 degrees of freedom: p = 1e-6

@@ -1,0 +1,127 @@
+"""Which bound is named, what a change is predicted to gain, and how that is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evenkeel.benchmarks.speed import profiler_validation
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.profile import cost
+from evenkeel.pipeline.profile.profile import (
+    Report,
+    Stage,
+    Suggestion,
+    _Machine,
+    profile,
+)
+from evenkeel.tools import profile_pipeline
+from tests.tools.test_cli import refused, tool
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "cpu", "wait", "rate"),
+    [
+        (1, 1, 2.0, 0.0, 500),
+        (4, 4, 2.0, 0.0, 2000),
+        (4, 4, 2.0, 6.0, 500),  # a waiting thread does nothing else
+        (16, 4, 2.0, 6.0, 2000),  # with enough of them the cores are what bounds
+        (2, 8, 1.0, 0.0, 2000),
+    ],
+)
+def test_the_lowest_resource_sets_the_rate(threads: int, cores: int, cpu: float, wait: float, rate: float) -> None:
+    assert _Machine(threads, cores, float("inf")).rate(cpu, wait) == pytest.approx(rate)
+    assert _Machine(threads, cores, rate / 2).rate(cpu, wait) == pytest.approx(rate / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slow disk", "heavy decode", "heavy augmentation", "slow model"])
+def test_four_inputs_are_bound_by_what_was_made_to_bound_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That what is suggested helps; how much, needs a quiet machine: benchmarks/speed/profiler_validation.py."""
+    monkeypatch.setattr(cost, "SECONDS", 0.05)
+    case = profiler_validation.cases(batch_size=16)[name]
+    if name == "heavy augmentation":  # without RandAugment, whose graphs take a minute to make, again and again
+        lighter = dataclasses.replace(case.data, augment=AugmentConfig(rotation=20, noise=10))
+        case = dataclasses.replace(case, data=lighter)
+    found = profiler_validation.follow(case)
+    assert found.bound == case.bound
+    if name == "slow model":
+        assert found.measured is None
+    else:
+        assert found.measured is not None
+        assert found.predicted > 1.05
+        assert found.measured > 1
+
+
+@pytest.mark.slow
+def test_the_stages_make_up_the_whole(small: DataConfig, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "SECONDS", 0.05)
+    report = profile(data, dataclasses.replace(small, cache="none"))
+    assert [stage.name for stage in report.stages] == ["read", "plan", "decode", "augment", "prefetch"]
+    assert sum(stage.share for stage in report.stages) == pytest.approx(1)
+    assert sum(stage.cpu_ms + stage.wait_ms for stage in report.stages) == pytest.approx(report.thread_ms)
+    assert report.decoder_floor_ms > 0
+    assert report.host_to_device_bytes == 16 * 16 * 3
+    decode, prefetch = report.stages[2], report.stages[-1]
+    assert decode.bytes_per_image == 16 * 16 * 3
+    assert decode.parallelism is not None
+    assert prefetch.buffer is not None
+    assert report.sentence.startswith(f"{report.bound} bound: ")
+
+
+def report(bound: str = "decode") -> Report:
+    stages = (
+        Stage("read", "read", 0.1, 0.4, 0.25, 4000.0, 1000.0, None, None),
+        Stage("decode", "decode", 1.4, 0.0, 0.7, 1000.0, 3072.0, 2, None),
+        Stage("prefetch", "augment", 0.1, 0.0, 0.05, 900.0, 3072.0, None, 8),
+    )
+    suggestions = (Suggestion("smaller files", 1.8, {"tier": "jpeg:32:90"}),)
+    sentence = f"{bound} bound: 70%; best is smaller files: 1.80 times as fast."
+    return Report(stages, 2, 2, 2.0, 1000.0, 1.2, 3072, 5000.0, bound, suggestions, sentence)
+
+
+def test_the_text_holds_every_stage_and_ends_with_the_sentence() -> None:
+    lines = profile_pipeline.text(report()).splitlines()
+    assert lines[2].split() == ["decode", "1,000", "1.4000", "0.0000", "70.0%", "2", "3,072"]
+    assert lines[3].split() == ["prefetch", "900", "0.1000", "0.0000", "5.0%", "8", "3,072"]
+    assert lines[-2] == " 1.80 times as fast: smaller files"
+    assert lines[-1] == report().sentence
+
+
+def test_json_holds_what_the_report_does(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "profile.json"
+    profile_pipeline.write_json(report(), str(path))
+    read = json.loads(path.read_text())
+    assert read["bound"] == "decode"
+    assert [stage["cpu_ms"] for stage in read["stages"]] == [0.1, 1.4, 0.1]
+    assert read["suggestions"] == [{"change": "smaller files", "gain": 1.8, "options": {"tier": "jpeg:32:90"}}]
+
+
+def test_in_the_picture_each_bar_begins_where_the_one_before_ends(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "profile.png"
+    profile_pipeline.draw(report(), str(path))
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    of = lambda rgb: np.nonzero((abs(pixels - rgb).sum(axis=2) < 12).any(axis=0))[0]  # noqa: E731
+    blue, orange, green = of([31, 119, 180]), of([255, 127, 14]), of([44, 160, 44])
+    assert abs(orange.min() - blue.max()) <= 3
+    assert abs(green.min() - orange.max()) <= 3
+    assert len(orange) == pytest.approx(1.4 / 0.1 * len(green), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--step", "--step_ms=3"], "--step times what --step_ms (3.0) says"),
+        (["--step_ms=-1"], "--step_ms (-1.0) must not be negative"),
+        (["--picture=a.jpg"], "--picture (a.jpg) must end in .png"),
+        (["--json=no/such/a.json"], "--json (no/such/a.json) lies in no directory: make no/such first"),
+    ],
+)
+def test_bad_flags_are_one_line(arguments: list[str], words: str) -> None:
+    assert words in refused(tool("profile_pipeline", *arguments))

@@ -1,0 +1,52 @@
+"""A shard that is cut short while a run reads it: what ends, what is said, what stays good."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from evenkeel.models.training import checksums
+from tests import forked
+from tests.tools.test_cli import TINY
+
+ROOT = pathlib.Path(__file__).parents[3]
+FLAGS = (*TINY, "--model.name=cnn", "--epochs=1000", "--precision=float32", "--preflight=off", "--data.cache=none")
+
+
+@pytest.mark.slow
+def test_a_shard_cut_short_ends_the_run_and_the_next_one_names_it(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path / "cache"))
+    flags = [*FLAGS, f"--model_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "tools.train", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("epoch 2/"):  # that of the first is on disk
+                break
+        (shard,) = (tmp_path / "cache").rglob("shapes-train.tfrecord*")
+        os.truncate(shard, 0)
+        said += process.communicate(timeout=60)[0]
+        assert process.returncode == -signal.SIGBUS, said
+    finally:
+        process.kill()
+        process.wait()
+    kept = list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert kept
+    assert [checksums.fault(str(path)) for path in kept] == [""] * len(kept)
+    assert f"training on 300 images of {shard.parent}" in said
+    assert "Fatal Python error: " in said  # "Bus error", unless a second thread reads there while this is written
+    done = forked.run("tools.train", *flags, "--resume")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: 300 of 300 images of split 'train' are corrupt")
+    assert f"{shard} record 0: lost behind byte 0 of its shard, which holds 0: damaged or cut short there" in last

@@ -1,0 +1,97 @@
+"""Encoded images in an exported graph: the pixels that evaluation shows, and a bad one by itself."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from evenkeel.pipeline.build import evaluation_batches
+from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.images.header import read_header
+from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.reading import serving
+from tests import mutations
+from tests.pipeline.test_fuzz import undecodable
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+
+def encoded(kind: str, height: int, width: int, seed: int = 0, mode: str = "RGB", **options: object) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (max(1, height // 8), max(1, width // 8), 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height)).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [*FORMATS, "lossless WEBP", "transparent WEBP"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 61), (256, 300)])
+def test_pixels_are_told_from_the_header(kind: str, height: int, width: int) -> None:
+    options = {"lossless": True} if kind.startswith("lossless") else {}
+    mode = "RGBA" if kind.startswith("transparent") else "RGB"
+    contents = encoded(kind.split()[-1], height, width, mode=mode, **options)
+    assert int(serving.pixels(tf.constant(contents))) == height * width
+
+
+@pytest.mark.parametrize(("size", "channels", "share"), [(16, 3, 1.0), (24, 1, 0.875)])
+def test_images_are_those_of_evaluation(size: int, channels: int, share: float, tmp_path: pathlib.Path) -> None:
+    """Of every format and of sizes that are shrunk while they are decoded, gray and with alpha."""
+    (tmp_path / "test/one").mkdir(parents=True)
+    (tmp_path / "train/two").mkdir(parents=True)
+    for number, (kind, height, width) in enumerate(
+        (kind, *sides) for kind in FORMATS for sides in ((16, 16), (40, 90), (129, 65), (301, 200))
+    ):
+        for mode in ("RGB", "L", *(("RGBA",) if kind == "PNG" else ())):
+            name = f"test/one/{number:02d}-{mode}.{kind.lower().replace('jpeg', 'jpg')}"
+            (tmp_path / name).write_bytes(encoded(kind, height, width, number, mode))
+    (tmp_path / "train/two/0.png").write_bytes(encoded("PNG", 16, 16))
+    config = DataConfig(
+        source=str(tmp_path), validation_split="test", image_size=size, channels=channels, eval_crop=share, batch_size=1
+    )
+    shown = np.concatenate(
+        [images for images, *_ in evaluation_batches(open_data(config).validation, config, Share(1))]
+    )
+    files = sorted((tmp_path / "test/one").iterdir())
+    read = tf.function(serving.reader(size, channels, share, 10**8))
+    images, errors = read(tf.constant([file.read_bytes() for file in files]))
+    assert set(errors.numpy()) == {b""}
+    assert len(shown) == len(files) == 28
+
+    def ordered(of: np.ndarray) -> np.ndarray:  # the index has an order of its own
+        return of[np.lexsort(of.reshape(len(of), -1).T)]
+
+    np.testing.assert_array_equal(ordered(images.numpy()), ordered(shown))
+
+
+def test_a_bad_image_spoils_no_other() -> None:
+    good = encoded("JPEG", 40, 60)
+    bomb = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\2\0\0\0"
+    moving = encoded("WEBP", 9, 9, save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    assert read_header(moving).refusal
+    batch = [good, good[:300], b"", b"no image", bomb, b"\xff\xd8\xff", moving, encoded("BMP", 9, 9), good]
+    images, errors = tf.function(serving.reader(16, 3, 1.0, 10**6))(tf.constant(batch))
+    assert images.shape == (9, 16, 16, 3)
+    told = [error.decode() for error in errors.numpy()]
+    assert told == ["", *[serving.UNREADABLE] * 3, "it has more than 1000000 pixels", *[serving.UNREADABLE] * 3, ""]
+    np.testing.assert_array_equal(images[0], images[-1])
+    assert images[0].numpy().std() > 0
+    assert not images[1:8].numpy().any()
+
+
+def test_mutated_images_are_read_or_refused(tmp_path: pathlib.Path) -> None:
+    """Refused is what the pipeline refuses, but for damage outside of the square that is shown; and two formats."""
+    files = mutations.folder(tmp_path, range(300))
+    read = tf.function(serving.reader(16, 3, 1.0, 10**8))
+    _, errors = read(tf.constant(list(files.values())))
+    refused = {name for name, error in zip(files, errors.numpy(), strict=True) if error}
+    readable = {name for name, contents in files.items() if not contents.startswith((b"BM", b"GIF8"))}
+    bad = {name for name in readable if undecodable(files[name])}
+    assert refused & readable <= bad
+    assert len(bad - refused) <= 0.05 * len(bad)
+    assert files.keys() - readable <= refused
+    assert 20 < len(bad) < len(readable) - 20

@@ -1,0 +1,419 @@
+"""The chain: any batch at any time, the same pixels however the work is split, every example exactly once."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from evenkeel.pipeline import build
+from evenkeel.pipeline.augment import chain
+from evenkeel.pipeline.augment.geometry import CROP_X
+from evenkeel.pipeline.build import evaluation_batches, training_batches
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
+from evenkeel.pipeline.dataset import Data, open_data
+from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.images import crop
+from evenkeel.pipeline.images.decode import decode, decode_shrunk
+from evenkeel.pipeline.index import shuffle
+from evenkeel.pipeline.index.index import JPEG, Index
+from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.reading import reader
+from tests import forked
+
+Batch = tuple[np.ndarray, np.ndarray]  # images, labels
+EVERYTHING = AugmentConfig(
+    pad_crop=2, random_resized_crop=0.5, flip=0.5, rotation=20, brightness=0.2, contrast=0.2, sharpness=0.5,
+    equalize=0.2, posterize=2, noise=4, cutout=0.2, randaugment_ops=2,
+)  # fmt: skip
+
+
+def train(
+    data: Data, config: DataConfig, count: int, share: Share | None = None, start_step: int = 0, seed: int = 0
+) -> list[Batch]:
+    """The first `count` elements."""
+    ds = training_batches(data, config, seed, share or Share(config.batch_size), start_step)
+    return list(ds.take(count).as_numpy_iterator())
+
+
+def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
+    assert len(found) == len(expected) > 0
+    for (images, labels), (expected_images, expected_labels) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(images, expected_images)
+        np.testing.assert_array_equal(labels, expected_labels)
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+
+
+def counted(images: np.ndarray, labels: np.ndarray) -> collections.Counter[tuple[bytes, int]]:
+    return collections.Counter((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+def undecoded(index: Index) -> list[bytes]:
+    """The encoded image of every row, cut out of the shards' files."""
+    contents = [pathlib.Path(shard).read_bytes() for shard in index.shards]
+    places = zip(*(index.columns[name].tolist() for name in ("shard", "offset", "length")), strict=True)
+    return [contents[shard][offset : offset + length] for shard, offset, length in places]
+
+
+def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: DataConfig) -> np.ndarray:
+    files, side, channels = undecoded(index), config.image_size, config.channels
+
+    def image(row: int, window: tf.Tensor) -> tf.Tensor:
+        contents, is_jpeg = tf.constant(files[row]), bool(index.columns["kind"][row] == JPEG)
+        height, width = (index.columns[name][row : row + 1] for name in ("height", "width"))
+        region = crop.regions(window[None], height, width, side, tf.constant([is_jpeg]))[0]
+        if region[4] > 0:
+            return decode_shrunk(contents, region, side, channels)
+        return decode(contents, window, is_jpeg, side, channels)
+
+    return np.stack([image(row, window) for row, window in zip(rows, windows, strict=True)])
+
+
+def sizes(index: Index, rows: list[int]) -> tuple[tf.Tensor, tf.Tensor]:
+    return tf.constant(index.columns["height"][rows]), tf.constant(index.columns["width"][rows])
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Data]:
+    """A folder of 42 + 14 images of seven kinds and as many sizes, longer and wider ones."""
+    root = tmp_path_factory.mktemp("mixed")
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        ("jpg", "RGB", {"quality": 90}), ("jpg", "L", {}), ("jpg", "CMYK", {}), ("png", "RGB", {}), ("png", "LA", {}),
+        ("png", "P", {}), ("webp", "RGBA", {"lossless": True}),
+    ]  # fmt: skip
+    for number in range(56):
+        ending, mode, options = kinds[number % 7]
+        height, width = 20 + 5 * (number % 5), 18 + 7 * (number % 4)
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3), np.uint8)
+        path = root / ("train" if number < 42 else "test") / f"class_{number % 3}" / f"{number}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert(mode).save(path, **options)
+    config = DataConfig(source=str(root), image_size=16, batch_size=12, augment=EVERYTHING)
+    return config, open_data(config)
+
+
+@pytest.fixture(scope="module")
+def straight(mixed: tuple[DataConfig, Data]) -> list[Batch]:
+    """Nine steps in a row, on one thread and one replica."""
+    return train(mixed[1], dataclasses.replace(mixed[0], threads=1), 9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_batches_have_the_shapes_and_types_they_promise(small: DataConfig, data: Data, channels: int) -> None:
+    config, share = dataclasses.replace(small, channels=channels), Share(20, replicas=2)
+    images, labels = training_batches(data, config, 0, share).element_spec
+    assert images == tf.TensorSpec([10, 16, 16, channels], tf.uint8)
+    assert labels == tf.TensorSpec([10], tf.int64)
+    images, labels, weights = evaluation_batches(data.validation, config, share).element_spec
+    assert images == tf.TensorSpec([10, 16, 16, channels], tf.uint8)
+    assert labels == tf.TensorSpec([10], tf.int64)
+    assert weights == tf.TensorSpec([10], tf.float32)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
+    mixed: tuple[DataConfig, Data], channels: int
+) -> None:
+    config, data = dataclasses.replace(mixed[0], channels=channels), mixed[1]
+    share, step, seed = Share(12), 4, 7
+    ((images, labels),) = train(data, config, 1, start_step=step, seed=seed)
+    element = tf.constant(step, tf.int64)
+    # Order, crop and augmentation draw from seeds of their own: 3 seed, 3 seed + 1, 3 seed + 2.
+    rows = shuffle.rows_at(share.positions(element), len(data.train), 3 * seed).numpy().tolist()
+    draws = shuffle.uniforms(3 * seed + 1, element, share, crop.COLUMNS)
+    windows = crop.random_windows(*sizes(data.train, rows), 0.5, draws)
+    cropped = expected_images(data.train, rows, windows, config)
+    change = chain.augmentation(config.augment)
+    assert change is not None
+    draws = shuffle.uniforms(3 * seed + 2, element, share, change.columns).numpy()
+    # The place of the crop from left to right is the same for a whole cell of the batch.
+    offsets = shuffle.permutation(3 * seed + 2, element, share, 5).numpy()[np.arange(12) * 5 // 12]
+    draws[:, CROP_X] = (offsets + 0.5) / 5
+    key = shuffle.hashed(3 * seed + 2, tf.constant(-1 - step, tf.int64), words=2)
+    expected = change(tf.constant(cropped), draws, key)
+    np.testing.assert_array_equal(images, expected)
+    np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
+
+
+def test_without_a_random_crop_the_central_square_is_seen(mixed: tuple[DataConfig, Data]) -> None:
+    config, data = dataclasses.replace(mixed[0], augment=AugmentConfig()), mixed[1]
+    ((images, _),) = train(data, config, 1)
+    rows = shuffle.rows_at(tf.range(12, dtype=tf.int64), len(data.train), 0).numpy().tolist()
+    windows = crop.central_windows(*sizes(data.train, rows))
+    np.testing.assert_array_equal(images, expected_images(data.train, rows, windows, config))
+
+
+def test_the_batch_of_any_step_can_be_built_alone_whatever_the_parallelism(
+    mixed: tuple[DataConfig, Data], straight: list[Batch]
+) -> None:
+    config, data = dataclasses.replace(mixed[0], threads=2), mixed[1]
+    assert_equal(train(data, config, 9), straight)
+    assert_equal(train(data, config, 4, start_step=3), straight[3:7])
+    assert_equal(train(data, config, 1, start_step=8), straight[8:])
+
+
+def test_a_batch_is_the_same_whose_images_are_decoded_side_by_side(
+    mixed: tuple[DataConfig, Data], straight: list[Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "_side_by_side", lambda config, share: 5)
+    assert_equal(train(mixed[1], dataclasses.replace(mixed[0], threads=2), 9), straight)
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch", "budget", "expected"),
+    [
+        (2, 64, 512, 1),
+        (64, 64, 512, 5),  # 13 batches of 9.6 MB
+        (64, 1024, 512, 64),  # one of 154 MB, though it does not fit four times
+        (64, 64, 4096, 1),
+        (3, 512, 700, 2),  # two batches
+    ],
+)
+def test_images_of_a_batch_go_side_by_side_where_batches_cannot(
+    threads: int, batch: int, budget: int, expected: int
+) -> None:
+    config = DataConfig(image_size=224, batch_size=batch, threads=threads, ram_budget_mb=budget)
+    assert build._side_by_side(config, Share(batch)) == expected
+
+
+def test_a_step_far_away_is_built_without_those_before(small: DataConfig, data: Data) -> None:
+    late = 10**13  # were the steps only counted, it would take days
+    ((images, labels),) = train(data, small, 1, start_step=late)
+    rows = shuffle.rows_at(tf.range(20 * late, 20 * late + 20), 300, 0).numpy().tolist()
+    windows = crop.central_windows(*sizes(data.train, rows))
+    np.testing.assert_array_equal(images, expected_images(data.train, rows, windows, small))
+    np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
+
+
+@pytest.mark.parametrize(("workers", "local"), [(1, 2), (1, 4), (2, 1), (2, 2), (3, 1)])
+def test_the_parts_of_replicas_and_workers_make_up_the_whole_batch_to_the_pixel(
+    mixed: tuple[DataConfig, Data], straight: list[Batch], workers: int, local: int
+) -> None:
+    parts = [
+        train(mixed[1], mixed[0], 3 * local, Share(12, workers * local, worker * local, local), start_step=5)
+        for worker in range(workers)
+    ]
+    steps = [[batch for part in parts for batch in part[step * local : (step + 1) * local]] for step in range(3)]
+    assert_equal([joined(step) for step in steps], straight[5:8])
+
+
+def test_another_seed_gives_another_order_and_other_augmentations(
+    mixed: tuple[DataConfig, Data], straight: list[Batch]
+) -> None:
+    config, data = dataclasses.replace(mixed[0], batch_size=42), mixed[1]
+    ((images, labels),) = train(data, config, 1, seed=1)
+    epoch, of_labels = joined(straight)
+    assert (labels != of_labels[:42]).any()
+    assert sorted(labels) == sorted(of_labels[:42])
+    assert not counted(images, labels) & counted(epoch, of_labels)
+
+
+def test_each_epoch_shows_an_image_in_another_augmentation(straight: list[Batch]) -> None:
+    images, labels = joined(straight)  # 108 images are two epochs and more
+    first, second = counted(images[:42], labels[:42]), counted(images[42:84], labels[42:84])
+    assert sorted(labels[:42]) == sorted(labels[42:84])
+    assert not first & second
+
+
+def test_streaming_shows_the_same_images_an_epoch_as_mapping(mixed: tuple[DataConfig, Data]) -> None:
+    plain = dataclasses.replace(mixed[0], augment=AugmentConfig(), batch_size=14, shuffle_buffer=10)
+    epochs = {}
+    for kind in ("mapped", "streaming"):
+        batches = train(mixed[1], dataclasses.replace(plain, reader=kind), 6)
+        epochs[kind] = [counted(*joined(batches[:3])), counted(*joined(batches[3:]))]
+    assert epochs["mapped"][0].total() == len(epochs["mapped"][0]) == 42
+    assert epochs["streaming"] == epochs["mapped"] == [epochs["mapped"][0]] * 2
+
+
+def test_streamed_images_are_augmented_too(mixed: tuple[DataConfig, Data]) -> None:
+    config = dataclasses.replace(mixed[0], reader="streaming", batch_size=42, shuffle_buffer=10)
+    plain = dataclasses.replace(config, augment=AugmentConfig())
+    (first,), (untouched,) = train(mixed[1], config, 1), train(mixed[1], plain, 1)
+    np.testing.assert_array_equal(first[1], untouched[1])
+    assert not counted(*first) & counted(*untouched)
+
+
+@pytest.mark.parametrize("kind", ["mapped", "streaming"])
+@pytest.mark.parametrize(("workers", "local"), [(1, 1), (1, 2), (2, 1)])
+def test_evaluation_sees_every_example_exactly_once(
+    mixed: tuple[DataConfig, Data], kind: str, workers: int, local: int
+) -> None:
+    config, index = dataclasses.replace(mixed[0], reader=kind, batch_size=8), mixed[1].validation
+    parts = [
+        list(evaluation_batches(index, config, Share(8, workers * local, worker * local, local)).as_numpy_iterator())
+        for worker in range(workers)
+    ]
+    assert {len(part) for part in parts} == {2 * local}  # 14 examples in steps of 8
+    in_order = [part[step * local + replica] for step in range(2) for part in parts for replica in range(local)]
+    images, labels, weights = (np.concatenate(column) for column in zip(*in_order, strict=True))
+    assert weights.tolist() == [1.0] * 14 + [0.0] * 2
+    rows = list(range(14))
+    windows = crop.central_windows(*sizes(index, rows))
+    np.testing.assert_array_equal(images[:14], expected_images(index, rows, windows, config))
+    np.testing.assert_array_equal(labels[:14], index.columns["label"])
+    assert labels[14:].min() >= 0  # a loss over them must be finite
+
+
+@pytest.mark.parametrize("reader", ["mapped", "streaming"])
+def test_what_fills_up_the_last_batch_is_cropped_by_its_own_size(mixed: tuple[DataConfig, Data], reader: str) -> None:
+    """Of the largest image and a smaller one of another kind, one must fill up: neither's window fits the other."""
+    config, data = mixed
+    area = data.validation.columns["height"].astype(int) * data.validation.columns["width"]
+    ends = np.array([area.argmax(), area.argmin()])
+    assert area.max() > 1.5 * area.min()
+    for rows in (ends, ends[::-1]):
+        chosen = data.validation.take(rows)
+        batches = evaluation_batches(chosen, dataclasses.replace(config, batch_size=7, reader=reader), Share(7))
+        images, _, weights = next(iter(batches))
+        assert weights.numpy().sum() == 2
+        counted_once = images[:2].numpy()
+        for image in images[2:].numpy():
+            assert (image == counted_once).all(axis=(1, 2, 3)).any()
+
+
+def test_evaluation_crops_the_share_it_is_told(mixed: tuple[DataConfig, Data]) -> None:
+    config, index = dataclasses.replace(mixed[0], eval_crop=0.6), mixed[1].validation
+    images = next(iter(evaluation_batches(index, config, Share(14))))[0]
+    rows = list(range(14))
+    windows = crop.central_windows(*sizes(index, rows), 0.6)
+    np.testing.assert_array_equal(images, expected_images(index, rows, windows, config))
+
+
+def test_evaluation_is_never_augmented(mixed: tuple[DataConfig, Data]) -> None:
+    config, index = mixed[0], mixed[1].validation
+    plain = dataclasses.replace(config, augment=AugmentConfig())
+    (images, *_), (expected, *_) = (next(iter(evaluation_batches(index, c, Share(14)))) for c in (config, plain))
+    np.testing.assert_array_equal(images, expected)
+
+
+def test_remote_shards_cannot_be_mapped(small: DataConfig, data: Data) -> None:
+    remote = dataclasses.replace(data.train, shards=tuple(f"gs://bucket/{path}" for path in data.train.shards))
+    config = dataclasses.replace(small, reader="mapped")
+    with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards on Linux, and gs://bucket/"):
+        training_batches(dataclasses.replace(data, train=remote), config, 0, Share(20))
+    assert not reader.use_mapping(small, remote)
+
+
+def test_the_options_of_the_pipeline_are_the_configs(small: DataConfig, data: Data) -> None:
+    config = dataclasses.replace(small, threads=3, ram_budget_mb=64)
+    for ds in (
+        training_batches(data, config, 0, Share(20)),
+        evaluation_batches(data.validation, config, Share(20)),
+    ):
+        options = ds.options()
+        assert options.deterministic
+        assert options.threading.private_threadpool_size == 3
+        assert options.autotune.ram_budget == 64 << 20
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_the_constants_are_those_of_the_training_pixels(small: DataConfig, channels: int) -> None:
+    """Up to what the JPEG decoder's settings differ by; on lossless images the index's own test is exact."""
+    config = dataclasses.replace(small, channels=channels, train_split="train[:50]")
+    found = open_data(config)
+    windows = tf.constant([[0, 0, 16, 16]] * 50)
+    pixels = expected_images(found.train, list(range(50)), windows, config).astype(np.float64)
+    np.testing.assert_allclose(found.mean, pixels.mean(axis=(0, 1, 2)), atol=0.5)
+    np.testing.assert_allclose(found.std, pixels.std(axis=(0, 1, 2)), rtol=0.05)
+
+
+def test_without_normalization_raw_pixels_stay(small: DataConfig) -> None:
+    found = open_data(dataclasses.replace(small, normalize=False, channels=1))
+    assert (found.mean, found.std) == ([0.0], [1.0])
+
+
+def test_parts_of_one_split_share_no_row(small: DataConfig) -> None:
+    found = open_data(dataclasses.replace(small, train_split="train[:80%]", validation_split="train[80%:]"))
+    assert (len(found.train), len(found.validation)) == (240, 60)
+    assert not set(found.train.columns["record"]) & set(found.validation.columns["record"])
+
+
+def test_the_data_set_says_what_it_holds(small: DataConfig, data: Data) -> None:
+    assert (len(data.train), len(data.validation)) == (300, 60)
+    assert len(data.classes) == 10
+    assert data.skipped == ()
+
+
+DIRTY = ShapesConfig(size=16, count=60, corrupt=0.2)
+
+
+def test_corrupt_images_are_left_out_counted_and_named(small: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
+    config = dataclasses.replace(small, shapes=DIRTY, max_corrupt_fraction=0.2)
+    with caplog.at_level(logging.WARNING):
+        found = open_data(config)
+    assert (len(found.train), len(found.validation)) == (48, 12)
+    assert len(found.skipped) == 12
+    assert all(line.startswith("train: train_0000") and line.endswith("image") for line in found.skipped)
+    assert "12 of 60 images of split train are skipped" in caplog.messages
+    named = [message for message in caplog.messages if message.startswith("skipped in split train: train_0000")]
+    assert len(named) == 10
+    images, labels = joined(train(found, dataclasses.replace(config, batch_size=48), 1))
+    assert np.bincount(labels, minlength=10).tolist() == np.bincount(found.train.columns["label"]).tolist()
+    assert images.shape == (48, 16, 16, 3)
+
+
+def test_too_many_corrupt_images_stop_with_both_numbers(small: DataConfig) -> None:
+    config = dataclasses.replace(small, shapes=DIRTY, max_corrupt_fraction=0.19)
+    with pytest.raises(UsageError) as raised:
+        open_data(config)
+    message = str(raised.value)
+    assert message.startswith(
+        "12 of 60 images of split 'train' are corrupt, more than data.max_corrupt_fraction (0.19) allows;"
+        " the first is train_0000"
+    )
+    assert message.endswith(": cannot be decoded as an image. Mend them or raise that fraction.")
+
+
+def test_a_split_without_a_single_sound_image_is_refused(tmp_path: pathlib.Path) -> None:
+    for path in ("train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(b"no image")
+    with pytest.raises(UsageError, match="split 'train' holds no image that can be decoded; the first is train/"):
+        open_data(DataConfig(source=str(tmp_path), max_corrupt_fraction=1.0))
+
+
+@pytest.mark.parametrize("split", ["train_split", "validation_split"])
+def test_a_split_that_does_not_exist_is_named(small: DataConfig, split: str) -> None:
+    with pytest.raises(UsageError, match=r"^split 'trian' does not exist in .*, which has train \(300\), validation"):
+        open_data(dataclasses.replace(small, **{split: "trian"}))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_data(tmp_path: pathlib.Path) -> None:
+    peaks = {}
+    for shards in (4, 40):
+        directory = tmp_path / str(shards)
+        directory.mkdir()
+        done = forked.run("tests.passes", str(directory), str(shards))
+        assert done.returncode == 0, done.stderr
+        peaks[shards] = int(done.stdout.split()[-1])
+    assert peaks[40] < 1.05 * peaks[4]
+
+
+@pytest.mark.parametrize("kind", [{"cache": "none"}, {"cache": "memory"}])
+@pytest.mark.parametrize("crop", [0.0, 0.5])
+def test_a_flip_alone_mirrors_its_share_of_the_images_once(
+    small: DataConfig, data: Data, kind: dict[str, str], crop: float
+) -> None:
+    def first(flip: float) -> np.ndarray:
+        config = dataclasses.replace(small, **kind, augment=AugmentConfig(flip=flip, random_resized_crop=crop))
+        images, _ = next(iter(training_batches(data, config, 0, Share(100))))
+        return images.numpy()
+
+    plain = first(0.0)
+    np.testing.assert_array_equal(first(1.0), plain[:, :, ::-1])
+    some = first(0.5)
+    turned = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(some, plain, strict=True)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(some, plain, strict=True)])
+    assert (turned ^ same).all()
+    assert 30 < turned.sum() < 70

@@ -1,0 +1,230 @@
+"""The command lines: bad input ends in one line and exit code 2, with nothing written; flags resolve as documented."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from evenkeel.models.presets import PRESETS
+from evenkeel.tools import stdout
+from tests import forked
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (
+    "--data.shapes.size=16",
+    "--data.shapes.count=300",
+    "--data.image_size=16",
+    "--batch_size=20",
+    "--model.width=4",
+)
+SEVEN = "x = keras.Input(input_shape); y = keras.layers.Dense(7)(keras.layers.Flatten()(x)); return keras.Model(x, y)"
+
+
+def tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"tools.{name}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def refused(done: subprocess.CompletedProcess) -> str:
+    """The one line that a refusal comes to."""
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert done.returncode == 2, done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--epoch=3"], ["epoch", "Did you mean: epochs"]),
+        (["--epochs=many"], ["epochs", "many"]),
+        (["extra"], ["extra", "--name=value"]),
+        (["--preset=cifr"], ["cifr", "'cifar'"]),
+        (["--model.name=resnet8"], ["resnet8", "'resnet18'"]),
+        (["--optimizer.name=sdg"], ["sdg", "'sgd'"]),
+        (["--optimizer.learning_rate=-1"], ["-1.0", "must be positive"]),
+        (["--data.image_size=0"], ["data.image_size (0)", "at least 1"]),
+        (["--config=no/such.json"], ["no/such.json", "config.json"]),
+    ],
+)
+def test_a_bad_flag_is_one_line_without_loading_tensorflow(flags: list[str], words: list[str]) -> None:
+    code = "import sys, runpy; sys.argv[0] = 'train'\ntry: runpy.run_module('tools.train', run_name='__main__')\n"
+    code += "finally: assert 'tensorflow' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, *flags], cwd=ROOT, capture_output=True, text=True)
+    line = refused(done)
+    for word in words:
+        assert word in line
+
+
+def folder(root: pathlib.Path, *names: str) -> str:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), "red").save(root / name)
+    return str(root)
+
+
+def users_model(path: pathlib.Path, body: str) -> str:
+    path.write_text(f"import tf_keras as keras\ndef network(input_shape, classes):\n    {body}\n")
+    return f"{path}:network"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (lambda tmp: ["--data.source=shaeps"], ["shaeps", "directory"]),
+        (lambda tmp: ["--data.source=tfds:no_such_set"], ["tfds:no_such_set"]),
+        (lambda tmp: [f"--data.source={folder(tmp / 'empty')}", "--seed=1"], ["neither shapes"]),
+        (lambda tmp: [f"--data.source={tmp}"], ["holds no images", "SPLIT/CLASS/IMAGE"]),
+        (lambda tmp: [f"--data.source={folder(tmp / 'one', 'cat/a.png', 'cat/b.png')}"], ["one class only (cat)"]),
+        (lambda tmp: ["--data.train_split=trian"], ["'trian'", "train (300)"]),
+        (lambda tmp: ["--batch_size=21", "--strategy.name=mirrored", "--strategy.logical_cpus=2"], ["(21)", "(2)"]),
+        (lambda tmp: [f"--model.name={tmp / 'no.py'}:network"], ["no.py", "no file"]),
+        (lambda tmp: [f"--model.name={users_model(tmp / 'm.py', 'return 3')}"], ["builtins.int", "functional"]),
+        (lambda tmp: [f"--model.name={users_model(tmp / 'w.py', SEVEN)}"], ["(None, 7)", "10 classes"]),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(flags, words: list[str], tmp_path: pathlib.Path) -> None:
+    model_dir = tmp_path / "run"
+    line = refused(forked.run("tools.train", *TINY, f"--model_dir={model_dir}", *flags(tmp_path)))
+    for word in words:
+        assert word in line
+    assert not model_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "words"),
+    [
+        ("{", [], "cannot be read: Expecting property name"),
+        ("[]", [], "must hold a JSON object"),
+        ('{"epoch": 3}', [], "has no option epoch"),
+        ('{"model": "cnn"}', ["--model.width=4"], "model ('cnn') of --config must be a group of options"),
+        ('{"epochs": {"many": 3}}', ["--preset=quick"], "epochs ({'many': 3}) must be of type int"),
+    ],
+)
+def test_a_bad_configuration_file_is_one_line(
+    content: str, flags: list[str], words: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert words in refused(tool("train", f"--config={tmp_path / 'config.json'}", *flags))
+
+
+def test_short_and_long_names_are_one_flag() -> None:
+    for flags in (("--batch_size=8", "--data.batch_size=16"), ("--data.batch_size=8", "--batch_size=16")):
+        assert resolved(*flags)["data"]["batch_size"] == 16
+
+
+@pytest.mark.parametrize("flag", ["--help", "--list_presets", "--print_config"])
+def test_what_only_prints_needs_no_tensorflow(flag: str) -> None:
+    code = "import runpy, sys; sys.modules['tensorflow'] = sys.modules['tf_keras'] = None; sys.argv[0] = 'train'\n"
+    code += "runpy.run_module('tools.train', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code, flag], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "learning_rate" in done.stdout
+    assert not done.stderr
+
+
+def test_help_lists_flags_by_group_with_type_and_default() -> None:
+    done = tool("train", "--help")
+    assert done.returncode == 0
+    assert done.stdout.index("\nrun:") < done.stdout.index("\ndata:") < done.stdout.index("\noptimizer:")
+    lines = done.stdout.splitlines()
+    at = lines.index("  --optimizer.learning_rate")
+    assert lines[at + 1] == "      peak learning rate, for the global batch [float] (default: 0.1)"
+
+
+def test_presets_are_printed() -> None:
+    assert json.loads(tool("train", "--list_presets").stdout) == PRESETS
+
+
+@pytest.mark.parametrize(
+    "command", ["tools.train --help", "tools.train --list_presets", "evenkeel.benchmarks.run --help"]
+)
+def test_who_stops_reading_ends_a_command_without_a_word(command: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_another_pipe_that_breaks_is_an_error_like_any() -> None:
+    with pytest.raises(BrokenPipeError, match="to a worker"), stdout.may_break():
+        raise BrokenPipeError("to a worker")
+
+
+def resolved(*flags: str) -> dict:
+    done = tool("train", "--print_config", *flags)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_later_values_win_over_preset_config_and_flagfile(tmp_path: pathlib.Path) -> None:
+    config = resolved("--preset=cifar", "--epochs=5", "--batch_size=64", "--epochs=7", "--nodata.normalize")
+    assert (config["epochs"], config["data"]["batch_size"], config["data"]["normalize"]) == (7, 64, False)
+    assert config["label_smoothing"] == PRESETS["cifar"]["label_smoothing"]
+    saved = tmp_path / "config.json"
+    saved.write_text(json.dumps(config))
+    assert resolved(f"--config={saved}") == config
+    assert resolved("--preset=imagenet", f"--config={saved}")["data"]["image_size"] == 32
+    flagfile = tmp_path / "flags"
+    flagfile.write_text("--epochs=9\n--optimizer.name=adam\n")
+    fed = resolved(f"--config={saved}", f"--flagfile={flagfile}", "--epochs=11")
+    assert (fed["epochs"], fed["optimizer"]["name"]) == (11, "adam")
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_run_with_checkpoint_and_summary_and_resume_completes_it(tmp_path: pathlib.Path) -> None:
+    """SIGINT; benchmarks.endurance.chaos sends SIGTERM."""
+    run = tmp_path / "run"
+    flags = [*TINY, "--epochs=16", "--precision=float32", "--model.name=cnn", "--histograms_every=0", "--preflight=off"]
+    command = [sys.executable, "-m", "tools.train", *flags, f"--model_dir={run}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any(line.startswith("epoch ") for line in process.stderr)  # training goes on
+        os.kill(process.pid, signal.SIGINT)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 130
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "preempted"
+    assert 0 < summary["steps"] < 16 * 15
+    assert (run / "checkpoints" / f"step-{summary['steps']:08d}").is_dir()
+    assert "preempted" in out
+    refusal = refused(forked.run("tools.train", *flags, f"--model_dir={run}", "--optimizer.learning_rate=0.2"))
+    assert "optimizer.learning_rate is 0.1 there, 0.2 here" in refusal
+    assert "--resume" in refusal
+    assert "--overwrite" in refusal
+    done = forked.run("tools.train", *flags, f"--model_dir={run}", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "summary.json").read_text())["steps"] == 16 * 15
+
+    evaluated = forked.run("tools.evaluate", f"--model_dir={run}")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "accuracy" in evaluated.stdout
+    assert "precision" in evaluated.stdout
+    assert "confusion matrix" in evaluated.stdout
+
+
+@pytest.mark.slow
+def test_float16_on_a_cpu_warns_and_goes_on(tmp_path: pathlib.Path) -> None:
+    flags = [*TINY, "--epochs=1", "--precision=mixed_float16", "--model.name=cnn", f"--model_dir={tmp_path / 'run'}"]
+    done = forked.run("tools.train", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "mixed_float16 on a CPU" in done.stderr
+
+
+def test_evaluate_says_what_is_missing() -> None:
+    assert "--model_dir is missing" in refused(tool("evaluate"))
+
+
+@pytest.mark.slow
+def test_evaluate_refuses_a_directory_without_a_run(tmp_path: pathlib.Path) -> None:
+    assert "no config.json" in refused(tool("evaluate", f"--model_dir={tmp_path}"))
