@@ -22,7 +22,7 @@ from evenkeel.models.telemetry.tensorboard import Profiler, TensorBoard
 from evenkeel.models.training.checkpoints import Checkpointer, Checkpoints, Stateful
 from evenkeel.models.training.early_stopping import EarlyStopping
 from evenkeel.models.training.summary import Meter
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 
 
 @dataclasses.dataclass
@@ -67,7 +67,7 @@ def attend(
     config: TrainConfig,
     model_dir: str,
     checkpoints: Checkpoints,
-    data: Data,
+    data: Dataset,
     steps_per_epoch: int,
     state: dict[str, Any] | None,
     chief: bool,

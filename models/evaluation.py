@@ -22,7 +22,7 @@ from evenkeel.models.training.build_model import create_model, evaluate, set_up,
 from evenkeel.models.training.checkpoints import Checkpoints, read_state, steps
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline import dataset
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.reading.reader import evaluation_steps
 
@@ -48,7 +48,7 @@ class Restored:
 
     config: TrainConfig
     checkpoint: str
-    data: Data
+    data: Dataset
     model: StableModel
     batches: Any
     steps: int
@@ -76,7 +76,7 @@ def restored(model_dir: str, checkpoint: str = "best", split: str = "", one_repl
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)
     set_up(config)
-    data = dataset.open_data(config.data)
+    data = dataset.load_dataset(config.data)
     model = create_model(config, data, devices, steps_in_epoch(config, data))
     Checkpoints(os.path.dirname(path), model).restore(path)
     _, evaluation = batches(config, data, devices, share, start_step=0)

@@ -34,9 +34,9 @@ from evenkeel.models.training.preemption import Interrupted, Interruption, LateV
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.summary import summarize
 from evenkeel.pipeline import build, dataset, service
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading.reader import evaluation_steps
 from evenkeel.pipeline.system.atomic_write import write_text
 
@@ -74,7 +74,7 @@ def train(
             set_up(config)
             if config.data.service:
                 service.wait_for_workers(config.data)
-            data = dataset.open_data(config.data)
+            data = dataset.load_dataset(config.data)
             going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
             # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
             wanted = config.preflight != "off" and chief and not going_on
@@ -176,7 +176,7 @@ def written_by_all(status: str, attending: Attending, extra: dict[str, Any]) -> 
     )
 
 
-def batches(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, share: Share, start_step: int):
+def batches(config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, share: ReplicaShard, start_step: int):
     """(training, evaluation) batches for the strategy's replicas, each fed its own rows.
 
     Not `experimental_distribute_dataset`: it would serialize the graph, and the mapped shards with it.
@@ -197,7 +197,7 @@ def batches(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, sh
 
 
 def statistics_batches(
-    config: TrainConfig, data: Data, devices: tf.distribute.Strategy, share: Share, steps_per_epoch: int
+    config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, share: ReplicaShard, steps_per_epoch: int
 ) -> tuple[Any, int] | None:
     """Training batches to recompute BatchNorm's statistics with, and how many; None where nothing asks for them."""
     if config.averaging.name != "swa":
@@ -206,7 +206,7 @@ def statistics_batches(
     return training, min(steps_per_epoch, STATISTICS_STEPS)
 
 
-def first_images(config: TrainConfig, data: Data, share: Share):
+def first_images(config: TrainConfig, data: Dataset, share: ReplicaShard):
     """The augmented images of this process's first batch, uint8 [b, s, s, c].
 
     Raises:

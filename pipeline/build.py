@@ -20,11 +20,11 @@ from evenkeel.pipeline import service
 from evenkeel.pipeline.augment import chain
 from evenkeel.pipeline.augment.geometry import CROP_X, CROP_Y, MIRROR
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.index import shuffle
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import cache, reader
 from evenkeel.pipeline.reading import small_images as frames
 from evenkeel.pipeline.reading.byte_source import Fetch
@@ -45,7 +45,9 @@ CACHING_BATCH = 256
 
 # Not by AutoGraph: no stage has Python's `if` or `for` over tensors, and translating them all takes 3 CPU seconds.
 @tf.autograph.experimental.do_not_convert
-def training_batches(data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0) -> tf.data.Dataset:
+def training_batches(
+    data: Dataset, config: DataConfig, seed: int, share: ReplicaShard, start_step: int = 0
+) -> tf.data.Dataset:
     """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
 
     Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism, wherever
@@ -62,7 +64,7 @@ def training_batches(data: Data, config: DataConfig, seed: int, share: Share, st
 
 
 def training_stages(
-    data: Data, config: DataConfig, seed: int, share: Share, start_step: int = 0
+    data: Dataset, config: DataConfig, seed: int, share: ReplicaShard, start_step: int = 0
 ) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
     """The training chain: each stage's name, and the function that goes on with the data set before it.
 
@@ -88,7 +90,9 @@ def training_stages(
     ]
 
 
-def _decoded(ds: tf.data.Dataset, index: Index, config: DataConfig, fetch: Fetch, share: Share) -> tf.data.Dataset:
+def _decoded(
+    ds: tf.data.Dataset, index: Index, config: DataConfig, fetch: Fetch, share: ReplicaShard
+) -> tf.data.Dataset:
     """Batches as `_planned` makes them -> (element [b], images, labels)."""
     decode = decoder(index, config, fetch, _side_by_side(config, share))
 
@@ -101,7 +105,7 @@ def _decoded(ds: tf.data.Dataset, index: Index, config: DataConfig, fetch: Fetch
     return ds.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _side_by_side(config: DataConfig, share: Share) -> int:
+def _side_by_side(config: DataConfig, share: ReplicaShard) -> int:
     """How many images of one batch are decoded at a time, so that all threads work.
 
     As many batches are at work as there are threads, if the budget has room for them four times: each is held image by
@@ -122,7 +126,7 @@ def _last(augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]
 
 
 @tf.autograph.experimental.do_not_convert
-def evaluation_batches(index: Index, config: DataConfig, share: Share) -> tf.data.Dataset:
+def evaluation_batches(index: Index, config: DataConfig, share: ReplicaShard) -> tf.data.Dataset:
     """(images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]): every row once, in order.
 
     The last global batch is filled up with examples of weight 0; there are ceil(rows / global batch) steps.
@@ -154,7 +158,7 @@ def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tenso
     return windows
 
 
-def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: Share) -> Callable:
+def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: ReplicaShard) -> Callable:
     """(element, rows, payloads) -> (element [b], mirrored bool [b] or None, rows, payloads, `regions_of`)."""
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
     strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config, fetch)
@@ -173,7 +177,7 @@ def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: S
     return planned
 
 
-def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | None = None) -> Callable:
+def _augmented(config: DataConfig, seed: int, share: ReplicaShard, copied: Callable | None = None) -> Callable:
     """(elements, images, labels) -> (images, labels), changed as `config.augment` says.
 
     The batch may also be (element, rows), which `copied` makes images and labels of, flips and crops done.
@@ -195,7 +199,7 @@ def _augmented(config: DataConfig, seed: int, share: Share, copied: Callable | N
     return augmented
 
 
-def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: Share) -> Callable:
+def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: ReplicaShard) -> Callable:
     """(element, rows, draws) -> (images, labels): held frames, flipped and cropped on the way."""
     labels, cells = tf.constant(index.columns["label"]), 2 * frames.border + 1
 
@@ -211,7 +215,7 @@ def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: 
     return copied
 
 
-def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share: Share) -> tf.Tensor:
+def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share: ReplicaShard) -> tf.Tensor:
     """float32 [batch_size, columns] in [0, 1) for `augment.augmentation`.
 
     Horizontal crops are stratified: the global batch is split into as many cells as there are offsets, all images of a
@@ -242,7 +246,7 @@ def cached(index: Index, config: DataConfig) -> Frames | Images | None:
 
 @functools.lru_cache(maxsize=1)  # a data set that starts again, or at another step, finds it there
 def _held(index: Index, plan: cache.Plan, config: DataConfig) -> Frames | Images:
-    share = Share(min(len(index), CACHING_BATCH))
+    share = ReplicaShard(min(len(index), CACHING_BATCH))
     if plan.frames:
         batches = evaluation_batches(index, config, share)
         shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())

@@ -26,7 +26,7 @@ NAMED = 10  # skipped images named in the log; all of them stand in `Data.skippe
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Data:
+class Dataset:
     """A data set ready to be read: training and validation rows, class names, normalization constants."""
 
     train: Index
@@ -38,7 +38,7 @@ class Data:
     skipped: tuple[str, ...]  # a line for each image that cannot be used: name and reason
 
 
-def open_data(config: DataConfig) -> Data:
+def load_dataset(config: DataConfig) -> Dataset:
     """Prepares the source where needed, opens its index and chooses the splits.
 
     Raises:
@@ -62,7 +62,7 @@ def open_data(config: DataConfig) -> Data:
         if config.normalize
         else ([0.0] * config.channels, [1.0] * config.channels)
     )
-    return Data(
+    return Dataset(
         train=train,
         validation=chosen["validation"].kept,
         classes=index.features.classes,

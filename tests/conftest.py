@@ -18,7 +18,7 @@ from tensorflow.python.framework import config as tensorflow_config
 from evenkeel.models.config import StrategyConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
-from evenkeel.pipeline.dataset import Data, open_data
+from evenkeel.pipeline.dataset import Dataset, load_dataset
 
 
 def pytest_configure() -> None:
@@ -35,8 +35,8 @@ def small() -> DataConfig:
 
 
 @pytest.fixture(scope="session")
-def data(small: DataConfig) -> Data:
-    return open_data(small)
+def data(small: DataConfig) -> Dataset:
+    return load_dataset(small)
 
 
 @pytest.fixture(autouse=True)

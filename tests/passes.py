@@ -17,10 +17,10 @@ from PIL import Image
 
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index import index
 from evenkeel.pipeline.index.index import Features, Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 IMAGES, SIDE, BATCH = 250, 96, 25
 
@@ -55,10 +55,10 @@ def write(directory: pathlib.Path, shards: int) -> Index:
 
 def main(directory: pathlib.Path, shards: int) -> int:
     rows = write(directory, shards)
-    data = Data(rows, rows, ("a", "b", "c"), [127.5] * 3, [60.0] * 3, np.ones(3), ())
+    data = Dataset(rows, rows, ("a", "b", "c"), [127.5] * 3, [60.0] * 3, np.ones(3), ())
     config = DataConfig(image_size=SIDE, batch_size=BATCH, augment=AugmentConfig(random_resized_crop=0.5, flip=0.5))
     peak = 0
-    for _ in training_batches(data, config, 0, Share(BATCH)).take(2 * len(rows) // BATCH):
+    for _ in training_batches(data, config, 0, ReplicaShard(BATCH)).take(2 * len(rows) // BATCH):
         peak = max(peak, anonymous())
     return peak
 

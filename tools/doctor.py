@@ -110,7 +110,7 @@ def check(config: TrainConfig, output: str) -> list[Finding]:
         peak = schedules.peak(config.optimizer, config.data.batch_size)
         Image.fromarray(lr_range_test.picture(found, peak)).save(os.path.join(output, "range_test.png"))
 
-    data = dataset.open_data(config.data)
+    data = dataset.load_dataset(config.data)
     findings = preflight.preflight(config, data, devices, draw if output else None)
     if output:
         with open(os.path.join(output, "preflight.json"), "w") as file:

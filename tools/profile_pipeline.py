@@ -17,7 +17,7 @@ from evenkeel.pipeline.errors import UsageError, require
 from evenkeel.tools import flags, quiet
 
 if typing.TYPE_CHECKING:
-    from evenkeel.pipeline.dataset import Data
+    from evenkeel.pipeline.dataset import Dataset
     from evenkeel.pipeline.profile.profile import Report
 
 FLAGS = absl_flags.FLAGS
@@ -49,14 +49,14 @@ def main(argv: list[str]) -> int:
         folder = os.path.dirname(str(FLAGS[name].value)) or "."
         require(os.path.isdir(folder), f"--{name} ({FLAGS[name].value}) lies in no directory: make {folder} first.")
     quiet.import_tensorflow()
-    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.profile.profile import profile
 
     step_ms = FLAGS.step_ms
     if FLAGS.step:
         step_ms, data = timed_step(config)
     else:
-        data = open_data(config.data)
+        data = load_dataset(config.data)
     report = profile(data, config.data, config.seed, step_ms or None)
     print(text(report))
     if FLAGS.json:
@@ -78,7 +78,7 @@ def write_json(report: Report, path: str) -> None:
         json.dump(dataclasses.asdict(report), file, indent=2)
 
 
-def timed_step(config: TrainConfig) -> tuple[float, Data]:
+def timed_step(config: TrainConfig) -> tuple[float, Dataset]:
     """ms that the training step of a global batch takes, its input in memory; and the data set."""
     import tensorflow as tf
     import tf_keras as keras
@@ -86,12 +86,12 @@ def timed_step(config: TrainConfig) -> tuple[float, Data]:
     from evenkeel.models.distribute import strategy
     from evenkeel.models.training import build_model
     from evenkeel.pipeline.build import training_batches
-    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.dataset import load_dataset
 
     devices = strategy.create(config.strategy)
     share = strategy.share(devices, config.data.batch_size)
     build_model.set_up(config)
-    data = open_data(config.data)
+    data = load_dataset(config.data)
     model = build_model.create_model(config, data, devices, build_model.steps_in_epoch(config, data))
     local = dataclasses.replace(config.data, service="")
     batch = next(iter(training_batches(data, local, config.seed, share)))

@@ -79,17 +79,17 @@ def main(argv: list[str]) -> int:
 def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.ndarray]:
     """{name: uint8 [count, s, s, c]}: the first images of training, the same ones in every row."""
     from evenkeel.pipeline.build import training_batches
-    from evenkeel.pipeline.dataset import open_data
-    from evenkeel.pipeline.index.shuffle import Share
+    from evenkeel.pipeline.dataset import load_dataset
+    from evenkeel.pipeline.index.shuffle import ReplicaShard
 
-    data = open_data(config)
+    data = load_dataset(config)
     rows = {}
     for name, augment in {**ROWS, "as configured": config.augment}.items():
         if config.channels == 1 and (name == "saturation" or name == "hue"):
             continue
         augment = dataclasses.replace(augment, pad_crop=min(augment.pad_crop, config.image_size - 1))
         chosen = dataclasses.replace(config, batch_size=count, augment=augment, cache="none")
-        rows[name] = next(iter(training_batches(data, chosen, seed, Share(count))))[0].numpy()
+        rows[name] = next(iter(training_batches(data, chosen, seed, ReplicaShard(count))))[0].numpy()
     return rows
 
 

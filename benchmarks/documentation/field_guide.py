@@ -1,9 +1,9 @@
 """The pictures of docs/unstable.md: runs with a fault beside sound ones, in TensorBoard's own page.
 
-python -m benchmarks.documentation.field_guide docs/unstable                     # 27 faults, about half an hour on two cores
+python -m benchmarks.documentation.field_guide docs/unstable   # 27 faults, about half an hour on two cores
 python -m benchmarks.documentation.field_guide docs/unstable momentum,dropout
 
-The faults are the stability suite's (`benchmarks.stability.faults`), on four classes of `shapes`. Runs are kept below `RUNS`.
+The faults are the stability suite's, on four classes of `shapes`. Runs are kept below `RUNS`.
 """
 
 from __future__ import annotations

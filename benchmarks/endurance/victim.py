@@ -1,4 +1,4 @@
-"""A life of the run that `benchmarks.endurance.chaos` kills: trains, or goes on, and tells after each call what step it is at.
+"""A life of the run that `benchmarks.endurance.chaos` kills: trains, or goes on, and tells its step after each call.
 
     python -m benchmarks.endurance.victim RUN TOLD REPLICAS EPOCHS
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, PrepareConfig
-from evenkeel.pipeline.dataset import open_data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import load_dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.prepare import prepare as preparing
 
 
@@ -29,9 +29,9 @@ def prepare(threads: int, folder: str):
     config = DataConfig(
         source, image_size=work.size, batch_size=work.batch, threads=threads, augment=augment, entries=files
     )
-    data = open_data(config)
+    data = load_dataset(config)
     work = loading.Work(work.task, work.folder, len(data.train))
-    batches = training_batches(data, config, seed=0, share=Share(work.batch))
+    batches = training_batches(data, config, seed=0, share=ReplicaShard(work.batch))
     return loading_tf.served(batches, work, f"tensorflow {tf.__version__}, uint8 out, {threads} threads")
 
 

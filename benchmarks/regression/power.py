@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
     require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
     require(
         FLAGS.pairs >= 2 * power_analysis.STARTED and FLAGS.pairs % (2 * power_analysis.STARTED) == 0,
-        f"--pairs ({FLAGS.pairs}) must be a multiple of {2 * power_analysis.STARTED}: those of two starts, in either order.",
+        f"--pairs ({FLAGS.pairs}) must be a multiple of {2 * power_analysis.STARTED}:"
+        f" those of two starts, in either order.",
     )
     for name in FLAGS.only:
         one_of("only", name, CASES)

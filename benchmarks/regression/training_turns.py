@@ -24,7 +24,7 @@ from evenkeel.models.distribute.strategy import create, share
 from evenkeel.models.telemetry import step_row
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 
 STEPS, BATCH = 200, 32
 
@@ -59,7 +59,7 @@ def prepare(threads: int):
             optimizer=OptimizerConfig(name="sgd", learning_rate=1.0, warmup_epochs=0.25),
         )
         training.set_up(config)
-        data = open_data(config.data)
+        data = load_dataset(config.data)
         model = training.create_model(config, data, devices, STEPS)
         batches = build.training_batches(data, config.data, seed, share(devices, BATCH))
         losses = Losses()

@@ -82,15 +82,15 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
     import tensorflow as tf
 
     from evenkeel.pipeline.augment import chain
-    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.images import crop
     from evenkeel.pipeline.images.decode import decode
     from evenkeel.pipeline.index import shuffle
     from evenkeel.pipeline.index.index import JPEG
-    from evenkeel.pipeline.index.shuffle import Share
+    from evenkeel.pipeline.index.shuffle import ReplicaShard
     from evenkeel.pipeline.reading import reader
 
-    share, columns = Share(config.batch_size), (data := open_data(config)).train.columns
+    share, columns = ReplicaShard(config.batch_size), (data := load_dataset(config)).train.columns
     chosen, fetch = reader.training_reader(config, data.train, 0, share, 0)
     encoded = chosen.take(batches).map(lambda element, rows, payloads: (rows, payloads)).unbatch()
     encoded = encoded.map(lambda row, payload: (row, fetch.encoded(payload)))

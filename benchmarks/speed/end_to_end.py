@@ -1,6 +1,6 @@
 """Whether the input keeps up: training fed by the pipeline against the same steps on one batch over and over.
 
-    python -m benchmarks.speed.end_to_end --data.source=/data/photos --data.small_source=tfds:cifar10 --output=result.json
+    python -m benchmarks.speed.end_to_end --data.source=/data/photos --data.small_source=tfds:cifar10
 
 The steps have one core and the input the others (`training_input.py`). `input_wait` is the share of the time in which a
 step waits for its batch, `throughput_share` the throughput against that of the batch in memory, of turns next to each

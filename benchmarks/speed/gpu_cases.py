@@ -95,10 +95,10 @@ def _made(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
     from evenkeel.models import train as training
     from evenkeel.models.distribute import strategy
     from evenkeel.models.training import build_model
-    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.dataset import load_dataset
 
     build_model.set_up(config)
-    devices, data = strategy.create(config.strategy), open_data(config.data)
+    devices, data = strategy.create(config.strategy), load_dataset(config.data)
     share = strategy.share(devices, config.data.batch_size)
     batches, _ = training.batches(config, data, devices, share, start_step=0)
     return build_model.create_model(config, data, devices, STEPS), batches

@@ -55,7 +55,7 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
     import tensorflow as tf
 
     from evenkeel.pipeline.build import evaluation_batches
-    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.images import crop
     from evenkeel.pipeline.images.decode import (
         LIBJPEG,
@@ -63,10 +63,10 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
         decode_shrunk,
         resize,
     )
-    from evenkeel.pipeline.index.shuffle import Share
+    from evenkeel.pipeline.index.shuffle import ReplicaShard
 
     config = DataConfig(source=source, image_size=512, batch_size=count, shapes=ShapesConfig(size=512, count=20))
-    images, *_ = next(iter(evaluation_batches(open_data(config).train, config, Share(count))))
+    images, *_ = next(iter(evaluation_batches(load_dataset(config).train, config, ReplicaShard(count))))
     large = tf.saturate_cast(tf.image.resize(images, [HEIGHT, WIDTH], "bicubic"), tf.uint8)
     files = [tf.io.encode_jpeg(image, quality=QUALITY) for image in large]
     draws = tf.random.stateless_uniform([count, crop.COLUMNS], (0, 0))

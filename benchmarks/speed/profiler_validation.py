@@ -77,11 +77,11 @@ def cases(batch_size: int = 64) -> dict[str, Case]:
 
 def follow(case: Case) -> Found:
     """Profiles the case and does what comes first among its suggestions."""
-    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.profile.profile import profile
     from evenkeel.pipeline.profile.stages import taken
 
-    data = open_data(case.data)
+    data = load_dataset(case.data)
     with slow_disk() if case.late else contextlib.nullcontext():
         report = profile(data, case.data, step_ms=case.step_ms)
     if not report.suggestions:
@@ -89,7 +89,7 @@ def follow(case: Case) -> Found:
     best = report.suggestions[0]
     with tempfile.TemporaryDirectory() as directory:
         changed = with_options(case.data, best.options, directory)
-        after = sum(taken(open_data(changed), changed))
+        after = sum(taken(load_dataset(changed), changed))
     return Found(report.bound, best.change, best.gain, report.thread_ms / after)
 
 

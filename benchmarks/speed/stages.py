@@ -56,12 +56,12 @@ def main(argv: list[str]) -> int:
 
 def apart(source: str) -> dict[str, float]:
     """{stage: CPU ms an image}, in the order of the chain, and that of the decoder alone."""
-    from evenkeel.pipeline.dataset import open_data
+    from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.profile.profile import profile
 
     augment = AugmentConfig(random_resized_crop=0.92, flip=0.5)
     config = DataConfig(source, image_size=224, batch_size=64, augment=augment, entries=True)
-    report = profile(open_data(config), config)
+    report = profile(load_dataset(config), config)
     return {**{stage.name: stage.cpu_ms for stage in report.stages}, DECODER: report.decoder_floor_ms}
 
 

@@ -19,8 +19,8 @@ from evenkeel.models.telemetry import step_row
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import open_data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import load_dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 PER_CALL = 10
 
@@ -39,8 +39,8 @@ def prepare(threads: int, folder: str, fed: str):
     config = DataConfig(
         str(work.folder / "files"), image_size=work.size, batch_size=batch, threads=max(1, threads - 1), augment=augment
     )
-    data = open_data(config)
-    batches = training_batches(data, config, seed=0, share=Share(batch)).map(
+    data = load_dataset(config)
+    batches = training_batches(data, config, seed=0, share=ReplicaShard(batch)).map(
         lambda images, labels: (images, labels % 10)
     )
     if fed == "memory":

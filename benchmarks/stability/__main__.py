@@ -82,7 +82,8 @@ def rerun(journal: Journal, make: functools.partial, processes: int) -> int:
         same = aggregate.alike(case.kind, before, values)
         different += not same
         print(
-            f"{'same     ' if same else 'different'} {case.name}: {aggregate.gist(before)}; now {aggregate.gist(values)}"
+            f"{'same     ' if same else 'different'} {case.name}:"
+            f" {aggregate.gist(before)}; now {aggregate.gist(values)}"
         )
     print(f"{len(names) - different} of {len(names)} cases are as they were.")
     return 4 if different else 0

@@ -301,7 +301,7 @@ class Cases:
     # Cost.
 
     def _overhead(self, case: Case) -> dict[str, Any]:
-        """CPU time of 20 guarded steps over that of as many that are not, of `benchmarks.speed.observe`; pairs A B B A."""
+        """CPU time of 20 guarded steps over that of as many that are not; pairs A B B A."""
         from evenkeel.benchmarks import timing
         from evenkeel.benchmarks.speed import observe_cases
 

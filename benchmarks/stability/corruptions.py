@@ -22,10 +22,10 @@ from PIL import Image
 
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.sources import resolve
 
 TRAIN, TEST = 3200, 1000  # images; of a source that has fewer, all
@@ -129,7 +129,7 @@ def images(data: DataConfig) -> int:
 def _write(
     folder: str, data: DataConfig, dirt: Dirt, seed: int, train: int, test: int, classes: tuple[str, ...]
 ) -> None:
-    opened, rng = open_data(data), np.random.default_rng(seed)
+    opened, rng = load_dataset(data), np.random.default_rng(seed)
     numbers = [number for number, name in enumerate(opened.classes) if not classes or name in classes]
     of_train, of_test = (_only(index, numbers) for index in (opened.train, opened.validation))
     images, labels = pixels(of_train, data, train)
@@ -161,7 +161,7 @@ def pixels(index: Index, data: DataConfig, count: int) -> tuple[np.ndarray, np.n
 
     In the order of their bytes: a copy is stored in another order, and its own copy must number the images alike.
     """
-    batches = build.evaluation_batches(index, data, Share(READ)).as_numpy_iterator()
+    batches = build.evaluation_batches(index, data, ReplicaShard(READ)).as_numpy_iterator()
     shown = [(images[on > 0], labels[on > 0]) for images, labels, on in itertools.islice(batches, -(-count // READ))]
     images, labels = (np.concatenate(parts)[:count] for parts in zip(*shown, strict=True))
     order = sorted(range(len(images)), key=lambda row: (images[row].tobytes(), labels[row]))

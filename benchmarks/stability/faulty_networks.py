@@ -1,4 +1,4 @@
-"""The suite's networks with one thing wrong in each, as user networks: `benchmarks/stability/faulty_networks.py:MUTATION__NETWORK`.
+"""The suite's networks with one thing wrong in each, as user networks: `faulty_networks.py:MUTATION__NETWORK`.
 
     config = ModelConfig(name=mutant("sigmoid", "resnet9"))
     model = network.create(config, (32, 32, 3), classes=10)

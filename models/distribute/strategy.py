@@ -16,7 +16,7 @@ from absl import logging
 from evenkeel.models.config import StrategyConfig
 from evenkeel.models.distribute.io_errors import reason
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 
 def create(config: StrategyConfig) -> tf.distribute.Strategy:
@@ -110,7 +110,7 @@ def summed(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
-def share(strategy: tf.distribute.Strategy, global_batch_size: int) -> Share:
+def share(strategy: tf.distribute.Strategy, global_batch_size: int) -> ReplicaShard:
     """What this process feeds of each global batch.
 
     Raises:
@@ -125,7 +125,7 @@ def share(strategy: tf.distribute.Strategy, global_batch_size: int) -> Share:
         )
     local = replicas // workers(strategy)
     first = strategy.cluster_resolver.task_id * local if of_several(strategy) else 0
-    return Share(global_batch_size, replicas, first, local)
+    return ReplicaShard(global_batch_size, replicas, first, local)
 
 
 def of_several(strategy: tf.distribute.Strategy) -> bool:

@@ -14,7 +14,7 @@ from evenkeel.models.doctor.replay import EVALUATED, Bench, Run
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import AugmentConfig
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 
 def wrong_labels(bench: Bench, run: Run, index: Index) -> list[str]:
@@ -24,7 +24,7 @@ def wrong_labels(bench: Bench, run: Run, index: Index) -> list[str]:
     predict = tf.function(lambda images: tf.nn.softmax(model(images, training=False)))
     found = [
         predict(images).numpy()[weights > 0]
-        for images, _, weights in build.evaluation_batches(index, config, Share(EVALUATED)).as_numpy_iterator()
+        for images, _, weights in build.evaluation_batches(index, config, ReplicaShard(EVALUATED)).as_numpy_iterator()
     ]
     wrong = confidently_other(np.concatenate(found), index.columns["label"])
     names = index.names

@@ -43,7 +43,7 @@ from evenkeel.models.training.snapshots import changing
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import require
 
 MODELS = 8  # compiled ones that are kept: each holds its weights twice, and its graphs
@@ -78,7 +78,7 @@ class Run:
     """
 
     config: TrainConfig
-    data: Data
+    data: Dataset
     first_step: int
     step: int
     state: list[np.ndarray]
@@ -110,11 +110,11 @@ class Bench:
         self._kept = models
         self.devices = strategy.create(devices or StrategyConfig(name="one"))
         self._models: collections.OrderedDict[str, _Compiled] = collections.OrderedDict()
-        self._data = functools.lru_cache(maxsize=4)(dataset.open_data)
+        self._data = functools.lru_cache(maxsize=4)(dataset.load_dataset)
         self._open: tuple[Run, Any] | None = None
         self._evaluation = functools.lru_cache(maxsize=4)(self._evaluation_batches)
 
-    def data_of(self, config: TrainConfig) -> Data:
+    def data_of(self, config: TrainConfig) -> Dataset:
         return self._data(_as_read(config.data))
 
     def begin(self, config: TrainConfig, checkpoint: str = "") -> Run:
@@ -216,7 +216,7 @@ class Bench:
 
     # What is shared.
 
-    def _compiled(self, config: TrainConfig, data: Data) -> _Compiled:
+    def _compiled(self, config: TrainConfig, data: Dataset) -> _Compiled:
         key = _key(config, data)
         if key in self._models:
             self._models.move_to_end(key)
@@ -248,7 +248,7 @@ class Bench:
         # Copies: on a CPU, what .numpy() gives is the variable's own memory.
         return [np.array(local(variable)[0].numpy()) for variable in variables]
 
-    def _fresh(self, config: TrainConfig, data: Data) -> keras.Model:
+    def _fresh(self, config: TrainConfig, data: Dataset) -> keras.Model:
         """The network, and the weights, that `train` would begin with."""
         build_model.set_up(config)
         size, channels = config.data.image_size, config.data.channels
@@ -311,7 +311,7 @@ def _as_read(config: DataConfig) -> DataConfig:
     )
 
 
-def _key(config: TrainConfig, data: Data) -> str:
+def _key(config: TrainConfig, data: Dataset) -> str:
     """What two runs must have in common to share a compiled model."""
     rate = config.optimizer
     timeless = rate.schedule == "constant" and rate.warmup_epochs == 0 and config.averaging.name != "swa"

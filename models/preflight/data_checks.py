@@ -18,9 +18,9 @@ from evenkeel.models.preflight import label_noise
 from evenkeel.models.stability.diagnosis import Finding, Picture
 from evenkeel.pipeline.build import evaluation_batches, training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.prepare import outliers, skew
 from evenkeel.pipeline.prepare.contact_sheet import pixels
 
@@ -41,7 +41,7 @@ LEAST_NOISE, CERTAIN = 0.12, 3.5  # share of wrong labels and standard errors; c
 PICTURES, LARGEST = 16, 96  # and pixels of their longer side
 
 
-def checks(config: TrainConfig, data: Data) -> list[Finding]:
+def checks(config: TrainConfig, data: Dataset) -> list[Finding]:
     """Those of the index alone: no image is read."""
     balanced = config.data.balance == "classes" or config.class_weights == "balanced"
     imbalance = class_imbalance(data, balanced)
@@ -55,12 +55,12 @@ def checks(config: TrainConfig, data: Data) -> list[Finding]:
 
 
 @functools.lru_cache(maxsize=4)  # who replays a run asks again and again
-def strangers(data: Data) -> tuple[outliers.Outlier, ...]:
+def strangers(data: Dataset) -> tuple[outliers.Outlier, ...]:
     """Training images that are outliers, by what is usual among them or in validation."""
     return tuple(skew.strangers(data.train, data.validation))
 
 
-def outlier_images(data: Data) -> Finding:
+def outlier_images(data: Dataset) -> Finding:
     """By the modified z-score of brightness, contrast and sharpness, as `--data.drop=outliers` leaves them out."""
     found = strangers(data)
     rows = {outlier.row for outlier in found}
@@ -78,7 +78,7 @@ def outlier_images(data: Data) -> Finding:
     )
 
 
-def class_imbalance(data: Data, balanced: bool) -> Finding:
+def class_imbalance(data: Dataset, balanced: bool) -> Finding:
     """A class without any image cannot be learnt, `balanced` or not."""
     counts = data.class_counts
     empty = [name for name, count in zip(data.classes, counts, strict=True) if count == 0]
@@ -98,7 +98,7 @@ def class_imbalance(data: Data, balanced: bool) -> Finding:
     )
 
 
-def image_skew(data: Data, explained: bool, standardize: bool = False) -> Finding:
+def image_skew(data: Dataset, explained: bool, standardize: bool = False) -> Finding:
     """The largest Kolmogorov-Smirnov distance of training and validation, over the figures of each image.
 
     Of those that are not outliers, where there are many of these (`explained`); with `standardize`, of figures that
@@ -126,7 +126,7 @@ def image_skew(data: Data, explained: bool, standardize: bool = False) -> Findin
     )
 
 
-def class_skew(data: Data, known: bool) -> Finding:
+def class_skew(data: Dataset, known: bool) -> Finding:
     """The largest difference of a class's share; not held against a run where training's imbalance is `known`."""
     counts = [data.class_counts, np.bincount(data.validation.columns["label"], minlength=len(data.classes))]
     shares = [count / count.sum() for count in counts]
@@ -144,12 +144,12 @@ def class_skew(data: Data, known: bool) -> Finding:
     )
 
 
-def of_images(config: TrainConfig, data: Data, images: np.ndarray) -> list[Finding]:
+def of_images(config: TrainConfig, data: Dataset, images: np.ndarray) -> list[Finding]:
     """Those that read images, five CPU seconds; `images` are those of `first_batch`. Nothing here is Keras's."""
     return [augmentation(config, data, images), wrong_labels(config, data)]
 
 
-def augmentation(config: TrainConfig, data: Data, images: np.ndarray) -> Finding:
+def augmentation(config: TrainConfig, data: Dataset, images: np.ndarray) -> Finding:
     """How little is left in augmented images of what the same images show without, to the eye and to a cheap model.
 
     `images` are those of `first_batch`.
@@ -172,7 +172,7 @@ def augmentation(config: TrainConfig, data: Data, images: np.ndarray) -> Finding
 
 
 @functools.lru_cache(maxsize=4)  # who replays a run asks again and again
-def _left(data: Data, config: DataConfig) -> float:
+def _left(data: Dataset, config: DataConfig) -> float:
     """How often a cheap model is right above chance, fitted to augmented images against fitted to them as they are.
 
     1 where there are few images, or it is hardly right on these either. On images of `label_noise.SIDE` pixels: what of
@@ -186,7 +186,7 @@ def _left(data: Data, config: DataConfig) -> float:
     above = []
     for augment in (AugmentConfig(), small):
         here = local(config, augment=augment, batch_size=BATCH, image_size=label_noise.SIDE, balance="none")
-        batches = training_batches(data, here, 0, Share(BATCH)).take(LEARNT // BATCH)
+        batches = training_batches(data, here, 0, ReplicaShard(BATCH)).take(LEARNT // BATCH)
         images, labels = (np.concatenate(of) for of in zip(*batches.as_numpy_iterator(), strict=True))
         chance = np.bincount(labels).max() / len(labels)
         above.append(max(label_noise.learnt(images, labels, len(data.classes)) - chance, 0.0))
@@ -197,7 +197,9 @@ BATCH = 250
 LEAST_LEARNT = 0.1  # above chance; of 2,500 images, 0.01 is a standard error
 
 
-def first_batch(config: TrainConfig, data: Data, augment: AugmentConfig | None = None) -> tuple[np.ndarray, np.ndarray]:
+def first_batch(
+    config: TrainConfig, data: Dataset, augment: AugmentConfig | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [SAMPLE, s, s, c] and labels int64 [SAMPLE]: the run's first, read here, whatever feeds it.
 
     With `augment` in place of the run's own: which images these are does not depend on it.
@@ -208,8 +210,8 @@ def first_batch(config: TrainConfig, data: Data, augment: AugmentConfig | None =
 
 
 @functools.lru_cache(maxsize=16)  # a second of CPU time each, with and without augmentation, for some seeds
-def _first_batch(data: Data, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = (of.numpy() for of in next(iter(training_batches(data, config, seed, Share(SAMPLE)))))
+def _first_batch(data: Dataset, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = (of.numpy() for of in next(iter(training_batches(data, config, seed, ReplicaShard(SAMPLE)))))
     images.flags.writeable = labels.flags.writeable = False  # whoever asks next gets the same
     return images, labels
 
@@ -244,7 +246,7 @@ def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.sqrt(np.maximum(contrast, 0)), np.sqrt(detail)
 
 
-def wrong_labels(config: TrainConfig, data: Data) -> Finding:
+def wrong_labels(config: TrainConfig, data: Dataset) -> Finding:
     """`label_noise.estimated` on some of the images; see there for what it cannot see. About 2 CPU seconds."""
     small = {"image_size": label_noise.SIDE, "augment": AugmentConfig(), "batch_size": 1, "balance": "none"}
     found = _label_noise(data, local(config.data, **small))
@@ -262,7 +264,7 @@ def wrong_labels(config: TrainConfig, data: Data) -> Finding:
 
 
 @functools.lru_cache(maxsize=4)  # who replays a run asks again and again
-def _label_noise(data: Data, config: DataConfig) -> label_noise.Estimate:
+def _label_noise(data: Dataset, config: DataConfig) -> label_noise.Estimate:
     known = np.setdiff1d(np.arange(len(data.train)), [outlier.row for outlier in strangers(data)])
     train = data.train.take(known) if len(known) else data.train  # no label is right for noise
     training, validation = sample(train, config, TRAINING), sample(data.validation, config, VALIDATION)
@@ -272,7 +274,7 @@ def _label_noise(data: Data, config: DataConfig) -> label_noise.Estimate:
 def sample(index: Index, small: DataConfig, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [n, s, s, c] and labels of up to `most` rows, drawn once."""
     rows = np.sort(np.random.default_rng(0).permutation(len(index))[:most])
-    share = Share(min(len(rows), 250))
+    share = ReplicaShard(min(len(rows), 250))
     images, labels = [], []
     for of, label, weight in evaluation_batches(index.take(rows), small, share).as_numpy_iterator():
         images.append(of[weight > 0])
@@ -280,7 +282,7 @@ def sample(index: Index, small: DataConfig, most: int) -> tuple[np.ndarray, np.n
     return np.concatenate(images), np.concatenate(labels)
 
 
-def pictures(data: Data, count: int = PICTURES) -> list[Picture]:
+def pictures(data: Dataset, count: int = PICTURES) -> list[Picture]:
     """The training images that stand out most, worst first, with the reason; their longer side is `LARGEST` or less."""
     worst: dict[int, outliers.Outlier] = {}
     for outlier in sorted(strangers(data), key=lambda outlier: -abs(outlier.score)):

@@ -15,7 +15,7 @@ import tf_keras as keras
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.networks.layers import NORMS, trainable_kernel
 from evenkeel.models.training import build_model
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 
 layers = keras.layers
 IMAGES, PIXELS, FEWEST = 32, 32 * 64 * 64, 8  # so many images, fewer of larger ones: a second at 224 pixels, not ten
@@ -30,7 +30,7 @@ class Look:
     own layers. `gradients` are of `loss` by the trainable variables, None where there is none.
     """
 
-    def __init__(self, config: TrainConfig, data: Data, images: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, config: TrainConfig, data: Dataset, images: np.ndarray, labels: np.ndarray) -> None:
         """`images` and `labels` are the run's first, of which as many are looked at as are cheap."""
         count = min(IMAGES, max(FEWEST, PIXELS // config.data.image_size**2))
         self.images, self.labels = images[:count], labels[:count]

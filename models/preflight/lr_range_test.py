@@ -24,8 +24,8 @@ from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training import build_model
 from evenkeel.pipeline import build
-from evenkeel.pipeline.dataset import Data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 STEPS, CALL = 120, 20  # and those in one compiled call
 USUAL = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.01, "novograd": 0.01}  # else 0.001; the range lies around it
@@ -65,7 +65,7 @@ class Growing(keras.optimizers.schedules.LearningRateSchedule):
         return {"low": self.low, "high": self.high, "steps": self.steps}
 
 
-def range_test(config: TrainConfig, data: Data, steps: int = STEPS) -> RangeTest:
+def range_test(config: TrainConfig, data: Dataset, steps: int = STEPS) -> RangeTest:
     """Trains a fresh network as `config` says, on one device, but for the rate, which grows through six decades.
 
     The optimizer, its clipping and the batches are those of the run; dropout and augmentation, too. It stops where the
@@ -83,7 +83,9 @@ def range_test(config: TrainConfig, data: Data, steps: int = STEPS) -> RangeTest
         mixing=config.mixing,
         steps_per_execution=min(CALL, steps),
     )
-    batches = build.training_batches(data, data_checks.local(config.data), config.seed, Share(config.data.batch_size))
+    batches = build.training_batches(
+        data, data_checks.local(config.data), config.seed, ReplicaShard(config.data.batch_size)
+    )
     rows = _Rows()
     model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[rows], verbose=0)
     found = np.concatenate(rows.seen)

@@ -34,14 +34,14 @@ from evenkeel.models.preflight.first_batch import Look
 from evenkeel.models.preflight.lr_range_test import RangeTest
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry.incidents import Incidents
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 
 OfImages = Callable[[], list[Finding]]
 
 
 def preflight(
     config: TrainConfig,
-    data: Data,
+    data: Dataset,
     devices: tf.distribute.Strategy,
     shown: Callable[[RangeTest], None] | None = None,
 ) -> list[Finding]:
@@ -52,7 +52,7 @@ def preflight(
 
 def before(
     config: TrainConfig,
-    data: Data,
+    data: Dataset,
     devices: tf.distribute.Strategy,
     shown: Callable[[RangeTest], None] | None = None,
 ) -> tuple[list[Finding], OfImages]:
@@ -86,7 +86,7 @@ def before(
     return findings, functools.partial(data_checks.of_images, config, data, images)
 
 
-def of_images(config: TrainConfig, data: Data) -> OfImages:
+def of_images(config: TrainConfig, data: Dataset) -> OfImages:
     """What finds those of the images, for a run that goes on."""
     images, _ = data_checks.first_batch(config, data)
     return functools.partial(data_checks.of_images, config, data, images)

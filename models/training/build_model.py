@@ -23,7 +23,7 @@ from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.errors import require
 
 if TYPE_CHECKING:
-    from evenkeel.pipeline.dataset import Data
+    from evenkeel.pipeline.dataset import Dataset
 
 STEPS_PER_EXECUTION = 20  # more hides no more dispatch, and a signal waits for the call to end
 WATCH_EVERY = 20  # steps between looks at each layer; with the guard, 0.6% of the CPU time (benchmarks.speed.observe)
@@ -37,7 +37,9 @@ def set_up(config: TrainConfig) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def create_model(config: TrainConfig, data: Data, devices: tf.distribute.Strategy, steps_per_epoch: int) -> StableModel:
+def create_model(
+    config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, steps_per_epoch: int
+) -> StableModel:
     """The compiled model, its variables on the strategy's devices.
 
     Raises:
@@ -103,14 +105,14 @@ def automatic_steps(config: TrainConfig, steps_per_epoch: int) -> int:
     return min(STEPS_PER_EXECUTION, steps_per_epoch, config.histograms_every or STEPS_PER_EXECUTION)
 
 
-def behind_normalization(config: TrainConfig, data: Data) -> StableModel:
+def behind_normalization(config: TrainConfig, data: Dataset) -> StableModel:
     """The network that `config` names, on pixels as `data` has them; not compiled."""
     size, channels = config.data.image_size, config.data.channels
     made = factory.create(config.model, (size, size, channels), len(data.classes))
     return StableModel.wrap(made, data.mean, data.std, config.seed, config.data.standardize)
 
 
-def steps_in_epoch(config: TrainConfig, data: Data) -> int:
+def steps_in_epoch(config: TrainConfig, data: Dataset) -> int:
     """Steps after which validation and a checkpoint come: those that make up a pass, to the nearest whole one."""
     return max(1, round(len(data.train) / config.data.batch_size))
 

@@ -77,7 +77,7 @@ def balanced_rows(labels: np.ndarray, seed: int) -> Callable[[tf.Tensor], tf.Ten
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class ReplicaShard:
     """What one worker's input pipeline contributes to each global batch.
 
     The global batch is split over `replicas`; this worker feeds `local_replicas` of them, from `first_replica` on.
@@ -107,7 +107,7 @@ class Share:
         return self.step(element) * self.global_batch_size + self.places(element)
 
 
-def uniforms(seed: int, element: tf.Tensor, share: Share, columns: int) -> tf.Tensor:
+def uniforms(seed: int, element: tf.Tensor, share: ReplicaShard, columns: int) -> tf.Tensor:
     """float32 [batch_size, columns] in [0, 1), a row for each image of the element.
 
     Drawn for the whole global batch and then cut, so that a step's images get the same numbers on one replica as on
@@ -119,13 +119,13 @@ def uniforms(seed: int, element: tf.Tensor, share: Share, columns: int) -> tf.Te
     return tf.gather(whole, share.places(element))
 
 
-def permutation(seed: int, element: tf.Tensor, share: Share, cells: int) -> tf.Tensor:
+def permutation(seed: int, element: tf.Tensor, share: ReplicaShard, cells: int) -> tf.Tensor:
     """int32 [cells]: 0 to `cells` - 1 in an order drawn for the element's step, the same on all replicas."""
     keys = tf.random.stateless_uniform([cells], hashed(seed, share.step(element), words=4)[2:])
     return tf.argsort(keys, stable=True)
 
 
-def cell_starts(element: tf.Tensor, share: Share, cells: int) -> tf.Tensor:
+def cell_starts(element: tf.Tensor, share: ReplicaShard, cells: int) -> tf.Tensor:
     """int32 [cells + 1]: the global batch is split into `cells` equal parts; which of the element's images begin them.
 
     Image i of the element belongs to cell c where starts[c] <= i < starts[c + 1].
@@ -134,6 +134,6 @@ def cell_starts(element: tf.Tensor, share: Share, cells: int) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(bounds - share.places(element)[0], 0, share.batch_size), tf.int32)
 
 
-def cells(element: tf.Tensor, share: Share, count: int) -> tf.Tensor:
+def cells(element: tf.Tensor, share: ReplicaShard, count: int) -> tf.Tensor:
     """int32 [batch_size]: the cell of each of the element's images; see `cell_starts`."""
     return tf.cast(share.places(element) * count // share.global_batch_size, tf.int32)

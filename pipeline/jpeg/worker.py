@@ -24,7 +24,10 @@ from evenkeel.pipeline.errors import UsageError
 TOLD = 64  # images between two lines
 COMPLAINTS = "complaints.txt"
 # Not by -m, which would look for modules in the current directory.
-COMMAND = "import sys; sys.path[:] = filter(None, sys.path); from evenkeel.pipeline.jpeg import worker; worker.main(sys.argv[1])"
+COMMAND = (
+    "import sys; sys.path[:] = filter(None, sys.path);"
+    " from evenkeel.pipeline.jpeg import worker; worker.main(sys.argv[1])"
+)
 
 
 def run(directories: list[str], done: Callable[[int], object]) -> None:
@@ -33,9 +36,7 @@ def run(directories: list[str], done: Callable[[int], object]) -> None:
     Raises:
       UsageError: one failed. The others are ended then, as when this one is interrupted.
     """
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    known = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": known, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
     def follow(process: subprocess.Popen, directory: str) -> None:
         for line in process.stdout or ():

@@ -20,8 +20,8 @@ import tensorflow as tf
 
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import Data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.profile.cost import ROUNDS, Chain, cost
 from evenkeel.pipeline.profile.stages import (
     KEPT,
@@ -101,7 +101,7 @@ class _Machine:
 
 
 @tf.autograph.experimental.do_not_convert
-def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None = None) -> Report:
+def profile(data: Dataset, config: DataConfig, seed: int = 0, step_ms: float | None = None) -> Report:
     """Runs the training chain of `config` in this process, for half a minute or so.
 
     `step_ms`: what the model takes for a global batch, in ms; without it the input is looked at alone.
@@ -160,10 +160,10 @@ def profile(data: Data, config: DataConfig, seed: int = 0, step_ms: float | None
     )
 
 
-def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
+def _stages(data: Dataset, config: DataConfig, seed: int) -> tuple[Stage, ...]:
     """What the whole chain takes, divided among its stages as each of them alone takes."""
     batch, options = config.batch_size, build.options(config)
-    (first, read), *rest = build.training_stages(data, config, seed, Share(batch))
+    (first, read), *rest = build.training_stages(data, config, seed, ReplicaShard(batch))
     # Before all else, so that pages are as cold as training finds them.
     held = build.cached(data.train, config) is not None
     wait = 0.0 if held else waiting(data, config, seed)
@@ -185,7 +185,7 @@ def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
         costs[name] = cost(under(chain, options), 1, batch, rounds=ROUNDS if last else 1)
     whole = costs[rest[-1][0]].cpu
     scale = whole / max(sum(own.values()), 1e-9)
-    tuned = _tuned(build.training_batches(data, config, seed, Share(batch)))
+    tuned = _tuned(build.training_batches(data, config, seed, ReplicaShard(batch)))
     pixels, encoded = config.image_size**2 * config.channels, float(np.mean(data.train.columns["length"]))
 
     def measured(name: str) -> Stage:
@@ -206,9 +206,9 @@ def _stages(data: Data, config: DataConfig, seed: int) -> tuple[Stage, ...]:
     return tuple(measured(name) for name in own)
 
 
-def _fetching(planned: tf.data.Dataset, data: Data, config: DataConfig, seed: int) -> float:
+def _fetching(planned: tf.data.Dataset, data: Dataset, config: DataConfig, seed: int) -> float:
     """ms of CPU per image that its bytes take; of `planned` batches (..., payloads, regions)."""
-    _, fetch = reader.training_reader(config, data.train, seed, Share(config.batch_size), 0)
+    _, fetch = reader.training_reader(config, data.train, seed, ReplicaShard(config.batch_size), 0)
     options, images = build.options(config), KEPT * config.batch_size
 
     def mapped(of: Callable[..., Any]) -> float:

@@ -12,18 +12,18 @@ import tensorflow as tf
 
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import Data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.profile.cost import Chain, cost
 from evenkeel.pipeline.reading import reader
 
 KEPT = 1  # batches held in memory before a stage, to run it alone
 
 
-def taken(data: Data, config: DataConfig, seed: int = 0) -> tuple[float, float]:
+def taken(data: Dataset, config: DataConfig, seed: int = 0) -> tuple[float, float]:
     """ms of CPU and of waiting that one image takes in the whole chain."""
     wait = 0.0 if build.cached(data.train, config) is not None else waiting(data, config, seed)
-    (_, read), *rest = build.training_stages(data, config, seed, Share(config.batch_size))
+    (_, read), *rest = build.training_stages(data, config, seed, ReplicaShard(config.batch_size))
     chain: Chain = lambda n: read().take(n)  # noqa: E731
     for _, stage in rest:
         chain = then(chain, stage)
@@ -38,9 +38,9 @@ def under(chain: Chain, options: tf.data.Options) -> Chain:
     return lambda n: chain(n).with_options(options)
 
 
-def waiting(data: Data, config: DataConfig, seed: int) -> float:
+def waiting(data: Dataset, config: DataConfig, seed: int) -> float:
     """ms per image that a thread waits for its bytes."""
-    payloads, fetch = reader.training_reader(config, data.train, seed, Share(config.batch_size), 0)
+    payloads, fetch = reader.training_reader(config, data.train, seed, ReplicaShard(config.batch_size), 0)
     # One thread, so that what neither runs nor queues for a core waits.
     options = build.options(dataclasses.replace(config, threads=1))
     options.autotune.enabled = False

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import (
@@ -27,7 +27,7 @@ from evenkeel.pipeline.images.decode import (
     resize,
 )
 from evenkeel.pipeline.index.index import JPEG, RAW, Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.jpeg import seek_index
 from evenkeel.pipeline.prepare.storage_format import bounded
 from evenkeel.pipeline.profile.cost import Chain, cost
@@ -62,7 +62,7 @@ def savings(
     cpu: dict[str, float],
     wait: float,
     prepared: dict[str, float],
-    data: Data,
+    data: Dataset,
     config: DataConfig,
     seed: int,
 ) -> list[Saving]:
@@ -98,7 +98,7 @@ def savings(
     return changes
 
 
-def _entered(data: Data, config: DataConfig, seed: int) -> float | None:
+def _entered(data: Dataset, config: DataConfig, seed: int) -> float | None:
     """The part of an image's CPU time that is left with `data.entries`, found and tried for a sample; None where they
     are there already or cannot be."""
     held = build.cached(data.train, config) is not None
@@ -118,7 +118,7 @@ def _sampled(index: Index, seed: int) -> Index:
     return index.take(np.random.default_rng(seed).permutation(len(index))[:SAMPLE])
 
 
-def _from_memory(data: Data, config: DataConfig, seed: int) -> float | None:
+def _from_memory(data: Dataset, config: DataConfig, seed: int) -> float | None:
     """ms of CPU per image with decoded images in memory, tried on some; None where they are there or do not fit."""
     changed = dataclasses.replace(config, cache="memory", reader="auto")
     if build.cached(data.train, config) is not None:
@@ -131,14 +131,14 @@ def _from_memory(data: Data, config: DataConfig, seed: int) -> float | None:
     return taken(few, changed, seed)[0]
 
 
-def _augmentations(data: Data, config: DataConfig, seed: int) -> dict[str, float]:
+def _augmentations(data: Dataset, config: DataConfig, seed: int) -> dict[str, float]:
     """{option: the part of the augmentations' CPU time that is gone without it}."""
     options, off = build.options(config), AugmentConfig()
 
     def alone(augment: AugmentConfig) -> tuple[Chain, Chain]:
         """What the stage gets, and what it makes of that."""
         changed = dataclasses.replace(config, augment=augment)
-        (_, read), *rest = build.training_stages(data, changed, seed, Share(config.batch_size))
+        (_, read), *rest = build.training_stages(data, changed, seed, ReplicaShard(config.batch_size))
         chain = read().take(KEPT)
         for name, stage in rest:
             if name == "augment":
@@ -166,7 +166,7 @@ def _augmentations(data: Data, config: DataConfig, seed: int) -> dict[str, float
     return {name: float(np.clip(1 - left / max(whole, 1e-9), 0, 1)) for name, left in zip(on, middle[1:], strict=True)}
 
 
-def decoding(data: Data, config: DataConfig, seed: int) -> tuple[float, dict[str, float]]:
+def decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, dict[str, float]]:
     """The bare decoder's ms of CPU per image of a sample, and {tier: decoding's part that is left with it}.
 
     The tiers are tried on the sample, re-encoded in memory.

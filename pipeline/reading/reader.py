@@ -17,7 +17,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError, require
 from evenkeel.pipeline.index import shuffle
 from evenkeel.pipeline.index.index import DAMAGED, Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import byte_source, memory_map, readahead
 from evenkeel.pipeline.reading.byte_source import Fetch
 
@@ -50,7 +50,7 @@ def use_mapping(config: DataConfig, index: Index) -> bool:
 Reader = tuple[tf.data.Dataset, Fetch]
 
 
-def training_reader(config: DataConfig, index: Index, seed: int, share: Share, start_step: int) -> Reader:
+def training_reader(config: DataConfig, index: Index, seed: int, share: ReplicaShard, start_step: int) -> Reader:
     """Rows in shuffled order, for ever, from `start_step` on; every row exactly once an epoch, or every
     class equally often."""
     first = start_step * share.local_replicas
@@ -81,7 +81,7 @@ def training_reader(config: DataConfig, index: Index, seed: int, share: Share, s
     return batches.map(lambda element, batch: (element, *batch)), byte_source.STREAMED
 
 
-def training_rows(config: DataConfig, index: Index, seed: int, share: Share, start_step: int) -> tf.data.Dataset:
+def training_rows(config: DataConfig, index: Index, seed: int, share: ReplicaShard, start_step: int) -> tf.data.Dataset:
     """Elements (int64 []) and their rows (int64 [batch_size]) in exact order, wherever the images come from."""
     rows_of = chosen_order(config, index, seed)
     elements = tf.data.Dataset.range(start_step * share.local_replicas, FOREVER)
@@ -114,7 +114,7 @@ def chosen_order(config: DataConfig, index: Index, seed: int) -> Callable[[tf.Te
     return lambda positions: shuffle.rows_at(positions, len(index), seed)
 
 
-def evaluation_reader(config: DataConfig, index: Index, share: Share) -> Reader:
+def evaluation_reader(config: DataConfig, index: Index, share: ReplicaShard) -> Reader:
     """All rows once, in order. Then row r comes as -1 - r, with its payload, to fill up the last global batch."""
     size = share.global_batch_size
     if use_mapping(config, index):
@@ -130,11 +130,11 @@ def evaluation_reader(config: DataConfig, index: Index, share: Share) -> Reader:
     return stream.map(lambda _, pair: pair).batch(share.batch_size, drop_remainder=True), byte_source.STREAMED
 
 
-def evaluation_steps(index: Index, share: Share) -> int:
+def evaluation_steps(index: Index, share: ReplicaShard) -> int:
     return -(-len(index) // share.global_batch_size)
 
 
-def _announced(rows: tf.data.Dataset, index: Index, share: Share) -> tf.data.Dataset:
+def _announced(rows: tf.data.Dataset, index: Index, share: ReplicaShard) -> tf.data.Dataset:
     """The same as `training_rows`, `AHEAD` images after the kernel was told to read their bytes."""
     columns = index.columns
     begin = tf.constant(memory_map.addresses(index.shards, index.sizes)[columns["shard"]] + columns["offset"])

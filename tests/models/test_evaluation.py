@@ -19,7 +19,7 @@ from evenkeel.models.telemetry.scores import precision, recall
 from evenkeel.models.training import build_model
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading.reader import evaluation_steps
 from tests.models.optim.test_losses import crossentropy
 from tests.models.telemetry.test_scores import expected_error
@@ -30,7 +30,7 @@ from tests.models.training.test_stable_model import one, two
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     devices = two() if replicas == 2 else one()
-    data = dataset.open_data(TINY.data)
+    data = dataset.load_dataset(TINY.data)
     build_model.set_up(TINY)
     model = build_model.create_model(TINY, data, devices, STEPS)
     share = strategy.share(devices, TINY.data.batch_size)
@@ -40,7 +40,7 @@ def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     for _ in range(2):  # the second time over the same batches from their start
         result = build_model.evaluate(model, batches, steps)
     whole = dataclasses.replace(TINY.data, batch_size=60)
-    images, labels, weights = next(iter(build.evaluation_batches(data.validation, whole, Share(60))))
+    images, labels, weights = next(iter(build.evaluation_batches(data.validation, whole, ReplicaShard(60))))
     assert weights.numpy().all()
     logits, labels = model(images, training=False).numpy().astype(np.float64), labels.numpy()
     assert result["loss"] == pytest.approx(crossentropy(logits, labels).mean(), rel=1e-5)
@@ -125,7 +125,7 @@ def test_a_split_that_does_not_exist_is_named() -> None:
 
 
 def test_evaluation_leaves_the_statistics_alone() -> None:
-    data = dataset.open_data(TINY.data)
+    data = dataset.load_dataset(TINY.data)
     build_model.set_up(TINY)
     model = build_model.create_model(TINY, data, one(), STEPS)
     share = strategy.share(one(), TINY.data.batch_size)

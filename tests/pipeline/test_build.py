@@ -18,13 +18,13 @@ from evenkeel.pipeline.augment import chain
 from evenkeel.pipeline.augment.geometry import CROP_X
 from evenkeel.pipeline.build import evaluation_batches, training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
-from evenkeel.pipeline.dataset import Data, open_data
+from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import decode, decode_shrunk
 from evenkeel.pipeline.index import shuffle
 from evenkeel.pipeline.index.index import JPEG, Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import reader
 from tests import forked
 
@@ -36,10 +36,10 @@ EVERYTHING = AugmentConfig(
 
 
 def train(
-    data: Data, config: DataConfig, count: int, share: Share | None = None, start_step: int = 0, seed: int = 0
+    data: Dataset, config: DataConfig, count: int, share: ReplicaShard | None = None, start_step: int = 0, seed: int = 0
 ) -> list[Batch]:
     """The first `count` elements."""
-    ds = training_batches(data, config, seed, share or Share(config.batch_size), start_step)
+    ds = training_batches(data, config, seed, share or ReplicaShard(config.batch_size), start_step)
     return list(ds.take(count).as_numpy_iterator())
 
 
@@ -84,7 +84,7 @@ def sizes(index: Index, rows: list[int]) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Data]:
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Dataset]:
     """A folder of 42 + 14 images of seven kinds and as many sizes, longer and wider ones."""
     root = tmp_path_factory.mktemp("mixed")
     kinds: list[tuple[str, str, dict[str, Any]]] = [
@@ -99,18 +99,18 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Data]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).convert(mode).save(path, **options)
     config = DataConfig(source=str(root), image_size=16, batch_size=12, augment=EVERYTHING)
-    return config, open_data(config)
+    return config, load_dataset(config)
 
 
 @pytest.fixture(scope="module")
-def straight(mixed: tuple[DataConfig, Data]) -> list[Batch]:
+def straight(mixed: tuple[DataConfig, Dataset]) -> list[Batch]:
     """Nine steps in a row, on one thread and one replica."""
     return train(mixed[1], dataclasses.replace(mixed[0], threads=1), 9)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_batches_have_the_shapes_and_types_they_promise(small: DataConfig, data: Data, channels: int) -> None:
-    config, share = dataclasses.replace(small, channels=channels), Share(20, replicas=2)
+def test_batches_have_the_shapes_and_types_they_promise(small: DataConfig, data: Dataset, channels: int) -> None:
+    config, share = dataclasses.replace(small, channels=channels), ReplicaShard(20, replicas=2)
     images, labels = training_batches(data, config, 0, share).element_spec
     assert images == tf.TensorSpec([10, 16, 16, channels], tf.uint8)
     assert labels == tf.TensorSpec([10], tf.int64)
@@ -122,10 +122,10 @@ def test_batches_have_the_shapes_and_types_they_promise(small: DataConfig, data:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
-    mixed: tuple[DataConfig, Data], channels: int
+    mixed: tuple[DataConfig, Dataset], channels: int
 ) -> None:
     config, data = dataclasses.replace(mixed[0], channels=channels), mixed[1]
-    share, step, seed = Share(12), 4, 7
+    share, step, seed = ReplicaShard(12), 4, 7
     ((images, labels),) = train(data, config, 1, start_step=step, seed=seed)
     element = tf.constant(step, tf.int64)
     # Order, crop and augmentation draw from seeds of their own: 3 seed, 3 seed + 1, 3 seed + 2.
@@ -145,7 +145,7 @@ def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
     np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
 
 
-def test_without_a_random_crop_the_central_square_is_seen(mixed: tuple[DataConfig, Data]) -> None:
+def test_without_a_random_crop_the_central_square_is_seen(mixed: tuple[DataConfig, Dataset]) -> None:
     config, data = dataclasses.replace(mixed[0], augment=AugmentConfig()), mixed[1]
     ((images, _),) = train(data, config, 1)
     rows = shuffle.rows_at(tf.range(12, dtype=tf.int64), len(data.train), 0).numpy().tolist()
@@ -154,7 +154,7 @@ def test_without_a_random_crop_the_central_square_is_seen(mixed: tuple[DataConfi
 
 
 def test_the_batch_of_any_step_can_be_built_alone_whatever_the_parallelism(
-    mixed: tuple[DataConfig, Data], straight: list[Batch]
+    mixed: tuple[DataConfig, Dataset], straight: list[Batch]
 ) -> None:
     config, data = dataclasses.replace(mixed[0], threads=2), mixed[1]
     assert_equal(train(data, config, 9), straight)
@@ -163,7 +163,7 @@ def test_the_batch_of_any_step_can_be_built_alone_whatever_the_parallelism(
 
 
 def test_a_batch_is_the_same_whose_images_are_decoded_side_by_side(
-    mixed: tuple[DataConfig, Data], straight: list[Batch], monkeypatch: pytest.MonkeyPatch
+    mixed: tuple[DataConfig, Dataset], straight: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_side_by_side", lambda config, share: 5)
     assert_equal(train(mixed[1], dataclasses.replace(mixed[0], threads=2), 9), straight)
@@ -183,10 +183,10 @@ def test_images_of_a_batch_go_side_by_side_where_batches_cannot(
     threads: int, batch: int, budget: int, expected: int
 ) -> None:
     config = DataConfig(image_size=224, batch_size=batch, threads=threads, ram_budget_mb=budget)
-    assert build._side_by_side(config, Share(batch)) == expected
+    assert build._side_by_side(config, ReplicaShard(batch)) == expected
 
 
-def test_a_step_far_away_is_built_without_those_before(small: DataConfig, data: Data) -> None:
+def test_a_step_far_away_is_built_without_those_before(small: DataConfig, data: Dataset) -> None:
     late = 10**13  # were the steps only counted, it would take days
     ((images, labels),) = train(data, small, 1, start_step=late)
     rows = shuffle.rows_at(tf.range(20 * late, 20 * late + 20), 300, 0).numpy().tolist()
@@ -197,10 +197,10 @@ def test_a_step_far_away_is_built_without_those_before(small: DataConfig, data: 
 
 @pytest.mark.parametrize(("workers", "local"), [(1, 2), (1, 4), (2, 1), (2, 2), (3, 1)])
 def test_the_parts_of_replicas_and_workers_make_up_the_whole_batch_to_the_pixel(
-    mixed: tuple[DataConfig, Data], straight: list[Batch], workers: int, local: int
+    mixed: tuple[DataConfig, Dataset], straight: list[Batch], workers: int, local: int
 ) -> None:
     parts = [
-        train(mixed[1], mixed[0], 3 * local, Share(12, workers * local, worker * local, local), start_step=5)
+        train(mixed[1], mixed[0], 3 * local, ReplicaShard(12, workers * local, worker * local, local), start_step=5)
         for worker in range(workers)
     ]
     steps = [[batch for part in parts for batch in part[step * local : (step + 1) * local]] for step in range(3)]
@@ -208,7 +208,7 @@ def test_the_parts_of_replicas_and_workers_make_up_the_whole_batch_to_the_pixel(
 
 
 def test_another_seed_gives_another_order_and_other_augmentations(
-    mixed: tuple[DataConfig, Data], straight: list[Batch]
+    mixed: tuple[DataConfig, Dataset], straight: list[Batch]
 ) -> None:
     config, data = dataclasses.replace(mixed[0], batch_size=42), mixed[1]
     ((images, labels),) = train(data, config, 1, seed=1)
@@ -225,7 +225,7 @@ def test_each_epoch_shows_an_image_in_another_augmentation(straight: list[Batch]
     assert not first & second
 
 
-def test_streaming_shows_the_same_images_an_epoch_as_mapping(mixed: tuple[DataConfig, Data]) -> None:
+def test_streaming_shows_the_same_images_an_epoch_as_mapping(mixed: tuple[DataConfig, Dataset]) -> None:
     plain = dataclasses.replace(mixed[0], augment=AugmentConfig(), batch_size=14, shuffle_buffer=10)
     epochs = {}
     for kind in ("mapped", "streaming"):
@@ -235,7 +235,7 @@ def test_streaming_shows_the_same_images_an_epoch_as_mapping(mixed: tuple[DataCo
     assert epochs["streaming"] == epochs["mapped"] == [epochs["mapped"][0]] * 2
 
 
-def test_streamed_images_are_augmented_too(mixed: tuple[DataConfig, Data]) -> None:
+def test_streamed_images_are_augmented_too(mixed: tuple[DataConfig, Dataset]) -> None:
     config = dataclasses.replace(mixed[0], reader="streaming", batch_size=42, shuffle_buffer=10)
     plain = dataclasses.replace(config, augment=AugmentConfig())
     (first,), (untouched,) = train(mixed[1], config, 1), train(mixed[1], plain, 1)
@@ -246,11 +246,15 @@ def test_streamed_images_are_augmented_too(mixed: tuple[DataConfig, Data]) -> No
 @pytest.mark.parametrize("kind", ["mapped", "streaming"])
 @pytest.mark.parametrize(("workers", "local"), [(1, 1), (1, 2), (2, 1)])
 def test_evaluation_sees_every_example_exactly_once(
-    mixed: tuple[DataConfig, Data], kind: str, workers: int, local: int
+    mixed: tuple[DataConfig, Dataset], kind: str, workers: int, local: int
 ) -> None:
     config, index = dataclasses.replace(mixed[0], reader=kind, batch_size=8), mixed[1].validation
     parts = [
-        list(evaluation_batches(index, config, Share(8, workers * local, worker * local, local)).as_numpy_iterator())
+        list(
+            evaluation_batches(
+                index, config, ReplicaShard(8, workers * local, worker * local, local)
+            ).as_numpy_iterator()
+        )
         for worker in range(workers)
     ]
     assert {len(part) for part in parts} == {2 * local}  # 14 examples in steps of 8
@@ -265,7 +269,9 @@ def test_evaluation_sees_every_example_exactly_once(
 
 
 @pytest.mark.parametrize("reader", ["mapped", "streaming"])
-def test_what_fills_up_the_last_batch_is_cropped_by_its_own_size(mixed: tuple[DataConfig, Data], reader: str) -> None:
+def test_what_fills_up_the_last_batch_is_cropped_by_its_own_size(
+    mixed: tuple[DataConfig, Dataset], reader: str
+) -> None:
     """Of the largest image and a smaller one of another kind, one must fill up: neither's window fits the other."""
     config, data = mixed
     area = data.validation.columns["height"].astype(int) * data.validation.columns["width"]
@@ -273,7 +279,7 @@ def test_what_fills_up_the_last_batch_is_cropped_by_its_own_size(mixed: tuple[Da
     assert area.max() > 1.5 * area.min()
     for rows in (ends, ends[::-1]):
         chosen = data.validation.take(rows)
-        batches = evaluation_batches(chosen, dataclasses.replace(config, batch_size=7, reader=reader), Share(7))
+        batches = evaluation_batches(chosen, dataclasses.replace(config, batch_size=7, reader=reader), ReplicaShard(7))
         images, _, weights = next(iter(batches))
         assert weights.numpy().sum() == 2
         counted_once = images[:2].numpy()
@@ -281,34 +287,34 @@ def test_what_fills_up_the_last_batch_is_cropped_by_its_own_size(mixed: tuple[Da
             assert (image == counted_once).all(axis=(1, 2, 3)).any()
 
 
-def test_evaluation_crops_the_share_it_is_told(mixed: tuple[DataConfig, Data]) -> None:
+def test_evaluation_crops_the_share_it_is_told(mixed: tuple[DataConfig, Dataset]) -> None:
     config, index = dataclasses.replace(mixed[0], eval_crop=0.6), mixed[1].validation
-    images = next(iter(evaluation_batches(index, config, Share(14))))[0]
+    images = next(iter(evaluation_batches(index, config, ReplicaShard(14))))[0]
     rows = list(range(14))
     windows = crop.central_windows(*sizes(index, rows), 0.6)
     np.testing.assert_array_equal(images, expected_images(index, rows, windows, config))
 
 
-def test_evaluation_is_never_augmented(mixed: tuple[DataConfig, Data]) -> None:
+def test_evaluation_is_never_augmented(mixed: tuple[DataConfig, Dataset]) -> None:
     config, index = mixed[0], mixed[1].validation
     plain = dataclasses.replace(config, augment=AugmentConfig())
-    (images, *_), (expected, *_) = (next(iter(evaluation_batches(index, c, Share(14)))) for c in (config, plain))
+    (images, *_), (expected, *_) = (next(iter(evaluation_batches(index, c, ReplicaShard(14)))) for c in (config, plain))
     np.testing.assert_array_equal(images, expected)
 
 
-def test_remote_shards_cannot_be_mapped(small: DataConfig, data: Data) -> None:
+def test_remote_shards_cannot_be_mapped(small: DataConfig, data: Dataset) -> None:
     remote = dataclasses.replace(data.train, shards=tuple(f"gs://bucket/{path}" for path in data.train.shards))
     config = dataclasses.replace(small, reader="mapped")
     with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards on Linux, and gs://bucket/"):
-        training_batches(dataclasses.replace(data, train=remote), config, 0, Share(20))
+        training_batches(dataclasses.replace(data, train=remote), config, 0, ReplicaShard(20))
     assert not reader.use_mapping(small, remote)
 
 
-def test_the_options_of_the_pipeline_are_the_configs(small: DataConfig, data: Data) -> None:
+def test_the_options_of_the_pipeline_are_the_configs(small: DataConfig, data: Dataset) -> None:
     config = dataclasses.replace(small, threads=3, ram_budget_mb=64)
     for ds in (
-        training_batches(data, config, 0, Share(20)),
-        evaluation_batches(data.validation, config, Share(20)),
+        training_batches(data, config, 0, ReplicaShard(20)),
+        evaluation_batches(data.validation, config, ReplicaShard(20)),
     ):
         options = ds.options()
         assert options.deterministic
@@ -320,7 +326,7 @@ def test_the_options_of_the_pipeline_are_the_configs(small: DataConfig, data: Da
 def test_the_constants_are_those_of_the_training_pixels(small: DataConfig, channels: int) -> None:
     """Up to what the JPEG decoder's settings differ by; on lossless images the index's own test is exact."""
     config = dataclasses.replace(small, channels=channels, train_split="train[:50]")
-    found = open_data(config)
+    found = load_dataset(config)
     windows = tf.constant([[0, 0, 16, 16]] * 50)
     pixels = expected_images(found.train, list(range(50)), windows, config).astype(np.float64)
     np.testing.assert_allclose(found.mean, pixels.mean(axis=(0, 1, 2)), atol=0.5)
@@ -328,17 +334,17 @@ def test_the_constants_are_those_of_the_training_pixels(small: DataConfig, chann
 
 
 def test_without_normalization_raw_pixels_stay(small: DataConfig) -> None:
-    found = open_data(dataclasses.replace(small, normalize=False, channels=1))
+    found = load_dataset(dataclasses.replace(small, normalize=False, channels=1))
     assert (found.mean, found.std) == ([0.0], [1.0])
 
 
 def test_parts_of_one_split_share_no_row(small: DataConfig) -> None:
-    found = open_data(dataclasses.replace(small, train_split="train[:80%]", validation_split="train[80%:]"))
+    found = load_dataset(dataclasses.replace(small, train_split="train[:80%]", validation_split="train[80%:]"))
     assert (len(found.train), len(found.validation)) == (240, 60)
     assert not set(found.train.columns["record"]) & set(found.validation.columns["record"])
 
 
-def test_the_data_set_says_what_it_holds(small: DataConfig, data: Data) -> None:
+def test_the_data_set_says_what_it_holds(small: DataConfig, data: Dataset) -> None:
     assert (len(data.train), len(data.validation)) == (300, 60)
     assert len(data.classes) == 10
     assert data.skipped == ()
@@ -350,7 +356,7 @@ DIRTY = ShapesConfig(size=16, count=60, corrupt=0.2)
 def test_corrupt_images_are_left_out_counted_and_named(small: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
     config = dataclasses.replace(small, shapes=DIRTY, max_corrupt_fraction=0.2)
     with caplog.at_level(logging.WARNING):
-        found = open_data(config)
+        found = load_dataset(config)
     assert (len(found.train), len(found.validation)) == (48, 12)
     assert len(found.skipped) == 12
     assert all(line.startswith("train: train_0000") and line.endswith("image") for line in found.skipped)
@@ -365,7 +371,7 @@ def test_corrupt_images_are_left_out_counted_and_named(small: DataConfig, caplog
 def test_too_many_corrupt_images_stop_with_both_numbers(small: DataConfig) -> None:
     config = dataclasses.replace(small, shapes=DIRTY, max_corrupt_fraction=0.19)
     with pytest.raises(UsageError) as raised:
-        open_data(config)
+        load_dataset(config)
     message = str(raised.value)
     assert message.startswith(
         "12 of 60 images of split 'train' are corrupt, more than data.max_corrupt_fraction (0.19) allows;"
@@ -379,13 +385,13 @@ def test_a_split_without_a_single_sound_image_is_refused(tmp_path: pathlib.Path)
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_bytes(b"no image")
     with pytest.raises(UsageError, match="split 'train' holds no image that can be decoded; the first is train/"):
-        open_data(DataConfig(source=str(tmp_path), max_corrupt_fraction=1.0))
+        load_dataset(DataConfig(source=str(tmp_path), max_corrupt_fraction=1.0))
 
 
 @pytest.mark.parametrize("split", ["train_split", "validation_split"])
 def test_a_split_that_does_not_exist_is_named(small: DataConfig, split: str) -> None:
     with pytest.raises(UsageError, match=r"^split 'trian' does not exist in .*, which has train \(300\), validation"):
-        open_data(dataclasses.replace(small, **{split: "trian"}))  # type: ignore[arg-type]
+        load_dataset(dataclasses.replace(small, **{split: "trian"}))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -403,11 +409,11 @@ def test_memory_does_not_grow_with_the_data(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("kind", [{"cache": "none"}, {"cache": "memory"}])
 @pytest.mark.parametrize("crop", [0.0, 0.5])
 def test_a_flip_alone_mirrors_its_share_of_the_images_once(
-    small: DataConfig, data: Data, kind: dict[str, str], crop: float
+    small: DataConfig, data: Dataset, kind: dict[str, str], crop: float
 ) -> None:
     def first(flip: float) -> np.ndarray:
         config = dataclasses.replace(small, **kind, augment=AugmentConfig(flip=flip, random_resized_crop=crop))
-        images, _ = next(iter(training_batches(data, config, 0, Share(100))))
+        images, _ = next(iter(training_batches(data, config, 0, ReplicaShard(100))))
         return images.numpy()
 
     plain = first(0.0)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.selection import unwanted
 from tests.pipeline.prepare.test_duplicates import images, index_of
@@ -85,8 +85,8 @@ def pets(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_training_goes_without_them_and_says_why(pets: str, caplog: pytest.LogCaptureFixture) -> None:
     config = DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1)
-    assert len(open_data(config).train) == 43
-    data = open_data(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1, drop="duplicates"))
+    assert len(load_dataset(config).train) == 43
+    data = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1, drop="duplicates"))
     assert len(data.train) == 40
     assert len(data.validation) == 11
     assert "3 of 43 training images are dropped (data.drop=duplicates)" in caplog.messages
@@ -105,8 +105,8 @@ def test_training_goes_without_them_and_says_why(pets: str, caplog: pytest.LogCa
 
 def test_what_is_dropped_does_not_count_as_corrupt_nor_for_normalization(pets: str) -> None:
     """One of 44 is corrupt; a limit just above that must hold whatever is dropped."""
-    whole = open_data(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.03))
-    data = open_data(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.03, drop="outliers,duplicates"))
+    whole = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.03))
+    data = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.03, drop="outliers,duplicates"))
     assert any("train/dog/42.png: outlier: " in line for line in data.skipped)
     assert "train/dog/42.png" not in data.train.names
     assert data.mean[0] > whole.mean[0]
@@ -114,7 +114,7 @@ def test_what_is_dropped_does_not_count_as_corrupt_nor_for_normalization(pets: s
 
 
 def test_dropping_everything_is_refused(pets: str, tmp_path: pathlib.Path) -> None:
-    names = open_data(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1)).train.names
+    names = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1)).train.names
     (tmp_path / "all.txt").write_text("\n".join(names))
     with pytest.raises(UsageError, match=r"^data.drop \(.*all.txt\) leaves no training image: drop less\.$"):
-        open_data(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1, drop=f"{tmp_path}/all.txt"))
+        load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1, drop=f"{tmp_path}/all.txt"))

@@ -20,9 +20,9 @@ from evenkeel.models.config import ModelConfig, TrainConfig
 from evenkeel.pipeline import service
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
-from evenkeel.pipeline.dataset import Data, open_data
+from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import byte_source, reader
 from tests import forked
 from tests.models.distribute.test_multiworker import free_ports
@@ -103,17 +103,17 @@ def local() -> DataConfig:
 
 
 @pytest.fixture(scope="module")
-def data(local: DataConfig) -> Data:
-    return open_data(local)
+def data(local: DataConfig) -> Dataset:
+    return load_dataset(local)
 
 
 def key(batch: Batch) -> bytes:
     return batch[0].tobytes() + batch[1].tobytes()
 
 
-def made_here(data: Data, config: DataConfig, steps: int, start_step: int = 0) -> dict[bytes, int]:
+def made_here(data: Dataset, config: DataConfig, steps: int, start_step: int = 0) -> dict[bytes, int]:
     """{a batch: its step}, out of mapped memory in this process."""
-    ds = training_batches(data, dataclasses.replace(config, service=""), 0, Share(BATCH), start_step)
+    ds = training_batches(data, dataclasses.replace(config, service=""), 0, ReplicaShard(BATCH), start_step)
     return {key(batch): start_step + step for step, batch in enumerate(ds.take(steps).as_numpy_iterator())}
 
 
@@ -121,14 +121,14 @@ def steps_of(batches: Iterator[Batch], known: dict[bytes, int], count: int) -> l
     return [known[key(next(batches))] for _ in range(count)]
 
 
-def served(data: Data, config: DataConfig, cluster: Cluster, start_step: int = 0, **changes: str) -> Iterator[Batch]:
+def served(data: Dataset, config: DataConfig, cluster: Cluster, start_step: int = 0, **changes: str) -> Iterator[Batch]:
     config = dataclasses.replace(config, service=cluster.address, **changes)
-    return training_batches(data, config, 0, Share(BATCH), start_step).as_numpy_iterator()
+    return training_batches(data, config, 0, ReplicaShard(BATCH), start_step).as_numpy_iterator()
 
 
 @pytest.mark.slow
 def test_two_workers_make_the_very_batches_of_one_process_each_once(
-    local: DataConfig, data: Data, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    local: DataConfig, data: Dataset, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pixels, labels and random numbers: so every example comes exactly once an epoch, as it does there."""
     for worker in (cluster.worker(), cluster.worker()):
@@ -145,14 +145,14 @@ def test_two_workers_make_the_very_batches_of_one_process_each_once(
 
 @pytest.mark.slow
 def test_three_trainers_get_the_batches_of_their_own_shares_each_once(
-    local: DataConfig, data: Data, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    local: DataConfig, data: Dataset, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which are the parts of each global batch: every example comes exactly once a pass, to one of them."""
     for worker in (cluster.worker(), cluster.worker()):
         worker.ready()
     config, steps, size = dataclasses.replace(local, batch_size=21), 2 * COUNT // 21, 7
     monkeypatch.setattr(reader, "FOREVER", steps)
-    shares = [Share(21, replicas=3, first_replica=place) for place in range(3)]
+    shares = [ReplicaShard(21, replicas=3, first_replica=place) for place in range(3)]
     remote = dataclasses.replace(config, service=cluster.address)
     reading = [training_batches(data, remote, 0, share).as_numpy_iterator() for share in shares]
     for share, batches in zip(shares, reading, strict=True):
@@ -165,7 +165,7 @@ def test_three_trainers_get_the_batches_of_their_own_shares_each_once(
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_what_it_had_begun_and_one_that_joins_takes_over(
-    local: DataConfig, data: Data, cluster: Cluster
+    local: DataConfig, data: Dataset, cluster: Cluster
 ) -> None:
     dying, staying = cluster.worker(), cluster.worker()
     dying.ready()
@@ -215,17 +215,17 @@ def test_a_worker_that_cannot_open_the_shards_is_a_line(
 ) -> None:
     cluster.worker().ready()
     config = dataclasses.replace(local, shapes=ShapesConfig(size=16, count=40), service=cluster.address)
-    found = open_data(config)
+    found = load_dataset(config)
     gone = dataclasses.replace(found.train, shards=tuple(f"{path}.gone" for path in found.train.shards))
     with pytest.raises(
         UsageError, match=r"^data\.service \(grpc://localhost:[0-9]+\): .*\.gone; No such file.* paths as"
     ):
-        training.first_images(TrainConfig(data=config), dataclasses.replace(found, train=gone), Share(BATCH))
+        training.first_images(TrainConfig(data=config), dataclasses.replace(found, train=gone), ReplicaShard(BATCH))
 
 
 @pytest.mark.slow
 def test_a_dispatcher_started_again_goes_on_and_loses_no_more_than_an_answer(
-    local: DataConfig, data: Data, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    local: DataConfig, data: Dataset, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.worker().ready()
     known = made_here(data, local, 20 * EPOCH)
@@ -241,7 +241,7 @@ def test_a_dispatcher_started_again_goes_on_and_loses_no_more_than_an_answer(
 
 @pytest.mark.slow
 def test_static_parts_are_one_whole(
-    local: DataConfig, data: Data, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    local: DataConfig, data: Dataset, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = free_ports(2)
     cluster = Cluster(tmp_path / "journal", f"--workers={','.join(f'localhost:{port}' for port in ports)}")
@@ -263,7 +263,7 @@ def test_static_parts_are_one_whole(
 
 @pytest.mark.slow
 def test_off_each_worker_deals_out_every_image_in_an_order_of_its_own(
-    local: DataConfig, data: Data, cluster: Cluster
+    local: DataConfig, data: Dataset, cluster: Cluster
 ) -> None:
     for worker in (cluster.worker(), cluster.worker()):
         worker.ready()
@@ -275,11 +275,11 @@ def test_off_each_worker_deals_out_every_image_in_an_order_of_its_own(
     assert not {key(batch) for batch in drawn} & made_here(data, local, 6 * EPOCH).keys()
 
 
-def test_off_every_pass_from_the_random_start_on_is_whole(local: DataConfig, data: Data) -> None:
+def test_off_every_pass_from_the_random_start_on_is_whole(local: DataConfig, data: Dataset) -> None:
     config = dataclasses.replace(local, service="grpc://localhost:1", service_sharding="off")
     starts = []
     for _ in range(2):
-        ds, _ = reader.training_reader(config, data.train, 0, Share(COUNT), start_step=0)
+        ds, _ = reader.training_reader(config, data.train, 0, ReplicaShard(COUNT), start_step=0)
         (element, rows, images), *_ = ds.take(1).as_numpy_iterator()
         starts.append(int(element))
         assert sorted(rows.tolist()) == list(range(COUNT))
@@ -287,7 +287,7 @@ def test_off_every_pass_from_the_random_start_on_is_whole(local: DataConfig, dat
     assert starts[0] != starts[1]
 
 
-def test_stored_images_are_those_of_the_mapping(data: Data) -> None:
+def test_stored_images_are_those_of_the_mapping(data: Dataset) -> None:
     rows = tf.constant(np.random.default_rng(0).permutation(COUNT))
     mapped = byte_source.mapped(data.train)
     expected = [mapped.encoded(row).numpy() for row in rows]
@@ -315,11 +315,11 @@ def test_a_run_that_must_repeat_to_the_bit_is_refused() -> None:
         TrainConfig(deterministic=True, data=DataConfig(service="grpc://a:1"))
 
 
-def test_no_dispatcher_is_a_line_and_not_a_hang(local: DataConfig, data: Data) -> None:
+def test_no_dispatcher_is_a_line_and_not_a_hang(local: DataConfig, data: Dataset) -> None:
     (port,) = free_ports(1)
     config = dataclasses.replace(local, service=f"grpc://localhost:{port}", service_timeout=0.3)
     with pytest.raises(UsageError) as raised:
-        training_batches(data, config, 0, Share(BATCH))
+        training_batches(data, config, 0, ReplicaShard(BATCH))
     assert str(raised.value) == (
         f"data.service (grpc://localhost:{port}): no dispatcher answers within 0.3 s; start one with"
         " python -m tools.data_service dispatcher, or mend the address."

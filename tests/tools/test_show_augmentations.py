@@ -11,8 +11,8 @@ from PIL import Image
 
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from tests import forked
 from tests.tools.test_cli import refused
 
@@ -43,7 +43,7 @@ def drawn_rows(path: pathlib.Path, count: int) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize(("channels", "rows"), [(3, 19), (1, 17)])  # gray images have neither saturation nor hue
 def test_a_row_each_between_the_images_as_they_are_and_as_the_configuration_changes_them(
-    small: DataConfig, data: Data, tmp_path: pathlib.Path, channels: int, rows: int
+    small: DataConfig, data: Dataset, tmp_path: pathlib.Path, channels: int, rows: int
 ) -> None:
     path = tmp_path / "grid.png"
     flags = ["--images=5", "--data.augment.flip=0.5", "--data.augment.cutout=0.5", f"--data.channels={channels}"]
@@ -54,7 +54,7 @@ def test_a_row_each_between_the_images_as_they_are_and_as_the_configuration_chan
     assert len(tiles) == rows
     config = dataclasses.replace(small, batch_size=5, channels=channels)
     for row, augment in ((0, AugmentConfig()), (1, AugmentConfig(flip=1)), (-1, AugmentConfig(flip=0.5, cutout=0.5))):
-        batches = training_batches(data, dataclasses.replace(config, augment=augment), 3, Share(5))
+        batches = training_batches(data, dataclasses.replace(config, augment=augment), 3, ReplicaShard(5))
         np.testing.assert_array_equal(tiles[row], np.broadcast_to(next(iter(batches))[0], tiles[row].shape))
     for row in range(1, rows):
         assert (tiles[row] != tiles[0]).any(), f"row {row} shows nothing"

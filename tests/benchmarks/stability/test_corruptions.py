@@ -14,7 +14,7 @@ from PIL import Image
 
 from evenkeel.benchmarks.stability import corruptions
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 
 TRAIN, TEST = 200, 40
@@ -50,7 +50,7 @@ def differing(some: dict, others: dict) -> list[str]:
 
 
 def test_a_clean_copy_holds_the_first_images_as_they_are(small: DataConfig, clean: DataConfig) -> None:
-    opened, copy = open_data(small), open_data(clean)
+    opened, copy = load_dataset(small), load_dataset(clean)
     assert set(opened.classes) == set(copy.classes)  # a folder's come by the alphabet
     images, labels = corruptions.pixels(opened.train, small, TRAIN)
     files = shown(clean.source, "train")

@@ -35,7 +35,7 @@ from evenkeel.models.stability.guard import StabilityGuard
 from evenkeel.models.training import build_model
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from tests.models.training.test_stable_model import (
     BATCH,
     IMAGES,
@@ -144,7 +144,7 @@ def test_runs_through_the_trainer(name: str, clean: DataConfig) -> None:
     build_model.set_up(config)
     data = train.opening.open_data(config.data)
     model = build_model.create_model(config, data, one(), build_model.steps_in_epoch(config, data))
-    training, _ = train.batches(config, data, one(), Share(config.data.batch_size), 0)
+    training, _ = train.batches(config, data, one(), ReplicaShard(config.data.batch_size), 0)
     model.fit(training, steps_per_epoch=1, epochs=1, verbose=0)
     assert model.step == 1
 

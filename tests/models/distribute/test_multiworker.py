@@ -28,7 +28,7 @@ from evenkeel.models.config import (
 )
 from evenkeel.models.training.checkpoints import steps
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from tests import forked
 from tests.models.networks import test_factory
 
@@ -84,7 +84,7 @@ def small_config(small: DataConfig, **changes) -> TrainConfig:
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "batch"), [(3, 21)])
 def test_workers_end_with_equal_weights_and_see_every_row_once(
-    workers: int, batch: int, small: DataConfig, data: Data, tmp_path: pathlib.Path
+    workers: int, batch: int, small: DataConfig, data: Dataset, tmp_path: pathlib.Path
 ) -> None:
     config = small_config(dataclasses.replace(small, batch_size=batch))
     arguments = [json.dumps(to_dict(config)), str(tmp_path / "run")]

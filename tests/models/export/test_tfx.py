@@ -14,7 +14,7 @@ import tensorflow as tf
 from evenkeel.models.export import tfrecords, tfx
 from evenkeel.models.export.export import run_fn
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.sources import shapes
 
@@ -110,7 +110,7 @@ def test_run_fn_trains_and_leaves_what_serving_loads(pictures: Any, tmp_path: pa
 def test_records_become_the_images_and_labels_that_they_are(pictures: Any, tmp_path: pathlib.Path) -> None:
     fn_args = written(pictures, tmp_path)
     config = tfx.configured(fn_args)
-    data = open_data(config.data)
+    data = load_dataset(config.data)
     assert (config.epochs, config.data.validation_split) == (2, "validation[:40]")
     assert (len(data.train), len(data.validation)) == (200, 40)
     assert data.classes == tuple(map(str, range(10)))
@@ -123,7 +123,7 @@ def test_classes_may_have_names_and_features_others(pictures: Any, tmp_path: pat
     examples = [example(image, "cat" if label % 2 else "dog", names) for image, label in pictures["train"]]
     path = write(tmp_path / "plain.tfrecord", examples, "")
     directory = tfrecords.prepare({"train": [path], "validation": [path]}, str(tmp_path / "ours"), *names)
-    data = open_data(DataConfig(source=directory, image_size=16))
+    data = load_dataset(DataConfig(source=directory, image_size=16))
     assert data.classes == ("cat", "dog")
     assert data.train.names[0].startswith("00000-plain.tfrecord-")
     assert tfrecords.prepare({"train": [path], "validation": [path]}, str(tmp_path / "ours"), *names) == directory
@@ -172,5 +172,5 @@ def test_files_of_the_same_name_in_two_directories_are_two(pictures: Any, tmp_pa
     examples = [example(*picture) for picture in pictures["train"]]
     paths = [write(tmp_path / place / "data-00000.gz", examples[at::2]) for at, place in enumerate("ab")]
     directory = tfrecords.prepare({"train": paths, "validation": paths[:1]}, str(tmp_path / "ours"))
-    data = open_data(DataConfig(source=directory, image_size=16))
+    data = load_dataset(DataConfig(source=directory, image_size=16))
     assert (len(data.train), len(data.validation)) == (200, 100)

@@ -14,8 +14,8 @@ from evenkeel.models.optim import optimizers
 from evenkeel.models.optim.schedules import Schedule
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import Data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from tests.models.networks.test_factory import normed, plain
 from tests.models.optim.test_addons import needs_addons, where_available
 
@@ -25,10 +25,10 @@ def schedule(config: OptimizerConfig, steps: int) -> Schedule:
 
 
 @pytest.fixture(scope="module")
-def shapes(data: Data, small: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
+def shapes(data: Dataset, small: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
     """100 images of the embedded data set, normalized, and their labels."""
     config = dataclasses.replace(small, batch_size=100)
-    images, labels = next(iter(build.training_batches(data, config, seed=0, share=Share(100))))
+    images, labels = next(iter(build.training_batches(data, config, seed=0, share=ReplicaShard(100))))
     return (tf.cast(images, tf.float32) - data.mean) / data.std, labels
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from evenkeel.models.config import ModelConfig, TrainConfig, config_json
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from tests import forked
 from tests.models.optim.test_addons import OF_ADDONS
 
@@ -44,7 +44,7 @@ def test_training_works_without_addons(small: DataConfig, tmp_path: pathlib.Path
 @pytest.mark.slow
 @pytest.mark.parametrize("option", [*(f"optimizer.name={name}" for name in OF_ADDONS), "loss=focal"])
 def test_an_option_that_needs_addons_says_so_in_one_line(
-    option: str, small: DataConfig, data: Data, tmp_path: pathlib.Path
+    option: str, small: DataConfig, data: Dataset, tmp_path: pathlib.Path
 ) -> None:
     config = TrainConfig(data=small, model=ModelConfig("cnn", width=4))
     done = forked.run(trains, *given(tmp_path, config), f"--{option}")

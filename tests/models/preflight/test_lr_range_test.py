@@ -18,7 +18,7 @@ from evenkeel.models.preflight.lr_range_test import (
     range_test,
     smoothed,
 )
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from tests.models.preflight.test_preflight import config
 
 RATES = np.geomspace(1e-4, 1e2, 121)
@@ -87,7 +87,7 @@ def test_the_remedy_comes_to_the_suggested_rate_by_way_of_scaling() -> None:
     assert "--optimizer.learning_rate=0.01." in finding(config(optimizer=scaled), found).remedy
 
 
-def test_a_network_bears_so_much_and_no_more(data: Data) -> None:
+def test_a_network_bears_so_much_and_no_more(data: Dataset) -> None:
     found = range_test(config("he", optimizer=OptimizerConfig(learning_rate=0.02)), data, steps=60)
     assert found.diverged_at is not None
     assert 0.05 < found.diverged_at < 50
@@ -97,7 +97,7 @@ def test_a_network_bears_so_much_and_no_more(data: Data) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
-def test_every_kind_of_optimizer_has_a_range_of_its_own(name: str, data: Data) -> None:
+def test_every_kind_of_optimizer_has_a_range_of_its_own(name: str, data: Dataset) -> None:
     chosen = config("cnn", optimizer=OptimizerConfig(name=name, learning_rate=1e-3, clip_norm=1.0))
     found = range_test(chosen, data, steps=20)
     assert found.rates[0] == pytest.approx(1e-6)

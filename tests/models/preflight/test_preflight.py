@@ -45,7 +45,7 @@ from evenkeel.models.stability.causes import CAUSES
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry.incidents import Incidents
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
-from evenkeel.pipeline.dataset import Data, open_data
+from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.prepare import skew
 from tests import forked
 
@@ -73,15 +73,15 @@ def by_name(findings: list[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-def look(data: Data, network: str = "cnn", **options: Any) -> Look:
+def look(data: Dataset, network: str = "cnn", **options: Any) -> Look:
     return looked_at(config(network, **options), data)
 
 
-def looked_at(made: TrainConfig, data: Data) -> Look:
+def looked_at(made: TrainConfig, data: Dataset) -> Look:
     return Look(made, data, *data_checks.first_batch(made, data))
 
 
-def of_network(data: Data, network: str = "cnn", steps: int = STEPS, **options: Any) -> dict[str, Finding]:
+def of_network(data: Dataset, network: str = "cnn", steps: int = STEPS, **options: Any) -> dict[str, Finding]:
     made = config(network, **options)
     return by_name(list(network_checks.checks(made, looked_at(made, data), steps, replicas=1)))
 
@@ -205,7 +205,7 @@ SOUND = [
 
 
 @pytest.mark.parametrize("network", SOUND)
-def test_nothing_is_said_of_a_sound_network(network: str, data: Data) -> None:
+def test_nothing_is_said_of_a_sound_network(network: str, data: Dataset) -> None:
     assert bad(of_network(data, network)) == set()
     finding = network_checks.overfits(look(data, network))
     assert finding.ok, finding.line
@@ -218,7 +218,7 @@ def test_nothing_is_said_of_the_preset_that_everyone_starts_with() -> None:
     chosen = from_dict(TrainConfig, PRESETS["quick"])
     small = dataclasses.replace(chosen.data, shapes=ShapesConfig(count=1200))
     chosen = dataclasses.replace(chosen, data=small)
-    findings = preflight(chosen, open_data(small), tf.distribute.get_strategy())
+    findings = preflight(chosen, load_dataset(small), tf.distribute.get_strategy())
     assert [finding.line for finding in findings if not finding.ok] == []
     assert len(findings) == 30
 
@@ -248,7 +248,7 @@ def test_nothing_is_said_of_the_preset_that_everyone_starts_with() -> None:
         ("jumpy", "batch_norm_momentum", "batch_norm_momentum"),
     ],
 )
-def test_what_is_wrong_with_a_network_is_named(network: str, check: str, cause: str, data: Data) -> None:
+def test_what_is_wrong_with_a_network_is_named(network: str, check: str, cause: str, data: Dataset) -> None:
     finding = of_network(data, network)[check]
     assert not finding.ok, finding.line
     assert cause in finding.causes
@@ -256,13 +256,13 @@ def test_what_is_wrong_with_a_network_is_named(network: str, check: str, cause: 
     assert all(math.isfinite(value) for value in finding.evidence.values())
 
 
-def test_a_layer_behind_a_stop_is_named(data: Data) -> None:
+def test_a_layer_behind_a_stop_is_named(data: Dataset) -> None:
     assert "behind/kernel" in of_network(data, "stopped")["gradients_arrive"].seen
 
 
 @pytest.mark.parametrize("network", ["rescaled", "own_norm", "arithmetic", "nested"])
 def test_a_network_that_rescales_its_input_needs_no_normalization(network: str, small: DataConfig) -> None:
-    raw = open_data(dataclasses.replace(small, normalize=False))
+    raw = load_dataset(dataclasses.replace(small, normalize=False))
     assert of_network(raw, network, normalize=False)["input_scale"].ok
     finding = of_network(raw, "he", normalize=False)["input_scale"]
     assert not finding.ok
@@ -270,25 +270,25 @@ def test_a_network_that_rescales_its_input_needs_no_normalization(network: str, 
     assert finding.evidence["std"] > 30
 
 
-def test_an_input_scaled_twice_is_seen(data: Data) -> None:
+def test_an_input_scaled_twice_is_seen(data: Dataset) -> None:
     assert not of_network(data, "rescaled")["input_scale"].ok
 
 
 def test_an_unscaled_input_explains_a_large_first_loss(small: DataConfig) -> None:
-    raw = open_data(dataclasses.replace(small, normalize=False))
+    raw = load_dataset(dataclasses.replace(small, normalize=False))
     finding = of_network(raw, "he", normalize=False)["initial_loss"]
     assert not finding.ok
     assert finding.causes[0] == "input_scale"
 
 
 @pytest.mark.parametrize("network", ["probabilities", "squashed", "dead"])
-def test_one_batch_that_cannot_be_learnt(network: str, data: Data) -> None:
+def test_one_batch_that_cannot_be_learnt(network: str, data: Dataset) -> None:
     finding = network_checks.overfits(look(data, network))
     assert not finding.ok, finding.line
     assert finding.evidence["steps"] == 120
 
 
-def test_penalties_count_by_how_fast_they_shrink_weights(data: Data) -> None:
+def test_penalties_count_by_how_fast_they_shrink_weights(data: Dataset) -> None:
     sound = OptimizerConfig(learning_rate=0.05)
     assert of_network(data, "lightly_penalised", optimizer=sound)["penalty"].ok
     finding = of_network(data, "lightly_penalised", optimizer=OptimizerConfig(learning_rate=2.5))["penalty"]
@@ -297,7 +297,7 @@ def test_penalties_count_by_how_fast_they_shrink_weights(data: Data) -> None:
 
 
 @pytest.mark.parametrize(("steps", "ok"), [(600, True), (15, False)])
-def test_moving_statistics_need_steps(steps: int, ok: bool, data: Data) -> None:
+def test_moving_statistics_need_steps(steps: int, ok: bool, data: Dataset) -> None:
     assert of_network(data, "cnn", steps=steps)["batch_norm_momentum"].ok == ok
 
 
@@ -305,12 +305,12 @@ def test_moving_statistics_need_steps(steps: int, ok: bool, data: Data) -> None:
     ("network", "batch", "accumulate", "ok"),
     [("cnn", 20, 1, True), ("cnn", 20, 5, False), ("cnn", 4, 1, False), ("grouped", 4, 1, True)],
 )
-def test_batch_norm_needs_images(network: str, batch: int, accumulate: int, ok: bool, data: Data) -> None:
+def test_batch_norm_needs_images(network: str, batch: int, accumulate: int, ok: bool, data: Dataset) -> None:
     optimizer = OptimizerConfig(accumulate=accumulate)
     assert of_network(data, network, batch_size=batch, optimizer=optimizer)["batch_norm_batch"].ok == ok
 
 
-def test_float16_must_not_overflow(data: Data) -> None:
+def test_float16_must_not_overflow(data: Dataset) -> None:
     keras.mixed_precision.set_global_policy("mixed_float16")
     assert of_network(data, "normed")["precision"].ok
     finding = of_network(data, "large")["precision"]
@@ -377,9 +377,9 @@ def test_a_remedy_is_itself_sound() -> None:
 # Data.
 
 
-def opened(**dirt: Any) -> tuple[TrainConfig, Data]:
+def opened(**dirt: Any) -> tuple[TrainConfig, Dataset]:
     chosen = config(shapes=ShapesConfig(size=16, count=300, **dirt))
-    return chosen, open_data(chosen.data)
+    return chosen, load_dataset(chosen.data)
 
 
 def of_data(**dirt: Any) -> dict[str, Finding]:
@@ -458,7 +458,7 @@ def test_the_distance_of_two_samples_is_that_of_their_distributions() -> None:
         (AugmentConfig(brightness=1.0, contrast=1.0, noise=100), False),
     ],
 )
-def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, data: Data) -> None:
+def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, data: Dataset) -> None:
     made = config(augment=augment)
     finding = data_checks.augmentation(made, data, data_checks.first_batch(made, data)[0])
     assert finding.ok == ok, finding.line
@@ -476,15 +476,15 @@ def test_augmentation_must_leave_something(augment: AugmentConfig, ok: bool, dat
 )
 def test_a_cheap_model_must_learn_from_augmented_images(augment: AugmentConfig, ok: bool) -> None:
     made = config(augment=augment, shapes=ShapesConfig(size=16, count=2500))
-    data = open_data(made.data)
+    data = load_dataset(made.data)
     assert (data_checks._left(data, made.data) >= data_checks.LEAST_LEFT) == ok
 
 
-def test_of_few_images_a_cheap_model_says_nothing(data: Data) -> None:
+def test_of_few_images_a_cheap_model_says_nothing(data: Dataset) -> None:
     assert data_checks._left(data, config(augment=AugmentConfig(noise=250.0)).data) == 1.0
 
 
-def test_flat_images_are_destroyed_and_turned_ones_are_not(data: Data) -> None:
+def test_flat_images_are_destroyed_and_turned_ones_are_not(data: Dataset) -> None:
     images = data_checks.first_batch(config(), data, AugmentConfig())[0]
     flat = np.full_like(images, 128)
     assert data_checks.destroyed(images, flat).mean() > 0.95, "all that had any contrast"
@@ -558,14 +558,14 @@ def test_few_images_prove_nothing_about_labels() -> None:
 def test_wrong_labels_of_shapes_are_seen() -> None:
     for share, ok in ((0.0, True), (0.4, False)):
         chosen = DataConfig(shapes=ShapesConfig(label_noise=share))
-        finding = data_checks.wrong_labels(TrainConfig(data=chosen), open_data(chosen))
+        finding = data_checks.wrong_labels(TrainConfig(data=chosen), load_dataset(chosen))
         assert finding.ok == ok, finding.line
 
 
 # The whole.
 
 
-def test_every_finding_names_causes_that_exist_and_the_options_that_do(data: Data) -> None:
+def test_every_finding_names_causes_that_exist_and_the_options_that_do(data: Dataset) -> None:
     findings = preflight(config(), data, tf.distribute.get_strategy())
     for finding in findings:
         assert set(finding.causes) <= set(CAUSES), finding.check
@@ -576,7 +576,7 @@ def test_every_finding_names_causes_that_exist_and_the_options_that_do(data: Dat
     json.dumps([dataclasses.asdict(finding) for finding in findings])
 
 
-def test_what_is_looked_at_is_standardized_as_training_does(data: Data) -> None:
+def test_what_is_looked_at_is_standardized_as_training_does(data: Dataset) -> None:
     for normalize in (True, False):
         found = looked_at(config(standardize=True, normalize=normalize), data)
         seen = np.asarray(found.seen, np.float64)
@@ -612,7 +612,7 @@ def test_only_what_is_not_ok_is_told(tmp_path: pathlib.Path, caplog: pytest.LogC
     assert incidents.counts == {"preflight_odd": 1}
 
 
-def test_on_several_workers_only_settings_and_index_are_checked(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_several_workers_only_settings_and_index_are_checked(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_checks, "training_batches", None)
     monkeypatch.setattr(network_checks, "Look", None)
 
@@ -717,14 +717,14 @@ def test_a_resumed_run_is_told_nothing_twice(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "run/incidents.jsonl").read_text() == lines
 
 
-def test_a_network_of_several_replicas_is_looked_at_on_one(data: Data) -> None:
+def test_a_network_of_several_replicas_is_looked_at_on_one(data: Dataset) -> None:
     devices = strategy.create(StrategyConfig(name="mirrored", logical_cpus=2))
     findings = by_name(preflight(config(batch_size=8), data, devices))
     assert findings["batch_norm_batch"].evidence["images"] == 4
     assert bad(findings) == {"batch_norm_batch"}
 
 
-def test_full_adds_the_slow_checks_and_shows_the_range_test(data: Data) -> None:
+def test_full_adds_the_slow_checks_and_shows_the_range_test(data: Dataset) -> None:
     seen: list[Any] = []
     chosen = config("he", preflight="full", optimizer=OptimizerConfig(learning_rate=0.02))
     findings = by_name(preflight(chosen, data, tf.distribute.get_strategy(), seen.append))

@@ -24,7 +24,7 @@ from evenkeel.models.telemetry.tensorboard import GRID, Profiler, write
 from evenkeel.models.telemetry.tensorboard import scalars as summary_of
 from evenkeel.models.training import build_model
 from evenkeel.pipeline import build, dataset
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from tests.models.test_train import (
     PLAIN,
     STEPS,
@@ -87,8 +87,8 @@ def pixels(encoded: np.ndarray) -> np.ndarray:
 def test_the_augmented_training_images_are_shown() -> None:
     model_dir, _ = finished()
     (event,) = events(model_dir).Tensors("augmented training images")
-    data = dataset.open_data(TINY.data)
-    images, _ = next(iter(build.training_batches(data, TINY.data, TINY.seed, Share(TINY.data.batch_size))))
+    data = dataset.load_dataset(TINY.data)
+    images, _ = next(iter(build.training_batches(data, TINY.data, TINY.seed, ReplicaShard(TINY.data.batch_size))))
     assert event.step == 0
     np.testing.assert_array_equal(pixels(make_ndarray(event.tensor_proto)), pictures.grid(images[:GRID].numpy()))
 

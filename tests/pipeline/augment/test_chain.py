@@ -23,8 +23,8 @@ from evenkeel.pipeline.augment.randaugment import randaugment
 from evenkeel.pipeline.augment.stage import Stage
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from tests.stages import (
     alone,
     batch,
@@ -109,36 +109,36 @@ def test_the_same_draws_give_the_same_pixels_whatever_else_is_in_the_batch(seed:
     np.testing.assert_array_equal(alone(stage, images[:count], draws[:count]), alone(stage, images, draws)[:count])
 
 
-def batches(data: Data, config: DataConfig, share: Share, first: int, count: int) -> np.ndarray:
+def batches(data: Dataset, config: DataConfig, share: ReplicaShard, first: int, count: int) -> np.ndarray:
     ds = training_batches(data, config, 0, share, start_step=first).take(count)
     return np.concatenate([images for images, _ in ds.as_numpy_iterator()])
 
 
 @pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("name", EACH)
-def test_training_shows_each_of_them(small: DataConfig, data: Data, name: str, channels: int) -> None:
+def test_training_shows_each_of_them(small: DataConfig, data: Dataset, name: str, channels: int) -> None:
     if channels == 1 and name in COLOURED:
         pytest.skip("needs colour, and the configuration says so")
     plain = dataclasses.replace(small, channels=channels)
     config = dataclasses.replace(plain, augment=AugmentConfig(**{name: EACH[name]}))
-    whole = batches(data, config, Share(20), 3, 1)
+    whole = batches(data, config, ReplicaShard(20), 3, 1)
     assert whole.dtype == np.uint8
     assert whole.shape == (20, 16, 16, channels)
-    assert (whole != batches(data, plain, Share(20), 3, 1)).any()
-    np.testing.assert_array_equal(whole, batches(data, config, Share(20, 4, 0, 4), 3, 4))
+    assert (whole != batches(data, plain, ReplicaShard(20), 3, 1)).any()
+    np.testing.assert_array_equal(whole, batches(data, config, ReplicaShard(20, 4, 0, 4), 3, 4))
 
 
 def test_all_together_are_the_same_pixels_on_one_replica_as_on_eight_over_two_workers(
-    small: DataConfig, data: Data
+    small: DataConfig, data: Dataset
 ) -> None:
     config = dataclasses.replace(small, batch_size=24, augment=ALL)
-    parts = [batches(data, config, Share(24, 8, first, 4), 5, 4) for first in (0, 4)]
-    np.testing.assert_array_equal(np.concatenate(parts), batches(data, config, Share(24), 5, 1))
+    parts = [batches(data, config, ReplicaShard(24, 8, first, 4), 5, 4) for first in (0, 4)]
+    np.testing.assert_array_equal(np.concatenate(parts), batches(data, config, ReplicaShard(24), 5, 1))
 
 
-def test_the_noise_of_every_step_is_its_own(small: DataConfig, data: Data) -> None:
+def test_the_noise_of_every_step_is_its_own(small: DataConfig, data: Dataset) -> None:
     config = dataclasses.replace(small, augment=AugmentConfig(noise=30))
-    added = batches(data, config, Share(20), 0, 2).astype(float) - batches(data, small, Share(20), 0, 2)
+    added = batches(data, config, ReplicaShard(20), 0, 2).astype(float) - batches(data, small, ReplicaShard(20), 0, 2)
     rows = added.reshape(2, 20 * 16, 16 * 3)
     alike = np.abs(np.corrcoef(*rows)) > 0.85  # of 48 values: not by chance
     within, between = alike[:320, :320], alike[:320, 320:]

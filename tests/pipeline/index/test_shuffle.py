@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenkeel.pipeline.index import shuffle
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 SIZES = (1, 2, 7, 1000, 50_000)
 GOLDEN = 0x9E3779B97F4A7C15
@@ -30,11 +30,11 @@ def correlated(orders: np.ndarray) -> list[tuple[int, int]]:
     return [(a, b) for a, b in itertools.combinations(range(len(orders)), 2) if abs(table[a, b]) > limit]
 
 
-def workers(count: int, batch: int, local: int = 1) -> list[Share]:
-    return [Share(batch, count * local, worker * local, local) for worker in range(count)]
+def workers(count: int, batch: int, local: int = 1) -> list[ReplicaShard]:
+    return [ReplicaShard(batch, count * local, worker * local, local) for worker in range(count)]
 
 
-def elements(share: Share, steps: int) -> tf.Tensor:
+def elements(share: ReplicaShard, steps: int) -> tf.Tensor:
     return tf.range(steps * share.local_replicas, dtype=tf.int64)
 
 
@@ -84,7 +84,7 @@ def test_a_row_does_not_depend_on_what_is_asked_with_it(size: int, position: int
 
 
 def test_rows_inside_tf_data_equal_those_outside() -> None:
-    share = Share(8, replicas=2, first_replica=0, local_replicas=2)
+    share = ReplicaShard(8, replicas=2, first_replica=0, local_replicas=2)
     ds = tf.data.Dataset.range(10).map(lambda element: shuffle.rows_at(share.positions(element), 30, 3))
     outside = shuffle.rows_at(tf.range(40, dtype=tf.int64), 30, 3)
     np.testing.assert_array_equal(np.concatenate(list(ds.as_numpy_iterator())), outside)
@@ -145,7 +145,7 @@ def test_hash_words_are_unrelated_to_each_other() -> None:
 @pytest.mark.parametrize(("count", "local"), [(1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
 def test_uniforms_of_the_parts_are_those_of_the_whole_batch(count: int, local: int) -> None:
     batch, step = 12, 5
-    whole = shuffle.uniforms(7, tf.constant(step, tf.int64), Share(batch), columns=3)
+    whole = shuffle.uniforms(7, tf.constant(step, tf.int64), ReplicaShard(batch), columns=3)
     parts = [
         shuffle.uniforms(7, tf.constant(step * local + replica, tf.int64), share, columns=3)
         for share in workers(count, batch, local)
@@ -155,7 +155,7 @@ def test_uniforms_of_the_parts_are_those_of_the_whole_batch(count: int, local: i
 
 
 def test_uniforms_are_uniform_and_differ_by_step_seed_row_and_column() -> None:
-    share = Share(5000)
+    share = ReplicaShard(5000)
     drawn = [
         shuffle.uniforms(seed, tf.constant(step, tf.int64), share, columns=2).numpy()
         for seed, step in ((0, 0), (0, 1), (1, 0))
@@ -211,7 +211,7 @@ def test_cells_are_equal_parts_of_the_global_batch_on_any_number_of_replicas(bat
     sizes = np.bincount(whole, minlength=count)
     assert sizes.max() - sizes.min() <= 1
     for replicas in (r for r in (1, 2, 4) if batch % r == 0):
-        share = Share(batch, replicas, 0, replicas)
+        share = ReplicaShard(batch, replicas, 0, replicas)
         found = [shuffle.cells(tf.constant(replica, tf.int64), share, count).numpy() for replica in range(replicas)]
         np.testing.assert_array_equal(np.concatenate(found), whole)
         for replica, mine in enumerate(found):
@@ -221,7 +221,7 @@ def test_cells_are_equal_parts_of_the_global_batch_on_any_number_of_replicas(bat
 
 
 def test_a_steps_permutation_is_the_same_on_all_replicas_and_every_place_takes_every_value_equally_often() -> None:
-    share = Share(8, 2, 0, 2)
+    share = ReplicaShard(8, 2, 0, 2)
     drawn = np.stack([shuffle.permutation(3, tf.constant(e, tf.int64), share, 5).numpy() for e in range(1200)])
     np.testing.assert_array_equal(drawn[::2], drawn[1::2])
     np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(5), (1200, 1)))

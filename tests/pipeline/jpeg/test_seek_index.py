@@ -16,7 +16,7 @@ from PIL import Image
 
 from evenkeel.pipeline.build import evaluation_batches, training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images.decode import LIBJPEG
 from evenkeel.pipeline.index.index import (
@@ -25,7 +25,7 @@ from evenkeel.pipeline.index.index import (
     Features,
     Index,
 )
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.jpeg import (
     huffman,
     lossless_crop,
@@ -282,7 +282,7 @@ def store_of(index: Index) -> Path:
 
 
 def batches_of(config: DataConfig, count: int) -> list[tuple[np.ndarray, ...]]:
-    data, share = open_data(config), Share(config.batch_size)
+    data, share = load_dataset(config), ReplicaShard(config.batch_size)
     train = list(training_batches(data, config, 0, share).take(count).as_numpy_iterator())
     return train + list(evaluation_batches(data.validation, config, share).as_numpy_iterator())
 
@@ -291,7 +291,7 @@ def batches_of(config: DataConfig, count: int) -> list[tuple[np.ndarray, ...]]:
 def test_batches_are_the_same_with_entries(photographs: Path, channels: int) -> None:
     without = batches_of(config_of(photographs, channels=channels), 12)
     changed = config_of(photographs, channels=channels, entries=True)
-    index = open_data(changed).train
+    index = load_dataset(changed).train
     assert index.entries is not None
     names = [Path(name).stem for name in index.names]
     entered = {name: bool(record[0] >= 0) for name, record in zip(names, index.columns["entry"], strict=True)}
@@ -305,40 +305,40 @@ def test_what_was_found_is_kept_and_found_anew_for_other_files(
     photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(photographs, entries=True)
-    index = open_data(config).train
+    index = load_dataset(config).train
     store = store_of(index)
     written = (store / seek_index.POINTS).stat().st_mtime_ns
     monkeypatch.setattr(worker, "run", lambda *of: pytest.fail("looked for again"))
-    again = open_data(config).train
+    again = load_dataset(config).train
     np.testing.assert_array_equal(again.columns["entry"], index.columns["entry"])
     monkeypatch.undo()
     header = json.loads((store / seek_index.HEADER).read_text())
     (store / seek_index.HEADER).write_text(json.dumps({**header, "state": {**header["state"], "version": 0}}))
-    open_data(config)
+    load_dataset(config)
     assert json.loads((store / seek_index.HEADER).read_text()) == header
     assert (store / seek_index.POINTS).stat().st_mtime_ns > written
     os.truncate(store / seek_index.MADE_UP, 1000)
-    assert open_data(config).train.entries is not None
+    assert load_dataset(config).train.entries is not None
     assert (store / seek_index.MADE_UP).stat().st_size == header["bytes"][1]
 
 
 def test_a_process_that_dies_is_one_line_and_leaves_nothing(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(photographs, entries=True)
-    store = store_of(open_data(config).train)
+    store = store_of(load_dataset(config).train)
     (store / seek_index.HEADER).unlink()  # as if they had never been found
     before = sorted(path.name for path in store.parent.iterdir())
     monkeypatch.setattr(worker, "COMMAND", "import os; print(1, flush=True); os.kill(os.getpid(), 9)")
     line = r"^entries were not found \(SIGKILL\): mend that, or do without them by --data\.entries=false\.$"
     with pytest.raises(UsageError, match=line):
-        open_data(config)
+        load_dataset(config)
     monkeypatch.setattr(worker, "COMMAND", "print(1, flush=True); raise ValueError('the reason')")
     with pytest.raises(UsageError, match=r"^entries were not found \(ValueError: the reason\): mend that"):
-        open_data(config)
+        load_dataset(config)
     assert sorted(path.name for path in store.parent.iterdir()) == before
     left = store.with_name(f".{seek_index.STORED}.left")  # by one that was killed itself
     left.mkdir()
     monkeypatch.undo()
-    assert open_data(config).train.entries is not None
+    assert load_dataset(config).train.entries is not None
     assert not left.exists()
 
 
@@ -373,7 +373,7 @@ def test_small_images_gain_nothing_and_are_left_alone(caplog: pytest.LogCaptureF
 
     logging.set_verbosity(logging.INFO)
     with caplog.at_level("INFO", logger="absl"):
-        data = open_data(DataConfig("shapes", entries=True))
+        data = load_dataset(DataConfig("shapes", entries=True))
     assert data.train.entries is None
     assert "JPEGs of less than 32 KB would not gain by them" in caplog.text
 
@@ -382,7 +382,7 @@ def test_where_nothing_is_mapped_it_is_said(
     photographs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(memory_map, "available", False)
-    assert open_data(config_of(photographs, entries=True)).train.entries is None
+    assert load_dataset(config_of(photographs, entries=True)).train.entries is None
     assert "is streamed, and JPEGs are read whole: copy it to a local disk" in caplog.text
 
 

@@ -21,10 +21,10 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import DataConfig, PrepareConfig, ShapesConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index import index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.prepare import shards
 from evenkeel.pipeline.prepare.prepare import prepare
 from evenkeel.pipeline.prepare.statistics import named
@@ -154,7 +154,7 @@ def test_the_directory_may_be_moved(
 ) -> None:
     subprocess.run(["cp", "-a", plain[0], str(tmp_path / "moved")], check=True)
     monkeypatch.setattr(index, "_build", forbid)
-    assert len(open_data(DataConfig(source=str(tmp_path / "moved"), image_size=16)).train) == 40
+    assert len(load_dataset(DataConfig(source=str(tmp_path / "moved"), image_size=16)).train) == 40
 
 
 @pytest.mark.parametrize("bound", ["shorter", "longer"])
@@ -199,7 +199,7 @@ def test_training_from_raw_pixels_sees_them(pets: tuple[str, Files], tmp_path: p
     }
     for reader in ("mapped", "streaming"):
         config = DataConfig(source=str(tmp_path / "out"), image_size=16, batch_size=40, reader=reader)
-        images, _ = next(iter(training_batches(open_data(config), config, 0, Share(40))))
+        images, _ = next(iter(training_batches(load_dataset(config), config, 0, ReplicaShard(40))))
         seen = {image.tobytes() for image in images.numpy()}
         assert stored
         assert stored <= seen
@@ -229,7 +229,7 @@ def test_statistics_are_numpys_over_what_is_stored(plain: tuple[str, Any]) -> No
 
 
 def test_normalization_reaches_training_from_there(plain: tuple[str, Any]) -> None:
-    data = open_data(DataConfig(source=plain[0], image_size=16))
+    data = load_dataset(DataConfig(source=plain[0], image_size=16))
     np.testing.assert_allclose(data.mean, plain[1]["mean"], rtol=1e-12)
     np.testing.assert_allclose(data.std, plain[1]["std"], rtol=1e-9)
 
@@ -360,17 +360,17 @@ def test_dropped_outliers_stay_in_the_shards_but_not_in_training(
     summary = prepare(PrepareConfig(**config, outliers="drop"), output)
     assert f"{summary['dropped']} of 65 images of train are dropped as outliers" in caplog.messages
     assert len(by_tfds(output, "train")) == 65
-    data = open_data(DataConfig(source=output, image_size=16))
+    data = load_dataset(DataConfig(source=output, image_size=16))
     assert len(data.train) == 65 - summary["dropped"]
     assert any(line.startswith("train: train/cat/black.png: outlier: ") for line in data.skipped)
     # Copied without its times and its index, the directory still knows.
     os.remove(f"{output}/evenkeel-index.npz")
-    assert open_data(DataConfig(source=output, image_size=16)).train.names == data.train.names
+    assert load_dataset(DataConfig(source=output, image_size=16)).train.names == data.train.names
     # And another word takes it back, without writing a shard.
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*tfrecord*")}
     assert prepare(PrepareConfig(**config), output)["dropped"] == 0
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*tfrecord*")} == before
-    assert len(open_data(DataConfig(source=output, image_size=16)).train) == 65
+    assert len(load_dataset(DataConfig(source=output, image_size=16)).train) == 65
 
 
 def test_a_drop_beyond_the_fraction_is_refused_with_the_way_out(dirty: str, tmp_path: pathlib.Path) -> None:

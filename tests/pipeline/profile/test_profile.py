@@ -12,7 +12,7 @@ from PIL import Image
 
 from evenkeel.benchmarks.speed import profiler_validation
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.profile import cost
 from evenkeel.pipeline.profile.profile import (
     Report,
@@ -60,7 +60,7 @@ def test_four_inputs_are_bound_by_what_was_made_to_bound_them(name: str, monkeyp
 
 
 @pytest.mark.slow
-def test_the_stages_make_up_the_whole(small: DataConfig, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stages_make_up_the_whole(small: DataConfig, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "SECONDS", 0.05)
     report = profile(data, dataclasses.replace(small, cache="none"))
     assert [stage.name for stage in report.stages] == ["read", "plan", "decode", "augment", "prefetch"]

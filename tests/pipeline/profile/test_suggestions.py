@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data, open_data
+from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.images.decode import cropped
 from evenkeel.pipeline.index.index import Entries, Index
 from evenkeel.pipeline.profile import suggestions
@@ -37,11 +37,11 @@ def config_of(folder: Path, **changes: Any) -> DataConfig:
     return dataclasses.replace(DataConfig(str(folder), image_size=48, batch_size=4, augment=augment), **changes)
 
 
-def changes_of(config: DataConfig, data: Data) -> list[suggestions.Saving]:
+def changes_of(config: DataConfig, data: Dataset) -> list[suggestions.Saving]:
     return suggestions.savings("decode", SPENT, 0.0, {}, data, config, seed=0)
 
 
-def options_of(config: DataConfig, data: Data) -> list[dict[str, Any]]:
+def options_of(config: DataConfig, data: Dataset) -> list[dict[str, Any]]:
     return [each.options for each in changes_of(config, data)]
 
 
@@ -49,14 +49,14 @@ def test_entries_are_found_and_tried_for_a_sample(photographs: Path, monkeypatch
     """And what a tier gains is reckoned against what is read of a file now."""
     tried: list[Index] = []
 
-    def taken(data: Data, config: DataConfig, seed: int) -> tuple[float, float]:
+    def taken(data: Dataset, config: DataConfig, seed: int) -> tuple[float, float]:
         tried.append(data.train)
         assert config.cache in ("none", "memory"), "what all images have no room for, a few would have"
         return (2.0 if data.train.entries is None else 1.5), 0.0
 
     monkeypatch.setattr(suggestions, "taken", taken)
     config = config_of(photographs)
-    data = open_data(config)
+    data = load_dataset(config)
     before = sorted(path.name for path in Path(data.train.shards[0]).parent.iterdir())
     (of,) = [each for each in changes_of(config, data) if each.options == ENTERED]
     assert of.cpu == pytest.approx(sum(SPENT.values()) / 4)
@@ -76,7 +76,7 @@ def test_entries_are_not_sought_where_they_cannot_be_had(photographs: Path, monk
     tried: list[Index] = []
     monkeypatch.setattr(suggestions.entries, "with_entries", lambda index, *_: tried.append(index) or index)
     config = config_of(photographs)
-    of = open_data(config)
+    of = load_dataset(config)
     assert ENTERED not in options_of(config, of)
     assert len(tried.pop()) == 8
     for changes in ({"service": "grpc://a:1"}, {"reader": "streaming"}, {"cache": "memory"}):

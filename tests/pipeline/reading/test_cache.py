@@ -11,15 +11,17 @@ import pytest
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Data
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import JPEG, RAW
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import cache
 from evenkeel.pipeline.reading.small_images import Frames
 
 
-def batches(data: Data, config: DataConfig, share: Share, step: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(
+    data: Dataset, config: DataConfig, share: ReplicaShard, step: int = 3
+) -> list[tuple[np.ndarray, np.ndarray]]:
     return list(training_batches(data, config, 1, share, step).take(4).as_numpy_iterator())
 
 
@@ -38,21 +40,21 @@ def batches(data: Data, config: DataConfig, share: Share, step: int = 3) -> list
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batches_are_those_of_images_decoded_as_they_are_used(
-    small: DataConfig, data: Data, augment: AugmentConfig, channels: int
+    small: DataConfig, data: Dataset, augment: AugmentConfig, channels: int
 ) -> None:
     none, memory = (
         dataclasses.replace(small, augment=augment, channels=channels, cache=kind) for kind in ("none", "memory")
     )
     held = build.cached(data.train, memory)
     assert isinstance(held, cache.Images if augment.random_resized_crop else Frames)
-    for share in (Share(20), Share(20, replicas=2, local_replicas=2), Share(20, 4, 2, 1)):
+    for share in (ReplicaShard(20), ReplicaShard(20, replicas=2, local_replicas=2), ReplicaShard(20, 4, 2, 1)):
         for found, expected in zip(batches(data, memory, share), batches(data, none, share), strict=True):
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(a, b)
 
 
-def test_a_streamed_data_set_can_be_held_and_then_has_its_exact_order(small: DataConfig, data: Data) -> None:
-    share = Share(20)
+def test_a_streamed_data_set_can_be_held_and_then_has_its_exact_order(small: DataConfig, data: Dataset) -> None:
+    share = ReplicaShard(20)
     exact = batches(data, dataclasses.replace(small, cache="none"), share)
     held = batches(data, dataclasses.replace(small, cache="memory", reader="streaming"), share)
     for (images, labels), (expected, expected_labels) in zip(held, exact, strict=True):
@@ -60,7 +62,7 @@ def test_a_streamed_data_set_can_be_held_and_then_has_its_exact_order(small: Dat
         np.testing.assert_array_equal(labels, expected_labels)
 
 
-def test_auto_holds_small_images_that_fit_and_no_others(small: DataConfig, data: Data) -> None:
+def test_auto_holds_small_images_that_fit_and_no_others(small: DataConfig, data: Dataset) -> None:
     plan = lambda **changes: cache.plan(data.train, dataclasses.replace(small, **changes))  # noqa: E731
     assert plan() == cache.Plan(frames=True)
     assert plan(augment=AugmentConfig(flip=0.5, pad_crop=4)) == cache.Plan(True, border=4, mirror=True)
@@ -70,14 +72,14 @@ def test_auto_holds_small_images_that_fit_and_no_others(small: DataConfig, data:
     assert plan(cache="none") is None
 
 
-def test_auto_decodes_as_it_goes_where_images_do_not_fit(small: DataConfig, data: Data) -> None:
+def test_auto_decodes_as_it_goes_where_images_do_not_fit(small: DataConfig, data: Dataset) -> None:
     large = dataclasses.replace(small, image_size=64, cache_budget_mb=1)  # 300 x 12 kB
     assert cache.plan(data.train, large) is None
     with pytest.raises(UsageError, match=r"data\.cache=memory: 300 decoded images take 3 MiB, and the budget is 1 MiB"):
         cache.plan(data.train, dataclasses.replace(large, cache="memory"))
 
 
-def test_a_data_set_that_starts_again_finds_its_images_held(small: DataConfig, data: Data) -> None:
+def test_a_data_set_that_starts_again_finds_its_images_held(small: DataConfig, data: Dataset) -> None:
     config = dataclasses.replace(small, cache="memory")
     assert build.cached(data.train, config) is build.cached(data.train, config)
 
@@ -86,17 +88,17 @@ def test_a_data_set_that_starts_again_finds_its_images_held(small: DataConfig, d
 def test_a_storage_tier_is_prepared_once_and_read_in_the_sources_place(small: DataConfig, tier: str) -> None:
     config = dataclasses.replace(small, cache=tier, shapes=dataclasses.replace(small.shapes, size=24, count=60))
     prepared = dataset.in_tier(config)
-    stored = dataset.open_data(config).train
+    stored = dataset.load_dataset(config).train
     assert stored.shards[0].startswith(prepared.source)
     assert set(stored.columns["kind"]) == {RAW if tier.startswith("raw") else JPEG}
     assert set(stored.columns["height"]) == {16}
     written = {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()}
     assert dataset.in_tier(config) == prepared
     assert {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()} == written
-    images, _ = next(iter(training_batches(dataset.open_data(config), config, 0, Share(20))))
+    images, _ = next(iter(training_batches(dataset.load_dataset(config), config, 0, ReplicaShard(20))))
     # The same pictures, stored smaller.
     whole = dataclasses.replace(config, cache="none")
-    plain, _ = next(iter(training_batches(dataset.open_data(whole), whole, 0, Share(20))))
+    plain, _ = next(iter(training_batches(dataset.load_dataset(whole), whole, 0, ReplicaShard(20))))
     assert images.shape == plain.shape
     assert abs(images.numpy().mean() - plain.numpy().mean()) < 30
 

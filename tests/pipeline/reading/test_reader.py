@@ -17,7 +17,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index import index, shuffle
 from evenkeel.pipeline.index.index import Features, Index
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import memory_map, reader
 
 READERS = pytest.mark.parametrize("kind", ["mapped", "streaming"])
@@ -70,8 +70,8 @@ def flat(elements: list[Element]) -> Element:
     return [row for rows, _ in elements for row in rows], [image for _, images in elements for image in images]
 
 
-def workers(count: int, batch: int, local: int = 1) -> list[Share]:
-    return [Share(batch, count * local, worker * local, local) for worker in range(count)]
+def workers(count: int, batch: int, local: int = 1) -> list[ReplicaShard]:
+    return [ReplicaShard(batch, count * local, worker * local, local) for worker in range(count)]
 
 
 def config(kind: str, **changes: Any) -> DataConfig:
@@ -80,7 +80,7 @@ def config(kind: str, **changes: Any) -> DataConfig:
 
 @READERS
 def test_training_fetches_the_bytes_of_the_rows_it_names(pictures: Index, kind: str) -> None:
-    rows, images = flat(taken(reader.training_reader(config(kind), pictures, 0, Share(6), start_step=0), 10))
+    rows, images = flat(taken(reader.training_reader(config(kind), pictures, 0, ReplicaShard(6), start_step=0), 10))
     assert images == [picture(row) for row in rows]
     assert sorted(rows) == sorted([*range(30)] * 2)
 
@@ -112,7 +112,7 @@ def test_streamed_all_workers_together_see_every_row_exactly_once_an_epoch(
 
 
 def test_mapped_rows_are_the_orders_at_the_shares_positions(pictures: Index) -> None:
-    share = Share(12, replicas=4, first_replica=2, local_replicas=2)
+    share = ReplicaShard(12, replicas=4, first_replica=2, local_replicas=2)
     elements = taken(reader.training_reader(config("mapped"), pictures, 5, share, start_step=3), 4)
     for element, (rows, _) in enumerate(elements, start=3 * 2):
         positions = share.positions(tf.constant(element, tf.int64))
@@ -121,18 +121,21 @@ def test_mapped_rows_are_the_orders_at_the_shares_positions(pictures: Index) -> 
 
 def test_mapped_a_late_step_is_reached_without_the_steps_before(pictures: Index) -> None:
     late = 10**13  # were it only counted, it would take days
-    (rows, _), *_ = taken(reader.training_reader(config("mapped"), pictures, 0, Share(6), late), 1)
+    (rows, _), *_ = taken(reader.training_reader(config("mapped"), pictures, 0, ReplicaShard(6), late), 1)
     assert rows == shuffle.rows_at(tf.range(6 * late, 6 * late + 6), 30, 0).numpy().tolist()
 
 
 def test_streamed_a_later_start_leaves_out_the_steps_before(pictures: Index) -> None:
-    straight = taken(reader.training_reader(config("streaming"), pictures, 0, Share(6), start_step=0), 8)
-    assert taken(reader.training_reader(config("streaming"), pictures, 0, Share(6), start_step=5), 3) == straight[5:]
+    straight = taken(reader.training_reader(config("streaming"), pictures, 0, ReplicaShard(6), start_step=0), 8)
+    assert (
+        taken(reader.training_reader(config("streaming"), pictures, 0, ReplicaShard(6), start_step=5), 3)
+        == straight[5:]
+    )
 
 
 def test_streamed_orders_differ_by_epoch_and_seed_and_are_repeated_by_the_same_seed(pictures: Index) -> None:
     def rows(seed: int) -> list[int]:
-        return flat(taken(reader.training_reader(config("streaming"), pictures, seed, Share(30), 0), 2))[0]
+        return flat(taken(reader.training_reader(config("streaming"), pictures, seed, ReplicaShard(30), 0), 2))[0]
 
     first, second, other = rows(0), rows(0), rows(1)
     assert first == second
@@ -159,13 +162,13 @@ def test_evaluation_sees_every_row_once_and_fills_up_with_row_minus_1(
 
 @pytest.mark.parametrize(("batch", "steps"), [(30, 1), (31, 1), (29, 2), (1, 30), (100, 1)])
 def test_evaluation_has_as_many_steps_as_it_takes(pictures: Index, batch: int, steps: int) -> None:
-    assert reader.evaluation_steps(pictures, Share(batch)) == steps
-    assert reader.evaluation_reader(config("mapped"), pictures, Share(batch))[0].cardinality() == steps
+    assert reader.evaluation_steps(pictures, ReplicaShard(batch)) == steps
+    assert reader.evaluation_reader(config("mapped"), pictures, ReplicaShard(batch))[0].cardinality() == steps
 
 
 @READERS
 def test_a_batch_larger_than_the_data_is_filled_up(pictures: Index, kind: str) -> None:
-    ((rows, images),) = taken(reader.evaluation_reader(config(kind), pictures, Share(100)))
+    ((rows, images),) = taken(reader.evaluation_reader(config(kind), pictures, ReplicaShard(100)))
     assert rows == [*range(30)] + [-1] * 70
     assert len(images) == 100
 
@@ -173,7 +176,7 @@ def test_a_batch_larger_than_the_data_is_filled_up(pictures: Index, kind: str) -
 @READERS
 def test_a_choice_of_rows_is_read_and_no_other(pictures: Index, kind: str) -> None:
     chosen = np.array([1, 6, 7, 8, 20, 29])
-    rows, images = flat(taken(reader.evaluation_reader(config(kind), pictures.take(chosen), Share(3))))
+    rows, images = flat(taken(reader.evaluation_reader(config(kind), pictures.take(chosen), ReplicaShard(3))))
     assert rows == [*range(6)]
     assert images == [picture(row) for row in chosen]
 
@@ -181,7 +184,7 @@ def test_a_choice_of_rows_is_read_and_no_other(pictures: Index, kind: str) -> No
 @READERS
 def test_rows_in_another_order_than_stored_keep_their_own_images(pictures: Index, kind: str) -> None:
     turned = pictures.take(np.arange(30)[::-1])
-    rows, images = flat(taken(reader.evaluation_reader(config(kind), turned, Share(5))))
+    rows, images = flat(taken(reader.evaluation_reader(config(kind), turned, ReplicaShard(5))))
     assert sorted(rows) == [*range(30)]
     assert images == [picture(29 - row) for row in rows]
 
@@ -195,11 +198,11 @@ def test_damaged_records_are_passed_over_where_mapped_and_refused_in_a_stream(tm
     damaged.write_bytes(contents)
     kept = indexed(dict(zip(sound.shards, SHARDS, strict=True))).kept
     assert len(kept) == 29
-    rows, images = flat(taken(reader.evaluation_reader(config("mapped"), kept, Share(29))))
+    rows, images = flat(taken(reader.evaluation_reader(config("mapped"), kept, ReplicaShard(29))))
     assert images == [picture(row) for row in range(30) if row != 10]
     assert rows == [*range(29)]
     with pytest.raises(UsageError, match=r"checksum does not match.* cannot be streamed past that: prepare"):
-        reader.evaluation_reader(config("streaming"), kept, Share(29))
+        reader.evaluation_reader(config("streaming"), kept, ReplicaShard(29))
 
 
 @READERS
@@ -208,7 +211,7 @@ def test_what_lies_behind_a_damaged_length_is_not_touched(tmp_path: pathlib.Path
     damaged = pathlib.Path(sound.shards[4])
     damaged.write_bytes(damaged.read_bytes()[: int(sound.columns["offset"][25])])
     kept = indexed(dict(zip(sound.shards, SHARDS, strict=True))).kept
-    rows, images = flat(taken(reader.evaluation_reader(config(kind), kept, Share(25))))
+    rows, images = flat(taken(reader.evaluation_reader(config(kind), kept, ReplicaShard(25))))
     assert rows == [*range(25)]
     assert images == [picture(row) for row in range(25)]
 
@@ -216,7 +219,7 @@ def test_what_lies_behind_a_damaged_length_is_not_touched(tmp_path: pathlib.Path
 def test_a_shard_cut_short_after_indexing_is_named(pictures: Index) -> None:
     grown = dataclasses.replace(pictures, sizes=(*pictures.sizes[:-1], pictures.sizes[-1] + 1))
     with pytest.raises(UsageError, match=f"^{pictures.shards[-1]} holds {pictures.sizes[-1]} bytes, its index says"):
-        reader.training_reader(config("mapped"), grown, 0, Share(6), 0)
+        reader.training_reader(config("mapped"), grown, 0, ReplicaShard(6), 0)
 
 
 def test_local_shards_are_mapped_unless_streaming_is_asked_for(pictures: Index) -> None:
@@ -228,13 +231,13 @@ def test_remote_shards_are_streamed_and_cannot_be_mapped(pictures: Index) -> Non
     remote = dataclasses.replace(pictures, shards=("gs://bucket/pets/a.tfrecord", *pictures.shards[1:]))
     assert not reader.use_mapping(config("auto"), remote)
     with pytest.raises(UsageError) as raised:
-        reader.training_reader(config("mapped"), remote, 0, Share(6), start_step=0)
+        reader.training_reader(config("mapped"), remote, 0, ReplicaShard(6), start_step=0)
     assert str(raised.value) == (
         "data.reader=mapped needs local shards on Linux, and gs://bucket/pets/a.tfrecord is not:"
         " copy the data set to a local disk or use data.reader=streaming."
     )
     with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards"):
-        reader.evaluation_reader(config("mapped"), remote, Share(6))
+        reader.evaluation_reader(config("mapped"), remote, ReplicaShard(6))
 
 
 def test_where_nothing_can_be_mapped_it_is_streamed(pictures: Index, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from evenkeel.pipeline.build import evaluation_batches
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.images.header import read_header
-from evenkeel.pipeline.index.shuffle import Share
+from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import serving
 from tests import mutations
 from tests.pipeline.test_fuzz import undecodable
@@ -54,7 +54,7 @@ def test_images_are_those_of_evaluation(size: int, channels: int, share: float, 
         source=str(tmp_path), validation_split="test", image_size=size, channels=channels, eval_crop=share, batch_size=1
     )
     shown = np.concatenate(
-        [images for images, *_ in evaluation_batches(open_data(config).validation, config, Share(1))]
+        [images for images, *_ in evaluation_batches(load_dataset(config).validation, config, ReplicaShard(1))]
     )
     files = sorted((tmp_path / "test/one").iterdir())
     read = tf.function(serving.reader(size, channels, share, 10**8))

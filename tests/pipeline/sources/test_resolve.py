@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
-from evenkeel.pipeline.dataset import open_data
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.sources import resolve as sources
 from evenkeel.pipeline.sources.resolve import resolve, scan, validation_split
@@ -214,7 +214,7 @@ def test_an_empty_folder_is_no_class_and_is_told_of(tmp_path: pathlib.Path, capl
 @pytest.mark.parametrize("name", ["new\nline.jpg", "sp ace.jpg", "\u00fcml\u00e4ut.jpg", "-flag.jpg", "a'b\"c$d.jpg"])
 def test_names_may_be_odd(name: str, pets: str) -> None:
     pathlib.Path(f"{pets}/train/cat/{name}").write_bytes(picture(0))
-    data = open_data(DataConfig(source=pets, image_size=8))
+    data = load_dataset(DataConfig(source=pets, image_size=8))
     assert f"train/cat/{name}" in data.train.names
 
 
@@ -272,7 +272,7 @@ def test_the_folder_itself_stays_untouched(pets: str, cache: pathlib.Path) -> No
 def test_a_corrupt_image_of_a_folder_is_named_by_its_path(tmp_path: pathlib.Path) -> None:
     root = folder(tmp_path / "pets", *(f"train/{path}" for path in many(10)), "val/cat/1.png", "val/dog/1.png")
     (tmp_path / "pets/train/dog/3.png").write_bytes(b"no picture")
-    found = open_data(DataConfig(source=root, image_size=8, max_corrupt_fraction=0.1))
+    found = load_dataset(DataConfig(source=root, image_size=8, max_corrupt_fraction=0.1))
     assert found.skipped == ("train: train/dog/3.png: cannot be decoded as an image",)
     assert len(found.train) == 19
     assert len(found.validation) == 2
