@@ -80,7 +80,7 @@ def in_tier(config: DataConfig) -> DataConfig:
     with resolve.told_in_one_line(config.source):
         name = f"{resolve.state(config)}-{config.cache.replace(':', '-')}"
     output = os.path.join(resolve.cache_dir(), "tiers", name)
-    with file_lock.alone(output):
+    with file_lock.exclusive_lock(output):
         if os.path.exists(output):
             return dataclasses.replace(config, source=output)
         wanted = PrepareConfig(

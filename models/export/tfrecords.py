@@ -16,7 +16,8 @@ import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
 
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.system import file_lock
+from evenkeel.pipeline.sources.fingerprint import fingerprint_files
+from evenkeel.pipeline.sources.prepare_once import prepare_once
 
 MOST_CLASSES = 100_000
 IMAGE, LABEL = "image/encoded", "image/class/label"  # as TensorFlow's own converters name them
@@ -33,14 +34,14 @@ def prepare(patterns: dict[str, list[str]], directory: str, image: str = IMAGE, 
       UsageError: no such files, no such features, or a record that is no tf.Example.
     """
     files = {split: _files(of) for split, of in patterns.items()}
-    state = file_lock.state_of(repr([files, image, label]), [path for of in files.values() for path in of])
+    state = fingerprint_files(repr([files, image, label]), [path for of in files.values() for path in of])
     place = os.path.join(directory, state)
     prepared = os.path.join(place, Records.name, str(Records.VERSION))
     if tf.io.gfile.exists(prepared):
         return prepared
     labels = {_label(feature, label) for _, feature in _examples(files, image, label)}
     builder = Records(files=files, names=class_names(labels, label), image=image, label=label, data_dir=place)
-    file_lock.prepare(builder)
+    prepare_once(builder)
     return str(builder.data_dir)
 
 

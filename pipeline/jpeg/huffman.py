@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.jpeg.layout import Coded, Layout, Table
-from evenkeel.pipeline.system import memory
+from evenkeel.pipeline.system import tensor_memory
 
 LANES = 256
 ROOM = 8 * 16001  # words of 4 bytes that a lane holds (an odd number of cache lines): longer images are not followed
@@ -72,10 +72,10 @@ class _Lanes:
 
     def __init__(self) -> None:
         # Written between two calls, none of which keeps anything: shared with tensors and not copied every time.
-        self._words = memory.empty(8 * LANES * ROOM).view(np.uint64).reshape(LANES, ROOM)
-        self._blocks = memory.empty(8 * LANES * BLOCKS).view(np.int64).reshape(LANES, BLOCKS)
-        self._tables = memory.empty(4 * LANES * TABLES * TABLE).view(np.uint32).reshape(LANES, TABLES, TABLE)
-        self._shared = [memory.tensor_over(of.reshape(-1)) for of in (self._words, self._blocks, self._tables)]
+        self._words = tensor_memory.allocate_bytes(8 * LANES * ROOM).view(np.uint64).reshape(LANES, ROOM)
+        self._blocks = tensor_memory.allocate_bytes(8 * LANES * BLOCKS).view(np.int64).reshape(LANES, BLOCKS)
+        self._tables = tensor_memory.allocate_bytes(4 * LANES * TABLES * TABLE).view(np.uint32).reshape(LANES, TABLES, TABLE)
+        self._shared = [tensor_memory.share_as_tensor(of.reshape(-1)) for of in (self._words, self._blocks, self._tables)]
         self._across, self._last_block = np.ones((2, LANES), np.int32)
         self._grid, self._bits, self._mcus = np.zeros((3, LANES), np.int64)
         self._state = np.zeros((4, LANES), np.int64)

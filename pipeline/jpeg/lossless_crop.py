@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.jpeg.seek_index import BACK_BITS, LENGTH_BITS, Record
-from evenkeel.pipeline.system.memory import around, tensor_over
+from evenkeel.pipeline.system.tensor_memory import aligned_span, share_as_tensor
 
 WORTH = 6 << 10  # bytes to leave out at least: 0.05 ms of Huffman decoding, at 8 ns a byte
 UNIT = 8  # pixels, of the width
@@ -60,7 +60,7 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
     what is cut, the window is that in the smaller image. Each row's image lies in memory from its offset on."""
     assert index.entries is not None
     records, lengths = tf.constant(index.columns["entry"]), tf.constant(index.columns["length"])
-    files, points = tf.constant(offsets), tensor_over(index.entries.points)
+    files, points = tf.constant(offsets), share_as_tensor(index.entries.points)
 
     def planned(rows: tf.Tensor, regions: tf.Tensor) -> tf.Tensor:
         of = Record(*tf.unstack(tf.gather(records, rows), axis=1))
@@ -87,7 +87,7 @@ def planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.Tensor
 
         made_up_end = behind[:, -1:] + leaves[:, -1:]
         head, width_at, made_up, scan = (tf.where(cut, each, 0) for each in (of.head, of.width_at, of.made_up, of.scan))
-        codes_at, codes, first_code = around(file + scan + begin[:, 0], end[:, -1] - begin[:, 0])
+        codes_at, codes, first_code = aligned_span(file + scan + begin[:, 0], end[:, -1] - begin[:, 0])
         group_first = tf.range(MOST_GROUPS, dtype=tf.int64)[None] * size[:, None]
         group_begin = at(begin, group_first)
         of_groups = [
@@ -153,7 +153,7 @@ def _smaller(of: Record, length: tf.Tensor, regions: tf.Tensor) -> _Smaller:
 def cutter(index: Index, memory: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
     """region -> a JPEG, or the file as it is, string []; files lie in `memory` (uint8 [n])."""
     assert index.entries is not None
-    made_up = tensor_over(index.entries.made_up)
+    made_up = share_as_tensor(index.entries.made_up)
     widths = tf.constant([*((UNIT * units).to_bytes(2, "big") for units in range(NO_WIDTH)), b""])
     ends = tf.constant([b"", END_OF_IMAGE])
     sizes = [WINDOW, *[1] * HEAD, *SHAPES, OF_GROUP * MOST_GROUPS, -1]

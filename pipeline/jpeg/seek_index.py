@@ -164,7 +164,7 @@ def with_entries(index: Index, directory: str, cache_dir: str) -> Index:
     for stored in places:
         if _state_of(stored) == state:
             return _opened(index, stored)
-    with file_lock.alone(place):
+    with file_lock.exclusive_lock(place):
         if _state_of(place) != state:
             try:
                 _store(index, state, place)

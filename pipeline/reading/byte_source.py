@@ -16,7 +16,7 @@ import tensorflow as tf
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.jpeg import lossless_crop
 from evenkeel.pipeline.reading import memory_map
-from evenkeel.pipeline.system.memory import around, text
+from evenkeel.pipeline.system.tensor_memory import aligned_span, slice_string
 
 Pixels = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -45,10 +45,10 @@ def mapped(index: Index) -> Fetch:
     memory, starts = memory_map.flat_memory(index.shards, index.sizes)
     offsets = starts[index.columns["shard"]] + index.columns["offset"]
     lengths = index.columns["length"]
-    places = tf.constant(np.stack([*around(offsets, lengths), lengths], axis=1))
+    places = tf.constant(np.stack([*aligned_span(offsets, lengths), lengths], axis=1))
 
     def encoded(row: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
-        return text(memory, tf.gather(places, row))
+        return slice_string(memory, tf.gather(places, row))
 
     fetch = dataclasses.replace(pixels_in(memory, offsets, channels=3), encoded=encoded)
     if index.entries is None:

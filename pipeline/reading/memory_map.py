@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.system.memory import tensor_over
+from evenkeel.pipeline.system.tensor_memory import share_as_tensor
 
 available = sys.platform.startswith("linux")
 
@@ -55,7 +55,7 @@ def flat_memory(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[tf.Tens
     """
     base, starts = _mapped(paths, sizes)
     total = int(starts[-1])
-    return tensor_over(np.ctypeslib.as_array((ctypes.c_uint8 * total).from_address(base))), starts[:-1]
+    return share_as_tensor(np.ctypeslib.as_array((ctypes.c_uint8 * total).from_address(base))), starts[:-1]
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
-from evenkeel.pipeline.system.memory import empty, tensor_over
+from evenkeel.pipeline.system.tensor_memory import allocate_bytes, share_as_tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def hold(batches: Iterable[np.ndarray], count: int, border: int, mirror: bool) -
         _, size, _, channels = images.shape
         if held is None:
             wide = size + 2 * border
-            held = empty(size_in_bytes(count, size, channels, border, mirror))
+            held = allocate_bytes(size_in_bytes(count, size, channels, border, mirror))
             held = held.reshape(1 + mirror, count, wide, wide, channels)
         bordered = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), "reflect")
         held[0, done : done + len(images)] = bordered
@@ -75,5 +75,5 @@ def hold(batches: Iterable[np.ndarray], count: int, border: int, mirror: bool) -
         done += len(images)
     if held is None or done != count:
         raise ValueError(f"{done} images came, {count} were announced.")
-    lines = tensor_over(held.reshape(-1, held.shape[3] * held.shape[4]))
+    lines = share_as_tensor(held.reshape(-1, held.shape[3] * held.shape[4]))
     return Frames(lines, count, held.shape[3] - 2 * border, held.shape[4], border, mirror)

@@ -21,7 +21,8 @@ from google.protobuf.json_format import ParseError
 
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.system import file_lock
+from evenkeel.pipeline.sources.fingerprint import fingerprint_files
+from evenkeel.pipeline.sources.prepare_once import prepare_once
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VALIDATION_NAMES = ("validation", "test", "valid", "val")
@@ -81,7 +82,7 @@ def told_in_one_line(source: str) -> Iterator[None]:
 def _from_catalogue(name: str, data_dir: str) -> Any:
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
-        file_lock.prepare(builder)
+        prepare_once(builder)
         return tfds.builder_from_directory(str(builder.data_dir))
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
@@ -116,7 +117,7 @@ def _from_folder(root: str) -> Any:
     builder = ImageFolders(
         root=root, files=files, data_dir=os.path.join(cache_dir(), "folders", _folder_state(root, files))
     )
-    file_lock.prepare(builder)
+    prepare_once(builder)
     return tfds.builder_from_directory(str(builder.data_dir))
 
 
@@ -126,11 +127,11 @@ def state(config: DataConfig) -> str:
     if files:
         return _folder_state(config.source, files)
     splits = resolve(config).info.splits.values()
-    return file_lock.state_of(config.source, [str(path) for info in splits for path in info.filepaths])
+    return fingerprint_files(config.source, [str(path) for info in splits for path in info.filepaths])
 
 
 def _folder_state(root: str, files: dict[str, list[str]]) -> str:
-    return file_lock.state_of(
+    return fingerprint_files(
         repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths]
     )
 

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw
 
 from evenkeel.pipeline.config import ShapesConfig
-from evenkeel.pipeline.system import file_lock
+from evenkeel.pipeline.sources.prepare_once import prepare_once
 
 
 def _outline(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -220,5 +220,5 @@ def prepare(config: ShapesConfig, cache_dir: str) -> str:
     builder = Shapes(data_dir=cache_dir, config=ShapesBuilderConfig(shapes=config))
     # Nothing is downloaded: the folder TFDS wants for it, and what it prints about it, need not stay.
     with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
-        file_lock.prepare(builder, download_dir=downloads)
+        prepare_once(builder, download_dir=downloads)
     return str(builder.data_dir)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all.
+"""Files that are written completely or not at all.
 
 with atomic_write("index.npz") as file:
     np.savez(file, **columns)
@@ -16,16 +16,16 @@ from typing import IO
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that appears as `path` when the block ends without an error, and not at all otherwise.
+    """A binary file that becomes `path` when the block ends; if the block raises, `path` is left as it was.
 
-    The bytes go into a temporary file of the same directory, reach the disk, and are renamed. The temporary name is
-    random and the file must not exist, so that no other process and no symbolic link can take its place. `path` may be
-    a URL that tf.io.gfile knows.
+    The bytes go into a temporary file of the same directory, which is flushed to disk and renamed. Its name is random
+    and the file must not exist yet, so that neither another process nor a symbolic link can interfere. `path` may be a
+    URL that tf.io.gfile knows.
     """
     path = os.fspath(path)
     temporary = f"{path}.{secrets.token_hex(8)}.tmp"
     if "://" in path:
-        with _remote(temporary, path) as file:
+        with _atomic_write_remote(temporary, path) as file:
             yield file
         return
     try:
@@ -41,7 +41,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _remote(temporary: str, path: str) -> Iterator[IO[bytes]]:
+def _atomic_write_remote(temporary: str, path: str) -> Iterator[IO[bytes]]:
     from tensorflow.io import gfile  # takes seconds to import, and local files do not need it
 
     try:
@@ -55,6 +55,6 @@ def _remote(temporary: str, path: str) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `text` as UTF-8; what UTF-8 cannot hold is written as an escape sequence."""
+    """Writes `text` as UTF-8 with `atomic_write`; characters that UTF-8 cannot encode become escape sequences."""
     with atomic_write(path) as file:
         file.write(text.encode(errors="backslashreplace"))

@@ -34,7 +34,7 @@ from evenkeel.pipeline.jpeg import (
 )
 from evenkeel.pipeline.jpeg.layout import coded, read_layout
 from evenkeel.pipeline.reading import memory_map
-from evenkeel.pipeline.system.memory import ALIGNED, empty, tensor_over
+from evenkeel.pipeline.system.tensor_memory import ALIGNMENT_BYTES, allocate_bytes, share_as_tensor
 
 
 def picture(height: int, width: int, seed: int, gray: bool = False) -> np.ndarray:
@@ -101,7 +101,7 @@ def enterable() -> dict[str, seek_index.Found]:
 
 def aligned(array: np.ndarray) -> np.ndarray:
     """The same, as a mapped file would hold it."""
-    copy = empty(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy = allocate_bytes(array.nbytes).view(array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
 
@@ -110,7 +110,7 @@ def index_of(images: list[bytes], of: list[seek_index.Found | None]) -> tuple[In
     """An index of these images alone, the memory that they lie in, and where."""
     lengths = np.array([len(image) for image in images])
     offsets = np.cumsum(lengths) - lengths
-    memory = aligned(np.frombuffer(b"".join(images) + bytes(-lengths.sum() % ALIGNED), np.uint8))
+    memory = aligned(np.frombuffer(b"".join(images) + bytes(-lengths.sum() % ALIGNMENT_BYTES), np.uint8))
     records: list[seek_index.Record] = []
     points: list[np.ndarray] = []
     own: list[np.ndarray] = []
@@ -139,7 +139,7 @@ def test_what_is_cut_decodes_to_the_same_pixels(
     monkeypatch.setattr(lossless_crop, "WORTH", 1)
     images, names = list(KINDS.values()), list(KINDS)
     index, memory, offsets = index_of(images, [enterable[name] for name in names])
-    plan, needed = lossless_crop.planner(index, offsets), lossless_crop.cutter(index, tensor_over(memory))
+    plan, needed = lossless_crop.planner(index, offsets), lossless_crop.cutter(index, share_as_tensor(memory))
     rng = np.random.default_rng(exponent)
     were_cut = dict.fromkeys(names, 0)
     for _ in range(20):
@@ -175,7 +175,7 @@ def test_a_window_that_leaves_little_out_reads_all_of_the_file(enterable: dict[s
     index, memory, offsets = index_of([image], [enterable["4:2:0"]])
     region = lossless_crop.planner(index, offsets)(tf.constant([0], tf.int64), tf.constant([[1, 1, 110, 160, 0]]))[0]
     assert region[:5].numpy().tolist() == [1, 1, 110, 160, 0]
-    assert lossless_crop.cutter(index, tensor_over(memory))(region).numpy() == image
+    assert lossless_crop.cutter(index, share_as_tensor(memory))(region).numpy() == image
 
 
 def test_an_image_that_cannot_be_entered_is_read_whole(
@@ -186,7 +186,7 @@ def test_an_image_that_cannot_be_entered_is_read_whole(
     index, memory, offsets = index_of(images, [enterable["gray"], None, None])
     windows = tf.constant([[50, 50, 9, 9, 0]] * 3)
     regions = lossless_crop.planner(index, offsets)(tf.range(3, dtype=tf.int64), windows)
-    contents = [lossless_crop.cutter(index, tensor_over(memory))(region).numpy() for region in regions]
+    contents = [lossless_crop.cutter(index, share_as_tensor(memory))(region).numpy() for region in regions]
     assert contents[1:] == images[1:]
     assert contents[0] != images[0]
     assert regions[1, :5].numpy().tolist() == [50, 50, 9, 9, 0]
@@ -198,7 +198,7 @@ def test_nothing_is_made_that_is_too_large_for_a_decoder(monkeypatch: pytest.Mon
     (of,) = found({"wide": image}).values()
     assert of is not None
     index, memory, offsets = index_of([image], [of])
-    needed = lossless_crop.cutter(index, tensor_over(memory))
+    needed = lossless_crop.cutter(index, share_as_tensor(memory))
     for window in ([40, 0, 20, 65_480, 0], [40, 9_000, 20, 50_000, 0]):
         (region,) = lossless_crop.planner(index, offsets)(tf.constant([0], tf.int64), tf.constant([window]))
         part = decoded(needed(region), tf.cast(region[:4], tf.int32), 1)
@@ -214,7 +214,7 @@ def test_of_a_tall_image_only_so_many_rows_are_put_together(
     index, memory, offsets = index_of([image], [enterable["4:4:4"]])
     windows = tf.constant([[60, 60, 20, 40, 0], [60, 60, 40, 40, 0]])  # 4 rows of MCUs, and 6
     small, large = lossless_crop.planner(index, offsets)(tf.constant([0, 0], tf.int64), windows)
-    needed = lossless_crop.cutter(index, tensor_over(memory))
+    needed = lossless_crop.cutter(index, share_as_tensor(memory))
     assert needed(small).numpy() != image
     assert needed(large).numpy() == image
     np.testing.assert_array_equal(
@@ -248,7 +248,7 @@ def test_a_damaged_scan_is_entered_only_where_a_decoder_follows_the_same_codes()
         planned = lossless_crop.planner(index, offsets)
         regions = planned(tf.range(len(kept), dtype=tf.int64), tf.constant([[40, 50, 60, 70, 0]] * len(kept)))
         for name, region in zip(kept, regions, strict=True):
-            part = decoded(lossless_crop.cutter(index, tensor_over(memory))(region), tf.cast(region[:4], tf.int32), 1)
+            part = decoded(lossless_crop.cutter(index, share_as_tensor(memory))(region), tf.cast(region[:4], tf.int32), 1)
             np.testing.assert_array_equal(part, decoded(damaged[name], [40, 50, 60, 70], 1), err_msg=name)
 
 

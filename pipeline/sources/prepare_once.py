@@ -1,0 +1,24 @@
+"""TFDS's download_and_prepare, run by one process at a time."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from evenkeel.pipeline.system.file_lock import exclusive_lock
+
+
+def prepare_once(builder: Any, **options: Any) -> None:
+    """Runs `builder.download_and_prepare(**options)` into TFRecords unless the data set is already prepared.
+
+    Processes take turns: of two that prepare the same data set at once, TFDS lets one remove the files that the other
+    has begun to write. `builder.info` may be out of date if another process prepared the data set; open the directory
+    anew with `tfds.builder_from_directory`.
+    """
+    directory = str(builder.data_dir)
+    # Not builder.is_prepared(), which logs a warning if the directory does not exist.
+    if not tf.io.gfile.exists(os.path.join(directory, "dataset_info.json")):
+        with exclusive_lock(directory):
+            builder.download_and_prepare(file_format="tfrecord", **options)
