@@ -16,10 +16,12 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	mkdir -p .venv/checkout
+	ln -sfn ../.. .venv/checkout/evenkeel
 	touch $@
 
 train: setup
-	$(BIN)/python -m tools.train --preset=quick
+	$(BIN)/evenkeel train --preset=quick
 
 test: setup
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile -m "not slow"

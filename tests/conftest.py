@@ -23,7 +23,7 @@ from evenkeel.pipeline.dataset import Dataset, load_dataset
 
 def pytest_configure() -> None:
     # Before anything else uses TensorFlow: it fixes its devices at first use.
-    strategy.create(StrategyConfig(name="one", logical_cpus=2))
+    strategy.create_strategy(StrategyConfig(name="one", logical_cpus=2))
     gc.freeze()  # as tools do: what was imported stays, and collections need not go through it
     gc.set_threshold(50_000, 20, 20)  # tracing makes objects by the 100,000; Python collects after 700
 

@@ -6,95 +6,101 @@ import dataclasses
 import datetime
 import json
 import os
-import sys
 import typing
 
-from absl import flags as absl_flags
+from absl import flags
 
 from evenkeel.models.config import TrainConfig, config_json
 from evenkeel.pipeline.errors import UsageError, require
 from evenkeel.pipeline.system.atomic_write import write_text
-from evenkeel.tools import flags, quiet
+from evenkeel.tools import cli
+from evenkeel.tools.flags import config_from_flags, define_flags, options
+from evenkeel.tools.tensorflow_import import import_tensorflow
 
 if typing.TYPE_CHECKING:
-    from evenkeel.models.preflight.lr_range_test import RangeTest
+    from evenkeel.models.preflight.lr_range_test import RangeTestResult
     from evenkeel.models.stability.diagnosis import Finding
 
-FLAGS = absl_flags.FLAGS
+FLAGS = flags.FLAGS
 USAGE = """
-Says why a CNN does not train well, and proves it by controlled replays; or, with --preflight alone, what is wrong with
-a run before it starts: data, settings and network, each check in a line (exit code 4 where one says no).
+Finds out why a CNN does not train well, and proves the cause by controlled replays. With --preflight_only it checks
+data, settings and network before a run starts, prints a line for each check, and exits with 4 if a check fails.
 
-  python -m tools.doctor --model_dir=runs/first
-  python -m tools.doctor --model.name=mine.py:network --data.source=/data/pets --fix
-  python -m tools.doctor --preflight --preset=cifar --data.source=/data/pets --output=health
+  evenkeel doctor --model_dir=runs/first
+  evenkeel doctor --model.name=mine.py:network --data.source=/data/pets --fix
+  evenkeel doctor --preflight_only --preset=cifar --data.source=/data/pets --output=health
 """
-UNSOUND = 4
-ONLY = "preflight_only"
+CHECK_FAILED = 4  # exit code
+OWN = ("model_dir", "output", "probe_steps", "fix", "preflight_only")
 
-flags.define(TrainConfig)
-absl_flags.DEFINE_string("model_dir", "", "a run to examine: its configuration, incidents and checkpoints")
-absl_flags.DEFINE_string(
-    "output", "", "where reports go: report.html and diagnosis.json; default --model_dir or runs/doctor-DATE"
+define_flags(TrainConfig)
+flags.DEFINE_string("model_dir", "", "directory of the run to examine: its configuration, incidents and checkpoints")
+flags.DEFINE_string(
+    "output", "", "directory for report.html and diagnosis.json; default: --model_dir or runs/doctor-DATE"
 )
-absl_flags.DEFINE_integer("probe_steps", 300, "steps of the probe and of each replay, at most")
-absl_flags.DEFINE_bool("fix", False, "train again with the fix, in OUTPUT/fixed, and compare")
-absl_flags.DEFINE_bool(ONLY, False, "what --preflight without a value means: those checks and no replays")
+flags.DEFINE_integer("probe_steps", 300, "maximum number of steps of the probe and of each replay")
+flags.DEFINE_bool("fix", False, "train again with the fix, in OUTPUT/fixed, and compare")
+flags.DEFINE_bool(
+    "preflight_only", False, "run only the checks before training: all of them, or those that --preflight names"
+)
 
 
 def main(argv: list[str]) -> int:
     require(FLAGS.probe_steps >= 20, f"--probe_steps ({FLAGS.probe_steps}) must be at least 20: fewer show nothing.")
-    named = {"model_dir", "preset", "config", ONLY, *(option.name for option in flags.options(TrainConfig))}
+    named = {*OWN, "preset", "config", *(option.name for option in options(TrainConfig))}
     require(
-        any(FLAGS[name].present for name in named - {"preflight"}),
-        "say what to examine: --model_dir=RUN, or what tools.train would be given, --preset=quick for one.",
+        any(FLAGS[name].present for name in named - {"preflight", "preflight_only"}),
+        "say what to examine: --model_dir=RUN, or flags of evenkeel train such as --preset=quick.",
     )
     if FLAGS.model_dir and not FLAGS["config"].present:
         FLAGS["config"].parse(os.path.join(FLAGS.model_dir, "config.json"))
-    config = flags.config(TrainConfig)
+    config = config_from_flags(TrainConfig)
+    if FLAGS.preflight_only and not FLAGS["preflight"].present:
+        config = dataclasses.replace(config, preflight="full")
     if FLAGS.print_config:
         print(config_json(config))
         return 0
-    only = FLAGS[ONLY].value
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    output = FLAGS.output or FLAGS.model_dir or ("" if only else os.path.join("runs", f"doctor-{now}"))
+    output = FLAGS.output or FLAGS.model_dir
+    if not output and not FLAGS.preflight_only:
+        output = os.path.join("runs", f"doctor-{now}")
     if output:
         try:
             os.makedirs(output, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"--output ({output}) cannot be made: {error.strerror}; choose another.") from error
-    quiet.import_tensorflow()
-    return checked(config, output) if only else examined(config, output)
+            raise UsageError(f"--output ({output}) cannot be created: {error.strerror}; choose another.") from error
+    import_tensorflow()
+    return run_preflight(config, output) if FLAGS.preflight_only else run_diagnosis(config, output)
 
 
-def examined(config: TrainConfig, output: str) -> int:
+def run_diagnosis(config: TrainConfig, output: str) -> int:
     import tensorflow as tf
 
     from evenkeel.models.doctor import runner
-    from evenkeel.models.report.report import html
-    from evenkeel.models.report.text import text, to_json
+    from evenkeel.models.report.page import render_html
+    from evenkeel.models.report.text import render_text, to_json
 
-    # It warns of models that are compiled again and again; here each is another one.
+    # TensorFlow warns of functions that are traced repeatedly; here each trace is of another model.
     tf.get_logger().setLevel("ERROR")
     diagnosis = runner.examine(config, FLAGS.model_dir, output, FLAGS.probe_steps)
     write_text(os.path.join(output, "diagnosis.json"), json.dumps(to_json(diagnosis), indent=2, allow_nan=False) + "\n")
-    write_text(os.path.join(output, "report.html"), html(diagnosis) + "\n")
-    print(text(diagnosis))
+    write_text(os.path.join(output, "report.html"), render_html(diagnosis) + "\n")
+    print(render_text(diagnosis))
     print(f"report: {os.path.join(output, 'report.html')}")
     if FLAGS.fix:
         print(runner.fixed(config, diagnosis, FLAGS.model_dir, output))
     return 0
 
 
-def checked(config: TrainConfig, output: str) -> int:
+def run_preflight(config: TrainConfig, output: str) -> int:
     findings = check(config, output)
     for finding in findings:
         print(f"{'ok' if finding.ok else 'NO':<3} {finding.line}")
-    return 0 if all(finding.ok for finding in findings) else UNSOUND
+    return 0 if all(finding.ok for finding in findings) else CHECK_FAILED
 
 
 def check(config: TrainConfig, output: str) -> list[Finding]:
-    """The findings; they and the range test's picture are written into `output`, where that is given."""
+    """Runs the preflight checks; writes preflight.json and range_test.png into `output` unless it is empty."""
     from PIL import Image
 
     from evenkeel.models.distribute import strategy
@@ -103,33 +109,35 @@ def check(config: TrainConfig, output: str) -> list[Finding]:
     from evenkeel.models.training import build_model
     from evenkeel.pipeline import dataset
 
-    devices = strategy.create(config.strategy)
-    build_model.set_up(config)
+    devices = strategy.create_strategy(config.strategy)
+    build_model.configure_process(config)
 
-    def draw(found: RangeTest) -> None:
-        peak = schedules.peak(config.optimizer, config.data.batch_size)
-        Image.fromarray(lr_range_test.picture(found, peak)).save(os.path.join(output, "range_test.png"))
+    def draw(result: RangeTestResult) -> None:
+        peak = schedules.peak_learning_rate(config.optimizer, config.data.batch_size)
+        Image.fromarray(lr_range_test.draw_curve(result, peak)).save(os.path.join(output, "range_test.png"))
 
     data = dataset.load_dataset(config.data)
-    findings = preflight.preflight(config, data, devices, draw if output else None)
+    findings = preflight.run_checks(config, data, devices, draw if output else None)
     if output:
         with open(os.path.join(output, "preflight.json"), "w") as file:
-            # JSON knows no infinity: a number that is not one is written as its name.
-            json.dump([plain(finding) for finding in findings], file, indent=2, allow_nan=False)
+            # JSON has no infinity or NaN: they are written as strings.
+            json.dump([to_json(finding) for finding in findings], file, indent=2, allow_nan=False)
     return findings
 
 
-def plain(finding: Finding) -> dict[str, typing.Any]:
+def to_json(finding: Finding) -> dict[str, typing.Any]:
     values = dataclasses.asdict(finding)
     finite = lambda value: value if abs(value) < float("inf") else str(value)  # noqa: E731
     return {**values, "evidence": {name: finite(value) for name, value in finding.evidence.items()}}
 
 
-def as_written(argument: str) -> list[str]:
-    """An option of a run takes a value; alone it says what to do."""
-    return ["--preflight=full", f"--{ONLY}"] if argument == "--preflight" else [argument]
-
+COMMAND = cli.Command(
+    main,
+    USAGE,
+    TrainConfig,
+    OWN,
+    common=(*OWN, "preset", "config", "data.source", "data.image_size", "model.name"),
+)
 
 if __name__ == "__main__":
-    sys.argv = [each for argument in sys.argv for each in as_written(argument)]
-    flags.run(main, USAGE, TrainConfig, own=("model_dir", "output", "probe_steps", "fix"))
+    cli.run(COMMAND)

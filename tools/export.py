@@ -1,50 +1,54 @@
-"""python -m tools.export --model_dir=runs/pets --output=served/pets"""
+"""evenkeel export: writes a SavedModel that takes image files."""
 
 from __future__ import annotations
 
 import sys
 
-from absl import flags as absl_flags
+from absl import flags
 
 from evenkeel.pipeline.errors import one_of
-from evenkeel.tools import flags, quiet
+from evenkeel.tools import cli
+from evenkeel.tools.flags import require_flag
+from evenkeel.tools.tensorflow_import import import_tensorflow
 
-FLAGS = absl_flags.FLAGS
+FLAGS = flags.FLAGS
 USAGE = """
-Writes a run's model as a SavedModel that takes encoded images: decoding, scaling and normalization are inside.
+Writes the model of a run as a SavedModel that takes image files; it decodes, scales and normalizes them itself.
 
-  python -m tools.export --model_dir=runs/pets --output=served/pets --min_accuracy=0.9 --baseline
+  evenkeel export --model_dir=runs/pets --output=served/pets --min_accuracy=0.9 --baseline
 
-A model that is not good enough is not pushed, and the exit code is 4.
+A model below --min_accuracy, or below --baseline, is not written, and the exit code is 4.
 """
-REFUSED = 4
+REFUSED = 4  # exit code
 
-absl_flags.DEFINE_string("model_dir", "", "the run")
-absl_flags.DEFINE_string("output", "", "directory of the versions: the new one gets the next number")
-absl_flags.DEFINE_string("quantize", "none", "none | float16: weights in half the bytes")
-absl_flags.DEFINE_float("min_accuracy", 0.0, "least accuracy on the run's validation split")
-absl_flags.DEFINE_bool("baseline", False, "refuse a model less accurate than the newest version in --output")
-absl_flags.DEFINE_string("checkpoint", "best", "best (validation accuracy) | last")
+flags.DEFINE_string("model_dir", "", "directory of the run")
+flags.DEFINE_string("output", "", "directory of the model's versions; the new version gets the next number")
+flags.DEFINE_string("quantize", "none", "none | float16 (halves the size of the weights)")
+flags.DEFINE_float("min_accuracy", 0.0, "minimum accuracy on the run's validation split")
+flags.DEFINE_bool("baseline", False, "refuse a model less accurate than the newest version in --output")
+flags.DEFINE_string("checkpoint", "best", "best (validation accuracy) | last")
 
 
 def main(argv: list[str]) -> int:
-    flags.need("model_dir", "the directory of a run")
-    flags.need("output", "where versions of the model lie")
+    require_flag("model_dir", "the directory of a run")
+    require_flag("output", "the directory of the model's versions")
     one_of("quantize", FLAGS.quantize, ("none", "float16"))
     one_of("checkpoint", FLAGS.checkpoint, ("best", "last"))
-    quiet.import_tensorflow()
-    from evenkeel.models.export.export import Refused, export
+    import_tensorflow()
+    from evenkeel.models.export.export import ExportRefused, export
 
     try:
         pushed = export(
             FLAGS.model_dir, FLAGS.output, FLAGS.quantize, FLAGS.min_accuracy, FLAGS.baseline, FLAGS.checkpoint
         )
-    except Refused as refusal:
+    except ExportRefused as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return REFUSED
     print(f"pushed             {pushed}")
     return 0
 
 
+COMMAND = cli.Command(main, USAGE, own=("model_dir", "output", "quantize", "min_accuracy", "baseline", "checkpoint"))
+
 if __name__ == "__main__":
-    flags.run(main, USAGE, own=("model_dir", "output", "quantize", "min_accuracy", "baseline", "checkpoint"))
+    cli.run(COMMAND)

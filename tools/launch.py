@@ -1,4 +1,4 @@
-"""python -m tools.launch --workers=2 --preset=quick --model_dir=runs/two"""
+"""evenkeel launch: trains with several workers on this machine."""
 
 from __future__ import annotations
 
@@ -15,39 +15,43 @@ import threading
 import time
 from typing import Any
 
-from absl import flags as absl_flags
+from absl import flags
 
 from evenkeel.models.config import TrainConfig
 from evenkeel.pipeline.errors import require
 from evenkeel.pipeline.system import cpu
-from evenkeel.tools import flags, train
+from evenkeel.tools import cli, train
+from evenkeel.tools.flags import config_from_flags, require_flag
 
-FLAGS = absl_flags.FLAGS
+FLAGS = flags.FLAGS
 USAGE = """
-Trains with several workers on this machine, to try out what several machines would do.
+Trains with several workers on this machine, as a trial of a run on several machines.
 
-  python -m tools.launch --workers=2 --preset=quick --model_dir=runs/two
-  python -m tools.launch --workers=2 --resume --config=runs/two/config.json --model_dir=runs/two
+  evenkeel launch --workers=2 --preset=quick --model_dir=runs/two
+  evenkeel launch --workers=2 --resume --config=runs/two/config.json --model_dir=runs/two
 
-Every other flag is one of tools.train. The first lines printed say what to run on machines of your own. A signal goes
-to all workers; where one of them ends, the others end as well, and --resume goes on from the last checkpoint.
+All other flags are those of evenkeel train. The first lines of output show the command for real machines. A signal is
+passed to all workers. When a worker ends, the others end too, and --resume continues from the last checkpoint.
 """
-PORT = 2222  # of the example; here the ports are whatever is free
-GRACE = 60  # seconds that the other workers have to notice that one has gone: it takes them up to 30
-WELL = (0, 75, 130)  # ends after which the others come to theirs, however long their last checkpoint takes
+EXAMPLE_PORT = 2222  # on real machines; here the workers get free ports
+GRACE_SECONDS = 60  # for the other workers to notice a lost worker, which takes them up to 30 s
+GOOD_EXIT_CODES = (0, 75, 130)  # the other workers then end by themselves, however long their last checkpoint takes
 
-absl_flags.DEFINE_integer("workers", 2, "processes, each of which is a worker")
+flags.DEFINE_integer("workers", 2, "number of worker processes")
 
 
 def main(argv: list[str]) -> int:
-    config = flags.config(TrainConfig)
+    config = config_from_flags(TrainConfig)
     count, kind = FLAGS.workers, config.strategy.name
     require(count >= 1, f"--workers ({count}) must be 1 or more.")
-    require(kind in ("auto", "multiworker"), f"--strategy.name ({kind}) must be left out: a cluster's is multiworker.")
-    flags.need("model_dir", "the directory that all workers write to")
+    require(
+        kind in ("auto", "multiworker"),
+        f"--strategy.name ({kind}) must be left out: workers always use multiworker.",
+    )
+    require_flag("model_dir", "the directory that all workers write to")
     given = [FLAGS[name].serialize() for name in FLAGS if FLAGS[name].present and name != "workers"]
-    command = [sys.executable, "-m", "tools.train", *given, "--strategy.name=multiworker"]
-    print(on_other_machines(count, ["python", *command[1:]]), flush=True)
+    command = [sys.executable, "-m", "evenkeel", "train", *given, "--strategy.name=multiworker"]
+    print(cluster_instructions(count, ["evenkeel", *command[3:]]), flush=True)
     workers: list[Worker] = []
 
     def pass_on(number: int, _: Any) -> None:
@@ -57,19 +61,19 @@ def main(argv: list[str]) -> int:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, pass_on)
-        for index, environment in enumerate(environments(count)):
+        for index, environment in enumerate(worker_environments(count)):
             workers.append(Worker(index, environment, command))
-        return ended(workers)
+        return wait_for_workers(workers)
     finally:
         for each in workers:
             each.end()
 
 
-def on_other_machines(count: int, command: list[str]) -> str:
-    """What to set and run on each of so many machines."""
-    hosts = [f"host{index}:{PORT}" for index in range(count)]
+def cluster_instructions(count: int, command: list[str]) -> str:
+    """The environment variable and the command for each of `count` machines."""
+    hosts = [f"host{index}:{EXAMPLE_PORT}" for index in range(count)]
     return (
-        f"On {count} machines of your own that share model_dir, run on each, with its own index:\n"
+        f"For {count} machines that share model_dir, run this on each, with its own index:\n"
         f"  TF_CONFIG='{tf_config(hosts, 0)}' \\\n  {shlex.join(command)}"
     )
 
@@ -78,39 +82,39 @@ def tf_config(hosts: list[str], index: int) -> str:
     return json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}})
 
 
-def environments(count: int) -> list[dict[str, str]]:
-    """Of each worker: its TF_CONFIG, at ports that are free now, and its share of the cores and of the GPUs."""
+def worker_environments(count: int) -> list[dict[str, str]]:
+    """The environment of each worker: TF_CONFIG with free ports, and its share of the cores and GPUs."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     hosts = [f"localhost:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
     cores = str(max(1, cpu.cores() // count))
-    own = {"TF_NUM_INTRAOP_THREADS": cores, "TF_NUM_INTEROP_THREADS": cores}
-    devices = gpus()
-    each_has = len(devices) // count  # two workers cannot have the same one: none has, where there are too few
+    threads = {"TF_NUM_INTRAOP_THREADS": cores, "TF_NUM_INTEROP_THREADS": cores}
+    gpus = visible_gpus()
+    gpus_each = len(gpus) // count  # workers cannot share a GPU: with too few GPUs no worker gets one
     return [
         {
-            **own,
+            **threads,
             **os.environ,
             "TF_CONFIG": tf_config(hosts, index),
-            "CUDA_VISIBLE_DEVICES": ",".join(devices[index * each_has : (index + 1) * each_has]),
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus[index * gpus_each : (index + 1) * gpus_each]),
         }
         for index in range(count)
     ]
 
 
-def gpus() -> list[str]:
-    """The names of those that may be used here."""
+def visible_gpus() -> list[str]:
+    """The names of the GPUs that this process may use."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
     if not shutil.which("nvidia-smi"):
         return []
-    told = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
-    return [str(number) for number, line in enumerate(told.splitlines()) if line.startswith("GPU ")]
+    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
+    return [str(number) for number, line in enumerate(listing.splitlines()) if line.startswith("GPU ")]
 
 
 class Worker:
-    """A process whose lines come out here, with its number. Ctrl-C reaches it from here alone."""
+    """A worker process. Its output is printed here with its number, and only this process passes Ctrl-C on to it."""
 
     def __init__(self, index: int, environment: dict[str, str], command: list[str]) -> None:
         self.index = index
@@ -127,19 +131,19 @@ class Worker:
             print(f"worker {self.index} | {line.rstrip()}", flush=True)
 
     def end(self) -> None:
-        """Killed where it still runs; all that it has said is passed on."""
+        """Kills the process if it still runs, and prints the rest of its output."""
         self.process.kill()
         self.process.wait()
         self._lines.join(timeout=10)
 
 
-def ended(workers: list[Worker]) -> int:
-    """Waits for all; the exit code of the first one that did not end well, 0 where there is none.
+def wait_for_workers(workers: list[Worker]) -> int:
+    """Waits for all workers. Returns the exit code of the first that failed, or 0.
 
-    What asks to be resumed (75) may only say that another one is gone: the code of that counts.
+    A worker that ends with 75 (resume) may only have noticed that another worker is lost; that worker's code counts.
     """
     codes: dict[int, int] = {}
-    until = math.inf
+    deadline = math.inf
     while len(codes) < len(workers):
         time.sleep(0.2)
         for each in workers:
@@ -147,18 +151,24 @@ def ended(workers: list[Worker]) -> int:
             if code is None or each.index in codes:
                 continue
             codes[each.index] = code
-            if code not in WELL:
-                print(f"worker {each.index} has ended with {code}", file=sys.stderr, flush=True)
-                until = min(until, time.monotonic() + GRACE)
-        if time.monotonic() > until:
+            if code not in GOOD_EXIT_CODES:
+                print(f"worker {each.index} ended with exit code {code}", file=sys.stderr, flush=True)
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        if time.monotonic() > deadline:
             for each in workers:
                 if each.index not in codes:
-                    print(f"worker {each.index} did not end within {GRACE} s: it is killed", file=sys.stderr)
+                    print(f"worker {each.index} is killed after {GRACE_SECONDS} s", file=sys.stderr)
                     each.end()
-            until = math.inf
-    bad = [code for code in codes.values() if code not in WELL] or [code for code in codes.values() if code]
-    return 128 - bad[0] if bad and bad[0] < 0 else bad[0] if bad else 0
+            deadline = math.inf
+    failures = [code for code in codes.values() if code not in GOOD_EXIT_CODES] or [
+        code for code in codes.values() if code
+    ]
+    if not failures:
+        return 0
+    return 128 - failures[0] if failures[0] < 0 else failures[0]  # negative: ended by that signal
 
+
+COMMAND = cli.Command(main, USAGE, TrainConfig, ("workers", *train.OWN), ("workers", *train.COMMON))
 
 if __name__ == "__main__":
-    flags.run(main, USAGE, TrainConfig, own=("workers", *train.OWN))
+    cli.run(COMMAND)

@@ -1,4 +1,4 @@
-"""python -m tools.profile_pipeline --data.source=/data/pets --step"""
+"""evenkeel profile: measures the input pipeline stage by stage."""
 
 from __future__ import annotations
 
@@ -10,67 +10,76 @@ import textwrap
 import time
 import typing
 
-from absl import flags as absl_flags
+from absl import flags
 
 from evenkeel.models.config import TrainConfig, config_json
 from evenkeel.pipeline.errors import UsageError, require
-from evenkeel.tools import flags, quiet
+from evenkeel.tools import cli
+from evenkeel.tools.flags import config_from_flags, define_flags
+from evenkeel.tools.tensorflow_import import import_tensorflow
 
 if typing.TYPE_CHECKING:
     from evenkeel.pipeline.dataset import Dataset
     from evenkeel.pipeline.profile.profile import Report
 
-FLAGS = absl_flags.FLAGS
+FLAGS = flags.FLAGS
 USAGE = """
-Says where the input pipeline's time goes, what bounds training, and what would help most. Takes about a minute.
+Measures each stage of the input pipeline, and names what limits training speed and which change would help most. It
+takes about a minute.
 
-  python -m tools.profile_pipeline --preset=cifar --data.source=/data/pets --step
-  python -m tools.profile_pipeline --config=runs/pets/config.json --step_ms=35 --json=profile.json --picture=profile.png
+  evenkeel profile --preset=cifar --data.source=/data/pets --step
+  evenkeel profile --config=runs/pets/config.json --step_ms=35 --json=profile.json --picture=profile.png
 """
 OWN = ("step", "step_ms", "json", "picture")
-CALLS = 5  # compiled calls of the training step; the first is not timed
+TIMED_CALLS = 5  # compiled calls of the training step, and the first is not counted
 
-flags.define(TrainConfig)
-absl_flags.DEFINE_bool("step", False, "time the model's training step too, on one batch again and again")
-absl_flags.DEFINE_float("step_ms", 0.0, "what the training step takes for a global batch, in ms, where that is known")
-absl_flags.DEFINE_string("json", "", "file to write everything to, as JSON")
-absl_flags.DEFINE_string("picture", "", "PNG file to draw a waterfall of the stages to")
+define_flags(TrainConfig)
+flags.DEFINE_bool("step", False, "also time the model's training step, on one repeated batch")
+flags.DEFINE_float("step_ms", 0.0, "time of a training step for a global batch in ms, if known")
+flags.DEFINE_string("json", "", "JSON file to write all figures to")
+flags.DEFINE_string("picture", "", "PNG file for a waterfall chart of the stages")
 
 
 def main(argv: list[str]) -> int:
-    config = flags.config(TrainConfig)
+    config = config_from_flags(TrainConfig)
     if FLAGS.print_config:
         print(config_json(config))
         return 0
     require(FLAGS.step_ms >= 0, f"--step_ms ({FLAGS.step_ms}) must not be negative.")
-    require(not (FLAGS.step and FLAGS.step_ms), f"--step times what --step_ms ({FLAGS.step_ms}) says: give one.")
+    require(
+        not (FLAGS.step and FLAGS.step_ms),
+        f"--step measures the time that --step_ms ({FLAGS.step_ms}) gives: use only one of them.",
+    )
     require(not FLAGS.picture or FLAGS.picture.endswith(".png"), f"--picture ({FLAGS.picture}) must end in .png.")
     for name in ("json", "picture"):
         folder = os.path.dirname(str(FLAGS[name].value)) or "."
-        require(os.path.isdir(folder), f"--{name} ({FLAGS[name].value}) lies in no directory: make {folder} first.")
-    quiet.import_tensorflow()
+        require(
+            os.path.isdir(folder),
+            f"--{name} ({FLAGS[name].value}) lies in a directory that does not exist: create {folder} first.",
+        )
+    import_tensorflow()
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.profile.profile import profile
 
     step_ms = FLAGS.step_ms
     if FLAGS.step:
-        step_ms, data = timed_step(config)
+        step_ms, data = time_step(config)
     else:
         data = load_dataset(config.data)
     report = profile(data, config.data, config.seed, step_ms or None)
-    print(text(report))
+    print(report_text(report))
     if FLAGS.json:
-        written(FLAGS.json, lambda path: write_json(report, path))
+        write_file(FLAGS.json, lambda path: write_json(report, path))
     if FLAGS.picture:
-        written(FLAGS.picture, lambda path: draw(report, path))
+        write_file(FLAGS.picture, lambda path: draw(report, path))
     return 0
 
 
-def written(path: str, write: typing.Callable[[str], None]) -> None:
+def write_file(path: str, write: typing.Callable[[str], None]) -> None:
     try:
         write(path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}; choose another place.") from error
+        raise UsageError(f"{path} cannot be written: {error.strerror}; choose another path.") from error
 
 
 def write_json(report: Report, path: str) -> None:
@@ -78,8 +87,8 @@ def write_json(report: Report, path: str) -> None:
         json.dump(dataclasses.asdict(report), file, indent=2)
 
 
-def timed_step(config: TrainConfig) -> tuple[float, Dataset]:
-    """ms that the training step of a global batch takes, its input in memory; and the data set."""
+def time_step(config: TrainConfig) -> tuple[float, Dataset]:
+    """(ms of a training step on a global batch that is in memory, the data set)."""
     import tensorflow as tf
     import tf_keras as keras
 
@@ -88,36 +97,36 @@ def timed_step(config: TrainConfig) -> tuple[float, Dataset]:
     from evenkeel.pipeline.build import training_batches
     from evenkeel.pipeline.dataset import load_dataset
 
-    devices = strategy.create(config.strategy)
-    share = strategy.share(devices, config.data.batch_size)
-    build_model.set_up(config)
+    devices = strategy.create_strategy(config.strategy)
+    share = strategy.replica_shard(devices, config.data.batch_size)
+    build_model.configure_process(config)
     data = load_dataset(config.data)
-    model = build_model.create_model(config, data, devices, build_model.steps_in_epoch(config, data))
+    model = build_model.create_model(config, data, devices, build_model.steps_per_epoch_of(config, data))
     local = dataclasses.replace(config.data, service="")
     batch = next(iter(training_batches(data, local, config.seed, share)))
-    same = devices.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat())
-    per_call = int(model._steps_per_execution)
-    taken: list[float] = []
+    repeated = devices.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat())
+    steps_per_call = int(model._steps_per_execution)
+    seconds: list[float] = []
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_begin(self, batch, logs=None):
             self.begun = time.perf_counter()
 
         def on_train_batch_end(self, batch, logs=None):
-            taken.append(time.perf_counter() - self.begun)
+            seconds.append(time.perf_counter() - self.begun)
 
-    model.fit(same, steps_per_epoch=CALLS * per_call, epochs=1, verbose=0, callbacks=[Clock()])
-    return statistics.median(taken[1:]) / per_call * 1000, data
+    model.fit(repeated, steps_per_epoch=TIMED_CALLS * steps_per_call, epochs=1, verbose=0, callbacks=[Clock()])
+    return statistics.median(seconds[1:]) / steps_per_call * 1000, data
 
 
-def text(report: Report) -> str:
-    """A table of the stages, what stands beside it, and the sentence."""
-    chosen = lambda value: "" if value is None else str(value)  # noqa: E731
+def report_text(report: Report) -> str:
+    """A table of the stages, the machine's limits, the suggestions and the conclusion."""
+    show = lambda value: "" if value is None else str(value)  # noqa: E731
     lines = ["stage       images/s  CPU ms   wait ms  share  parallel  buffer  bytes/image"]
     for s in report.stages:
         lines.append(
             f"{s.name:<10} {s.images_per_second:>9,.0f} {s.cpu_ms:>7.4f} {s.wait_ms:>9.4f} {s.share:>6.1%}"
-            f" {chosen(s.parallelism):>9} {chosen(s.buffer):>7} {s.bytes_per_image:>12,.0f}"
+            f" {show(s.parallelism):>9} {show(s.buffer):>7} {s.bytes_per_image:>12,.0f}"
         )
     floor = report.decoder_floor_ms
     lines += [
@@ -133,7 +142,7 @@ def text(report: Report) -> str:
 
 
 def draw(report: Report, path: str) -> None:
-    """A waterfall: each stage's bar begins where the one before it ends, waiting hatched."""
+    """A waterfall chart: each bar begins where the bar before it ends; waiting is hatched."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.5 * len(report.stages) + 1.8), layout="constrained")
@@ -158,5 +167,13 @@ def draw(report: Report, path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
+COMMAND = cli.Command(
+    main,
+    USAGE,
+    TrainConfig,
+    OWN,
+    common=(*OWN, "preset", "config", "data.source", "data.image_size", "batch_size", "data.threads"),
+)
+
 if __name__ == "__main__":
-    flags.run(main, USAGE, TrainConfig, own=OWN)
+    cli.run(COMMAND)

@@ -1,4 +1,4 @@
-"""python -m tools.show_augmentations --data.source=/data/pets --output=grid.png"""
+"""evenkeel augmentations: draws what augmentations do to the images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import dataclasses
 import os
 import typing
 
-from absl import flags as absl_flags
+from absl import flags
 
 from evenkeel.models.config import TrainConfig, config_json
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.errors import UsageError, require
-from evenkeel.tools import flags, quiet
+from evenkeel.tools import cli
+from evenkeel.tools.flags import config_from_flags, define_flags, require_flag
+from evenkeel.tools.tensorflow_import import import_tensorflow
 
 if typing.TYPE_CHECKING:
     import numpy as np
 
-FLAGS = absl_flags.FLAGS
+FLAGS = flags.FLAGS
 USAGE = """
-Draws what augmentations do: a row each at a strength one can see, between the images as they are and what the
-options given do to them.
+Draws a PNG with a row of images for each augmentation at a visible strength. The first row shows the unchanged images,
+the last row the effect of the given options.
 
-  python -m tools.show_augmentations --data.source=/data/pets --output=grid.png
-  python -m tools.show_augmentations --config=runs/pets/config.json --output=grid.png
+  evenkeel augmentations --data.source=/data/pets --output=grid.png
+  evenkeel augmentations --config=runs/pets/config.json --output=grid.png
 """
 ROWS = {
     "unchanged": AugmentConfig(),
@@ -44,28 +46,30 @@ ROWS = {
     "cutout": AugmentConfig(cutout=0.4),
     "randaugment": AugmentConfig(randaugment_ops=2),
 }
-LARGEST_ROW = 64
-SMALLEST_TILE = 96  # pixels; smaller images are enlarged by a whole factor
-GAP = 4
-LABEL = 170
+MAX_IMAGES = 64  # in a row
+MIN_TILE_SIDE = 96  # pixels; smaller images are enlarged by a whole factor
+GAP, LABEL_WIDTH = 4, 170  # pixels
 
-flags.define(TrainConfig)
-absl_flags.DEFINE_string("output", "", "PNG file to write")
-absl_flags.DEFINE_integer("images", 8, "images in a row")
+define_flags(TrainConfig)
+flags.DEFINE_string("output", "", "PNG file to write")
+flags.DEFINE_integer("images", 8, "number of images in a row")
 
 
 def main(argv: list[str]) -> int:
-    config = flags.config(TrainConfig)
+    config = config_from_flags(TrainConfig)
     if FLAGS.print_config:
         print(config_json(config))
         return 0
-    flags.need("output", "the PNG file to write")
+    require_flag("output", "the PNG file to write")
     require(FLAGS.output.lower().endswith(".png"), f"--output ({FLAGS.output}) must end in .png.")
-    require(1 <= FLAGS.images <= LARGEST_ROW, f"--images ({FLAGS.images}) must lie in 1 to {LARGEST_ROW}.")
+    require(1 <= FLAGS.images <= MAX_IMAGES, f"--images ({FLAGS.images}) must lie in 1 to {MAX_IMAGES}.")
     folder = os.path.dirname(FLAGS.output) or "."
-    require(os.path.isdir(folder), f"--output ({FLAGS.output}) lies in no directory: make {folder} first.")
-    quiet.import_tensorflow()
-    picture = grid(augmented_rows(config.data, config.seed, FLAGS.images))
+    require(
+        os.path.isdir(folder),
+        f"--output ({FLAGS.output}) lies in a directory that does not exist: create {folder} first.",
+    )
+    import_tensorflow()
+    picture = draw_grid(augmented_rows(config.data, config.seed, FLAGS.images))
     from PIL import Image
 
     try:
@@ -77,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.ndarray]:
-    """{name: uint8 [count, s, s, c]}: the first images of training, the same ones in every row."""
+    """{name: uint8 [count, s, s, c]}: the first training images, the same ones in every row."""
     from evenkeel.pipeline.build import training_batches
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.index.shuffle import ReplicaShard
@@ -88,20 +92,20 @@ def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.nd
         if config.channels == 1 and (name == "saturation" or name == "hue"):
             continue
         augment = dataclasses.replace(augment, pad_crop=min(augment.pad_crop, config.image_size - 1))
-        chosen = dataclasses.replace(config, batch_size=count, augment=augment, cache="none")
-        rows[name] = next(iter(training_batches(data, chosen, seed, ReplicaShard(count))))[0].numpy()
+        changed = dataclasses.replace(config, batch_size=count, augment=augment, cache="none")
+        rows[name] = next(iter(training_batches(data, changed, seed, ReplicaShard(count))))[0].numpy()
     return rows
 
 
-def grid(rows: dict[str, np.ndarray]) -> np.ndarray:
-    """uint8 [height, width, 3]: a line for each row of images, its name on the left, on white."""
+def draw_grid(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """The picture, uint8 [height, width, 3]: the rows of images with their names on the left, on white."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
     count, side, _, _ = next(iter(rows.values())).shape
-    factor = -(-SMALLEST_TILE // side)
+    factor = -(-MIN_TILE_SIDE // side)
     pitch = side * factor + GAP
-    picture = Image.new("RGB", (LABEL + count * pitch, len(rows) * pitch + GAP), "white")
+    picture = Image.new("RGB", (LABEL_WIDTH + count * pitch, len(rows) * pitch + GAP), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
     for line, (name, images) in enumerate(rows.items()):
         top = GAP + line * pitch
@@ -109,9 +113,17 @@ def grid(rows: dict[str, np.ndarray]) -> np.ndarray:
         for column, image in enumerate(images):
             pixels = np.broadcast_to(image, (side, side, 3))
             tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((pitch - GAP,) * 2, Image.Resampling.NEAREST)
-            picture.paste(tile, (LABEL + column * pitch, top))
+            picture.paste(tile, (LABEL_WIDTH + column * pitch, top))
     return np.asarray(picture)
 
 
+COMMAND = cli.Command(
+    main,
+    USAGE,
+    TrainConfig,
+    own=("output", "images"),
+    common=("output", "images", "data.source", "data.image_size", "preset", "config", "seed"),
+)
+
 if __name__ == "__main__":
-    flags.run(main, USAGE, TrainConfig, own=("output", "images"))
+    cli.run(COMMAND)

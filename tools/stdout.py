@@ -1,6 +1,6 @@
-"""Standard output whose reader may go before its end, as in `python -m tools.train --help | head`.
+"""Standard output that its reader may close early, as in `evenkeel train --helpfull | head`.
 
-with output.may_break():
+with ignore_broken_pipe():
     main()
 """
 
@@ -15,23 +15,23 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def may_break() -> Iterator[None]:
-    """Ends the process without a word, and as SIGPIPE would have, where what it says is read by nobody any more."""
+def ignore_broken_pipe() -> Iterator[None]:
+    """Ends the process silently, with the exit code of SIGPIPE, if the reader of standard output has gone."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        if not _broken():  # another pipe is, to a worker say: an error like any
+        if not _stdout_is_broken():  # another pipe broke, for example one to a worker: an ordinary error
             raise
-        # The interpreter flushes once more at its end, and would say that it could not.
+        # The interpreter flushes again when it ends and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
-def _broken() -> bool:
-    """Whether standard output is a pipe that has no reader any more."""
+def _stdout_is_broken() -> bool:
+    """Whether standard output is a pipe without a reader."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))

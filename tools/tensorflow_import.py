@@ -1,4 +1,4 @@
-"""TensorFlow's import without its start-up notices, which no log level turns off, and without collecting garbage."""
+"""Imports TensorFlow without its start-up notices, which no log level turns off, and without garbage collection."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import tempfile
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and looks for GPUs; what it prints meanwhile is shown only if that fails.
+    """Imports TensorFlow and looks for GPUs. What TensorFlow prints meanwhile is shown only if the import fails.
 
-    Collecting garbage takes 0.4 of its 3.0 s of CPU time (medians, n = 6): again and again it goes through 300,000
-    objects that all stay. Later collections leave these alone.
+    Garbage collection takes 0.4 of the import's 3.0 s of CPU time (medians, n = 6): it scans 300,000 objects
+    repeatedly, and all of them stay. Frozen, they are left out of later collections too.
     """
     gc.disable()
     try:
-        _import()
+        _import_with_stderr_captured()
     finally:
         gc.freeze()
         gc.enable()
 
 
-def _import() -> None:
+def _import_with_stderr_captured() -> None:
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     with tempfile.TemporaryFile() as notices:
         os.dup2(notices.fileno(), 2)
         failed = True
@@ -35,8 +35,8 @@ def _import() -> None:
             failed = False
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(stderr, 2)
+            os.close(stderr)
             if failed:
                 notices.seek(0)
                 sys.stderr.buffer.write(notices.read())
