@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from evenkeel.pipeline import service
 from evenkeel.pipeline.augment import chain
-from evenkeel.pipeline.augment.geometry import CROP_X, CROP_Y, MIRROR
+from evenkeel.pipeline.augment.geometry import CROP_X_COLUMN, CROP_Y_COLUMN, FLIP_COLUMN
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.images import crop
@@ -167,11 +167,11 @@ def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: R
         if strength == 0:
             windows = central(rows)
         else:
-            draws = shuffle.uniforms(_seed(seed, CROP), element, share, crop.COLUMNS)
+            draws = shuffle.uniforms(_seed(seed, CROP), element, share, crop.DRAWS_PER_IMAGE)
             windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
         mirrored = None
         if chain.only_flips(config.augment):
-            mirrored = augmentation_draws(config, _seed(seed, AUGMENT), element, share)[:, MIRROR] < config.augment.flip
+            mirrored = augmentation_draws(config, _seed(seed, AUGMENT), element, share)[:, FLIP_COLUMN] < config.augment.flip
         return tf.fill(tf.shape(rows), element), mirrored, rows, payloads, regions(rows, windows)
 
     return planned
@@ -183,8 +183,8 @@ def _augmented(config: DataConfig, seed: int, share: ReplicaShard, copied: Calla
     The batch may also be (element, rows), which `copied` makes images and labels of, flips and crops done.
     """
     own = _seed(seed, AUGMENT)
-    moved = chain.copied(config.augment) if copied else chain.only_flips(config.augment)
-    change = chain.augmentation(config.augment, moved)
+    moved = chain.moves_whole_pixels(config.augment) if copied else chain.only_flips(config.augment)
+    change = chain.build_augmentation(config.augment, moved)
 
     def augmented(elements: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         element = elements if copied else elements[0]
@@ -204,9 +204,9 @@ def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: 
     labels, cells = tf.constant(index.columns["label"]), 2 * frames.border + 1
 
     def copied(element: tf.Tensor, rows: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        mirrored = draws[:, MIRROR] < config.augment.flip if frames.mirrored else tf.zeros_like(rows, tf.bool)
+        mirrored = draws[:, FLIP_COLUMN] < config.augment.flip if frames.mirrored else tf.zeros_like(rows, tf.bool)
         down = (
-            tf.cast(tf.cast(draws[:, CROP_Y], tf.float64) * cells, tf.int64) if frames.border else tf.zeros_like(rows)
+            tf.cast(tf.cast(draws[:, CROP_Y_COLUMN], tf.float64) * cells, tf.int64) if frames.border else tf.zeros_like(rows)
         )
         starts = shuffle.cell_starts(element, share, cells)
         right = shuffle.permutation(_seed(seed, AUGMENT), element, share, cells)
@@ -221,13 +221,13 @@ def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share:
     Horizontal crops are stratified: the global batch is split into as many cells as there are offsets, all images of a
     cell get the same one, and which cell gets which is drawn anew in every step. So lines of images can be copied.
     """
-    change = chain.augmentation(config.augment)
-    draws = shuffle.uniforms(seed, element, share, change.columns if change else 1)
+    change = chain.build_augmentation(config.augment)
+    draws = shuffle.uniforms(seed, element, share, change.draw_columns if change else 1)
     if config.augment.pad_crop:
         cells = 2 * config.augment.pad_crop + 1
         offsets = tf.gather(shuffle.permutation(seed, element, share, cells), shuffle.cells(element, share, cells))
         across = (tf.cast(offsets, tf.float32) + 0.5) / cells
-        draws = tf.concat([draws[:, :CROP_X], across[:, None], draws[:, CROP_X + 1 :]], axis=1)
+        draws = tf.concat([draws[:, :CROP_X_COLUMN], across[:, None], draws[:, CROP_X_COLUMN + 1 :]], axis=1)
     return draws
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from absl import flags
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.timing import interleaved, paired_ratio
+from evenkeel.benchmarks.timing import measure_interleaved, paired_ratio
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import require
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     for name, value in (("rounds", FLAGS.rounds), ("images", FLAGS.images)):
         require(value >= 1, f"--{name} ({value}) must be at least 1.")
     cases, errors = measured(FLAGS.source, FLAGS.images)
-    samples = interleaved(cases, FLAGS.rounds)
+    samples = measure_interleaved(cases, FLAGS.rounds)
     cpu = {name: tuple(sample.cpu_seconds / FLAGS.images * 1e3 for sample in of) for name, of in samples.items()}
     found = [results.Result("large_images", name, "cpu_ms_per_image", "ms", "lower", of) for name, of in cpu.items()]
     found += [
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     for name, of in cpu.items():
         ratio, error = paired_ratio(of, cpu["scaled"]), errors[name]
         lines.append((name, f"{sorted(of)[len(of) // 2]:.2f}", str(ratio), f"{error:.3f}"))
-    print(results.aligned(lines))
+    print(results.align_columns(lines))
     if FLAGS.output:
         results.write(FLAGS.output, found, results.environment())
     return 0
@@ -58,9 +58,9 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.images import crop
     from evenkeel.pipeline.images.decode import (
-        LIBJPEG,
+        LIBJPEG_OPTIONS,
         decode,
-        decode_shrunk,
+        decode_downscaled,
         resize,
     )
     from evenkeel.pipeline.index.shuffle import ReplicaShard
@@ -69,25 +69,25 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
     images, *_ = next(iter(evaluation_batches(load_dataset(config).train, config, ReplicaShard(count))))
     large = tf.saturate_cast(tf.image.resize(images, [HEIGHT, WIDTH], "bicubic"), tf.uint8)
     files = [tf.io.encode_jpeg(image, quality=QUALITY) for image in large]
-    draws = tf.random.stateless_uniform([count, crop.COLUMNS], (0, 0))
+    draws = tf.random.stateless_uniform([count, crop.DRAWS_PER_IMAGE], (0, 0))
     windows = crop.random_windows(tf.fill([count], HEIGHT), tf.fill([count], WIDTH), STRENGTH, draws)
-    regions = crop.regions(windows, tf.fill([count], HEIGHT), tf.fill([count], WIDTH), SIZE, tf.fill([count], True))
+    regions = crop.decode_regions(windows, tf.fill([count], HEIGHT), tf.fill([count], WIDTH), SIZE, tf.fill([count], True))
     windows = tf.bitwise.left_shift(regions[:, :4], regions[:, 4:])
 
     def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
-        return resize(tf.io.decode_jpeg(contents, channels=3, **LIBJPEG)[y : y + height, x : x + width], SIZE)
+        return resize(tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width], SIZE)
 
     def exact(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
-        image = tf.io.decode_jpeg(contents, channels=3, **LIBJPEG)[y : y + height, x : x + width]
+        image = tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width]
         return tf.image.resize(image, [SIZE, SIZE], antialias=True)
 
     def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         return decode(contents, window, True, SIZE, 3)
 
     def scaled(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        shrunk = lambda: decode_shrunk(contents, region, SIZE, 3)  # noqa: E731
+        shrunk = lambda: decode_downscaled(contents, region, SIZE, 3)  # noqa: E731
         return tf.cond(region[4] > 0, shrunk, lambda: fused(contents, window, region))
 
     def data_set(of: Callable[..., tf.Tensor]) -> tf.data.Dataset:

@@ -1,10 +1,10 @@
-"""Images stored as pixels -> a batch of one size: crop, bilinear scaling and flip in one pass over their memory.
+"""Crops, resizes and mirrors a batch of images that lie in memory as pixels, in one pass.
 
-    scaled = scaler(largest=256 * 341 * 3, size=224, channels=3)
-    images = scaled(memory, offsets, widths, windows, mirrored)
+    resize = make_raw_resizer(max_bytes=256 * 341 * 3, size=224, channels=3)
+    images = resize(memory, offsets, widths, windows, mirror)
 
-Nothing is done per image and nothing is copied on the way: 0.15 ms of CPU at 224 pixels for the whole chain, where
-slicing, resizing and mirroring image by image take 0.22.
+No operation runs per image, and no copy is made: the chain takes 0.15 ms of CPU per image at 224 pixels, where slicing,
+resizing and mirroring image by image take 0.22.
 """
 
 from __future__ import annotations
@@ -14,68 +14,83 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-WEIGHT = 8  # bits of an interpolation weight: integers, so that a pixel does not depend on how a kernel was compiled
+WEIGHT_BITS = 8  # of an interpolation weight: an integer, so that a pixel does not depend on how a kernel was compiled
 
 
-def scaler(largest: int, size: int, channels: int) -> Callable[..., tf.Tensor]:
-    """(memory uint8 [n], offsets int64 [b], widths int32 [b], windows int32 [b, 4], mirrored bool [b] or None) ->
-    uint8 [b, size, size, channels].
+def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., tf.Tensor]:
+    """A function that crops and resizes a batch of images to uint8 [b, size, size, channels].
 
-    An image lies in `memory` from its offset on, lines of `widths` pixels one after another; none takes more than
-    `largest` bytes, and `memory` holds at least so many. Windows are (y, x, height, width), with sides below 2^31 /
-    (512 size). Half-pixel centres; weights are rounded to 8 bits, which is within 1.5 levels of the exact blend and
-    exact where a window is of that size.
+    Its arguments:
+      memory: uint8 [n]. An image lies in it from its offset on, row after row; `memory` has at least `max_bytes`.
+      offsets: int64 [b], the first byte of each image.
+      widths: int32 [b], pixels in a row of each image.
+      windows: int32 [b, 4], (y, x, height, width) with sides below 2^31 / (512 size).
+      mirror: bool [b], which images are flipped from left to right; None for no flips.
+
+    Interpolation is bilinear with half-pixel centres. Weights are rounded to 8 bits, which is within 1.5 levels of the
+    exact blend, and exact if a window is of the target size.
+
+    Args:
+      max_bytes: the most that one image takes in memory.
+      size: side of the results, in pixels.
+      channels: of the images.
     """
 
     @tf.function(jit_compile=True, autograph=False)
-    def read(
-        memory: tf.Tensor, firsts: tf.Tensor, rows: tuple[tf.Tensor, ...], columns: tuple[tf.Tensor, ...]
+    def interpolate(
+        memory: tf.Tensor, starts: tf.Tensor, rows: tuple[tf.Tensor, ...], columns: tuple[tf.Tensor, ...]
     ) -> tf.Tensor:
-        def one(image: tuple) -> tf.Tensor:
-            first, (above, below, down), (left, right, across) = image
-            # By pixels, so that the limits of an index are checked once for all channels. Not tf.slice, which would
-            # compile anew for every place.
+        def interpolate_image(image: tuple) -> tf.Tensor:
+            start, (above, below, row_weight), (left, right, column_weight) = image
+            # Gathers whole pixels, so that an index's bounds are checked once for all channels. Not tf.slice, which
+            # would be compiled anew for every offset.
             pixels = tf.reshape(
-                xla.dynamic_slice(memory, first[None], tf.constant([largest], tf.int64)), [-1, channels]
+                xla.dynamic_slice(memory, start[None], tf.constant([max_bytes], tf.int64)), [-1, channels]
             )
-            across, down = across[None, :, None], down[:, None, None]
+            column_weight, row_weight = column_weight[None, :, None], row_weight[:, None, None]
 
-            def line(of: tf.Tensor) -> tf.Tensor:
-                near, far = (tf.cast(tf.gather(pixels, of[:, None] + at[None]), tf.int32) for at in (left, right))
-                return near * ((1 << WEIGHT) - across) + far * across
+            def interpolate_rows(row: tf.Tensor) -> tf.Tensor:
+                near, far = (
+                    tf.cast(tf.gather(pixels, row[:, None] + column[None]), tf.int32) for column in (left, right)
+                )
+                return near * ((1 << WEIGHT_BITS) - column_weight) + far * column_weight
 
-            blend = line(above) * ((1 << WEIGHT) - down) + line(below) * down
-            return tf.cast(tf.bitwise.right_shift(blend + (1 << (2 * WEIGHT - 1)), 2 * WEIGHT), tf.uint8)
+            blend = interpolate_rows(above) * ((1 << WEIGHT_BITS) - row_weight) + interpolate_rows(below) * row_weight
+            return tf.cast(tf.bitwise.right_shift(blend + (1 << (2 * WEIGHT_BITS - 1)), 2 * WEIGHT_BITS), tf.uint8)
 
-        return tf.map_fn(one, (firsts, rows, columns), fn_output_signature=tf.uint8)
+        return tf.map_fn(interpolate_image, (starts, rows, columns), fn_output_signature=tf.uint8)
 
-    def scaled(
-        memory: tf.Tensor, offsets: tf.Tensor, widths: tf.Tensor, windows: tf.Tensor, mirrored: tf.Tensor | None = None
+    def resize(
+        memory: tf.Tensor, offsets: tf.Tensor, widths: tf.Tensor, windows: tf.Tensor, mirror: tf.Tensor | None = None
     ) -> tf.Tensor:
         y, x, height, width = tf.unstack(windows, axis=1)
-        # `largest` bytes are looked at, which must not reach over the end: begin whole pixels before the image if so.
-        over = tf.maximum(offsets + largest - tf.size(memory, tf.int64), 0)
-        before = (over + channels - 1) // channels
-        corner = tf.cast(before, tf.int32) + y * widths + x
-        above, below, down = _between(height, size)
-        left, right, across = _between(width, size, mirrored)
-        line = widths[:, None]
-        rows = (corner[:, None] + above * line, corner[:, None] + below * line, down)
-        images = read(memory, offsets - before * channels, rows, (left, right, across))
+        # `max_bytes` are sliced for every image. If they would reach beyond the end of `memory`, the slice starts
+        # earlier, by whole pixels.
+        excess = tf.maximum(offsets + max_bytes - tf.size(memory, tf.int64), 0)
+        pixels_before = (excess + channels - 1) // channels
+        corner = tf.cast(pixels_before, tf.int32) + y * widths + x
+        above, below, row_weight = _interpolation_indices(height, size)
+        left, right, column_weight = _interpolation_indices(width, size, mirror)
+        row_pixels = widths[:, None]
+        rows = (corner[:, None] + above * row_pixels, corner[:, None] + below * row_pixels, row_weight)
+        images = interpolate(memory, offsets - pixels_before * channels, rows, (left, right, column_weight))
         return tf.ensure_shape(images, [offsets.shape[0], size, size, channels])
 
-    return scaled
+    return resize
 
 
-def _between(extent: tf.Tensor, size: int, mirrored: tf.Tensor | None = None) -> tuple[tf.Tensor, ...]:
-    """[b, size] for `size` pixels over `extent` (int32 [b]): the two beside a pixel's centre, the second's weight."""
-    place = tf.range(size)[None]
-    if mirrored is not None:
-        place = tf.where(mirrored[:, None], size - 1 - place, place)
-    one = 1 << WEIGHT
-    # (place + 1/2) extent / size - 1/2, to the nearest 256th
-    at = ((2 * place + 1) * extent[:, None] * one + size) // (2 * size) - one // 2
+def _interpolation_indices(extent: tf.Tensor, size: int, mirror: tf.Tensor | None = None) -> tuple[tf.Tensor, ...]:
+    """The two source pixels on either side of each target pixel's centre, and the weight of the second.
+
+    `extent` (int32 [b]) pixels are resized to `size`; all three results are int32 [b, size].
+    """
+    target = tf.range(size)[None]
+    if mirror is not None:
+        target = tf.where(mirror[:, None], size - 1 - target, target)
+    unit = 1 << WEIGHT_BITS
+    # (target + 1/2) extent / size - 1/2, to the nearest 256th of a pixel
+    source = ((2 * target + 1) * extent[:, None] * unit + size) // (2 * size) - unit // 2
     last = extent[:, None] - 1
-    at = tf.clip_by_value(at, 0, last * one)
-    near = tf.bitwise.right_shift(at, WEIGHT)
-    return near, tf.minimum(near + 1, last), at & (one - 1)
+    source = tf.clip_by_value(source, 0, last * unit)
+    near = tf.bitwise.right_shift(source, WEIGHT_BITS)
+    return near, tf.minimum(near + 1, last), source & (unit - 1)

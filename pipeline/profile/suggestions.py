@@ -21,7 +21,7 @@ from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import (
-    cropped,
+    decode_crop,
     decode,
     decode_whole,
     resize,
@@ -29,13 +29,13 @@ from evenkeel.pipeline.images.decode import (
 from evenkeel.pipeline.index.index import JPEG, RAW, Index
 from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.jpeg import seek_index
-from evenkeel.pipeline.prepare.storage_format import bounded
-from evenkeel.pipeline.profile.cost import Chain, cost
-from evenkeel.pipeline.profile.stages import (
-    KEPT,
-    taken,
-    then,
-    under,
+from evenkeel.pipeline.prepare.storage_format import shrink_to_side
+from evenkeel.pipeline.profile.timing import Chain, time_per_image
+from evenkeel.pipeline.profile.training_chain import (
+    BATCHES_IN_MEMORY,
+    time_chain,
+    append_stage,
+    with_options,
 )
 from evenkeel.pipeline.reading import cache, reader
 from evenkeel.pipeline.reading.byte_source import mapped
@@ -48,7 +48,7 @@ SIDE_MARGIN = 8 / 7  # of the stored shorter side over the random crop's: ImageN
 
 
 @dataclasses.dataclass(frozen=True)
-class Saving:
+class Candidate:
     """What a change takes away from an image's ms of CPU and of waiting."""
 
     change: str
@@ -57,7 +57,7 @@ class Saving:
     wait: float = 0.0
 
 
-def savings(
+def candidate_changes(
     bound: str,
     cpu: dict[str, float],
     wait: float,
@@ -65,7 +65,7 @@ def savings(
     data: Dataset,
     config: DataConfig,
     seed: int,
-) -> list[Saving]:
+) -> list[Candidate]:
     """The changes that a bound calls for; of the ms of `cpu` that each stage takes of an image, and of waiting.
 
     `prepared` as `decoding` found it.
@@ -73,7 +73,7 @@ def savings(
     may_enter, config = not config.service, dataclasses.replace(config, service="")
     if bound == "augment":
         return [
-            Saving(
+            Candidate(
                 f"doing without the dearest augmentation, --data.augment.{name}=0",
                 {f"augment.{name}": 0},
                 cpu["augment"] * part,
@@ -82,19 +82,19 @@ def savings(
         ]
     changes, whole = [], sum(cpu.values())
     if bound == "read":
-        changes.append(Saving("a faster disk, or a copy of the data set on one", {}, 0.0, wait))
+        changes.append(Candidate("a faster disk, or a copy of the data set on one", {}, 0.0, wait))
     if bound == "decode":
         for tier, left in prepared.items():
             command = f"python -m tools.prepare --source={config.source} --tier={tier} --output=DIR"
-            changes.append(Saving(f"smaller files, {command}", {"tier": tier}, cpu["decode"] * (1 - left)))
+            changes.append(Candidate(f"smaller files, {command}", {"tier": tier}, cpu["decode"] * (1 - left)))
         entered = _entered(data, config, seed) if may_enter else None
         if entered is not None:
             change = "no more of each JPEG read than its crop needs, --data.entries"
-            changes.append(Saving(change, {"entries": True}, whole * (1 - entered)))
+            changes.append(Candidate(change, {"entries": True}, whole * (1 - entered)))
     held = _from_memory(data, config, seed)
     if held is not None:
         change = "decoded images in memory, --data.cache=memory"
-        changes.append(Saving(change, {"cache": "memory"}, whole - held, wait))
+        changes.append(Candidate(change, {"cache": "memory"}, whole - held, wait))
     return changes
 
 
@@ -110,8 +110,8 @@ def _entered(data: Dataset, config: DataConfig, seed: int) -> float | None:
         index = seek_index.with_entries(few.train, directory, directory)
     if index.entries is None:
         return None
-    after = taken(dataclasses.replace(few, train=index), config, seed)[0]
-    return after / max(taken(few, config, seed)[0], 1e-9)
+    after = time_chain(dataclasses.replace(few, train=index), config, seed)[0]
+    return after / max(time_chain(few, config, seed)[0], 1e-9)
 
 
 def _sampled(index: Index, seed: int) -> Index:
@@ -128,7 +128,7 @@ def _from_memory(data: Dataset, config: DataConfig, seed: int) -> float | None:
     except UsageError:
         return None
     few = dataclasses.replace(data, train=data.train.take(np.arange(min(len(data.train), HELD))))
-    return taken(few, changed, seed)[0]
+    return time_chain(few, changed, seed)[0]
 
 
 def _augmentations(data: Dataset, config: DataConfig, seed: int) -> dict[str, float]:
@@ -139,13 +139,13 @@ def _augmentations(data: Dataset, config: DataConfig, seed: int) -> dict[str, fl
         """What the stage gets, and what it makes of that."""
         changed = dataclasses.replace(config, augment=augment)
         (_, read), *rest = build.training_stages(data, changed, seed, ReplicaShard(config.batch_size))
-        chain = read().take(KEPT)
+        chain = read().take(BATCHES_IN_MEMORY)
         for name, stage in rest:
             if name == "augment":
                 break
             chain = stage(chain)
         given = chain.cache().repeat
-        return under(given, options), under(then(given, stage), options)
+        return with_options(given, options), with_options(append_stage(given, stage), options)
 
     on = [
         field.name
@@ -160,13 +160,13 @@ def _augmentations(data: Dataset, config: DataConfig, seed: int) -> dict[str, fl
     # In turns: what disturbs the machine for a while then disturbs all of them.
     for _ in range(TURNS):
         for name, (given, made) in variants.items():
-            before, after = (cost(chain, KEPT, KEPT * config.batch_size, rounds=1).cpu for chain in (given, made))
+            before, after = (time_per_image(chain, BATCHES_IN_MEMORY, BATCHES_IN_MEMORY * config.batch_size, rounds=1).cpu for chain in (given, made))
             runs[name].append(max(0.0, after - before))
     whole, *_ = middle = [statistics.median(of) for of in runs.values()]
     return {name: float(np.clip(1 - left / max(whole, 1e-9), 0, 1)) for name, left in zip(on, middle[1:], strict=True)}
 
 
-def decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, dict[str, float]]:
+def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, dict[str, float]]:
     """The bare decoder's ms of CPU per image of a sample, and {tier: decoding's part that is left with it}.
 
     The tiers are tried on the sample, re-encoded in memory.
@@ -182,39 +182,39 @@ def decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, dict[
     def windows(heights: np.ndarray, widths: np.ndarray) -> tf.Tensor:
         if not strength:
             return crop.central_windows(tf.constant(heights), tf.constant(widths))
-        draws = tf.random.stateless_uniform([count, crop.COLUMNS], [seed, 0])
+        draws = tf.random.stateless_uniform([count, crop.DRAWS_PER_IMAGE], [seed, 0])
         return crop.random_windows(tf.constant(heights), tf.constant(widths), strength, draws)
 
     def taken(of: Callable[..., tf.Tensor], *columns: Any) -> float:
         kept = tf.data.Dataset.from_tensor_slices(columns).cache()
         run = lambda n: kept.repeat(n).map(of, num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
-        return cost(under(run, options), count, count).cpu
+        return time_per_image(with_options(run, options), count, count).cpu
 
     heights, widths = index.columns["height"], index.columns["width"]
     chosen, is_jpeg = windows(heights, widths), kinds == JPEG
     bare = lambda contents, window, jpeg: tf.cond(  # noqa: E731
-        jpeg, lambda: cropped(contents, window, True, channels=3), lambda: decode_whole(contents, channels=3)
+        jpeg, lambda: decode_crop(contents, window, True, channels=3), lambda: decode_whole(contents, channels=3)
     )
-    floor = taken(bare, stored, chosen, is_jpeg)
+    floor = time_chain(bare, stored, chosen, is_jpeg)
     side = round(size * SIDE_MARGIN) if strength else size
     if np.median(np.minimum(heights, widths)) <= side:
         return floor, {}
-    now = taken(
+    now = time_chain(
         lambda contents, window, jpeg: decode(contents, window, jpeg, size, channels),
         *_as_read(index, stored, chosen),
         is_jpeg,
     )
-    images = [bounded(decode_whole(contents, channels=3), side, "shorter").numpy() for contents in stored]
+    images = [shrink_to_side(decode_whole(contents, channels=3), side, "shorter").numpy() for contents in stored]
     shapes = np.array([image.shape for image in images], np.int32)
     chosen = windows(shapes[:, 0], shapes[:, 1])
     smaller = [tf.io.encode_jpeg(image, quality=QUALITY).numpy() for image in images]
-    jpeg = taken(lambda contents, window: decode(contents, window, True, size, channels), smaller, chosen)
+    jpeg = time_chain(lambda contents, window: decode(contents, window, True, size, channels), smaller, chosen)
 
     def from_pixels(contents: tf.Tensor, shape: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
         return resize(tf.reshape(tf.io.decode_raw(contents, tf.uint8), shape)[y : y + height, x : x + width], size)
 
-    raw = taken(from_pixels, [image.tobytes() for image in images], shapes, chosen)
+    raw = time_chain(from_pixels, [image.tobytes() for image in images], shapes, chosen)
     return floor, {f"raw:{side}": raw / now, f"jpeg:{side}:{QUALITY}": jpeg / now}
 
 

@@ -15,12 +15,12 @@ import tensorflow as tf
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import (
-    cropped,
+    decode_crop,
     decode,
-    decode_shrunk,
+    decode_downscaled,
     luma,
 )
-from evenkeel.pipeline.images.raw_resize import scaler
+from evenkeel.pipeline.images.raw_resize import make_raw_resizer
 from evenkeel.pipeline.index.index import (
     JPEG,
     OTHER,
@@ -50,7 +50,7 @@ def regions_of(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.T
 
     def regions(rows: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
         height, width, jpeg = (tf.gather(column, shown(rows)) for column in (heights, widths, is_jpeg))
-        return fetch.planned(shown(rows), crop.regions(windows, height, width, config.image_size, jpeg))
+        return fetch.planned(shown(rows), crop.decode_regions(windows, height, width, config.image_size, jpeg))
 
     return regions
 
@@ -90,7 +90,7 @@ def _one_by_one(index: Index, config: DataConfig, fetch: Fetch, side_by_side: in
         as_it_is = lambda: decode(contents, window[:4], True, size, channels)  # noqa: E731
         if not shrinks:
             return as_it_is()
-        return tf.cond(window[4] > 0, lambda: decode_shrunk(contents, window, size, channels), as_it_is)
+        return tf.cond(window[4] > 0, lambda: decode_downscaled(contents, window, size, channels), as_it_is)
 
     def other(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         return decode(fetch.encoded(payload, region), window[:4], False, size, channels)
@@ -126,7 +126,7 @@ def _scaled(index: Index, config: DataConfig, fetch: Fetch) -> Callable[..., tf.
     columns, channels = index.columns, fetch.channels
     pixels = columns["height"].astype(np.int64) * columns["width"]
     largest = int(pixels[columns["kind"] == RAW].max(initial=1)) * channels
-    read, widths = scaler(largest, config.image_size, channels), tf.constant(columns["width"])
+    read, widths = make_raw_resizer(largest, config.image_size, channels), tf.constant(columns["width"])
 
     def scaled(
         rows: tf.Tensor, memory: tf.Tensor, offsets: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None = None
@@ -147,7 +147,7 @@ def whole(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.Tensor
     )
 
     def encoded(is_jpeg: bool, at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return cropped(fetch.encoded(payload), window, is_jpeg, channels)
+        return decode_crop(fetch.encoded(payload), window, is_jpeg, channels)
 
     def raw(at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         return _converted(fetch.pixels(payload, window, heights[at], widths[at]), channels)

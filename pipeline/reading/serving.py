@@ -17,12 +17,12 @@ import tensorflow as tf
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import (
     decode,
-    decode_shrunk,
+    decode_downscaled,
     decode_whole,
     is_jpeg,
     resize,
 )
-from evenkeel.pipeline.images.header import MOST_SCANS
+from evenkeel.pipeline.images.header import MAX_SCANS
 
 UNREADABLE = "it is no JPEG, PNG or still WebP that decodes"
 HEADER = 30  # bytes, in which PNG and WebP say how large an image is
@@ -68,10 +68,10 @@ def shown(contents: tf.Tensor, size: int, channels: int, share: float) -> tf.Ten
     def jpeg() -> tf.Tensor:
         height, width = tf.unstack(tf.image.extract_jpeg_shape(contents)[None, :2], axis=1)
         windows = crop.central_windows(height, width, share)
-        region = crop.regions(windows, height, width, size, tf.constant([True]))[0]
+        region = crop.decode_regions(windows, height, width, size, tf.constant([True]))[0]
         return tf.cond(
             region[4] > 0,
-            lambda: decode_shrunk(contents, region, size, channels),
+            lambda: decode_downscaled(contents, region, size, channels),
             lambda: decode(contents, region[:4], True, size, channels),
         )
 
@@ -105,7 +105,7 @@ def pixels(contents: tf.Tensor) -> tf.Tensor:
         return tf.strings.substr(start, first, len(magic)) == magic
 
     def of_jpeg() -> tf.Tensor:
-        few = tf.size(tf.strings.split(contents, b"\xff\xda", maxsplit=MOST_SCANS + 1)) <= MOST_SCANS + 1
+        few = tf.size(tf.strings.split(contents, b"\xff\xda", maxsplit=MAX_SCANS + 1)) <= MAX_SCANS + 1
         sides = tf.cast(tf.image.extract_jpeg_shape(contents)[:2], tf.int64)
         return tf.where(few, tf.reduce_prod(sides), tf.constant(0, tf.int64))
 

@@ -15,13 +15,13 @@ from PIL import Image
 
 from evenkeel.pipeline import build
 from evenkeel.pipeline.augment import chain
-from evenkeel.pipeline.augment.geometry import CROP_X
+from evenkeel.pipeline.augment.geometry import CROP_X_COLUMN
 from evenkeel.pipeline.build import evaluation_batches, training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import decode, decode_shrunk
+from evenkeel.pipeline.images.decode import decode, decode_downscaled
 from evenkeel.pipeline.index import shuffle
 from evenkeel.pipeline.index.index import JPEG, Index
 from evenkeel.pipeline.index.shuffle import ReplicaShard
@@ -71,9 +71,9 @@ def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: D
     def image(row: int, window: tf.Tensor) -> tf.Tensor:
         contents, is_jpeg = tf.constant(files[row]), bool(index.columns["kind"][row] == JPEG)
         height, width = (index.columns[name][row : row + 1] for name in ("height", "width"))
-        region = crop.regions(window[None], height, width, side, tf.constant([is_jpeg]))[0]
+        region = crop.decode_regions(window[None], height, width, side, tf.constant([is_jpeg]))[0]
         if region[4] > 0:
-            return decode_shrunk(contents, region, side, channels)
+            return decode_downscaled(contents, region, side, channels)
         return decode(contents, window, is_jpeg, side, channels)
 
     return np.stack([image(row, window) for row, window in zip(rows, windows, strict=True)])
@@ -130,15 +130,15 @@ def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
     element = tf.constant(step, tf.int64)
     # Order, crop and augmentation draw from seeds of their own: 3 seed, 3 seed + 1, 3 seed + 2.
     rows = shuffle.rows_at(share.positions(element), len(data.train), 3 * seed).numpy().tolist()
-    draws = shuffle.uniforms(3 * seed + 1, element, share, crop.COLUMNS)
+    draws = shuffle.uniforms(3 * seed + 1, element, share, crop.DRAWS_PER_IMAGE)
     windows = crop.random_windows(*sizes(data.train, rows), 0.5, draws)
     cropped = expected_images(data.train, rows, windows, config)
-    change = chain.augmentation(config.augment)
+    change = chain.build_augmentation(config.augment)
     assert change is not None
-    draws = shuffle.uniforms(3 * seed + 2, element, share, change.columns).numpy()
+    draws = shuffle.uniforms(3 * seed + 2, element, share, change.draw_columns).numpy()
     # The place of the crop from left to right is the same for a whole cell of the batch.
     offsets = shuffle.permutation(3 * seed + 2, element, share, 5).numpy()[np.arange(12) * 5 // 12]
-    draws[:, CROP_X] = (offsets + 0.5) / 5
+    draws[:, CROP_X_COLUMN] = (offsets + 0.5) / 5
     key = shuffle.hashed(3 * seed + 2, tf.constant(-1 - step, tf.int64), words=2)
     expected = change(tf.constant(cropped), draws, key)
     np.testing.assert_array_equal(images, expected)

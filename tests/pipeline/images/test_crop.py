@@ -1,4 +1,4 @@
-"""Crop windows: always inside the image, and distributed as they should be."""
+"""Crop windows: inside the image, and distributed as documented."""
 
 from __future__ import annotations
 
@@ -13,25 +13,32 @@ from evenkeel.pipeline.images import crop
 SIDES = st.integers(1, 30_000)
 
 
-def windows(heights: list[int], widths: list[int], strength: float, draws: np.ndarray) -> np.ndarray:
-    found = crop.random_windows(tf.constant(heights), tf.constant(widths), strength, tf.constant(draws, tf.float32))
-    assert found.dtype == tf.int32
-    assert found.shape == (len(heights), 4)
-    return found.numpy()
+def draw_windows(heights: list[int], widths: list[int], strength: float, draws: np.ndarray) -> np.ndarray:
+    drawn = crop.random_windows(tf.constant(heights), tf.constant(widths), strength, tf.constant(draws, tf.float32))
+    assert drawn.dtype == tf.int32
+    assert drawn.shape == (len(heights), 4)
+    return drawn.numpy()
 
 
 def uniform(count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).random((count, crop.COLUMNS), np.float32)
+    return np.random.default_rng(seed).random((count, crop.DRAWS_PER_IMAGE), np.float32)
 
 
-def lies_inside(window: np.ndarray, height: int, width: int) -> bool:
-    y, x, tall, wide = window.tolist()
-    return y >= 0 and x >= 0 and tall >= 1 and wide >= 1 and y + tall <= height and x + wide <= width
+def is_inside(window: np.ndarray, height: int, width: int) -> bool:
+    y, x, window_height, window_width = window.tolist()
+    return (
+        y >= 0
+        and x >= 0
+        and window_height >= 1
+        and window_width >= 1
+        and y + window_height <= height
+        and x + window_width <= width
+    )
 
 
-def reference(height: int, width: int, strength: float, draws: np.ndarray) -> tuple[float, float]:
-    """Height and width before rounding, float64: the first attempt that fits, or the nearest allowed aspect ratio."""
-    tries, low, high = crop.ATTEMPTS, np.log(3 / 4), np.log(4 / 3)
+def reference_size(height: int, width: int, strength: float, draws: np.ndarray) -> tuple[float, float]:
+    """Height and width before rounding, in float64: of the first attempt that fits, or of the nearest aspect ratio."""
+    tries, low, high = crop.MAX_ATTEMPTS, np.log(3 / 4), np.log(4 / 3)
     for area_draw, aspect_draw in zip(draws[:tries].astype(float), draws[tries : 2 * tries].astype(float), strict=True):
         area, aspect = height * width * (1 - strength * area_draw), np.exp(low + (high - low) * aspect_draw)
         tall, wide = np.sqrt(area / aspect), np.sqrt(area * aspect)
@@ -45,7 +52,7 @@ def reference(height: int, width: int, strength: float, draws: np.ndarray) -> tu
 def test_the_central_window_is_a_square_inside_the_image(height: int, width: int, share: float) -> None:
     window = crop.central_windows(tf.constant([height]), tf.constant([width]), share)[0].numpy()
     y, x, tall, wide = window.tolist()
-    assert lies_inside(window, height, width)
+    assert is_inside(window, height, width)
     assert tall == wide
     assert abs(tall - max(1, share * min(height, width))) <= 0.5 + 0.01
     assert abs((height - tall) - 2 * y) <= 1
@@ -53,8 +60,8 @@ def test_the_central_window_is_a_square_inside_the_image(height: int, width: int
 
 
 def test_central_windows_of_known_images() -> None:
-    found = crop.central_windows(tf.constant([10, 20, 7, 1]), tf.constant([10, 10, 12, 5]))
-    np.testing.assert_array_equal(found, [[0, 0, 10, 10], [5, 0, 10, 10], [0, 2, 7, 7], [0, 2, 1, 1]])
+    windows = crop.central_windows(tf.constant([10, 20, 7, 1]), tf.constant([10, 10, 12, 5]))
+    np.testing.assert_array_equal(windows, [[0, 0, 10, 10], [5, 0, 10, 10], [0, 2, 7, 7], [0, 2, 1, 1]])
     half = crop.central_windows(tf.constant([10, 20, 7, 1]), tf.constant([10, 10, 12, 5]), 0.5)
     np.testing.assert_array_equal(half[:, 2:], [[5, 5], [5, 5], [4, 4], [1, 1]])
 
@@ -68,69 +75,71 @@ def test_random_windows_lie_inside_images_of_any_shape(
     height: int, width: int, strength: float, seed: int, edge: float
 ) -> None:
     draws = np.concatenate(
-        [uniform(7, seed), np.full((1, crop.COLUMNS), np.nextafter(np.float32(edge), np.float32(0)))]
+        [uniform(7, seed), np.full((1, crop.DRAWS_PER_IMAGE), np.nextafter(np.float32(edge), np.float32(0)))]
     )
     draws = np.maximum(draws, 0)
-    for window in windows([height] * 8, [width] * 8, strength, draws):
-        assert lies_inside(window, height, width), window
+    for window in draw_windows([height] * 8, [width] * 8, strength, draws):
+        assert is_inside(window, height, width), window
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)  # float32 may round the other way at a fit's very edge
 @given(height=st.integers(1, 500), width=st.integers(1, 500), strength=st.floats(0, 0.99), seed=st.integers(0, 999))
-def test_sizes_are_those_of_the_first_attempt_that_fits(height: int, width: int, strength: float, seed: int) -> None:
+def test_a_window_has_the_size_of_the_first_attempt_that_fits(
+    height: int, width: int, strength: float, seed: int
+) -> None:
     draws = uniform(6, seed)
-    for window, row in zip(windows([height] * 6, [width] * 6, strength, draws), draws, strict=True):
-        np.testing.assert_allclose(window[2:], np.maximum(reference(height, width, strength, row), 1), atol=0.51)
+    for window, row in zip(draw_windows([height] * 6, [width] * 6, strength, draws), draws, strict=True):
+        np.testing.assert_allclose(window[2:], np.maximum(reference_size(height, width, strength, row), 1), atol=0.51)
 
 
 def test_area_is_uniform_and_aspect_log_uniform_where_every_attempt_fits() -> None:
-    """Of a square, every attempt of at most 3/4 of the area fits: those first draws must come out as they were."""
+    """In a square every attempt of at most 3/4 of the area fits, so the window must have exactly the drawn size."""
     draws, side, strength = uniform(20_000), 4000, 0.92
     share = 1 - strength * draws[:, 0].astype(float)
     fits = share < 0.749
-    found = windows([side] * len(draws), [side] * len(draws), strength, draws)[fits].astype(float)
-    area, aspect = found[:, 2] * found[:, 3] / side**2, np.log(found[:, 3] / found[:, 2])
+    windows = draw_windows([side] * len(draws), [side] * len(draws), strength, draws)[fits].astype(float)
+    area, aspect = windows[:, 2] * windows[:, 3] / side**2, np.log(windows[:, 3] / windows[:, 2])
     np.testing.assert_allclose(area, share[fits], atol=1e-3)
     assert_uniform(area, 1 - strength, 0.749)
     assert_uniform(aspect, np.log(3 / 4), np.log(4 / 3))
 
 
-def test_windows_are_spread_evenly_over_the_places_they_fit() -> None:
-    found = windows([300] * 20_000, [500] * 20_000, 0.9, uniform(20_000)).astype(float)
-    for start, side, length in ((found[:, 0], found[:, 2], 300), (found[:, 1], found[:, 3], 500)):
+def test_windows_are_uniform_over_the_positions_where_they_fit() -> None:
+    windows = draw_windows([300] * 20_000, [500] * 20_000, 0.9, uniform(20_000)).astype(float)
+    for start, side, length in ((windows[:, 0], windows[:, 2], 300), (windows[:, 1], windows[:, 3], 500)):
         room = length - side + 1
         assert_uniform(((start + 0.5) / room)[room > 50], 0, 1)
 
 
-def test_a_window_with_one_pixel_of_room_lies_on_either_side_as_often() -> None:
-    found = windows([8] * 5000, [8] * 5000, 0.5, uniform(5000))
-    for start, side in ((found[:, 0], found[:, 2]), (found[:, 1], found[:, 3])):
+def test_a_window_with_one_spare_pixel_lies_on_either_side_equally_often() -> None:
+    windows = draw_windows([8] * 5000, [8] * 5000, 0.5, uniform(5000))
+    for start, side in ((windows[:, 0], windows[:, 2]), (windows[:, 1], windows[:, 3])):
         either = start[side == 7]
         assert len(either) > 500
         assert abs(np.mean(either) - 0.5) < 5 * 0.5 / np.sqrt(len(either))
 
 
 def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
-    """Kolmogorov-Smirnov at p = 1e-5."""
+    """A Kolmogorov-Smirnov test at p = 1e-5."""
     sorted_values = (np.sort(values) - low) / (high - low)
     ranks = (np.arange(len(values)) + 0.5) / len(values)
     assert np.abs(sorted_values - ranks).max() < 2.47 / np.sqrt(len(values)) + 0.01
 
 
-def test_strength_0_takes_the_whole_of_an_image_of_allowed_aspect() -> None:
-    found = windows([30, 40, 35, 1000], [40, 30, 35, 1001], 0.0, uniform(4))
-    np.testing.assert_array_equal(found, [[0, 0, 30, 40], [0, 0, 40, 30], [0, 0, 35, 35], [0, 0, 1000, 1001]])
+def test_strength_0_takes_the_whole_image_if_its_aspect_ratio_is_allowed() -> None:
+    windows = draw_windows([30, 40, 35, 1000], [40, 30, 35, 1001], 0.0, uniform(4))
+    np.testing.assert_array_equal(windows, [[0, 0, 30, 40], [0, 0, 40, 30], [0, 0, 35, 35], [0, 0, 1000, 1001]])
 
 
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [(1000, 10, [13, 10]), (10, 1000, [10, 13]), (30_000, 1, [1, 1]), (1, 30_000, [1, 1])],
 )
-def test_of_a_very_long_image_the_central_window_of_nearest_aspect_is_taken(
+def test_a_very_long_image_gets_the_central_window_of_the_nearest_aspect_ratio(
     height: int, width: int, size: list[int]
 ) -> None:
-    for y, x, *found in windows([height] * 50, [width] * 50, 0.5, uniform(50)).tolist():
-        assert found == size
+    for y, x, *window_size in draw_windows([height] * 50, [width] * 50, 0.5, uniform(50)).tolist():
+        assert window_size == size
         assert abs(height - size[0] - 2 * y) <= 1
         assert abs(width - size[1] - 2 * x) <= 1
 
@@ -138,7 +147,7 @@ def test_of_a_very_long_image_the_central_window_of_nearest_aspect_is_taken(
 def test_windows_inside_tf_data_equal_those_outside() -> None:
     heights, widths, draws = [30, 500, 7, 64], [40, 20, 7, 65], uniform(4)
     ds = tf.data.Dataset.from_tensors((heights, widths, draws)).map(lambda h, w, d: crop.random_windows(h, w, 0.5, d))
-    np.testing.assert_array_equal(next(iter(ds)), windows(heights, widths, 0.5, draws))
+    np.testing.assert_array_equal(next(iter(ds)), draw_windows(heights, widths, 0.5, draws))
     assert next(iter(ds)).shape == (4, 4)
 
 
@@ -147,10 +156,10 @@ SIZE = 20
 
 @given(st.integers(1, 400), st.integers(1, 400), st.booleans(), st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_region_is_the_window_in_pixels_of_the_shrunk_image(height: int, width: int, is_jpeg: bool, data) -> None:
+def test_a_region_is_the_window_in_pixels_of_the_downscaled_image(height: int, width: int, is_jpeg: bool, data) -> None:
     tall, wide = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     y, x = data.draw(st.integers(0, height - tall)), data.draw(st.integers(0, width - wide))
-    regions = crop.regions(tf.constant([[y, x, tall, wide]]), [height], [width], SIZE, tf.constant([is_jpeg]))
+    regions = crop.decode_regions(tf.constant([[y, x, tall, wide]]), [height], [width], SIZE, tf.constant([is_jpeg]))
     *region, exponent = regions.numpy()[0].tolist()
     ratio = 2**exponent
     if not is_jpeg:
@@ -160,9 +169,9 @@ def test_a_region_is_the_window_in_pixels_of_the_shrunk_image(height: int, width
         assert min(tall, wide) < 2 * SIZE * ratio or exponent == 3
     if exponent == 0:
         assert region == [y, x, tall, wide]
-    for at, (first, extent, whole) in enumerate(((y, tall, height), (x, wide, width))):
-        begin, end = region[at], region[at] + region[at + 2]
+    for axis, (first, extent, whole) in enumerate(((y, tall, height), (x, wide, width))):
+        begin, end = region[axis], region[axis] + region[axis + 2]
         assert 0 <= begin < end <= whole // ratio
         assert abs(begin * ratio - first) <= ratio / 2
-        # Rounded to the nearest, but for a block that the border cuts off.
+        # Rounded to the nearest, unless the border cuts off a block.
         assert abs(end * ratio - (first + extent)) <= (ratio / 2 if first + extent <= whole // ratio * ratio else ratio)

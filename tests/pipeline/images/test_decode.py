@@ -1,4 +1,4 @@
-"""Encoded bytes -> pixels: every format against Pillow, windows against the whole, scaling against numpy."""
+"""Decoding: every format against Pillow, windows against the whole image, resizing against numpy."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from PIL import Image
 
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import (
-    LIBJPEG,
+    LIBJPEG_OPTIONS,
     decode,
-    decode_shrunk,
+    decode_downscaled,
     decode_whole,
     luma,
     resize,
@@ -25,51 +25,51 @@ from evenkeel.pipeline.images.decode import (
 HEIGHT, WIDTH = 24, 36
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 Y, X = np.indices((HEIGHT, WIDTH))
-SMOOTH = np.stack([10 * Y, 7 * X, 4 * (X + Y)], axis=2).astype(np.uint8)  # what JPEG keeps nearly as it is
+SMOOTH = np.stack([10 * Y, 7 * X, 4 * (X + Y)], axis=2).astype(np.uint8)  # JPEG stores it nearly unchanged
 
 
-def encoded(pixels: np.ndarray, file_format: str, mode: str = "", **options) -> bytes:
+def encode(pixels: np.ndarray, file_format: str, mode: str = "", **options) -> bytes:
     image = Image.fromarray(pixels)
     file = io.BytesIO()
     (image.convert(mode) if mode else image).save(file, file_format, **options)
     return file.getvalue()
 
 
-def by_pillow(contents: bytes, channels: int) -> np.ndarray:
+def decode_by_pillow(contents: bytes, channels: int) -> np.ndarray:
     image = Image.open(io.BytesIO(contents)).convert("RGB" if channels == 3 else "L")
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
-def apart(a: np.ndarray | tf.Tensor, b: np.ndarray | tf.Tensor) -> np.ndarray:
+def difference(a: np.ndarray | tf.Tensor, b: np.ndarray | tf.Tensor) -> np.ndarray:
     return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))
 
 
 WITH_ALPHA = np.concatenate([NOISE, NOISE[:, ::-1, :1]], axis=2)
 LOSSLESS = {
-    "png": encoded(NOISE, "PNG"),
-    "palette png": encoded(NOISE, "PNG", "P"),
-    "transparent palette png": encoded(NOISE, "PNG", "P", transparency=3),
-    "gray png": encoded(NOISE, "PNG", "L"),
-    "gray and alpha png": encoded(NOISE, "PNG", "LA"),
-    "bilevel png": encoded(NOISE, "PNG", "1"),
-    "rgba png": encoded(WITH_ALPHA, "PNG"),
-    "bmp": encoded(NOISE, "BMP"),
-    "gray bmp": encoded(NOISE, "BMP", "L"),
-    "rgba bmp": encoded(WITH_ALPHA, "BMP"),
-    "webp": encoded(NOISE, "WEBP", lossless=True),
-    "rgba webp": encoded(WITH_ALPHA, "WEBP", lossless=True, exact=True),
-    "gif": encoded(NOISE, "GIF", "P"),
-    "animated gif": encoded(NOISE, "GIF", "P", save_all=True, append_images=[Image.fromarray(SMOOTH).convert("P")]),
+    "png": encode(NOISE, "PNG"),
+    "palette png": encode(NOISE, "PNG", "P"),
+    "transparent palette png": encode(NOISE, "PNG", "P", transparency=3),
+    "gray png": encode(NOISE, "PNG", "L"),
+    "gray and alpha png": encode(NOISE, "PNG", "LA"),
+    "bilevel png": encode(NOISE, "PNG", "1"),
+    "rgba png": encode(WITH_ALPHA, "PNG"),
+    "bmp": encode(NOISE, "BMP"),
+    "gray bmp": encode(NOISE, "BMP", "L"),
+    "rgba bmp": encode(WITH_ALPHA, "BMP"),
+    "webp": encode(NOISE, "WEBP", lossless=True),
+    "rgba webp": encode(WITH_ALPHA, "WEBP", lossless=True, exact=True),
+    "gif": encode(NOISE, "GIF", "P"),
+    "animated gif": encode(NOISE, "GIF", "P", save_all=True, append_images=[Image.fromarray(SMOOTH).convert("P")]),
 }
 JPEGS = {
-    "jpeg": encoded(SMOOTH, "JPEG", quality=95, subsampling=0),
-    "gray jpeg": encoded(SMOOTH, "JPEG", "L", quality=95),
-    "cmyk jpeg": encoded(SMOOTH, "JPEG", "CMYK", quality=95),
-    "progressive jpeg": encoded(SMOOTH, "JPEG", quality=95, subsampling=0, progressive=True),
+    "jpeg": encode(SMOOTH, "JPEG", quality=95, subsampling=0),
+    "gray jpeg": encode(SMOOTH, "JPEG", "L", quality=95),
+    "cmyk jpeg": encode(SMOOTH, "JPEG", "CMYK", quality=95),
+    "progressive jpeg": encode(SMOOTH, "JPEG", quality=95, subsampling=0, progressive=True),
 }
 
 
-def test_the_files_are_what_they_are_called() -> None:
+def test_the_test_files_have_the_modes_that_their_names_say() -> None:
     modes = {name: Image.open(io.BytesIO(contents)).mode for name, contents in (LOSSLESS | JPEGS).items()}
     assert modes["palette png"] == modes["transparent palette png"] == modes["gif"] == "P"
     assert modes["gray png"] == modes["gray jpeg"] == modes["gray bmp"] == "L"
@@ -80,68 +80,68 @@ def test_the_files_are_what_they_are_called() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
-def test_lossless_files_decode_to_the_pixels_pillow_sees(name: str) -> None:
+def test_lossless_files_decode_to_the_same_pixels_as_in_pillow(name: str) -> None:
     colour = decode_whole(tf.constant(LOSSLESS[name]), channels=3)
     assert colour.dtype == tf.uint8
-    np.testing.assert_array_equal(colour, by_pillow(LOSSLESS[name], 3))
-    # Pillow's luma is integer arithmetic: it may round the other way.
+    np.testing.assert_array_equal(colour, decode_by_pillow(LOSSLESS[name], 3))
+    # Pillow computes luma in integers, which may round the other way.
     gray = decode_whole(tf.constant(LOSSLESS[name]), channels=1)
     assert gray.dtype == tf.uint8
     assert gray.shape == (HEIGHT, WIDTH, 1)
-    assert apart(gray, by_pillow(LOSSLESS[name], 1)).max() <= 1
+    assert difference(gray, decode_by_pillow(LOSSLESS[name], 1)).max() <= 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", JPEGS)
-def test_jpegs_decode_to_nearly_the_pixels_pillow_sees(name: str, channels: int) -> None:
-    contents, expected = tf.constant(JPEGS[name]), by_pillow(JPEGS[name], channels)
+def test_jpegs_decode_to_nearly_the_same_pixels_as_in_pillow(name: str, channels: int) -> None:
+    contents, expected = tf.constant(JPEGS[name]), decode_by_pillow(JPEGS[name], channels)
     square = decode(contents, tf.constant([0, 4, HEIGHT, HEIGHT]), is_jpeg=True, size=HEIGHT, channels=channels)
-    for found, part in (
+    for image, part in (
         (decode_whole(contents, channels), expected),
         (square, expected[:, 4 : 4 + HEIGHT]),
     ):
-        assert found.shape == part.shape
-        assert apart(found, part).max() <= 6
-        assert apart(found, part).mean() < 1.5
+        assert image.shape == part.shape
+        assert difference(image, part).max() <= 6
+        assert difference(image, part).mean() < 1.5
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bit_png_keeps_the_upper_byte(channels: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 65536, (HEIGHT, WIDTH)).astype(np.uint16)
-    found = decode_whole(tf.constant(encoded(pixels, "PNG")), channels)
-    np.testing.assert_array_equal(found, np.repeat(pixels[:, :, None] >> 8, channels, axis=2))
+    image = decode_whole(tf.constant(encode(pixels, "PNG")), channels)
+    np.testing.assert_array_equal(image, np.repeat(pixels[:, :, None] >> 8, channels, axis=2))
 
 
 def test_gray_is_itu_r_601_luma_rounded_to_the_nearest() -> None:
     exact = NOISE.astype(np.float64) @ [0.299, 0.587, 0.114]
-    found = decode_whole(tf.constant(LOSSLESS["png"]), channels=1)[:, :, 0]
-    assert apart(found, exact).max() <= 0.5 + 1e-4
+    image = decode_whole(tf.constant(LOSSLESS["png"]), channels=1)[:, :, 0]
+    assert difference(image, exact).max() <= 0.5 + 1e-4
 
 
-def fast_whole(contents: bytes, channels: int) -> tf.Tensor:
-    """All pixels, a JPEG's by the decoder settings that windows are decoded with."""
+def decode_whole_as_crops(contents: bytes, channels: int) -> tf.Tensor:
+    """All pixels; JPEGs are decoded with the settings that are used for crops."""
     if contents[:2] != b"\xff\xd8":
         return decode_whole(tf.constant(contents), channels)
     if channels == 1 and Image.open(io.BytesIO(contents)).mode == "CMYK":
-        return luma(fast_whole(contents, 3))
-    return tf.io.decode_jpeg(contents, channels, **LIBJPEG)
+        return luma(decode_whole_as_crops(contents, 3))
+    return tf.io.decode_jpeg(contents, channels, **LIBJPEG_OPTIONS)
 
 
-WINDOWED = {**JPEGS, "noisy jpeg": encoded(NOISE, "JPEG"), "png": LOSSLESS["png"], "webp": LOSSLESS["webp"]}
+WINDOWED = {**JPEGS, "noisy jpeg": encode(NOISE, "JPEG"), "png": LOSSLESS["png"], "webp": LOSSLESS["webp"]}
 
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), channels=st.sampled_from([1, 3]), name=st.sampled_from(sorted(WINDOWED)))
-def test_a_window_equals_that_part_of_the_whole(data: st.DataObject, channels: int, name: str) -> None:
+def test_a_decoded_window_equals_that_part_of_the_whole_image(data: st.DataObject, channels: int, name: str) -> None:
     side = data.draw(st.integers(1, HEIGHT))
     y, x = data.draw(st.integers(0, HEIGHT - side)), data.draw(st.integers(0, WIDTH - side))
-    whole = fast_whole(WINDOWED[name], channels)
-    found = decode(tf.constant(WINDOWED[name]), tf.constant([y, x, side, side]), "jpeg" in name, side, channels)
-    np.testing.assert_array_equal(found, whole[y : y + side, x : x + side])
+    whole = decode_whole_as_crops(WINDOWED[name], channels)
+    image = decode(tf.constant(WINDOWED[name]), tf.constant([y, x, side, side]), "jpeg" in name, side, channels)
+    np.testing.assert_array_equal(image, whole[y : y + side, x : x + side])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_files_of_many_kinds_decode_inside_tf_data_as_outside(channels: int) -> None:
+def test_mixed_formats_decode_inside_tf_data_as_outside(channels: int) -> None:
     contents = [LOSSLESS["gray png"], JPEGS["cmyk jpeg"], LOSSLESS["gif"], JPEGS["jpeg"], LOSSLESS["rgba webp"]]
     kinds = [name == b"\xff\xd8" for name in (file[:2] for file in contents)]
     window = tf.constant([3, 5, 12, 20])
@@ -149,36 +149,36 @@ def test_files_of_many_kinds_decode_inside_tf_data_as_outside(channels: int) -> 
         lambda file, kind: decode(file, window, kind, size=8, channels=channels), num_parallel_calls=2
     )
     assert ds.element_spec == tf.TensorSpec([8, 8, channels], tf.uint8)
-    for file, kind, found in zip(contents, kinds, ds.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(found, decode(tf.constant(file), window, kind, size=8, channels=channels))
+    for file, kind, image in zip(contents, kinds, ds.as_numpy_iterator(), strict=True):
+        np.testing.assert_array_equal(image, decode(tf.constant(file), window, kind, size=8, channels=channels))
 
 
 def bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
     """Half-pixel centres, edges repeated, no antialiasing: float64 (size, size, c)."""
 
     def weights(length: int) -> np.ndarray:
-        at = (np.arange(size) + 0.5) * length / size - 0.5
-        low = np.floor(at).astype(int)
+        source = (np.arange(size) + 0.5) * length / size - 0.5
+        low = np.floor(source).astype(int)
         table = np.zeros((size, length))
-        for row, (place, first) in enumerate(zip(at, low, strict=True)):
-            table[row, np.clip(first, 0, length - 1)] += 1 - (place - first)
-            table[row, np.clip(first + 1, 0, length - 1)] += place - first
+        for row, (position, first) in enumerate(zip(source, low, strict=True)):
+            table[row, np.clip(first, 0, length - 1)] += 1 - (position - first)
+            table[row, np.clip(first + 1, 0, length - 1)] += position - first
         return table
 
     return np.einsum("yh,hwc,xw->yxc", weights(pixels.shape[0]), pixels.astype(np.float64), weights(pixels.shape[1]))
 
 
 @pytest.mark.parametrize("subsampling", [0, 2], ids=["4:4:4", "4:2:0"])
-def test_jpegs_decode_without_a_cast(subsampling: int) -> None:
-    """To the very pixels that Pillow sees, but for what it blends of chroma; libjpeg's fast DCT is a level off."""
+def test_jpegs_decode_without_a_color_cast(subsampling: int) -> None:
+    """The pixels equal Pillow's, except for the chroma that Pillow blends; libjpeg's fast DCT is a level off."""
     levels = np.linspace(30, 220, 96 * 128 * 3).reshape(3, 96, 128).transpose(1, 2, 0)
-    contents = encoded(
+    contents = encode(
         (levels + np.random.default_rng(0).normal(0, 8, levels.shape)).astype(np.uint8), "JPEG", subsampling=subsampling
     )
-    expected = by_pillow(contents, 3).astype(np.float64)
+    expected = decode_by_pillow(contents, 3).astype(np.float64)
     window = tf.constant([0, 0, 96, 96])
-    for found in (decode_whole(tf.constant(contents), 3)[:, :96], decode(tf.constant(contents), window, True, 96, 3)):
-        differences = found.numpy() - expected[:, :96]
+    for image in (decode_whole(tf.constant(contents), 3)[:, :96], decode(tf.constant(contents), window, True, 96, 3)):
+        differences = image.numpy() - expected[:, :96]
         assert np.abs(differences.mean(axis=(0, 1))).max() < 0.05
         if subsampling == 0:
             assert not differences.any()
@@ -194,30 +194,30 @@ def test_jpegs_decode_without_a_cast(subsampling: int) -> None:
 )
 def test_resize_is_bilinear_and_rounded(height: int, width: int, size: int, channels: int, seed: int) -> None:
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-    found = resize(tf.constant(pixels), size)
-    assert found.dtype == tf.uint8
-    assert found.shape == (size, size, channels)
-    assert apart(found, bilinear(pixels, size)).max() <= 0.5 + 1e-3
+    image = resize(tf.constant(pixels), size)
+    assert image.dtype == tf.uint8
+    assert image.shape == (size, size, channels)
+    assert difference(image, bilinear(pixels, size)).max() <= 0.5 + 1e-3
 
 
-def test_resize_to_its_own_size_changes_nothing_inside_tf_data_too() -> None:
+def test_resizing_an_image_to_its_own_size_changes_nothing_inside_tf_data() -> None:
     ds = tf.data.Dataset.from_tensors(NOISE[:, :HEIGHT]).map(lambda image: resize(image, HEIGHT))
     np.testing.assert_array_equal(next(iter(ds)), NOISE[:, :HEIGHT])
 
 
-def test_to_uint8_rounds_and_saturates() -> None:
+def test_to_uint8_rounds_and_clips() -> None:
     values = tf.constant([-1e9, -0.6, 0.4, 0.6, 127.49, 127.51, 254.6, 255.6, 1e9])
     assert to_uint8(values).numpy().tolist() == [0, 0, 0, 1, 127, 128, 255, 255, 255]
 
 
 @pytest.mark.parametrize("contents", [b"", b"no image", JPEGS["jpeg"][:300], LOSSLESS["png"][:-40]])
-def test_what_is_no_image_raises(contents: bytes) -> None:
+def test_bytes_that_are_no_image_raise(contents: bytes) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_whole(tf.constant(contents), channels=3)
 
 
-def test_shrinking_in_the_decoder_is_closer_to_antialiased_scaling_than_reading_all_pixels_is() -> None:
-    """A photograph's spectrum: noise at every scale, so that what a plain resize leaves out shows."""
+def test_downscaling_in_the_decoder_is_closer_to_antialiasing_than_bilinear_resizing_is() -> None:
+    """The image has noise at every scale, like a photograph, so that aliasing of a plain resize shows."""
     size, (height, width) = 32, (300, 420)
     rng = np.random.default_rng(0)
     layers = [
@@ -226,16 +226,16 @@ def test_shrinking_in_the_decoder_is_closer_to_antialiased_scaling_than_reading_
         )
         for s in (1, 3, 9, 27)
     ]
-    contents = encoded(np.mean(layers, axis=0).astype(np.uint8), "JPEG", quality=92)
+    contents = encode(np.mean(layers, axis=0).astype(np.uint8), "JPEG", quality=92)
     whole = tf.cast(tf.io.decode_jpeg(contents, channels=3), tf.float32)
     for window in ([0, 0, 296, 416], [36, 52, 64, 100], [4, 8, 152, 132], [40, 160, 256, 256]):
         y, x, tall, wide = window
         exact = tf.image.resize(whole[y : y + tall, x : x + wide], [size, size], antialias=True)
-        region = crop.regions(tf.constant([window]), [height], [width], size, tf.constant([True]))[0]
+        region = crop.decode_regions(tf.constant([window]), [height], [width], size, tf.constant([True]))[0]
         assert region[4] == int(np.log2(min(tall, wide) / size))
-        shrunk = decode_shrunk(tf.constant(contents), region, size, 3)
+        shrunk = decode_downscaled(tf.constant(contents), region, size, 3)
         assert shrunk.dtype == tf.uint8
         plain = decode(tf.constant(contents), tf.constant(window), True, size, 3)
-        assert apart(shrunk, exact).mean() < 0.6 * apart(plain, exact).mean()
-        gray = decode_shrunk(tf.constant(contents), region, size, 1)
-        assert apart(gray, luma(shrunk)).mean() < 1
+        assert difference(shrunk, exact).mean() < 0.6 * difference(plain, exact).mean()
+        gray = decode_downscaled(tf.constant(contents), region, size, 1)
+        assert difference(gray, luma(shrunk)).mean() < 1

@@ -1,4 +1,4 @@
-"""Windows of stored pixels against numpy's bilinear blend in float64, alone and inside tf.data."""
+"""Resizing of stored pixels against a float64 blend in numpy, alone and inside tf.data."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.pipeline.images.raw_resize import scaler
+from evenkeel.pipeline.images.raw_resize import make_raw_resizer
 
-SIZE, BATCH, LARGEST = 16, 4, 40 * 40 * 3
+SIZE, BATCH = 16, 4
 
 
-def packed(sides: list[tuple[int, int]], channels: int = 3, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Images of random pixels, one behind the other in memory that ends with the last of them."""
+def make_images(sides: list[tuple[int, int]], channels: int = 3, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Images of random pixels, concatenated in memory, and the images themselves."""
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (*each, channels), np.uint8) for each in sides]
     return np.concatenate([image.ravel() for image in images]), images
@@ -25,35 +25,38 @@ def offsets(images: list[np.ndarray], before: int = 0) -> np.ndarray:
     return before + np.cumsum([0, *sizes[:-1]])
 
 
-def exact(image: np.ndarray, window: tuple[int, ...], size: int) -> np.ndarray:
-    """Half-pixel centres, in float64."""
+def resize_exactly(image: np.ndarray, window: tuple[int, ...], size: int) -> np.ndarray:
+    """Bilinear with half-pixel centres, in float64."""
     y, x, height, width = window
     part = image[y : y + height, x : x + width].astype(np.float64)
 
-    def along(part: np.ndarray, extent: int) -> np.ndarray:
-        at = np.clip((np.arange(size) + 0.5) * extent / size - 0.5, 0, extent - 1)
-        near = np.floor(at).astype(int)
+    def resize_axis(part: np.ndarray, extent: int) -> np.ndarray:
+        source = np.clip((np.arange(size) + 0.5) * extent / size - 0.5, 0, extent - 1)
+        near = np.floor(source).astype(int)
         far = np.minimum(near + 1, extent - 1)
-        share = (at - near)[:, None, None]
-        return part[near] * (1 - share) + part[far] * share
+        weight = (source - near)[:, None, None]
+        return part[near] * (1 - weight) + part[far] * weight
 
-    return along(along(part, height).swapaxes(0, 1), width).swapaxes(0, 1)
+    return resize_axis(resize_axis(part, height).swapaxes(0, 1), width).swapaxes(0, 1)
 
 
-def scaled(
-    memory: np.ndarray, images: list[np.ndarray], windows: np.ndarray, mirrored=None, before: int = 0, **options
-):
-    options = {"largest": max(image.size for image in images), "size": SIZE, "channels": images[0].shape[-1], **options}
+def resize(memory: np.ndarray, images: list[np.ndarray], windows: np.ndarray, mirror=None, before: int = 0, **options):
+    options = {
+        "max_bytes": max(image.size for image in images),
+        "size": SIZE,
+        "channels": images[0].shape[-1],
+        **options,
+    }
     widths = tf.constant([image.shape[1] for image in images])
-    return scaler(**options)(
-        tf.constant(memory), tf.constant(offsets(images, before)), widths, tf.constant(windows, tf.int32), mirrored
+    return make_raw_resizer(**options)(
+        tf.constant(memory), tf.constant(offsets(images, before)), widths, tf.constant(windows, tf.int32), mirror
     ).numpy()
 
 
 @pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_any_window_of_any_image_is_blended_as_numpy_does(data: st.DataObject) -> None:
+def test_any_window_of_any_image_is_resized_as_in_numpy(data: st.DataObject) -> None:
     side = st.integers(1, 40)
     sides = [(data.draw(side), data.draw(side)) for _ in range(BATCH)]
     windows = []
@@ -61,60 +64,64 @@ def test_any_window_of_any_image_is_blended_as_numpy_does(data: st.DataObject) -
         height, width = data.draw(st.integers(1, tall)), data.draw(st.integers(1, wide))
         y, x = data.draw(st.integers(0, tall - height)), data.draw(st.integers(0, wide - width))
         windows.append((y, x, height, width))
-    memory, images = packed(sides)
-    found = scaled(memory, images, np.array(windows))
-    for image, window, result in zip(images, windows, found, strict=True):
-        assert np.abs(result - exact(image, window, SIZE)).max() <= 1.5
+    memory, images = make_images(sides)
+    resized = resize(memory, images, np.array(windows))
+    for image, window, result in zip(images, windows, resized, strict=True):
+        assert np.abs(result - resize_exactly(image, window, SIZE)).max() <= 1.5
 
 
-def test_it_does_not_lean_to_either_side() -> None:
-    memory, images = packed([(37, 29)] * BATCH)
+def test_rounding_has_no_bias() -> None:
+    memory, images = make_images([(37, 29)] * BATCH)
     windows = np.array([(1, 2, 30, 25)] * BATCH)
-    difference = scaled(memory, images, windows) - np.stack([exact(image, windows[0], SIZE) for image in images])
+    difference = resize(memory, images, windows) - np.stack(
+        [resize_exactly(image, windows[0], SIZE) for image in images]
+    )
     assert np.abs(difference.mean()) < 0.02
 
 
-def test_a_window_of_that_size_is_copied() -> None:
-    memory, images = packed([(20, 30), (16, 16), (40, 17), (33, 33)])
+def test_a_window_of_the_target_size_is_copied() -> None:
+    memory, images = make_images([(20, 30), (16, 16), (40, 17), (33, 33)])
     windows = np.array([(4, 5, SIZE, SIZE), (0, 0, SIZE, SIZE), (24, 1, SIZE, SIZE), (3, 3, SIZE, SIZE)])
     expected = [image[y : y + h, x : x + w] for image, (y, x, h, w) in zip(images, windows, strict=True)]
-    np.testing.assert_array_equal(scaled(memory, images, windows), expected)
+    np.testing.assert_array_equal(resize(memory, images, windows), expected)
 
 
-def test_a_mirrored_image_is_the_other_one_reversed() -> None:
-    memory, images = packed([(21, 33)] * BATCH)
+def test_a_mirrored_image_is_the_plain_one_reversed() -> None:
+    memory, images = make_images([(21, 33)] * BATCH)
     windows = np.array([(0, 0, 21, 33), (3, 1, 17, 19), (0, 5, 9, 20), (1, 1, 2, 3)])
-    plain, turned = (scaled(memory, images, windows, tf.constant([drawn] * BATCH)) for drawn in (False, True))
+    plain, turned = (resize(memory, images, windows, tf.constant([mirror] * BATCH)) for mirror in (False, True))
     np.testing.assert_array_equal(turned, plain[:, :, ::-1])
-    some = scaled(memory, images, windows, tf.constant([True, False, True, False]))
+    some = resize(memory, images, windows, tf.constant([True, False, True, False]))
     np.testing.assert_array_equal(some[::2], turned[::2])
     np.testing.assert_array_equal(some[1::2], plain[1::2])
 
 
 @pytest.mark.parametrize("before", [0, 1, 2, 7])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_last_and_smallest_image_is_read_right(before: int, channels: int) -> None:
-    """`largest` bytes from its place on would reach over the end of the memory."""
-    memory, images = packed([(40, 40), (3, 5)], channels)
+def test_a_small_image_at_the_end_of_memory_is_read_correctly(before: int, channels: int) -> None:
+    """`max_bytes` from its offset on would reach beyond the end of the memory."""
+    memory, images = make_images([(40, 40), (3, 5)], channels)
     memory = np.concatenate([np.zeros(before, np.uint8), memory])
     windows = np.array([(0, 0, 40, 40), (1, 1, 2, 4)])
-    found = scaled(memory, images, windows, before=before)
-    for image, window, result in zip(images, windows, found, strict=True):
-        assert np.abs(result - exact(image, window, SIZE)).max() <= 1.5
+    resized = resize(memory, images, windows, before=before)
+    for image, window, result in zip(images, windows, resized, strict=True):
+        assert np.abs(result - resize_exactly(image, window, SIZE)).max() <= 1.5
 
 
-def test_inside_tf_data_places_may_change_with_every_batch() -> None:
-    memory, images = packed([(30, 20), (25, 35), (18, 18), (40, 22)])
-    read = scaler(max(image.size for image in images), SIZE, 3)
-    at, widths = tf.constant(offsets(images)), tf.constant([image.shape[1] for image in images])
+def test_offsets_may_change_with_every_batch_inside_tf_data() -> None:
+    memory, images = make_images([(30, 20), (25, 35), (18, 18), (40, 22)])
+    read = make_raw_resizer(max(image.size for image in images), SIZE, 3)
+    starts, widths = tf.constant(offsets(images)), tf.constant([image.shape[1] for image in images])
     order = np.array([[0, 1], [3, 2], [1, 1]])
     windows = np.array([(1, 3, 16, 11)] * 2)
 
     def batch(rows: tf.Tensor) -> tf.Tensor:
-        return read(tf.constant(memory), tf.gather(at, rows), tf.gather(widths, rows), tf.constant(windows, tf.int32))
+        return read(
+            tf.constant(memory), tf.gather(starts, rows), tf.gather(widths, rows), tf.constant(windows, tf.int32)
+        )
 
     ds = tf.data.Dataset.from_tensor_slices(order).map(batch, num_parallel_calls=2)
     assert ds.element_spec.shape.as_list() == [2, SIZE, SIZE, 3]
-    for rows, found in zip(order, ds.as_numpy_iterator(), strict=True):
-        for row, result in zip(rows, found, strict=True):
-            assert np.abs(result - exact(images[row], windows[0], SIZE)).max() <= 1.5
+    for rows, resized in zip(order, ds.as_numpy_iterator(), strict=True):
+        for row, result in zip(rows, resized, strict=True):
+            assert np.abs(result - resize_exactly(images[row], windows[0], SIZE)).max() <= 1.5

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
-from evenkeel.pipeline.images.decode import cropped
+from evenkeel.pipeline.images.decode import decode_crop
 from evenkeel.pipeline.index.index import Entries, Index
 from evenkeel.pipeline.profile import suggestions
 from evenkeel.pipeline.reading import reader
@@ -37,8 +37,8 @@ def config_of(folder: Path, **changes: Any) -> DataConfig:
     return dataclasses.replace(DataConfig(str(folder), image_size=48, batch_size=4, augment=augment), **changes)
 
 
-def changes_of(config: DataConfig, data: Dataset) -> list[suggestions.Saving]:
-    return suggestions.savings("decode", SPENT, 0.0, {}, data, config, seed=0)
+def changes_of(config: DataConfig, data: Dataset) -> list[suggestions.Candidate]:
+    return suggestions.candidate_changes("decode", SPENT, 0.0, {}, data, config, seed=0)
 
 
 def options_of(config: DataConfig, data: Dataset) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def test_entries_are_found_and_tried_for_a_sample(photographs: Path, monkeypatch
     assert suggestions._as_read(dataclasses.replace(entered, entries=None), stored, windows)[0] == stored
     for contents, less, its in zip(stored, *suggestions._as_read(entered, stored, windows), strict=True):
         assert len(less) < len(contents) / 2
-        np.testing.assert_array_equal(cropped(less, its, True, 3), cropped(contents, windows[0], True, 3))
+        np.testing.assert_array_equal(decode_crop(less, its, True, 3), decode_crop(contents, windows[0], True, 3))
 
 
 def test_entries_are_not_sought_where_they_cannot_be_had(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

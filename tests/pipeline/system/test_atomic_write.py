@@ -22,9 +22,14 @@ def test_a_file_appears_when_the_block_ends(tmp_path: pathlib.Path) -> None:
 def test_an_error_leaves_the_old_file_and_no_temporary_one(tmp_path: pathlib.Path, prefix: str) -> None:
     path = tmp_path / "file"
     write_text(f"{prefix}{path}", "old")
-    with pytest.raises(RuntimeError), atomic_write(f"{prefix}{path}") as file:
-        file.write(b"new")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with atomic_write(f"{prefix}{path}") as file:
+            file.write(b"new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
