@@ -1,6 +1,6 @@
-"""Where each pixel comes from: flips, crops, and one affine resampling for rotation, translation, shear and zoom.
+"""Augmentations that move pixels: flips, crops, and one affine resampling for rotation, translation, shear and zoom.
 
-turned = geometry(rotation=15, flip=0.5)(images, draws)
+images = geometry(rotation=15, flip=0.5)(images, draws)
 images = resample(images, sampling_matrices(224, 224, angle=angles))
 """
 
@@ -10,22 +10,25 @@ import math
 
 import tensorflow as tf
 
-from evenkeel.pipeline.augment.stage import Stage, in_chunks, where_drawn
+from evenkeel.pipeline.augment.stage import Stage, apply_where, map_in_chunks
 
-FRACTION = 16  # bits after the point of a coordinate: good for sides up to 4,096 pixels
-WEIGHT = 8  # bits of an interpolation weight
-MIRROR, CROP_Y, CROP_X = range(3)  # columns of draws
+COORDINATE_BITS = 16  # fractional bits of a fixed-point coordinate: enough for sides up to 4,096 pixels
+WEIGHT_BITS = 8  # bits of an interpolation weight
+FLIP_COLUMN, CROP_Y_COLUMN, CROP_X_COLUMN = range(3)  # columns of the draws
 
 
 def flip(probability: float) -> Stage | None:
-    """Left-right, with `probability`. Draws: 1 column."""
+    """Mirrors left-right, with `probability` per image. Draws: 1 column."""
     if probability == 0:
         return None
-    return Stage(1, lambda images, draws, key: where_drawn(images, draws[:, 0] < probability, mirrored))
+    return Stage(1, lambda images, draws, key: apply_where(images, draws[:, 0] < probability, mirror))
 
 
-def mirrored(images: tf.Tensor) -> tf.Tensor:
-    """Left-right. tf.reverse of [rows, w, c] copies pixels: 0.05 ms at 224, where images[:, :, ::-1] takes 1.8."""
+def mirror(images: tf.Tensor) -> tf.Tensor:
+    """uint8 [b, h, w, c] mirrored left-right.
+
+    tf.reverse of [rows, w, c] copies whole pixels: 0.05 ms per 224x224 image, where images[:, :, ::-1] takes 1.8 ms.
+    """
     _, _, width, channels = images.shape
     return tf.reshape(tf.reverse(tf.reshape(images, [-1, width, channels]), [1]), tf.shape(images))
 
@@ -38,23 +41,25 @@ def geometry(
     shear: float = 0.0,
     zoom: float = 0.0,
 ) -> Stage | None:
-    """Flip, zoom, shear, rotation and shifts in one resampling. Draws: 9 columns. None when only `flip` is on.
+    """Flips, zooms, shears, rotates and shifts in one resampling; None if nothing but `flip` is on.
 
     The angle is uniform in +-`rotation` degrees, the translation in +-`translation` of either side, both shears in
-    +-`shear`, the logarithm of the scale in +-log(1 + `zoom`). `pad_crop` shifts by whole pixels, at most so many, all
-    offsets equally often: what one gets by reflecting that many pixels around an image and cropping it at random.
+    +-`shear`, the logarithm of the scale in +-log(1 + `zoom`). `pad_crop` shifts by up to that many whole pixels, all
+    offsets equally often: the same as padding an image with that many reflected pixels and cropping it at random.
+
+    Draws: 9 columns.
     """
     if pad_crop == rotation == translation == shear == zoom == 0:
         return None
 
-    def change(images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    def apply(images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         _, height, width, _ = images.shape
-        mirror, crop_y, crop_x, *others = tf.unstack(tf.cast(draws, tf.float64), axis=1)
+        flip_draw, crop_y, crop_x, *others = tf.unstack(tf.cast(draws, tf.float64), axis=1)
         angle, shear_x, shear_y, size, x, y = (2 * u - 1 for u in others)
         matrices = sampling_matrices(
             height,
             width,
-            flipped=mirror < flip,
+            flipped=flip_draw < flip,
             scale=tf.exp(size * math.log1p(zoom)),
             shear_x=shear_x * shear,
             shear_y=shear_y * shear,
@@ -64,7 +69,7 @@ def geometry(
         )
         return resample(images, matrices)
 
-    return Stage(9, change)
+    return Stage(9, apply)
 
 
 def sampling_matrices(
@@ -78,11 +83,12 @@ def sampling_matrices(
     x: tf.Tensor | float = 0.0,
     y: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
-    """float64 [b, 2, 3]: (x, y, 1) of an output pixel -> (x, y) of where it is read; (0, 0) is the centre of the first.
+    """float64 [b, 2, 3]: maps (x, y, 1) of an output pixel to the (x, y) of the input that it shows.
 
-    Around the centre, the content is flipped left-right, scaled, sheared along y, then along x (in sides per side),
-    turned by `angle` (radians, counterclockwise) and moved by (x, y) pixels; the matrix is the inverse of all that.
-    Arguments are [b] (float64, bool) or scalars. In float64, so that a vectorized sine cannot move a pixel.
+    (0, 0) is the center of the first pixel. About the center of the image, the content is flipped left-right, scaled,
+    sheared along y, then along x (in sides per side), rotated by `angle` (radians, counterclockwise) and moved by
+    (x, y) pixels; the matrix is the inverse of that. Parameters are [b] (float64, `flipped` bool) or scalars. The
+    computation is in float64, so that the last bits of a vectorized sine cannot move a pixel.
     """
     values = (scale, shear_x, shear_y, angle, x, y)
     scale, kx, ky, angle, x, y = (tf.convert_to_tensor(value, tf.float64) for value in values)
@@ -92,10 +98,10 @@ def sampling_matrices(
     a, b = cos - kx * sin, -sin - kx * cos
     xx, xy = side * a, side * b
     yx, yy = (sin - ky * a) / scale, (cos - ky * b) / scale
-    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    center_x, center_y = (width - 1) / 2, (height - 1) / 2
     rows = [
-        [xx, xy, middle_x - xx * (middle_x + x) - xy * (middle_y + y)],
-        [yx, yy, middle_y - yx * (middle_x + x) - yy * (middle_y + y)],
+        [xx, xy, center_x - xx * (center_x + x) - xy * (center_y + y)],
+        [yx, yy, center_y - yx * (center_x + x) - yy * (center_y + y)],
     ]
     flat = [tf.reshape(value, [-1]) for row in rows for value in row]
     count = tf.reduce_max([tf.size(value) for value in flat])
@@ -103,49 +109,52 @@ def sampling_matrices(
 
 
 def resample(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """uint8 images [b, h, w, c] read at `matrices` (float64 [b, 2, 3], see `sampling_matrices`), bilinearly.
+    """uint8 [b, h, w, c]: images sampled bilinearly at `matrices` (float64 [b, 2, 3], see `sampling_matrices`).
 
-    Beyond its border an image is reflected, without the border itself. In integers: coordinates have 16 bits after the
-    point and weights 8, so that a pixel does not depend on how a kernel was compiled. XLA makes one loop of it, which
-    costs 0.34 ms per 224x224 image where ImageProjectiveTransformV3 takes 1.9 (it finds each place three times).
+    Outside its border an image is reflected, without repeating the border pixels. The arithmetic is in integers
+    (coordinates with 16 fractional bits, weights of 8 bits), so that the result does not depend on how a kernel was
+    compiled. XLA fuses it into one loop, which costs 0.34 ms per 224x224 image; ImageProjectiveTransformV3 takes
+    1.9 ms, because it computes each position three times.
     """
-    # Half a weight more, as weights are cut off, not rounded.
-    half_weight = tf.constant([0, 0, 1 << (FRACTION - WEIGHT - 1)])
-    return in_chunks(_read, images, tf.cast(tf.round(matrices * 2.0**FRACTION), tf.int32) + half_weight)
+    # Half a weight is added because weights are truncated, not rounded.
+    half_weight = tf.constant([0, 0, 1 << (COORDINATE_BITS - WEIGHT_BITS - 1)])
+    fixed_point = tf.cast(tf.round(matrices * 2.0**COORDINATE_BITS), tf.int32) + half_weight
+    return map_in_chunks(_resample_fixed_point, images, fixed_point)
 
 
 @tf.function(jit_compile=True, autograph=False)
-def _read(images: tf.Tensor, fixed: tf.Tensor) -> tf.Tensor:
-    """uint8 [n, h, w, c] read where `fixed` (int32 [n, 2, 3], `FRACTION` bits after the point) says."""
+def _resample_fixed_point(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
+    """uint8 [n, h, w, c] sampled at `matrices` (int32 [n, 2, 3], with `COORDINATE_BITS` fractional bits)."""
     count, height, width, channels = images.shape
     down, right = tf.range(height)[None, :, None], tf.range(width)[None, None, :]
     x, y = (
-        fixed[:, row, 0, None, None] * right + (fixed[:, row, 1, None, None] * down + fixed[:, row, 2, None, None])
+        matrices[:, row, 0, None, None] * right
+        + (matrices[:, row, 1, None, None] * down + matrices[:, row, 2, None, None])
         for row in (0, 1)
     )
-    (left, right, x_weight), (above, below, y_weight) = _between(x, width), _between(y, height)
+    (left, right, x_weight), (above, below, y_weight) = _neighbors(x, width), _neighbors(y, height)
     first = (tf.range(count) * height)[:, None, None]
     pixels = tf.reshape(images, [-1, channels])
 
-    def row(at: tf.Tensor) -> tf.Tensor:
-        rows = (first + at) * width
-        near, far = (tf.cast(tf.gather(pixels, rows + column), tf.int32) for column in (left, right))
-        return near * ((1 << WEIGHT) - x_weight) + far * x_weight
+    def interpolate_row(row: tf.Tensor) -> tf.Tensor:
+        start = (first + row) * width
+        near, far = (tf.cast(tf.gather(pixels, start + column), tf.int32) for column in (left, right))
+        return near * ((1 << WEIGHT_BITS) - x_weight) + far * x_weight
 
-    blend = row(above) * ((1 << WEIGHT) - y_weight) + row(below) * y_weight
-    return tf.cast(tf.bitwise.right_shift(blend + (1 << (2 * WEIGHT - 1)), 2 * WEIGHT), tf.uint8)
-
-
-def _between(at: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The pixels on either side of fixed-point coordinates, reflected into the image, and the weight of the second."""
-    whole = tf.bitwise.right_shift(at, FRACTION)
-    weight = tf.bitwise.right_shift(at, FRACTION - WEIGHT) & ((1 << WEIGHT) - 1)
-    return _reflected(whole, size), _reflected(whole + 1, size), weight[..., None]
+    blend = interpolate_row(above) * ((1 << WEIGHT_BITS) - y_weight) + interpolate_row(below) * y_weight
+    return tf.cast(tf.bitwise.right_shift(blend + (1 << (2 * WEIGHT_BITS - 1)), 2 * WEIGHT_BITS), tf.uint8)
 
 
-def _reflected(at: tf.Tensor, size: int) -> tf.Tensor:
-    # Twice reaches four sides away, which is more than the strengths can ask for; a modulo costs twice the whole loop.
+def _neighbors(coordinates: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The pixels before and after fixed-point coordinates, reflected into the image, and the weight of the latter."""
+    pixel = tf.bitwise.right_shift(coordinates, COORDINATE_BITS)
+    weight = tf.bitwise.right_shift(coordinates, COORDINATE_BITS - WEIGHT_BITS) & ((1 << WEIGHT_BITS) - 1)
+    return _reflect(pixel, size), _reflect(pixel + 1, size), weight[..., None]
+
+
+def _reflect(pixel: tf.Tensor, size: int) -> tf.Tensor:
+    # Two reflections cover four sides, more than the strengths can ask for. A modulo would cost twice the whole loop.
     for _ in range(2):
-        at = tf.abs(at)
-        at = tf.where(at >= size, 2 * (size - 1) - at, at)
-    return tf.clip_by_value(at, 0, size - 1)
+        pixel = tf.abs(pixel)
+        pixel = tf.where(pixel >= size, 2 * (size - 1) - pixel, pixel)
+    return tf.clip_by_value(pixel, 0, size - 1)

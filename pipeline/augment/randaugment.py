@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al. 2020): every image gets some operations drawn for it, all of one magnitude.
+"""RandAugment (Cubuk et al. 2020): each image gets a few randomly chosen operations, all of one magnitude.
 
 images = randaugment(operations=2, magnitude=9)(images, draws)
 """
@@ -10,20 +10,20 @@ import math
 import tensorflow as tf
 
 from evenkeel.pipeline.augment.color import (
-    affine,
-    equalized,
-    means,
-    posterized,
-    sharpened,
+    adjust_colors,
+    adjust_sharpness,
+    clear_low_bits,
+    equalize_histograms,
+    image_means,
 )
 from evenkeel.pipeline.augment.geometry import resample, sampling_matrices
-from evenkeel.pipeline.augment.stage import Stage, chain
+from evenkeel.pipeline.augment.stage import Stage, compose
 
-# The strengths of magnitude 10, as in AutoAugment's table 6 (Cubuk et al. 2019); 150 of 331 pixels is a share of 0.45.
-DEGREES, SHEAR, TRANSLATION, BLEND, BITS = 30.0, 0.3, 0.45, 0.9, 4
-LARGEST = 10
-# Branches: what is computed together, for those images only that drew one of its operations.
-NOTHING, GEOMETRY, COLOUR, SHARPNESS, POSTERIZE, EQUALIZE = range(BRANCHES := 6)
+MAX_MAGNITUDE = 10
+# Strengths at magnitude 10, as in table 6 of AutoAugment (Cubuk et al. 2019); 150 of 331 pixels is a share of 0.45.
+MAX_DEGREES, MAX_SHEAR, MAX_TRANSLATION, MAX_BLEND, MAX_BITS = 30.0, 0.3, 0.45, 0.9, 4
+# Operations of one branch are computed together, and only for the images that drew one of them.
+NOTHING, GEOMETRY, COLOR, SHARPNESS, POSTERIZE, EQUALIZE = range(BRANCHES := 6)
 OPERATIONS = {
     "identity": NOTHING,
     "rotate": GEOMETRY,
@@ -31,9 +31,9 @@ OPERATIONS = {
     "shear_y": GEOMETRY,
     "translate_x": GEOMETRY,
     "translate_y": GEOMETRY,
-    "brightness": COLOUR,
-    "contrast": COLOUR,
-    "saturation": COLOUR,
+    "brightness": COLOR,
+    "contrast": COLOR,
+    "saturation": COLOR,
     "sharpness": SHARPNESS,
     "posterize": POSTERIZE,
     "equalize": EQUALIZE,
@@ -41,28 +41,30 @@ OPERATIONS = {
 
 
 def randaugment(operations: int, magnitude: float) -> Stage | None:
-    """`operations` drawn for each image, applied one after the other at `magnitude` (0 to 10). Draws: 2 columns each.
+    """Applies `operations` random operations to each image, one after the other, at `magnitude` (0 to 10).
 
-    Which operation, each of `OPERATIONS` equally often, and its sign, as far as it has one.
+    Draws: 2 columns per operation. One chooses among `OPERATIONS`, each equally often; the other chooses the sign, for
+    operations that have one.
     """
-    return chain([one_operation(magnitude / LARGEST)] * operations)
+    return compose([random_operation(magnitude / MAX_MAGNITUDE)] * operations)
 
 
-def one_operation(strength: float) -> Stage:
-    """One of `OPERATIONS` at `strength` (0 to 1) for each image. Draws: 2 columns."""
+def random_operation(strength: float) -> Stage:
+    """Applies one of `OPERATIONS` to each image, at `strength` (0 to 1). Draws: 2 columns."""
     names = list(OPERATIONS)
 
-    def change(images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        drawn = tf.cast(draws[:, 0] * len(names), tf.int32)
-        branch = tf.gather(list(OPERATIONS.values()), drawn)
+    def apply(images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        operation = tf.cast(draws[:, 0] * len(names), tf.int32)
+        branches = tf.gather(list(OPERATIONS.values()), operation)
         signed = tf.where(draws[:, 1] < 0.5, tf.constant(-strength, tf.float64), strength)
-        images, drawn, signed, places = (
-            tf.dynamic_partition(of, branch, BRANCHES) for of in (images, drawn, signed, tf.range(tf.shape(branch)[0]))
+        images, operation, signed, positions = (
+            tf.dynamic_partition(tensor, branches, BRANCHES)
+            for tensor in (images, operation, signed, tf.range(tf.shape(branches)[0]))
         )
 
-        def of(branch: int, name: str) -> tf.Tensor:
-            """float64 [n]: the signed strength of those images of `branch` that drew `name`, 0 for the others."""
-            return tf.where(drawn[branch] == names.index(name), signed[branch], 0)
+        def strengths(branch: int, name: str) -> tf.Tensor:
+            """float64 [n]: the signed strength of the images of `branch` that drew `name`, 0 for the others."""
+            return tf.where(operation[branch] == names.index(name), signed[branch], 0)
 
         _, height, width, _ = images[GEOMETRY].shape
         images[GEOMETRY] = resample(
@@ -70,26 +72,28 @@ def one_operation(strength: float) -> Stage:
             sampling_matrices(
                 height,
                 width,
-                shear_x=of(GEOMETRY, "shear_x") * SHEAR,
-                shear_y=of(GEOMETRY, "shear_y") * SHEAR,
-                angle=of(GEOMETRY, "rotate") * math.radians(DEGREES),
-                x=of(GEOMETRY, "translate_x") * TRANSLATION * width,
-                y=of(GEOMETRY, "translate_y") * TRANSLATION * height,
+                shear_x=strengths(GEOMETRY, "shear_x") * MAX_SHEAR,
+                shear_y=strengths(GEOMETRY, "shear_y") * MAX_SHEAR,
+                angle=strengths(GEOMETRY, "rotate") * math.radians(MAX_DEGREES),
+                x=strengths(GEOMETRY, "translate_x") * MAX_TRANSLATION * width,
+                y=strengths(GEOMETRY, "translate_y") * MAX_TRANSLATION * height,
             ),
         )
         brightness, contrast, saturation = (
-            of(COLOUR, name) * BLEND for name in ("brightness", "contrast", "saturation")
+            strengths(COLOR, name) * MAX_BLEND for name in ("brightness", "contrast", "saturation")
         )
-        images[COLOUR] = affine(
-            images[COLOUR],
+        images[COLOR] = adjust_colors(
+            images[COLOR],
             scale=1 + brightness + contrast,
-            offset=-contrast * means(images[COLOUR]),
+            offset=-contrast * image_means(images[COLOR]),
             saturation=1 + saturation,
             turn=tf.zeros_like(saturation),
         )
-        images[SHARPNESS] = sharpened(images[SHARPNESS], tf.cast(1 + signed[SHARPNESS] * BLEND, tf.float32))
-        images[POSTERIZE] = posterized(images[POSTERIZE], tf.fill(tf.shape(drawn[POSTERIZE]), round(strength * BITS)))
-        images[EQUALIZE] = equalized(images[EQUALIZE])
-        return tf.ensure_shape(tf.dynamic_stitch(places, images), [None, *images[NOTHING].shape[1:]])
+        images[SHARPNESS] = adjust_sharpness(images[SHARPNESS], tf.cast(1 + signed[SHARPNESS] * MAX_BLEND, tf.float32))
+        images[POSTERIZE] = clear_low_bits(
+            images[POSTERIZE], tf.fill(tf.shape(operation[POSTERIZE]), round(strength * MAX_BITS))
+        )
+        images[EQUALIZE] = equalize_histograms(images[EQUALIZE])
+        return tf.ensure_shape(tf.dynamic_stitch(positions, images), [None, *images[NOTHING].shape[1:]])
 
-    return Stage(2, change)
+    return Stage(2, apply)

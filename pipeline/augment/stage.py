@@ -1,7 +1,7 @@
-"""What an augmentation is: a function of images and of uniform numbers, which says how many of these it needs.
+"""A `Stage` is one augmentation: a function of images and uniform numbers, and how many numbers it needs per image.
 
-both = chain([flip(0.5), None, cutout(0.25)])    # None: an augmentation that is off
-images = both(images, draws)                     # draws: float32 [batch, both.columns] in [0, 1)
+both = compose([flip(0.5), None, cutout(0.25)])    # None: an augmentation that is off
+images = both(images, draws)                       # draws: float32 [batch, both.draw_columns] in [0, 1)
 """
 
 from __future__ import annotations
@@ -12,64 +12,72 @@ from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
-VALUES = 1 << 16  # in a chunk of images that compiled code gets at once
+CHUNK_VALUES = 1 << 16  # values of the images that a compiled function gets per call
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """uint8 images [b, h, w, c] -> the same shape and type, changed as uniforms float32 [b, columns] in [0, 1) say.
+    """A function of a batch: uint8 images [b, h, w, c] -> uint8 [b, h, w, c].
 
-    `change` also gets the step's `key` (int32 [2]), for numbers that all images of a global batch share: equal on all
-    replicas. Same draws and key, same pixels, whatever else is in the batch; h, w and c must be known statically.
+    The result for an image depends on its pixels, its draws and the key alone, not on the rest of the batch. The shape
+    [h, w, c] must be known statically.
+
+    Attributes:
+      draw_columns: number of columns of `draws` that the stage uses.
+      apply: (images uint8 [b, h, w, c], draws float32 [b, draw_columns] in [0, 1), key int32 [2]) -> images. The key
+        changes with every step and is equal on all replicas: seed for numbers that a global batch shares.
     """
 
-    columns: int
-    change: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    draw_columns: int
+    apply: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor = (0, 0)) -> tf.Tensor:
-        return self.change(images, draws, key)
+        return self.apply(images, draws, key)
 
 
-def chain(stages: Iterable[Stage | None]) -> Stage | None:
-    """One stage that applies `stages` in order, each to columns of its own; None where all of them are."""
-    used = [stage for stage in stages if stage is not None]
-    if not used:
+def compose(stages: Iterable[Stage | None]) -> Stage | None:
+    """One stage that applies `stages` in order, each with its own columns of draws; None if all of them are None."""
+    active = [stage for stage in stages if stage is not None]
+    if not active:
         return None
-    widths = [stage.columns for stage in used]
+    widths = [stage.draw_columns for stage in active]
 
-    def change(images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        for stage, own in zip(used, tf.split(draws, widths, axis=1), strict=True):
-            images = stage(images, own, key)
+    def apply(images: tf.Tensor, draws: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        for stage, stage_draws in zip(active, tf.split(draws, widths, axis=1), strict=True):
+            images = stage(images, stage_draws, key)
         return images
 
-    return Stage(sum(widths), change)
+    return Stage(sum(widths), apply)
 
 
-def where_drawn(images: tf.Tensor, drawn: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    """`change` of the images for which `drawn` (bool [b]) holds; computed for these only."""
-    branch = tf.cast(drawn, tf.int32)
-    places = tf.dynamic_partition(tf.range(tf.size(branch)), branch, 2)
-    left, chosen = tf.dynamic_partition(images, branch, 2)
-    return tf.ensure_shape(tf.dynamic_stitch(places, [left, change(chosen)]), images.shape)
+def apply_where(images: tf.Tensor, selected: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Replaces the images selected by the mask (bool [b]) with `function(those images)`; the others stay as they are.
 
-
-def in_chunks(compiled: Callable[..., tf.Tensor], images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
-    """`compiled(images, *others)`, some images at a time: all tensors are [b, ...], and so is uint8 the result.
-
-    For functions that XLA compiles, which it does for every shape anew: chunks are of one size, whatever b is, so that
-    it is once. The last chunk is filled up with zeros.
+    `function` is computed for the selected images only.
     """
-    size = max(1, VALUES // math.prod(images.shape[1:]))
-    missing = -tf.shape(images)[0] % size
+    branch = tf.cast(selected, tf.int32)
+    positions = tf.dynamic_partition(tf.range(tf.size(branch)), branch, 2)
+    unchanged, chosen = tf.dynamic_partition(images, branch, 2)
+    return tf.ensure_shape(tf.dynamic_stitch(positions, [unchanged, function(chosen)]), images.shape)
 
-    def chunks(of: tf.Tensor) -> tf.Tensor:
+
+def map_in_chunks(function: Callable[..., tf.Tensor], images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+    """uint8 [b, h, w, c]: `function(images, *others)`, computed in chunks of one size; every tensor is [b, ...].
+
+    XLA compiles a function anew for every shape. With chunks of one size, whatever b is, it compiles once. The last
+    chunk is padded with zeros.
+    """
+    size = max(1, CHUNK_VALUES // math.prod(images.shape[1:]))
+    padding = -tf.shape(images)[0] % size
+
+    def split_into_chunks(tensor: tf.Tensor) -> tf.Tensor:
         if size > 1:
-            of = tf.concat([of, tf.zeros([missing, *of.shape[1:]], of.dtype)], axis=0)
-        return tf.reshape(of, [-1, size, *of.shape[1:]])
+            tensor = tf.concat([tensor, tf.zeros([padding, *tensor.shape[1:]], tensor.dtype)], axis=0)
+        return tf.reshape(tensor, [-1, size, *tensor.shape[1:]])
 
-    done = tf.map_fn(
-        lambda chunk: compiled(*chunk),
-        tuple(chunks(of) for of in (images, *others)),
+    chunks = tf.map_fn(
+        lambda chunk: function(*chunk),
+        tuple(split_into_chunks(tensor) for tensor in (images, *others)),
         fn_output_signature=tf.TensorSpec([size, *images.shape[1:]], tf.uint8),
     )
-    return tf.ensure_shape(tf.reshape(done, [-1, *images.shape[1:]])[: tf.shape(images)[0]], images.shape)
+    return tf.ensure_shape(tf.reshape(chunks, [-1, *images.shape[1:]])[: tf.shape(images)[0]], images.shape)

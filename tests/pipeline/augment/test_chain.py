@@ -1,4 +1,4 @@
-"""The chain of augmentations: its order, what each strength turns on, and batches of real training through it."""
+"""The chain of augmentations: its order, the effect of each option, and training batches that went through it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.pipeline.augment.chain import augmentation
+from evenkeel.pipeline.augment.chain import build_augmentation
 from evenkeel.pipeline.augment.color import (
-    colour,
+    color_jitter,
     equalize,
     posterize,
     sharpness,
@@ -32,115 +32,120 @@ from tests.stages import (
     uniform,
 )
 
-EACH = {
+STRENGTHS = {
     "pad_crop": 3, "flip": 0.5, "rotation": 30.0, "translation": 0.2, "shear": 0.2, "zoom": 0.3, "brightness": 0.2,
     "contrast": 0.4, "saturation": 0.5, "hue": 0.2, "sharpness": 0.9, "equalize": 0.5, "posterize": 4, "noise": 8.0,
     "cutout": 0.4, "randaugment_ops": 2,
 }  # fmt: skip
-COLOURED = {"saturation", "hue"}
-ALL = AugmentConfig(**EACH)  # type: ignore[arg-type]
+COLOR_ONLY = {"saturation", "hue"}
+ALL_ON = AugmentConfig(**STRENGTHS)  # type: ignore[arg-type]
 
 
-def test_every_option_is_tried_here() -> None:
+def test_every_option_has_a_strength_here() -> None:
     decoding = {"random_resized_crop", "randaugment_magnitude"}
-    assert {field.name for field in dataclasses.fields(AugmentConfig)} == {*EACH, *decoding}
+    assert {field.name for field in dataclasses.fields(AugmentConfig)} == {*STRENGTHS, *decoding}
 
 
-def test_augmentation_is_none_when_all_is_off_or_only_the_crop_is_on() -> None:
-    assert augmentation(AugmentConfig()) is None
-    assert augmentation(AugmentConfig(random_resized_crop=0.5)) is None
+def test_augmentation_is_none_if_all_is_off_or_only_the_random_crop_is_on() -> None:
+    assert build_augmentation(AugmentConfig()) is None
+    assert build_augmentation(AugmentConfig(random_resized_crop=0.5)) is None
 
 
-def test_the_order_is_geometry_randaugment_colour_histogram_bits_edges_noise_cutout() -> None:
-    whole, images = augmentation(ALL), batch(12)
+def test_the_order_is_geometry_randaugment_color_equalize_posterize_sharpness_noise_cutout() -> None:
+    whole, images = build_augmentation(ALL_ON), batch(12)
     assert whole is not None
     stages: list[Stage | None] = [
         geometry(0.5, 3, 30, 0.2, 0.2, 0.3),
         randaugment(2, 9),
-        colour(0.2, 0.4, 0.5, 0.2),
+        color_jitter(0.2, 0.4, 0.5, 0.2),
         equalize(0.5),
         posterize(4),
         sharpness(0.9),
         noise(8),
         cutout(0.4),
     ]
-    draws, at = uniform(12, whole.columns), 0
+    draws, column = uniform(12, whole.draw_columns), 0
     expected = images
     for stage in stages:
         assert stage is not None
-        expected = alone(stage, expected, draws[:, at : at + stage.columns])
-        at += stage.columns
-    assert at == whole.columns
+        expected = alone(stage, expected, draws[:, column : column + stage.draw_columns])
+        column += stage.draw_columns
+    assert column == whole.draw_columns
     np.testing.assert_array_equal(run(whole, images, draws), expected)
 
 
-def test_a_flip_alone_resamples_nothing() -> None:
+def test_a_flip_alone_does_not_resample() -> None:
     images, draws = batch(20), uniform(20, 1)
     np.testing.assert_array_equal(
-        run(augmentation(AugmentConfig(flip=0.5)), images, draws), alone(flip(0.5), images, draws)
+        run(build_augmentation(AugmentConfig(flip=0.5)), images, draws), alone(flip(0.5), images, draws)
     )
 
 
 @pytest.mark.parametrize(
-    ("strength", "stage"), [("saturation", colour), ("hue", colour), ("zoom", geometry), ("pad_crop", geometry)]
+    ("strength", "stage"),
+    [("saturation", color_jitter), ("hue", color_jitter), ("zoom", geometry), ("pad_crop", geometry)],
 )
-def test_a_strength_reaches_its_own_argument(strength: str, stage) -> None:
-    value = EACH[strength]
-    found, plain = augmentation(AugmentConfig(**{strength: value})), stage(**{strength: value})
-    images, draws = batch(8), uniform(8, plain.columns)
-    np.testing.assert_array_equal(alone(found, images, draws), alone(plain, images, draws))
+def test_each_option_reaches_the_argument_of_its_name(strength: str, stage) -> None:
+    value = STRENGTHS[strength]
+    chained, plain = build_augmentation(AugmentConfig(**{strength: value})), stage(**{strength: value})
+    images, draws = batch(8), uniform(8, plain.draw_columns)
+    np.testing.assert_array_equal(alone(chained, images, draws), alone(plain, images, draws))
     assert strength in inspect.signature(stage).parameters
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(16, 16, 3), (16, 16, 1), (9, 20, 3), (20, 9, 1)])
-def test_every_shape_goes_through_all_of_it(height: int, width: int, channels: int) -> None:
-    config = ALL if channels == 3 else dataclasses.replace(ALL, saturation=0.0, hue=0.0)
-    stage, images = augmentation(config), batch(12, height, width, channels)
+def test_the_whole_chain_accepts_images_of_any_shape(height: int, width: int, channels: int) -> None:
+    config = ALL_ON if channels == 3 else dataclasses.replace(ALL_ON, saturation=0.0, hue=0.0)
+    stage, images = build_augmentation(config), batch(12, height, width, channels)
     assert stage is not None
-    assert (run(stage, images, uniform(12, stage.columns)) != images).any()
+    assert (run(stage, images, uniform(12, stage.draw_columns)) != images).any()
 
 
 @settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
-def test_the_same_draws_give_the_same_pixels_whatever_else_is_in_the_batch(seed: int, count: int) -> None:
-    stage, images = augmentation(ALL), batch(8, seed=seed)
+def test_the_same_draws_give_the_same_pixels_in_any_batch(seed: int, count: int) -> None:
+    stage, images = build_augmentation(ALL_ON), batch(8, seed=seed)
     assert stage is not None
-    draws = uniform(8, stage.columns, seed)
+    draws = uniform(8, stage.draw_columns, seed)
     np.testing.assert_array_equal(alone(stage, images[:count], draws[:count]), alone(stage, images, draws)[:count])
 
 
-def batches(data: Dataset, config: DataConfig, share: ReplicaShard, first: int, count: int) -> np.ndarray:
-    ds = training_batches(data, config, 0, share, start_step=first).take(count)
+def training_images(data: Dataset, config: DataConfig, replica_shard: ReplicaShard, first: int, count: int) -> np.ndarray:
+    ds = training_batches(data, config, 0, replica_shard, start_step=first).take(count)
     return np.concatenate([images for images, _ in ds.as_numpy_iterator()])
 
 
 @pytest.mark.parametrize("channels", [3, 1])
-@pytest.mark.parametrize("name", EACH)
-def test_training_shows_each_of_them(small: DataConfig, data: Dataset, name: str, channels: int) -> None:
-    if channels == 1 and name in COLOURED:
-        pytest.skip("needs colour, and the configuration says so")
+@pytest.mark.parametrize("name", STRENGTHS)
+def test_each_option_changes_training_images_and_replicas_see_the_same(
+    small: DataConfig, data: Dataset, name: str, channels: int
+) -> None:
+    if channels == 1 and name in COLOR_ONLY:
+        pytest.skip("gray images have no saturation or hue; DataConfig refuses it")
     plain = dataclasses.replace(small, channels=channels)
-    config = dataclasses.replace(plain, augment=AugmentConfig(**{name: EACH[name]}))
-    whole = batches(data, config, ReplicaShard(20), 3, 1)
+    config = dataclasses.replace(plain, augment=AugmentConfig(**{name: STRENGTHS[name]}))
+    whole = training_images(data, config, ReplicaShard(20), 3, 1)
     assert whole.dtype == np.uint8
     assert whole.shape == (20, 16, 16, channels)
-    assert (whole != batches(data, plain, ReplicaShard(20), 3, 1)).any()
-    np.testing.assert_array_equal(whole, batches(data, config, ReplicaShard(20, 4, 0, 4), 3, 4))
+    assert (whole != training_images(data, plain, ReplicaShard(20), 3, 1)).any()
+    np.testing.assert_array_equal(whole, training_images(data, config, ReplicaShard(20, 4, 0, 4), 3, 4))
 
 
-def test_all_together_are_the_same_pixels_on_one_replica_as_on_eight_over_two_workers(
+def test_the_whole_chain_gives_the_same_pixels_on_one_replica_as_on_eight_over_two_workers(
     small: DataConfig, data: Dataset
 ) -> None:
-    config = dataclasses.replace(small, batch_size=24, augment=ALL)
-    parts = [batches(data, config, ReplicaShard(24, 8, first, 4), 5, 4) for first in (0, 4)]
-    np.testing.assert_array_equal(np.concatenate(parts), batches(data, config, ReplicaShard(24), 5, 1))
+    config = dataclasses.replace(small, batch_size=24, augment=ALL_ON)
+    parts = [training_images(data, config, ReplicaShard(24, 8, first, 4), 5, 4) for first in (0, 4)]
+    np.testing.assert_array_equal(np.concatenate(parts), training_images(data, config, ReplicaShard(24), 5, 1))
 
 
-def test_the_noise_of_every_step_is_its_own(small: DataConfig, data: Dataset) -> None:
+def test_every_step_draws_its_own_noise(small: DataConfig, data: Dataset) -> None:
     config = dataclasses.replace(small, augment=AugmentConfig(noise=30))
-    added = batches(data, config, ReplicaShard(20), 0, 2).astype(float) - batches(data, small, ReplicaShard(20), 0, 2)
+    added = training_images(data, config, ReplicaShard(20), 0, 2).astype(float) - training_images(
+        data, small, ReplicaShard(20), 0, 2
+    )
     rows = added.reshape(2, 20 * 16, 16 * 3)
-    alike = np.abs(np.corrcoef(*rows)) > 0.85  # of 48 values: not by chance
+    alike = np.abs(np.corrcoef(*rows)) > 0.85  # rows of 48 values: not by chance
     within, between = alike[:320, :320], alike[:320, 320:]
-    assert within.sum() > 2 * 320  # images of a step share its strip
+    assert within.sum() > 2 * 320  # the images of a step share its strip of noise
     assert between.sum() == 0
