@@ -1,269 +1,151 @@
-"""THE chain: rows of the index -> batches, one line a stage, in run order. Read this first.
+"""The input pipeline in run order: row numbers -> batches of images. Read this file first.
 
-    data = open_data(config)
-    share = Share(global_batch_size=128)
-    for images, labels in training_batches(data, config, seed=0, share=share): ...    # for ever
-    for images, labels, weights in evaluation_batches(data, config, share): ...       # every example once
+    data = load_dataset(config)
+    replica_shard = ReplicaShard(global_batch_size=128)
+    for images, labels in training_batches(data, config, seed=0, replica_shard=replica_shard): ...             # endless
+    for images, labels, weights in evaluation_batches(data.validation, config, replica_shard): ...    # every image once
 
-Images are uint8 [batch, size, size, channels]; normalization is the model's first layer.
+Images are uint8 [b, size, size, channels]; the first layer of the model normalizes them. A batch of b images is for one
+replica and has a number: batch n of a worker belongs to step n // local_replicas.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from evenkeel.pipeline import service
-from evenkeel.pipeline.augment import chain
-from evenkeel.pipeline.augment.geometry import CROP_X_COLUMN, CROP_Y_COLUMN, FLIP_COLUMN
-from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.index import shuffle
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.shuffle import ReplicaShard
-from evenkeel.pipeline.reading import cache, reader
-from evenkeel.pipeline.reading import small_images as frames
-from evenkeel.pipeline.reading.byte_source import Fetch
-from evenkeel.pipeline.reading.cache import Images
-from evenkeel.pipeline.reading.decoder import (
-    decoder,
-    regions_of,
-    shown,
-    whole,
-)
-from evenkeel.pipeline.reading.small_images import Frames
-from evenkeel.pipeline.system.cpu import cores
+from evenkeel.pipeline.reading import byte_source, reader
+from evenkeel.pipeline.reading.augmenter import make_batch_augmenter, make_copying_augmenter
+from evenkeel.pipeline.reading.byte_source import ByteSource
+from evenkeel.pipeline.reading.cache import cached_images
+from evenkeel.pipeline.reading.crop_plan import make_evaluation_planner, make_training_planner
+from evenkeel.pipeline.reading.decoder import make_batch_decoder
+from evenkeel.pipeline.reading.small_images import SmallImages
+from evenkeel.pipeline.reading.tf_data_options import tf_data_options
 
-# Distinct uses of randomness get distinct seeds.
-ORDER, CROP, AUGMENT = range(USES := 3)
-CACHING_BATCH = 256
+AUTOTUNE = tf.data.AUTOTUNE
+Stage = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 
-# Not by AutoGraph: no stage has Python's `if` or `for` over tensors, and translating them all takes 3 CPU seconds.
+# AutoGraph is off: no function of the pipeline has Python's `if` or `for` over tensors, and converting all of them takes
+# 3 CPU seconds.
 @tf.autograph.experimental.do_not_convert
 def training_batches(
-    data: Dataset, config: DataConfig, seed: int, share: ReplicaShard, start_step: int = 0
+    data: Dataset, config: DataConfig, seed: int, replica_shard: ReplicaShard, start_step: int = 0
 ) -> tf.data.Dataset:
-    """Endless (images uint8 [b, s, s, c], labels int64 [b]), a batch for one replica at a time.
+    """Endless training batches (images uint8 [b, s, s, c], labels int64 [b]), one per local replica and step.
 
-    Where the shards are mapped, a step's batch is a function of (seed, step) alone, whatever the parallelism, wherever
-    the data set starts and whether images are cached (random resized crops of cached ones are blended in integers: one
-    level in some pixels). Streaming gives the same tensors in an order of its own. A
-    tf.data service makes the very batches that mapping does, as `service` says which, and they come as they are ready.
+    With memory-mapped shards a batch depends only on (seed, step): not on the number of threads, the start step or the
+    cache, except that a random resized crop of a cached image is interpolated in integers, which differs by one level
+    in some pixels. Streamed shards give the same shapes in another order. A tf.data service gives the batches of mapped
+    shards, in the order in which its workers finish them (see `service` for batches that a failed worker loses).
     """
-    (_, read), *stages = training_stages(data, config, seed, share, start_step)
-    ds = read()
-    for _, stage in stages:
+    chain = training_chain(data.train, config, seed, replica_shard, start_step)
+    ds = chain.read
+    for stage in chain.stages.values():
         ds = stage(ds)
-    ds = ds.with_options(options(config))
+    ds = ds.with_options(tf_data_options(config))
     return service.distribute(ds, config) if config.service else ds
 
 
-def training_stages(
-    data: Dataset, config: DataConfig, seed: int, share: ReplicaShard, start_step: int = 0
-) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
-    """The training chain: each stage's name, and the function that goes on with the data set before it.
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingChain:
+    """The training chain as a list of stages, so that the profiler can time each of them.
 
-    The first takes none: it is the source.
+    Attributes:
+      read: data set of the first stage, `read`.
+      source: turns the payloads of `read` into bytes or pixels; None if the cache holds images of the model's size.
+      stages: {name: function from data set to data set} of the stages after `read`, in run order.
     """
-    # A cache is this process's; a service's workers read for themselves.
-    index, held = data.train, None if config.service else cached(data.train, config)
-    if isinstance(held, Frames):
-        rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
-        copied = _copied(held, index, config, seed, share)
-        return [("read", lambda: rows), *_last(_augmented(config, seed, share, copied))]
-    if isinstance(held, Images):
-        rows = reader.training_rows(config, index, _seed(seed, ORDER), share, start_step)
-        payloads, index, fetch = rows.map(lambda element, rows: (element, rows, rows)), held.index, held.fetch
-    else:
-        payloads, fetch = reader.training_reader(config, index, _seed(seed, ORDER), share, start_step)
-    planned = _planned(index, config, fetch, seed, share)
-    return [
-        ("read", lambda: payloads),
-        ("plan", lambda ds: ds.map(planned)),
-        ("decode", lambda ds: _decoded(ds, index, config, fetch, share)),
-        *_last(_augmented(config, seed, share)),
-    ]
 
-
-def _decoded(
-    ds: tf.data.Dataset, index: Index, config: DataConfig, fetch: Fetch, share: ReplicaShard
-) -> tf.data.Dataset:
-    """Batches as `_planned` makes them -> (element [b], images, labels)."""
-    decode = decoder(index, config, fetch, _side_by_side(config, share))
-
-    def decoded(
-        element: tf.Tensor, mirrored: tf.Tensor | None, rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        images, labels = decode(rows, payloads, regions, mirrored)
-        return element, tf.ensure_shape(images, [share.batch_size, *images.shape[1:]]), labels
-
-    return ds.map(decoded, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _side_by_side(config: DataConfig, share: ReplicaShard) -> int:
-    """How many images of one batch are decoded at a time, so that all threads work.
-
-    As many batches are at work as there are threads, if the budget has room for them four times: each is held image by
-    image and then as a whole, and others wait. Where it has not, the images of each go in parallel instead.
-    """
-    threads = config.threads or cores()
-    batch = share.batch_size * config.image_size**2 * config.channels
-    batches = min(threads, max(1, (config.ram_budget_mb << 20) // (4 * batch)))
-    return -(-threads // batches)
-
-
-def _last(augmented: Callable) -> list[tuple[str, Callable[..., tf.data.Dataset]]]:
-    # The last host operation is a map, so that its output lies in pinned memory where the target is a GPU.
-    return [
-        ("augment", lambda ds: ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)),
-        ("prefetch", lambda ds: ds.prefetch(tf.data.AUTOTUNE)),
-    ]
+    read: tf.data.Dataset
+    source: ByteSource | None
+    stages: dict[str, Stage]
 
 
 @tf.autograph.experimental.do_not_convert
-def evaluation_batches(index: Index, config: DataConfig, share: ReplicaShard) -> tf.data.Dataset:
-    """(images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]): every row once, in order.
+def training_chain(
+    index: Index, config: DataConfig, seed: int, replica_shard: ReplicaShard, start_step: int = 0
+) -> TrainingChain:
+    """The stages of `training_batches`, in run order."""
+    first = start_step * replica_shard.local_replicas
+    shuffle_seed, crop_seed, augment_seed = range(3 * seed, 3 * seed + 3)  # one for each use of random numbers
+    cache = cached_images(index, config)  # None: images are decoded for every batch
+    source: ByteSource | None
 
-    The last global batch is filled up with examples of weight 0; there are ceil(rows / global batch) steps.
-    """
-    ds, fetch = reader.evaluation_reader(config, index, share)
-    windows, regions = _central(index, config.eval_crop), regions_of(index, config, fetch)
-    ds = ds.map(lambda rows, payloads: (rows, None, rows, payloads, regions(rows, windows(rows))))
-    ds = _decoded(ds, index, config, fetch, share)
-    ds = ds.map(
-        lambda _, images, labels: (images, tf.maximum(labels, 0), tf.cast(labels >= 0, tf.float32)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    ds = ds.prefetch(tf.data.AUTOTUNE)
-    return ds.with_options(options(config))
+    # SHUFFLE, REPEAT AND BATCH are one function of the batch's number: number -> (number, rows int64 [b]). It needs no
+    # buffer and no state, so that any step can be the first one.
+    numbers = reader.batch_numbers(config, first)
+    shuffle = reader.make_row_shuffler(index, config, shuffle_seed, replica_shard)
 
-
-def _seed(seed: int, use: int) -> int:
-    return seed * USES + use
-
-
-def _central(index: Index, share: float = 1.0) -> Callable[[tf.Tensor], tf.Tensor]:
-    """rows int64 [b] -> their central windows, int32 [b, 4]."""
-    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-
-    def windows(rows: tf.Tensor) -> tf.Tensor:
-        rows = shown(rows)
-        return crop.central_windows(tf.gather(heights, rows), tf.gather(widths, rows), share)
-
-    return windows
-
-
-def _planned(index: Index, config: DataConfig, fetch: Fetch, seed: int, share: ReplicaShard) -> Callable:
-    """(element, rows, payloads) -> (element [b], mirrored bool [b] or None, rows, payloads, `regions_of`)."""
-    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-    strength, central, regions = config.augment.random_resized_crop, _central(index), regions_of(index, config, fetch)
-
-    def planned(element: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        if strength == 0:
-            windows = central(rows)
-        else:
-            draws = shuffle.uniforms(_seed(seed, CROP), element, share, crop.DRAWS_PER_IMAGE)
-            windows = crop.random_windows(tf.gather(heights, rows), tf.gather(widths, rows), strength, draws)
-        mirrored = None
-        if chain.only_flips(config.augment):
-            mirrored = augmentation_draws(config, _seed(seed, AUGMENT), element, share)[:, FLIP_COLUMN] < config.augment.flip
-        return tf.fill(tf.shape(rows), element), mirrored, rows, payloads, regions(rows, windows)
-
-    return planned
-
-
-def _augmented(config: DataConfig, seed: int, share: ReplicaShard, copied: Callable | None = None) -> Callable:
-    """(elements, images, labels) -> (images, labels), changed as `config.augment` says.
-
-    The batch may also be (element, rows), which `copied` makes images and labels of, flips and crops done.
-    """
-    own = _seed(seed, AUGMENT)
-    moved = chain.moves_whole_pixels(config.augment) if copied else chain.only_flips(config.augment)
-    change = chain.build_augmentation(config.augment, moved)
-
-    def augmented(elements: tf.Tensor, *batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        element = elements if copied else elements[0]
-        draws = augmentation_draws(config, own, element, share)
-        images, labels = copied(element, *batch, draws) if copied else batch
-        if change is None:
-            return images, labels
-        # A value that no step has, so that the key is not that of the uniforms.
-        key = shuffle.hashed(own, -1 - share.step(element), words=2)
-        return change(images, draws, key), labels
-
-    return augmented
-
-
-def _copied(frames: Frames, index: Index, config: DataConfig, seed: int, share: ReplicaShard) -> Callable:
-    """(element, rows, draws) -> (images, labels): held frames, flipped and cropped on the way."""
-    labels, cells = tf.constant(index.columns["label"]), 2 * frames.border + 1
-
-    def copied(element: tf.Tensor, rows: tf.Tensor, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        mirrored = draws[:, FLIP_COLUMN] < config.augment.flip if frames.mirrored else tf.zeros_like(rows, tf.bool)
-        down = (
-            tf.cast(tf.cast(draws[:, CROP_Y_COLUMN], tf.float64) * cells, tf.int64) if frames.border else tf.zeros_like(rows)
+    # READ: (number, rows) -> (number, rows, payloads [b]). A payload is the row itself where pixels or files lie in
+    # memory, and the encoded image where they come from a stream.
+    if isinstance(cache, SmallImages):
+        source = None
+        ds = numbers.map(shuffle)
+    elif cache is not None:
+        index, source = cache.index, cache.source
+        ds = numbers.map(shuffle).map(lambda number, rows: (number, rows, rows))
+    elif config.service:
+        source = byte_source.STREAMED
+        ds = numbers.interleave(
+            reader.make_service_reader(index, shuffle, replica_shard),
+            cycle_length=reader.SERVICE_PARALLEL_BATCHES,
+            num_parallel_calls=reader.SERVICE_PARALLEL_BATCHES,
         )
-        starts = shuffle.cell_starts(element, share, cells)
-        right = shuffle.permutation(_seed(seed, AUGMENT), element, share, cells)
-        return frames.batch(rows, mirrored, down, starts, right), tf.gather(labels, rows)
+    elif reader.use_memory_map(config, index):
+        source = byte_source.mapped_source(index)
+        ds = numbers.map(shuffle).map(reader.make_readahead(index, replica_shard))
+        ds = ds.prefetch(reader.readahead_batches(replica_shard))
+        ds = ds.map(lambda number, rows: (number, rows, rows))
+    else:  # a stream has no random access: it is shuffled in a buffer, and a later start skips the batches before it
+        source = byte_source.STREAMED
+        ds = reader.stream_training_images(index, config, replica_shard)
+        ds = ds.shuffle(config.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=True)
+        ds = ds.repeat()  # after the shuffle: the other way round would mix images of two epochs
+        ds = ds.batch(replica_shard.batch_size, drop_remainder=True).skip(first).enumerate(first)
+        ds = ds.map(lambda number, batch: (number, *batch))
 
-    return copied
+    stages: dict[str, Stage] = {}
+    if isinstance(cache, SmallImages):
+        augment = make_copying_augmenter(cache, index, config, augment_seed, replica_shard)
+    else:
+        assert source is not None
+        # PLAN: the crop of each image, which part of the file to decode for it, and whether it is mirrored.
+        plan = make_training_planner(index, config, source, crop_seed, augment_seed, replica_shard)
+        stages["plan"] = lambda ds: ds.map(plan)
+
+        # DECODE: payloads and regions -> (numbers, images uint8 [b, s, s, c], labels int64 [b]).
+        decode = make_batch_decoder(index, config, source, replica_shard)
+        stages["decode"] = lambda ds: ds.map(decode, num_parallel_calls=AUTOTUNE)
+        augment = make_batch_augmenter(config, augment_seed, replica_shard)
+
+    # AUGMENT: -> (images, labels). It is the last operation on the host and a map, so that with a GPU its output lies
+    # in pinned memory.
+    stages["augment"] = lambda ds: ds.map(augment, num_parallel_calls=AUTOTUNE)
+    stages["prefetch"] = lambda ds: ds.prefetch(AUTOTUNE)
+    return TrainingChain(ds, source, stages)
 
 
-def augmentation_draws(config: DataConfig, seed: int, element: tf.Tensor, share: ReplicaShard) -> tf.Tensor:
-    """float32 [batch_size, columns] in [0, 1) for `augment.augmentation`.
+@tf.autograph.experimental.do_not_convert
+def evaluation_batches(index: Index, config: DataConfig, replica_shard: ReplicaShard) -> tf.data.Dataset:
+    """(images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]): every row once, in order, not augmented.
 
-    Horizontal crops are stratified: the global batch is split into as many cells as there are offsets, all images of a
-    cell get the same one, and which cell gets which is drawn anew in every step. So lines of images can be copied.
+    Padding with weight 0 fills up the last global batch; there are ceil(rows / global batch size) steps.
     """
-    change = chain.build_augmentation(config.augment)
-    draws = shuffle.uniforms(seed, element, share, change.draw_columns if change else 1)
-    if config.augment.pad_crop:
-        cells = 2 * config.augment.pad_crop + 1
-        offsets = tf.gather(shuffle.permutation(seed, element, share, cells), shuffle.cells(element, share, cells))
-        across = (tf.cast(offsets, tf.float32) + 0.5) / cells
-        draws = tf.concat([draws[:, :CROP_X_COLUMN], across[:, None], draws[:, CROP_X_COLUMN + 1 :]], axis=1)
-    return draws
-
-
-def cached(index: Index, config: DataConfig) -> Frames | Images | None:
-    """The decoded images of `index` in memory, as `config.cache` says; None where they are decoded as they are used.
-
-    Raises:
-      UsageError: they do not fit.
-    """
-    plan = cache.plan(index, config)
-    if not plan:
-        return None
-    # What becomes of an image once it is held is no reason to hold it twice.
-    return _held(index, plan, dataclasses.replace(config, batch_size=1, eval_crop=1.0, augment=AugmentConfig()))
-
-
-@functools.lru_cache(maxsize=1)  # a data set that starts again, or at another step, finds it there
-def _held(index: Index, plan: cache.Plan, config: DataConfig) -> Frames | Images:
-    share = ReplicaShard(min(len(index), CACHING_BATCH))
-    if plan.frames:
-        batches = evaluation_batches(index, config, share)
-        shown = (images[weights > 0] for images, _, weights in batches.as_numpy_iterator())
-        return frames.hold(shown, len(index), plan.border, plan.mirror)
-    ds, fetch = reader.evaluation_reader(config, index, share)
-    ds = ds.unbatch().take(len(index)).map(whole(index, config, fetch), num_parallel_calls=tf.data.AUTOTUNE)
-    return cache.hold(ds.with_options(options(config)).as_numpy_iterator(), index, config.channels)
-
-
-def options(config: DataConfig) -> tf.data.Options:
-    """Of every data set made here: exact order, bounded memory, a thread pool of its own."""
-    options = tf.data.Options()
-    options.deterministic = True
-    # Rewriting the graph of a data set copies every tensor it holds: all of the mapped shards, into each iterator.
-    options.experimental_optimization.apply_default_optimizations = False
-    options.autotune.ram_budget = config.ram_budget_mb << 20
-    options.threading.max_intra_op_parallelism = 1
-    # A service worker's own number of cores is the default there.
-    options.threading.private_threadpool_size = config.threads or (0 if config.service else cores())
-    return options
+    ds, source = reader.evaluation_reader(config, index, replica_shard)
+    ds = ds.map(make_evaluation_planner(index, config, source))
+    ds = ds.map(make_batch_decoder(index, config, source, replica_shard), num_parallel_calls=AUTOTUNE)
+    ds = ds.map(
+        lambda rows, images, labels: (images, tf.maximum(labels, 0), tf.cast(labels >= 0, tf.float32)),
+        num_parallel_calls=AUTOTUNE,
+    )
+    ds = ds.prefetch(AUTOTUNE)
+    return ds.with_options(tf_data_options(config))

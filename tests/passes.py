@@ -18,8 +18,9 @@ from PIL import Image
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.index import index
-from evenkeel.pipeline.index.index import Features, Index
+from evenkeel.pipeline.index.build_index import build_index
+from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.features import Features
 from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 IMAGES, SIDE, BATCH = 250, 96, 25
@@ -49,7 +50,7 @@ def write(directory: pathlib.Path, shards: int) -> Index:
         shutil.copyfile(first, path)
     lengths = {str(path): IMAGES for path in paths}
     features = Features(image="image", label="label", filename=None, classes=("a", "b", "c"))
-    columns, faults = index._build(lengths, features)
+    columns, faults = build_index(lengths, features)
     return Index(tuple(lengths), (first.stat().st_size,) * shards, features, columns, faults)
 
 

@@ -26,14 +26,14 @@ if __name__ == "__main__":
         def on_train_end(self, logs=None):
             kept["weights"] = [weight.numpy() for weight in self.model.trainable_variables]
 
-    rows_at = shuffle.rows_at
+    rows_at = shuffle.shuffled_rows
 
     def recording(positions, size, seed):
         rows = rows_at(positions, size, seed)
         tf.py_function(lambda p, r: seen.append((p.numpy(), r.numpy())), [positions, rows], [])
         return rows
 
-    shuffle.rows_at = recording
+    shuffle.shuffled_rows = recording
     callbacks.Checkpointer = Keeping
     summary = train.train(config, sys.argv[2])
     positions, rows = (np.concatenate(column) for column in zip(*seen, strict=True))

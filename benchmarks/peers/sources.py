@@ -1,13 +1,13 @@
-"""What all loaders read, written once: the same bytes, in the forms they want, in a folder keyed by its content.
+"""Writes the data that all loaders read: the same bytes in each loader's form, in a folder keyed by its content.
 
-    folder = written("prepared224", source="/data/photos", say=print)
+    folder = write_task_data("prepared224", source="/data/photos", log=print)
 
-    FOLDER/files/train/LABEL/000000.jpg    and files/validation/LABEL/..., one image a class, which nobody times
-    FOLDER/work.json                       task, images and what was left out
-    FOLDER/heights.npy widths.npy labels.npy pixels.npy      raw224 and small32: decoded, one image behind the other
+    FOLDER/files/train/LABEL/000000.jpg    and files/validation/LABEL/..., one image per class, not measured
+    FOLDER/work.json                       task, number of images, images left out
+    FOLDER/heights.npy widths.npy labels.npy pixels.npy      raw224 and small32: decoded images, concatenated
 
-jpeg224 takes the files as they are. bounded224 bounds the longer side to 400 pixels, as FFCV's `max_resolution`
-does, prepared224 the shorter side to 256 (area-averaged, nothing is enlarged), and both encode with quality 90. raw224
+jpeg224 takes the files unchanged. bounded224 limits the longer side to 400 pixels, as FFCV's `max_resolution` does;
+prepared224 limits the shorter side to 256. Both average over areas, enlarge nothing, and encode with quality 90. raw224
 holds the decoded pixels of prepared224's files.
 """
 
@@ -29,51 +29,58 @@ from PIL import Image
 
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import require
-from evenkeel.pipeline.index.index import find_features
+from evenkeel.pipeline.index.features import find_features
 from evenkeel.pipeline.sources import resolve
+from evenkeel.pipeline.sources.cache_dir import cache_dir
 
-VERSION = 1  # of what is written; a change makes older folders unknown
+FORMAT_VERSION = 1  # part of the folders' key: a change makes older folders unused
 LONGER_SIDE, SHORTER_SIDE, QUALITY = 400, 256, 90
-# So many files at least, by repeating images: a hundred photographs would fit into a CPU's cache.
-FEWEST = 1024
-SHAPES = {"images": ShapesConfig(size=320, count=FEWEST), "small": ShapesConfig()}
-SMALL = 32
+# Images are repeated as files until there are this many: a hundred photographs would fit into a CPU's cache.
+MIN_FILES = 1024
+SHAPES = {"images": ShapesConfig(size=320, count=MIN_FILES), "small": ShapesConfig()}
+SMALL_SIDE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Encoded images with their labels, and why others of the same source were left out, with the number of each."""
+    """Encoded images of a source.
+
+    Attributes:
+      encoded: the files.
+      labels: one per file.
+      left_out: {reason: number of images that were left out}.
+    """
 
     encoded: list[bytes]
     labels: list[int]
     left_out: dict[str, int]
 
 
-def written(task: str, source: str, say: Callable[[str], None] = print) -> Path:
-    """The folder of what `task` reads out of `source`, written unless it is there already.
+def write_task_data(task: str, source: str, log: Callable[[str], None] = print) -> Path:
+    """Returns the folder with the data of `task` from `source`; writes it unless it exists.
 
     Raises:
       UsageError: the source cannot be used for this task.
     """
-    images = usable(read(source, "small" if task == "small32" else "images"), task, source)
-    digest = hashlib.blake2b(repr((VERSION, task, images.labels)).encode(), digest_size=8)
+    images = select_usable(read_images(source, "small" if task == "small32" else "images"), task, source)
+    digest = hashlib.blake2b(repr((FORMAT_VERSION, task, images.labels)).encode(), digest_size=8)
     for image in images.encoded:
         digest.update(hashlib.blake2b(image).digest())
-    folder = Path(resolve.cache_dir()) / "peers" / f"{task}-{digest.hexdigest()}"
+    folder = Path(cache_dir()) / "peers" / f"{task}-{digest.hexdigest()}"
     if folder.is_dir():
         return folder
-    say(f"{task}: writing what all loaders read into {folder}")
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    log(f"{task}: writing the loaders' data into {folder}")
+    unfinished = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
-        _write(beside, task, images)
-        beside.rename(folder)
+        _write_folder(unfinished, task, images)
+        unfinished.rename(folder)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
-def read(source: str, kind: str) -> Images:
-    """Training images of a data set, as they are stored."""
+def read_images(source: str, kind: str) -> Images:
+    """The stored bytes of the training images of a data set; `kind` is a key of `SHAPES`."""
     builder = resolve.resolve(DataConfig(source=source, shapes=SHAPES[kind]))
     features = find_features(builder)
     split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
@@ -86,28 +93,31 @@ def read(source: str, kind: str) -> Images:
     )
 
 
-def usable(images: Images, task: str, source: str) -> Images:
-    """Those that every loader of the task can read.
+def select_usable(images: Images, task: str, source: str) -> Images:
+    """The images that every loader of the task can read.
 
     Raises:
-      UsageError: none is left.
+      UsageError: there are none.
     """
     left_out: collections.Counter[str] = collections.Counter()
-    kept = []
+    selected = []
     for encoded, label in zip(images.encoded, images.labels, strict=True):
-        reason = _fault(encoded, task)
+        reason = _reason_unusable(encoded, task)
         if reason:
             left_out[reason] += 1
         else:
-            kept.append((encoded, label))
+            selected.append((encoded, label))
     flag = "data.small_source" if task == "small32" else "data.source"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    require(bool(kept), f"{flag} ({source}) holds no image that {task} can use ({reasons}): give another.")
-    return Images([k[0] for k in kept], [k[1] for k in kept], dict(left_out))
+    require(bool(selected), f"{flag} ({source}) holds no image that {task} can use ({reasons}): give another.")
+    return Images([encoded for encoded, _ in selected], [label for _, label in selected], dict(left_out))
 
 
-def prepared(encoded: bytes, task: str) -> bytes:
-    """JPEG of quality 90, colour, averaged over areas: longer side at most 400 pixels, or shorter side at most 256."""
+def shrink(encoded: bytes, task: str) -> bytes:
+    """Encodes as colour JPEG of quality 90, after shrinking by area averaging.
+
+    The longer side is at most 400 pixels for bounded224, the shorter side at most 256 for the other tasks.
+    """
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
     ratio = LONGER_SIDE / max(image.size) if task == "bounded224" else SHORTER_SIDE / min(image.size)
     if ratio < 1:
@@ -118,12 +128,12 @@ def prepared(encoded: bytes, task: str) -> bytes:
     return file.getvalue()
 
 
-def pixels(encoded: bytes) -> np.ndarray:
-    """uint8 [height, width, 3]"""
+def decode(encoded: bytes) -> np.ndarray:
+    """uint8 [height, width, 3], RGB."""
     return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
-def _fault(encoded: bytes, task: str) -> str | None:
+def _reason_unusable(encoded: bytes, task: str) -> str | None:
     try:
         image = Image.open(io.BytesIO(encoded))
         image.load()
@@ -132,17 +142,17 @@ def _fault(encoded: bytes, task: str) -> str | None:
     if image.format not in ("JPEG", "PNG"):
         return "neither JPEG nor PNG"
     if task == "small32":
-        return None if image.size == (SMALL, SMALL) else f"not {SMALL}x{SMALL}"
+        return None if image.size == (SMALL_SIDE, SMALL_SIDE) else f"not {SMALL_SIDE}x{SMALL_SIDE}"
     if task == "jpeg224" and (image.format != "JPEG" or image.mode not in ("RGB", "L")):
         return "not JPEG, or neither colour nor gray"  # FFCV's decoder reads nothing else
     return None
 
 
-def _write(folder: Path, task: str, images: Images) -> None:
+def _write_folder(folder: Path, task: str, images: Images) -> None:
     encoded = images.encoded
     if task in ("bounded224", "prepared224", "raw224"):
-        encoded = [prepared(image, task) for image in encoded]
-    times = 1 if task == "small32" else -(-FEWEST // len(encoded))
+        encoded = [shrink(image, task) for image in encoded]
+    times = 1 if task == "small32" else -(-MIN_FILES // len(encoded))
     folder.mkdir(parents=True)
     for row, label in enumerate(images.labels * times):
         _write_file(folder / "files" / "train" / f"{label:04d}", row, encoded[row % len(encoded)])
@@ -150,7 +160,7 @@ def _write(folder: Path, task: str, images: Images) -> None:
         first = encoded[images.labels.index(label)]
         _write_file(folder / "files" / "validation" / f"{label:04d}", 0, first)
     if task in ("raw224", "small32"):
-        _write_arrays(folder, [pixels(image) for image in encoded], images.labels, times)
+        _write_arrays(folder, [decode(image) for image in encoded], images.labels, times)
     about = {
         "task": task,
         "images": len(encoded) * times,

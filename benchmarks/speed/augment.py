@@ -10,12 +10,13 @@ one chain of everything but RandAugment.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from absl import flags
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.timing import interleaved, paired_ratio
+from evenkeel.benchmarks.timing import measure_interleaved, paired_ratio
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import require
 
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
         cases = measured(
             DataConfig(source=source, image_size=size, batch_size=BATCHES[size], shapes=shapes), FLAGS.batches
         )
-        samples = interleaved(cases, FLAGS.rounds, warmup=2)
+        samples = measure_interleaved(cases, FLAGS.rounds, warmup=2)
         images = FLAGS.batches * BATCHES[size]
         cpu = {name: [sample.cpu_seconds / images * 1e6 for sample in of] for name, of in samples.items()}
         for name, values in cpu.items():
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
             found += [result, results.Result("augment", f"{name}/{size}", "share_of_decoding", "1", "lower", share)]
             low, high = ratio.ci95
             lines.append((str(size), name, f"{result.median:.1f}", f"{ratio.median:.3f}", f"{low:.3f} .. {high:.3f}"))
-    print(results.aligned(lines))
+    print(results.align_columns(lines))
     if FLAGS.output:
         results.write(FLAGS.output, found, results.environment())
     return 0
@@ -81,6 +82,7 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
     """{case: processes `batches` batches}, on the first training images of `config`; `decode` comes first."""
     import tensorflow as tf
 
+    from evenkeel.pipeline import build
     from evenkeel.pipeline.augment import chain
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.images import crop
@@ -88,12 +90,13 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
     from evenkeel.pipeline.index import shuffle
     from evenkeel.pipeline.index.index import JPEG
     from evenkeel.pipeline.index.shuffle import ReplicaShard
-    from evenkeel.pipeline.reading import reader
 
-    share, columns = ReplicaShard(config.batch_size), (data := load_dataset(config)).train.columns
-    chosen, fetch = reader.training_reader(config, data.train, 0, share, 0)
-    encoded = chosen.take(batches).map(lambda element, rows, payloads: (rows, payloads)).unbatch()
-    encoded = encoded.map(lambda row, payload: (row, fetch.encoded(payload)))
+    replica_shard, columns = ReplicaShard(config.batch_size), (data := load_dataset(config)).train.columns
+    training = build.training_chain(data.train, dataclasses.replace(config, cache="none"), 0, replica_shard)
+    assert training.source is not None
+    read_bytes = training.source.read_bytes
+    encoded = training.read.take(batches).map(lambda element, rows, payloads: (rows, payloads)).unbatch()
+    encoded = encoded.map(lambda row, payload: (row, read_bytes(payload)))
     rows, contents = zip(*encoded.as_numpy_iterator(), strict=True)
     height, width, kind = (columns[name][list(rows)] for name in ("height", "width", "kind"))
     is_jpeg = kind == JPEG
@@ -110,13 +113,13 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
             pass
 
     def case(of: AugmentConfig) -> Callable[[], object]:
-        stage = chain.augmentation(of)
+        stage = chain.build_augmentation(of)
         assert stage is not None
 
         @tf.function(input_signature=[tf.TensorSpec(images.shape, tf.uint8), tf.TensorSpec([], tf.int64)])
         def step(images: tf.Tensor, element: tf.Tensor) -> tf.Tensor:
-            key = shuffle.hashed(1, element, words=2)
-            return stage(images, shuffle.uniforms(0, element, share, stage.columns), key)
+            key = shuffle.hash_words(1, element, words=2)
+            return stage(images, shuffle.uniforms(0, element, replica_shard, stage.draw_columns), key)
 
         def run() -> None:
             for element in range(batches):

@@ -27,6 +27,7 @@ from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.sources import resolve
+from evenkeel.pipeline.sources.cache_dir import cache_dir
 
 TRAIN, TEST = 3200, 1000  # images; of a source that has fewer, all
 READ = 200  # images at a time
@@ -112,10 +113,10 @@ def copied(
     if dirt not in DIRT:
         raise UsageError(f"dirt ({dirt}) must be one of {', '.join(DIRT)}.")
     key = repr(
-        [resolve.state(data), data.train_split, data.validation_split, data.image_size, seed, train, test, classes]
+        [resolve.source_fingerprint(data), data.train_split, data.validation_split, data.image_size, seed, train, test, classes]
     )
     name = f"{dirt}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
-    folder = os.path.join(resolve.cache_dir(), "dirt", name)
+    folder = os.path.join(cache_dir(), "dirt", name)
     if not os.path.exists(folder):
         _write(folder, data, DIRT[dirt], seed, train, test, classes)
     return dataclasses.replace(data, source=folder, train_split="train", validation_split="")

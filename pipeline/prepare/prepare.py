@@ -1,10 +1,11 @@
-"""Any source -> an evenly sharded TFDS directory with its index, statistics, schema, anomalies and outliers.
+"""Prepares any source into a TFDS directory of evenly sized shards, with its index and reports.
 
     summary = prepare(PrepareConfig(source="/data/pets", tier="jpeg:256:90"), "/data/pets-256")
 
-Everything is written into `OUTPUT.unfinished`, which becomes OUTPUT at the very end, so nothing partial ever looks
-complete. A run that was killed goes on with the shards that are missing: what it is about stands in `plan.json`, and
-the order of images is a function of the seed, so any shard can be written at any time, in bounded memory.
+Everything is written into the workspace `OUTPUT.unfinished`; its directory `data` is renamed to OUTPUT at the very end,
+so an incomplete directory never looks complete. If a run is killed, the next one writes only the missing shards: the
+options it needs are in `plan.json`, and the order of the images is a function of the seed, so that any shard can be
+written at any time, in bounded memory.
 """
 
 from __future__ import annotations
@@ -25,97 +26,86 @@ from tqdm import tqdm
 
 from evenkeel.pipeline.config import DataConfig, PrepareConfig, parse_tier
 from evenkeel.pipeline.errors import UsageError, require
-from evenkeel.pipeline.index import index, shuffle
+from evenkeel.pipeline.index import index, shuffle, storage
+from evenkeel.pipeline.index.features import find_features
+from evenkeel.pipeline.index.tfrecord import shard_lengths
 from evenkeel.pipeline.prepare import report, shards
-from evenkeel.pipeline.prepare.shards import Storing, Written
-from evenkeel.pipeline.sources import examples as located
+from evenkeel.pipeline.prepare.shards import StorageOptions, WrittenShard
 from evenkeel.pipeline.sources import resolve
-from evenkeel.pipeline.sources.examples import Examples
+from evenkeel.pipeline.sources.cache_dir import cache_dir
+from evenkeel.pipeline.sources.examples import Examples, locate_folder_images, locate_tfds_images
+from evenkeel.pipeline.sources.image_folder import list_folder
 from evenkeel.pipeline.system.atomic_write import write_text
 from evenkeel.pipeline.system.cpu import cores
 
-# A change of what is written for the same plan gets a new number.
-VERSION = 2
-PLAN = "plan.json"
-SAMPLED = 64  # images stored on trial, to know how many shards they make
+# To be increased whenever the same plan would write other bytes.
+PLAN_VERSION = 2
+PLAN_FILE = "plan.json"
+TRIAL_IMAGES = 64  # encoded to estimate the number of shards
 
 
 def prepare(config: PrepareConfig, output: str, overwrite: bool = False) -> dict[str, Any]:
-    """Prepares `config.source` into the directory `output`; one that is finished is only checked again.
+    """Prepares `config.source` into the directory `output`; if that is finished already, only writes its reports.
 
     Returns:
-      The summary, which also stands in `summary.json`: counts by split, what was left out, anomalies by severity.
+      The contents of `summary.json`: images by split, images left out, anomalies by severity (`report.write_reports`).
 
     Raises:
-      UsageError: source or output unusable, too many corrupt images or outliers, a bad schema.
+      UsageError: source or output cannot be used, too many images are corrupt or outliers, or the schema is invalid.
     """
     require("://" not in output, f"output ({output}) must be a local directory: prepare it here and copy it there.")
     output = os.path.normpath(output)
-    examples = locate(config)
+    examples = find_examples(config)
     plan = make_plan(config, examples)
-    if _plan_in(output) == plan and not overwrite:
-        logging.info("%s is finished; only its reports are written anew", output)
-        return report.write(config, output, open_prepared(output, config))
+    if _read_plan(output) == plan and not overwrite:
+        logging.info("%s is complete: only its reports are written again", output)
+        return report.write_reports(config, output, open_prepared(output, config))
     if os.path.exists(output) and not overwrite:
-        raise UsageError(f"output ({output}) exists and was not prepared from this: --overwrite replaces it.")
-    with claimed(f"{output}.unfinished") as place:
-        data, beside = begin(place, plan, overwrite)
-        written = write_shards(data, beside, config, examples, plan)
+        raise UsageError(
+            f"output ({output}) exists, but holds something else than this source with these options: choose another"
+            " directory, or replace this one with --overwrite."
+        )
+    with exclusive_workspace(f"{output}.unfinished") as workspace:
+        data, side = start_or_resume(workspace, plan, overwrite)
+        written = write_shards(data, side, config, examples, plan)
         write_quarantine(data, examples, written)
         write_metadata(data, config, examples, written)
-        summary = report.write(config, data, store_index(data, config, written))
+        summary = report.write_reports(config, data, write_index(data, config, written))
         if os.path.exists(output):
-            os.rename(output, os.path.join(place, "replaced"))
+            os.rename(output, os.path.join(workspace, "replaced"))
         os.rename(data, output)
-        shutil.rmtree(place)
+        shutil.rmtree(workspace)
     return summary
 
 
-@contextlib.contextmanager
-def claimed(place: str) -> Iterator[str]:
-    """The directory `place`, made and held against another process that would write into it."""
-    os.makedirs(place, exist_ok=True)
-    with open(os.path.join(place, "lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"another process is writing {place}: wait for it, or stop it.") from error
-        yield place
+def find_examples(config: PrepareConfig) -> Examples:
+    """The images of the source. Those of a folder are read in place, without the copy that training would make.
 
-
-def _plan_in(directory: str) -> dict[str, Any] | None:
-    """The plan a directory was or is being written by; None where there is none."""
-    try:
-        with open(os.path.join(directory, PLAN)) as file:
-            return json.load(file)
-    except (OSError, ValueError):
-        return None
-
-
-def locate(config: PrepareConfig) -> Examples:
-    """The images of the source, of a folder without the copy that training from it would make."""
+    Raises:
+      UsageError: the source cannot be read, does not suit the tier, or has a split without images.
+    """
     data_config = DataConfig(source=config.source, data_dir=config.data_dir, shapes=config.shapes)
-    with resolve.told_in_one_line(config.source):
-        files = resolve.files_of_folder(config.source)
+    with resolve.convert_errors(config.source):
+        files = list_folder(config.source)
         examples = (
-            located.of_folder(config.source, files) if files else located.of_builder(resolve.resolve(data_config))
+            locate_folder_images(config.source, files) if files else locate_tfds_images(resolve.resolve(data_config))
         )
     require(
         examples.shapes is None or config.tier != "jpeg",
-        f"tier (jpeg) stores files as they are, and {config.source} holds pixels: use jpeg:SIDE:QUALITY or raw:SIDE.",
+        f"tier (jpeg) stores files unchanged, but {config.source} holds pixels: use jpeg:SIDE:QUALITY or raw:SIDE.",
     )
     for split, rows in examples.splits.items():
-        require(len(rows) > 0, f"split {split!r} of {config.source} holds no image: fill or remove it.")
+        require(len(rows) > 0, f"split {split!r} of {config.source} holds no images: add images or remove the split.")
     return examples
 
 
 def make_plan(config: PrepareConfig, examples: Examples) -> dict[str, Any]:
-    """What the bytes of the shards depend on; an unfinished run goes on only with an equal one."""
-    counts = {split: config.shards or _shards_for(config, examples, rows) for split, rows in examples.splits.items()}
+    """Everything that the bytes of the shards depend on; an unfinished run is resumed only if its plan is equal."""
+    counts = {split: config.shards or _shard_count(config, examples, rows) for split, rows in examples.splits.items()}
     return {
-        "version": VERSION,
+        "version": PLAN_VERSION,
         "name": examples.name,
-        "state": examples.state,
+        "state": examples.fingerprint,
         "tier": config.tier,
         "bound": config.bound,
         "seed": config.seed,
@@ -124,123 +114,164 @@ def make_plan(config: PrepareConfig, examples: Examples) -> dict[str, Any]:
     }
 
 
-def _shards_for(config: PrepareConfig, examples: Examples, rows: np.ndarray) -> int:
-    """So many shards that each takes about `shard_mb`, judged by some images spread evenly over the split."""
-    some = rows[np.linspace(0, len(rows) - 1, min(SAMPLED, len(rows))).astype(np.int64)]
+def _shard_count(config: PrepareConfig, examples: Examples, rows: np.ndarray) -> int:
+    """The number of shards with about `shard_mb` each, estimated from images spread evenly over the split."""
+    trial = rows[np.linspace(0, len(rows) - 1, min(TRIAL_IMAGES, len(rows))).astype(np.int64)]
     sizes = examples.length[rows]
     if config.tier != "jpeg":
-        sizes = np.array([len(stored.contents) for stored in shards.stored_images(examples, some, storing(config), {})])
+        encoded = shards.encode_images(examples, trial, storage_options(config), {})
+        sizes = np.array([len(stored.contents) for stored in encoded])
     size = float(sizes.mean()) if len(sizes) else 0.0
     return max(1, round(size * len(rows) / (config.shard_mb << 20)))
 
 
-def storing(config: PrepareConfig) -> Storing:
+def storage_options(config: PrepareConfig) -> StorageOptions:
     threads = config.threads or cores()
-    return Storing(parse_tier(config.tier), config.bound, config.max_pixels, threads)
+    return StorageOptions(parse_tier(config.tier), config.bound, config.max_pixels, threads)
 
 
-def begin(place: str, plan: dict[str, Any], overwrite: bool) -> tuple[str, str]:
-    """The directories of the shards and of what is kept beside them, new or as a killed run left them."""
-    data, beside = os.path.join(place, "data"), os.path.join(place, "beside")
-    found = _plan_in(data)
-    if found is not None and found != plan and not overwrite:
-        changed = ", ".join(key for key in plan if found.get(key) != plan[key])
+@contextlib.contextmanager
+def exclusive_workspace(directory: str) -> Iterator[str]:
+    """Creates `directory` and locks it against other processes while the block runs.
+
+    Raises:
+      UsageError: another process holds the lock.
+    """
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, "lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"another process is writing {directory}: wait until it ends, or stop it.") from error
+        yield directory
+
+
+def start_or_resume(workspace: str, plan: dict[str, Any], overwrite: bool) -> tuple[str, str]:
+    """The directories of the shards and of their side files: new, or as an interrupted run with this plan left them.
+
+    Raises:
+      UsageError: the interrupted run had another plan, and `overwrite` is off.
+    """
+    data, side = os.path.join(workspace, "data"), os.path.join(workspace, "beside")
+    unfinished = _read_plan(data)
+    if unfinished is not None and unfinished != plan and not overwrite:
+        changed = ", ".join(key for key in plan if unfinished.get(key) != plan[key])
         raise UsageError(
-            f"{place} holds an unfinished run that differs in {changed}: repeat that one's options to finish it,"
-            " or start over with --overwrite."
+            f"{workspace} holds an unfinished run that differs in {changed}: repeat the options of that run to finish"
+            " it, or start again with --overwrite."
         )
-    if found != plan:
-        for directory in (data, beside):
+    if unfinished != plan:
+        for directory in (data, side):
             shutil.rmtree(directory, ignore_errors=True)
             os.makedirs(directory)
-        write_text(os.path.join(data, PLAN), json.dumps(plan, indent=2) + "\n")
-    return data, beside
+        write_text(os.path.join(data, PLAN_FILE), json.dumps(plan, indent=2) + "\n")
+    return data, side
+
+
+def _read_plan(directory: str) -> dict[str, Any] | None:
+    """The plan by which a directory was written, complete or not; None if it holds none."""
+    try:
+        with open(os.path.join(directory, PLAN_FILE)) as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def write_shards(
+    data: str, side: str, config: PrepareConfig, examples: Examples, plan: dict[str, Any]
+) -> dict[str, WrittenShard]:
+    """Writes the missing shards; returns all shards by file name.
+
+    Raises:
+      UsageError: more images cannot be stored than `max_corrupt_fraction` allows, or a file cannot be read or written.
+    """
+    total = sum(len(rows) for rows in examples.splits.values()) + len(examples.unreadable)
+    written: dict[str, WrittenShard] = {}
+    rejected = [f"{name}: {reason}" for _, name, reason in examples.unreadable]
+    with tqdm(total=total, desc="preparing", unit=" images", disable=None) as bar:
+        for split_number, (split, rows) in enumerate(examples.splits.items()):
+            seed = config.seed * len(examples.splits) + split_number
+            for number in range(plan["shards"][split]):
+                _check_corrupt_fraction(config, rejected, total)
+                name = shard_name(plan, split, number)
+                side_path = os.path.join(side, f"{name}.npz")
+                if os.path.exists(side_path):
+                    shard = shards.load_written_shard(side_path)
+                    bar.update(len(shard.columns["label"]))
+                else:
+                    in_shard = shard_rows(rows, number, plan["shards"][split], seed)
+                    shard = _write_shard(os.path.join(data, name), side_path, config, examples, in_shard, bar)
+                bar.update(len(shard.rejected))
+                rejected += [f"{examples.names[row]}: {reason}" for row, reason in shard.rejected.items()]
+                written[name] = shard
+    _check_corrupt_fraction(config, rejected, total)
+    return written
 
 
 def shard_name(plan: dict[str, Any], split: str, number: int) -> str:
     return f"{plan['name']}-{split}.tfrecord-{number:05d}-of-{plan['shards'][split]:05d}"
 
 
-def rows_of_shard(rows: np.ndarray, number: int, shards: int, seed: int) -> np.ndarray:
-    """Which of a split's `rows` shard `number` holds, in order: its part of one permutation of all of them."""
+def shard_rows(rows: np.ndarray, number: int, shards: int, seed: int) -> np.ndarray:
+    """The rows in shard `number` of `shards`, in order: its part of a random permutation of the split's `rows`."""
     first, last = number * len(rows) // shards, (number + 1) * len(rows) // shards
-    return rows[shuffle.rows_at(tf.range(first, last, dtype=tf.int64), len(rows), seed).numpy()]
+    return rows[shuffle.shuffled_rows(tf.range(first, last, dtype=tf.int64), len(rows), seed).numpy()]
 
 
-def write_shards(
-    data: str, beside: str, config: PrepareConfig, examples: Examples, plan: dict[str, Any]
-) -> dict[str, Written]:
-    """Writes the shards that are missing; {file name: what it holds} of all of them.
-
-    Raises:
-      UsageError: more images must be left out than `max_corrupt_fraction` allows, or one cannot be read.
-    """
-    total = sum(len(rows) for rows in examples.splits.values()) + len(examples.lost)
-    written: dict[str, Written] = {}
-    lost = [f"{name}: {why}" for _, name, why in examples.lost]
-    with tqdm(total=total, desc="preparing", unit=" images", disable=None) as bar:
-        for number_of_split, (split, rows) in enumerate(examples.splits.items()):
-            for number in range(plan["shards"][split]):
-                _check_corrupt(config, lost, total)
-                name = shard_name(plan, split, number)
-                kept = os.path.join(beside, f"{name}.npz")
-                if os.path.exists(kept):
-                    written[name] = shards.read_written(kept)
-                    bar.update(len(written[name].columns["label"]))
-                else:
-                    seed = config.seed * len(examples.splits) + number_of_split
-                    mine = rows_of_shard(rows, number, plan["shards"][split], seed)
-                    path = os.path.join(data, name)
-                    try:
-                        written[name] = shards.write_shard(path, kept, examples, mine, storing(config), bar.update)
-                    except (OSError, tf.errors.OpError) as error:
-                        raise UsageError(
-                            f"{name} could not be written: {' '.join(str(error).split())[:300]};"
-                            " put that right and start again: what is finished stays."
-                        ) from error
-                bar.update(len(written[name].lost))
-                lost += [f"{examples.names[row]}: {why}" for row, why in written[name].lost.items()]
-    _check_corrupt(config, lost, total)
-    return written
+def _write_shard(
+    path: str, side_path: str, config: PrepareConfig, examples: Examples, rows: np.ndarray, bar: Any
+) -> WrittenShard:
+    try:
+        return shards.write_shard(path, side_path, examples, rows, storage_options(config), bar.update)
+    except (OSError, tf.errors.OpError) as error:
+        raise UsageError(
+            f"shard {os.path.basename(path)} could not be written: {' '.join(str(error).split())[:300]}; remove the"
+            " cause and run this again: finished shards are kept."
+        ) from error
 
 
-def _check_corrupt(config: PrepareConfig, lost: list[str], total: int) -> None:
+def _check_corrupt_fraction(config: PrepareConfig, rejected: list[str], total: int) -> None:
     require(
-        len(lost) <= config.max_corrupt_fraction * total,
-        f"{len(lost)} of {total} images must be left out so far, more than --max_corrupt_fraction"
-        f" ({config.max_corrupt_fraction}) allows; the first is {lost[0] if lost else ''}."
-        " Mend them or raise that fraction: what is finished stays.",
+        len(rejected) <= config.max_corrupt_fraction * total,
+        f"{len(rejected)} of {total} images cannot be stored, more than --max_corrupt_fraction"
+        f" ({config.max_corrupt_fraction}) allows; the first is {rejected[0] if rejected else ''}. Repair or remove"
+        " them, or raise --max_corrupt_fraction and run this again: finished shards are kept.",
     )
 
 
-def write_quarantine(data: str, examples: Examples, written: dict[str, Written]) -> None:
-    """quarantine.csv: file, split and reason of every image that is left out."""
+def write_quarantine(data: str, examples: Examples, written: dict[str, WrittenShard]) -> None:
+    """Writes quarantine.csv: file, split and reason of every image that could not be stored."""
     split_of = {int(row): split for split, rows in examples.splits.items() for row in rows}
-    lines = [(name, split, why) for split, name, why in examples.lost]
+    lines = [(name, split, reason) for split, name, reason in examples.unreadable]
     for shard in written.values():
-        lines += [(examples.names[row], split_of[row], why) for row, why in shard.lost.items()]
-    report.write_csv(os.path.join(data, report.QUARANTINE), ("file", "split", "reason"), sorted(lines))
-    for name, split, why in sorted(lines)[:10]:
-        logging.warning("left out of split %s: %s: %s", split, name, why)
+        lines += [(examples.names[row], split_of[row], reason) for row, reason in shard.rejected.items()]
+    report.write_csv(os.path.join(data, report.QUARANTINE_FILE), ("file", "split", "reason"), sorted(lines))
+    for name, split, reason in sorted(lines)[:10]:
+        logging.warning("left out of split %s: %s: %s", split, name, reason)
 
 
-def write_metadata(data: str, config: PrepareConfig, examples: Examples, written: dict[str, Written]) -> None:
-    """features.json and dataset_info.json: from now on TFDS opens the directory."""
+def write_metadata(data: str, config: PrepareConfig, examples: Examples, written: dict[str, WrittenShard]) -> None:
+    """Writes features.json and dataset_info.json, with which TFDS can open the directory.
+
+    Raises:
+      UsageError: no image of a split could be stored.
+    """
     tier = parse_tier(config.tier)
     if tier.kind == "raw":
         image = tfds.features.Tensor(shape=(None, None, 3), dtype=np.uint8, encoding="bytes")
     else:
-        # With three channels TFDS would ask the decoder for them, and that of BMP refuses to convert gray ones.
+        # With three channels, TFDS would ask the decoder for three, and the BMP decoder does not convert gray images.
         image = tfds.features.Image(shape=(None, None, 3 if tier.side else None))
     template = tfds.core.ShardedFileTemplate(data_dir=data, dataset_name=examples.name, filetype_suffix="tfrecord")
     infos = []
     for split in examples.splits:
-        mine = [name for name in written if name.startswith(f"{examples.name}-{split}.tfrecord-")]
-        counts = [len(written[name].columns["label"]) for name in mine]
+        names = [name for name in written if name.startswith(f"{examples.name}-{split}.tfrecord-")]
+        counts = [len(written[name].columns["label"]) for name in names]
         require(
-            sum(counts) > 0, f"split {split!r} of {config.source} holds no image that can be used: mend or remove it."
+            sum(counts) > 0,
+            f"no image of split {split!r} of {config.source} can be stored: repair the images or remove the split.",
         )
-        size = sum(os.path.getsize(os.path.join(data, name)) for name in mine)
+        size = sum(os.path.getsize(os.path.join(data, name)) for name in names)
         infos.append(
             tfds.core.SplitInfo(
                 name=split, shard_lengths=counts, num_bytes=size, filename_template=template.replace(split=split)
@@ -262,22 +293,23 @@ def write_metadata(data: str, config: PrepareConfig, examples: Examples, written
     )
 
 
-def store_index(data: str, config: PrepareConfig, written: dict[str, Written]) -> report.Prepared:
-    """The index put together from what was measured while the shards were written: no second pass."""
+def write_index(data: str, config: PrepareConfig, written: dict[str, WrittenShard]) -> report.PreparedDataset:
+    """Writes the index, put together from the columns that the shards were written with: no second pass over images."""
     builder = tfds.builder_from_directory(data)
-    paths = list(index.shard_lengths(builder))
+    paths = list(shard_lengths(builder))
     parts = []
     for number, path in enumerate(paths):
         columns = written[os.path.basename(path)].columns
         parts.append(columns | {"shard": np.full(len(columns["label"]), number, np.int32)})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in index.COLUMNS}
-    state = index.state_of(paths, data, config.max_pixels)
-    whole = index.Index(tuple(paths), tuple(state["sizes"]), index.find_features(builder), columns, {})
-    index.store(os.path.join(data, index.STORED), state, whole)
-    return report.Prepared(builder, whole)
+    state = storage.index_state(paths, data, config.max_pixels)
+    whole = index.Index(tuple(paths), tuple(state["sizes"]), find_features(builder), columns, {})
+    storage.save_index(os.path.join(data, storage.INDEX_FILE), state, whole)
+    return report.PreparedDataset(builder, whole)
 
 
-def open_prepared(output: str, config: PrepareConfig) -> report.Prepared:
+def open_prepared(output: str, config: PrepareConfig) -> report.PreparedDataset:
+    """A finished directory with its index, rows that were dropped included."""
     builder = tfds.builder_from_directory(output)
-    found = index.open_index(builder, resolve.cache_dir(), config.max_pixels)
-    return report.Prepared(builder, found.undropped)
+    whole = storage.open_index(builder, cache_dir(), config.max_pixels)
+    return report.PreparedDataset(builder, whole.undrop())

@@ -1,8 +1,8 @@
-"""What a prepared data set says about itself: statistics, schema, anomalies, outliers, duplicates, summary.
+"""The reports of a prepared data set: statistics, schema, anomalies, outliers, duplicates, summary.
 
-    summary = write(config, directory, Prepared(builder, index))
+    summary = write_reports(config, directory, PreparedDataset(builder, index))
 
-Every file is written beside and renamed.
+Every file is written atomically.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,117 +22,134 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from evenkeel.pipeline.config import PrepareConfig
 from evenkeel.pipeline.errors import UsageError, require
-from evenkeel.pipeline.index import index
+from evenkeel.pipeline.index import storage
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.prepare import duplicates, outliers, schema
-from evenkeel.pipeline.prepare.contact_sheet import contact_sheet
-from evenkeel.pipeline.prepare.statistics import CHANNELS, named, statistics
+from evenkeel.pipeline.prepare import schema
+from evenkeel.pipeline.prepare.contact_sheet import draw_contact_sheet
+from evenkeel.pipeline.prepare.duplicates import find_first_copies
+from evenkeel.pipeline.prepare.outliers import Outlier, find_outliers, outlier_reasons
+from evenkeel.pipeline.prepare.statistics import CHANNELS, compute_statistics, features_by_name
 from evenkeel.pipeline.system.atomic_write import atomic_write, write_text
 
-STATISTICS, SCHEMA, ANOMALIES = "statistics.pb", "schema.pbtxt", "anomalies.pbtxt"
-OUTLIERS, SHEET, DUPLICATES = "outliers.csv", "outliers.png", "duplicates.csv"
-QUARANTINE, SUMMARY = "quarantine.csv", "summary.json"
-SHOWN = 60  # outliers on the contact sheet
+STATISTICS_FILE, SCHEMA_FILE, ANOMALIES_FILE = "statistics.pb", "schema.pbtxt", "anomalies.pbtxt"
+OUTLIERS_FILE, CONTACT_SHEET_FILE, DUPLICATES_FILE = "outliers.csv", "outliers.png", "duplicates.csv"
+QUARANTINE_FILE, SUMMARY_FILE = "quarantine.csv", "summary.json"
+CONTACT_SHEET_IMAGES = 60
 
 
-class Prepared(NamedTuple):
-    """A directory that TFDS opens, and its index with no row dropped."""
+class PreparedDataset(NamedTuple):
+    """A prepared directory.
+
+    Attributes:
+      builder: the TFDS builder of the directory.
+      index: the index of all its rows, none of them dropped.
+    """
 
     builder: Any
-    rows: Index
+    index: Index
 
 
-def write(config: PrepareConfig, directory: str, prepared: Prepared) -> dict[str, Any]:
-    """Writes the reports into `directory` and returns what also stands in its summary.json.
+def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDataset) -> dict[str, Any]:
+    """Writes the reports into `directory` and returns the contents of its summary.json.
 
     Raises:
       UsageError: a bad schema or previous directory, or more outliers to drop than `max_outlier_fraction`.
     """
-    place = lambda name: os.path.join(directory, name)  # noqa: E731
-    splits = {split: prepared.rows.split(prepared.builder, split).kept for split in prepared.builder.info.splits}
+    path_of = lambda name: os.path.join(directory, name)  # noqa: E731
+    splits = {split: prepared.index.split(prepared.builder, split).kept_rows for split in prepared.builder.info.splits}
     training = "train" if "train" in splits else max(splits, key=lambda split: len(splits[split]))
 
-    measured = statistics(splits)
-    wanted = schema.read(config.schema) if config.schema else schema.infer(measured)
-    anomalies = schema.check(measured, wanted, _previous(config.previous) if config.previous else None)
-    with atomic_write(place(STATISTICS)) as file:
-        file.write(measured.SerializeToString(deterministic=True))
-    write_text(place(SCHEMA), text_format.MessageToString(wanted))
-    write_text(place(ANOMALIES), text_format.MessageToString(anomalies))
+    statistics = compute_statistics(splits)
+    expected = schema.read_schema(config.schema) if config.schema else schema.infer_schema(statistics)
+    previous = _read_previous_statistics(config.previous) if config.previous else None
+    anomalies = schema.validate_statistics(statistics, expected, previous)
+    with atomic_write(path_of(STATISTICS_FILE)) as file:
+        file.write(statistics.SerializeToString(deterministic=True))
+    write_text(path_of(SCHEMA_FILE), text_format.MessageToString(expected))
+    write_text(path_of(ANOMALIES_FILE), text_format.MessageToString(anomalies))
 
-    found = _write_outliers(config, place, splits, training)
-    copies = _write_duplicates(place(DUPLICATES), splits, training)
-    dropped = _drop(config, directory, prepared, splits[training], training, found[training])
-    with open(place(QUARANTINE), encoding="utf-8", newline="") as file:
+    outliers = _write_outliers(config, path_of, splits, training)
+    copies = _write_duplicates(path_of(DUPLICATES_FILE), splits, training)
+    dropped = _update_drop_list(config, directory, prepared, splits[training], training, outliers[training])
+    with open(path_of(QUARANTINE_FILE), encoding="utf-8", newline="") as file:
         left_out = list(csv.DictReader(file))
-    channels = [named(schema.training_split(measured))[name].num_stats for name in CHANNELS]
+    channels = [features_by_name(schema.training_split(statistics))[name].num_stats for name in CHANNELS]
     summary = {
-        "images": {split: len(rows) for split, rows in splits.items()},
-        "bytes": sum(prepared.rows.sizes),
-        "shards": len(prepared.rows.shards),
+        "images": {split: len(index) for split, index in splits.items()},
+        "bytes": sum(prepared.index.sizes),
+        "shards": len(prepared.index.shards),
         "mean": [stats.mean for stats in channels],
         "std": [stats.std_dev for stats in channels],
         "left_out": len(left_out),
-        "outliers": {split: len({outlier.row for outlier in of}) for split, of in found.items()},
+        "outliers": {split: len({outlier.row for outlier in in_split}) for split, in_split in outliers.items()},
         "dropped": dropped,
         "duplicates": copies,
-        "anomalies": schema.counts(anomalies),
-        "anomaly_lines": schema.lines(anomalies),
+        "anomalies": schema.count_anomalies(anomalies),
+        "anomaly_lines": schema.anomaly_lines(anomalies),
     }
-    write_text(place(SUMMARY), json.dumps(summary, indent=2) + "\n")
+    write_text(path_of(SUMMARY_FILE), json.dumps(summary, indent=2) + "\n")
     return summary
 
 
-def _previous(directory: str) -> Any:
-    path = os.path.join(directory, STATISTICS)
+def _read_previous_statistics(directory: str) -> Any:
+    path = os.path.join(directory, STATISTICS_FILE)
     try:
         with open(path, "rb") as file:
             return statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read())
     except (OSError, DecodeError) as error:
         raise UsageError(
-            f"--previous ({directory}) holds no {STATISTICS} that can be read ({error}): give a directory that"
-            " tools.prepare has written."
+            f"--previous ({directory}) holds no readable {STATISTICS_FILE} ({error}): give a directory that"
+            " evenkeel prepare has written."
         ) from error
 
 
 def _write_outliers(
-    config: PrepareConfig, place: Any, splits: dict[str, Index], training: str
-) -> dict[str, list[outliers.Outlier]]:
-    """outliers.csv and outliers.png; every split's images are measured against those of the training split."""
-    found = {
-        split: [] if config.outliers == "keep" else outliers.find(rows, splits[training])
-        for split, rows in splits.items()
-    }
-    ranked = sorted(((split, of) for split in found for of in found[split]), key=lambda pair: -abs(pair[1].score))
-    named_rows = {split: splits[split].names for split, of in found.items() if of}
-    lines = [(named_rows[split][o.row], split, o.statistic, f"{o.score:.2f}", o.reason) for split, o in ranked]
+    config: PrepareConfig, path_of: Callable[[str], str], splits: dict[str, Index], training: str
+) -> dict[str, list[Outlier]]:
+    """Writes outliers.csv and outliers.png; returns the outliers of each split, compared with the training split."""
     if config.outliers == "keep":
-        for name in (OUTLIERS, SHEET):
-            if os.path.exists(place(name)):
-                os.remove(place(name))
-        return found
-    write_csv(place(OUTLIERS), ("file", "split", "statistic", "score", "reason"), lines)
-    worst: dict[tuple[str, int], str] = {}
+        for name in (OUTLIERS_FILE, CONTACT_SHEET_FILE):
+            if os.path.exists(path_of(name)):
+                os.remove(path_of(name))
+        return {split: [] for split in splits}
+    outliers = {split: find_outliers(index, splits[training]) for split, index in splits.items()}
+    pairs = [(split, outlier) for split in outliers for outlier in outliers[split]]
+    ranked = sorted(pairs, key=lambda pair: -abs(pair[1].score))
+    file_names = {split: splits[split].names for split, in_split in outliers.items() if in_split}
+    lines = [(file_names[split][o.row], split, o.statistic, f"{o.score:.2f}", o.reason) for split, o in ranked]
+    write_csv(path_of(OUTLIERS_FILE), ("file", "split", "statistic", "score", "reason"), lines)
+    captions: dict[tuple[str, int], str] = {}
     for (split, outlier), line in zip(ranked, lines, strict=True):
-        worst.setdefault((split, outlier.row), f"{line[0]}\n{outlier.statistic} {outlier.score:+.1f}")
-    shown = list(worst.items())[:SHOWN]
-    if shown:
-        tiles = [(splits[split].take(np.array([row])), caption) for (split, row), caption in shown]
+        captions.setdefault((split, outlier.row), f"{line[0]}\n{outlier.statistic} {outlier.score:+.1f}")
+    worst = list(captions.items())[:CONTACT_SHEET_IMAGES]
+    tiles = [(splits[split].take(np.array([row])), caption) for (split, row), caption in worst]
+    _write_contact_sheet(path_of(CONTACT_SHEET_FILE), tiles)
+    return outliers
+
+
+def _write_contact_sheet(path: str, tiles: list[tuple[Index, str]]) -> None:
+    if tiles:
         picture = io.BytesIO()
-        contact_sheet(tiles).save(picture, "PNG")
-        with atomic_write(place(SHEET)) as file:
+        draw_contact_sheet(tiles).save(picture, "PNG")
+        with atomic_write(path) as file:
             file.write(picture.getvalue())
-    elif os.path.exists(place(SHEET)):
-        os.remove(place(SHEET))
-    return found
+    elif os.path.exists(path):
+        os.remove(path)
 
 
 def _write_duplicates(path: str, splits: dict[str, Index], training: str) -> dict[str, int]:
-    """duplicates.csv: a line for each image that an earlier one equals; training comes first."""
+    """Writes duplicates.csv, one line per image that equals an earlier one, and counts these.
+
+    Training images come first, so a duplicate across splits is listed as one of the other split.
+    """
     ordered = sorted(splits, key=lambda split: split != training)
-    of = [(name, split, label) for split in ordered for name, label in zip(*_named_labels(splits[split]), strict=True)]
-    first = duplicates.first_copies(*(splits[split] for split in ordered)).tolist()
-    lines = [(*of[row], *of[same]) for row, same in enumerate(first) if row != same]
+    rows = [
+        (name, split, splits[split].features.classes[label])
+        for split in ordered
+        for name, label in zip(splits[split].names, splits[split].columns["label"], strict=True)
+    ]
+    first = find_first_copies(*(splits[split] for split in ordered)).tolist()
+    lines = [(*rows[row], *rows[same]) for row, same in enumerate(first) if row != same]
     write_csv(path, ("file", "split", "class", "same_as", "same_as_split", "same_as_class"), lines)
     return {
         "within splits": sum(line[1] == line[4] for line in lines),
@@ -141,40 +158,36 @@ def _write_duplicates(path: str, splits: dict[str, Index], training: str) -> dic
     }
 
 
-def _named_labels(rows: Index) -> tuple[list[str], list[str]]:
-    return rows.names, [rows.features.classes[label] for label in rows.columns["label"]]
-
-
-def _drop(
-    config: PrepareConfig, directory: str, prepared: Prepared, train: Index, split: str, found: list[outliers.Outlier]
+def _update_drop_list(
+    config: PrepareConfig, directory: str, prepared: PreparedDataset, train: Index, split: str, outliers: list[Outlier]
 ) -> int:
-    """Marks the training split's outliers as dropped where that is asked for, and no others; how many.
+    """Drops the outliers of the training split if the config asks for it, no other row; returns how many it drops.
 
     Raises:
-      UsageError: they are more than `max_outlier_fraction` of it.
+      UsageError: they are more than `max_outlier_fraction` of the split.
     """
-    path = os.path.join(directory, index.DROPPED)
-    reasons = outliers.reasons(found) if config.outliers == "drop" else {}
+    path = os.path.join(directory, storage.DROP_LIST_FILE)
+    reasons = outlier_reasons(outliers) if config.outliers == "drop" else {}
     require(
         len(reasons) <= config.max_outlier_fraction * len(train),
         f"{len(reasons)} of {len(train)} images of {split} are outliers, more than --max_outlier_fraction"
-        f" ({config.max_outlier_fraction}) allows to drop: look at {OUTLIERS}, then raise it or use --outliers=flag.",
+        f" ({config.max_outlier_fraction}) allows to drop: look at {OUTLIERS_FILE}, then raise --max_outlier_fraction"
+        " or use --outliers=flag.",
     )
     if not reasons and not os.path.exists(path):
         return 0
     if reasons:
         shards, records = (train.columns[name] for name in ("shard", "record"))
-        places = [(os.path.basename(train.shards[shards[row]]), int(records[row])) for row in reasons]
-        write_csv(
-            path,
-            ("shard", "record", "reason"),
-            sorted((*at, why) for at, why in zip(places, reasons.values(), strict=True)),
-        )
+        lines = [
+            (os.path.basename(train.shards[shards[row]]), int(records[row]), reason) for row, reason in reasons.items()
+        ]
+        write_csv(path, ("shard", "record", "reason"), sorted(lines))
         logging.warning("%d of %d images of %s are dropped as outliers", len(reasons), len(train), split)
     else:
         os.remove(path)
-    state = index.state_of(list(prepared.rows.shards), directory, config.max_pixels)
-    index.store(os.path.join(directory, index.STORED), state, index.without_dropped(prepared.rows, directory))
+    state = storage.index_state(list(prepared.index.shards), directory, config.max_pixels)
+    index = storage.apply_drop_list(prepared.index, directory)
+    storage.save_index(os.path.join(directory, storage.INDEX_FILE), state, index)
     return len(reasons)
 
 

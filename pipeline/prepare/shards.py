@@ -1,9 +1,9 @@
-"""Located examples -> one TFRecord shard and, beside it, the rows of the index it will have.
+"""Writes one TFRecord shard and, in a side file, the columns of its index.
 
-    written = write_shard("pets-train.tfrecord-00000-of-00002", "0.npz", examples, rows, options)
-    written.lost    # {row: why its image is not in the shard}
+    shard = write_shard("pets-train.tfrecord-00000-of-00002", "0.npz", examples, rows, options, on_image)
+    shard.rejected    # {row: why its image is not in the shard}
 
-Both files are written beside and renamed, the rows last: where they are, the shard is whole.
+Both files are renamed into place when they are complete, the side file last: if it exists, the shard is complete.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -21,29 +20,35 @@ import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.config import Tier
-from evenkeel.pipeline.index.index import (
-    COLUMNS,
-    JPEG,
-    RAW,
-    check_image,
-)
-from evenkeel.pipeline.index.pixel_sums import measure
+from evenkeel.pipeline.images.header import JPEG as JPEG_FORMAT
+from evenkeel.pipeline.index.build_index import check_image
+from evenkeel.pipeline.index.index import COLUMNS, JPEG, RAW
+from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.prepare.storage_format import (
-    decode_for,
-    kept_as,
-    scale_for,
-    stored_as,
+    decode_at_scale,
+    decode_scale,
+    make_encoder,
+    stored_format,
 )
 from evenkeel.pipeline.sources.examples import Examples
+from evenkeel.pipeline.system.atomic_write import atomic_write
 
-READERS = 8  # files opened at once: storage that is far away answers late
-AHEAD = 32  # images read ahead of the decoders
-FIGURES = ("sums", "squares", "laplacian", "fingerprint")
+READ_THREADS = 8  # files read at a time: remote storage has long latencies
+READ_AHEAD_IMAGES = 32  # images read before the decoders ask for them
+MEASURED_COLUMNS = ("sums", "squares", "laplacian", "fingerprint")
+RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES = 12, 16  # of a TFRecord: before its data, and in all
 
 
 @dataclasses.dataclass(frozen=True)
-class Storing:
-    """How images are stored, and what is not tried: more than `max_pixels`, more than `threads` at once."""
+class StorageOptions:
+    """How images are stored.
+
+    Attributes:
+      tier: file unchanged, re-encoded JPEG or pixels.
+      bound: which side the tier's side bounds: shorter or longer.
+      max_pixels: images with more pixels are rejected without decoding them.
+      threads: images processed at a time.
+    """
 
     tier: Tier
     bound: str
@@ -51,150 +56,84 @@ class Storing:
     threads: int
 
 
-class Stored(NamedTuple):
-    """An image ready to be written: bytes to store, and what the index says of it."""
+class StoredImage(NamedTuple):
+    """An image ready to be written.
+
+    Attributes:
+      row: its row in `Examples`.
+      contents: the bytes to store.
+      columns: its values of the index columns, except those that depend on its position in the shard.
+    """
 
     row: int
     contents: bytes
     columns: dict[str, Any]
 
 
-class Written(NamedTuple):
-    """A finished shard: the index's columns of its records, in order, and the rows that did not make it, and why."""
+class WrittenShard(NamedTuple):
+    """A finished shard.
+
+    Attributes:
+      columns: the index columns, one value per record, in the order of the records.
+      rejected: {row: reason} of the images that could not be stored.
+    """
 
     columns: dict[str, np.ndarray]
-    lost: dict[int, str]
-
-
-def stored_images(examples: Examples, rows: np.ndarray, storing: Storing, lost: dict[int, str]) -> Iterator[Stored]:
-    """The images of `rows` in that order, stored as the tier says; those that cannot be go into `lost`."""
-    kinds: dict[int, tuple[int, int]] = {}
-    undecoded: dict[int, None] = {}
-    unread: list[Exception] = []
-
-    def checked() -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
-        for row, contents in _read_ahead(examples, rows.tolist()):
-            shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]
-            try:
-                if not 0 <= examples.label[row] < len(examples.classes):
-                    raise ValueError(f"label {examples.label[row]} is none of the {len(examples.classes)} classes")
-                kind, header = check_image(contents, storing.max_pixels, shape.tolist())
-            except ValueError as error:
-                lost[row] = str(error)
-            else:
-                image_format = kept_as(header.format)
-                kinds[row], undecoded[row] = (kind, image_format), None
-                scale = scale_for(storing.tier, storing.bound, header)
-                yield row, contents, shape, scale, image_format == header.format
-
-    def checked_or_unread() -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
-        # Raised here, `ignore_errors` would end the data set early and without a word.
-        try:
-            yield from checked()
-        except Exception as error:
-            unread.append(error)
-
-    store = stored_as(storing.tier, storing.bound)
-
-    def process(
-        row: tf.Tensor, contents: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor, whole: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        if examples.shapes is None:
-            image = decode_for(contents, scale)
-        else:
-            image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(shape, [3]))
-        contents, image = store(image, contents, whole)
-        return row, contents, *measure(image)
-
-    number = tf.TensorSpec([], tf.int64)
-    signature = (
-        number,
-        tf.TensorSpec([], tf.string),
-        tf.TensorSpec([None], tf.int64),
-        number,
-        tf.TensorSpec([], tf.bool),
-    )
-    ds = tf.data.Dataset.from_generator(checked_or_unread, output_signature=signature)
-    ds = ds.map(process, num_parallel_calls=storing.threads, deterministic=True)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = storing.threads
-    kind_of: dict[str, Callable[[int], tuple[int, int]]] = {
-        "raw": lambda row: (RAW, 0),
-        "jpeg": lambda row: (JPEG, 1) if storing.tier.side else kinds[row],
-    }
-    # An image that does not decode is missing from what comes back, and that is how it is found.
-    for row, contents, size, *figures in ds.with_options(options).ignore_errors().as_numpy_iterator():
-        row = int(row)
-        del undecoded[row]
-        kind, image_format = kind_of[storing.tier.kind](row)
-        columns: dict[str, Any] = {"kind": kind, "format": image_format, "keep": True, "label": examples.label[row]}
-        columns |= {"height": size[0], "width": size[1], "name": examples.names[row].encode()}
-        yield Stored(row, contents, columns | dict(zip(FIGURES, figures, strict=True)))
-    if unread:
-        raise unread[0]
-    lost.update(dict.fromkeys(undecoded, "cannot be decoded as an image"))
-
-
-def _read_ahead(examples: Examples, rows: list[int]) -> Iterator[tuple[int, bytes]]:
-    """(row, its bytes) in order, some read in advance."""
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-        waiting: collections.deque[tuple[int, concurrent.futures.Future[bytes]]] = collections.deque()
-        left = iter(rows)
-        for row in itertools.chain(itertools.islice(left, AHEAD), left):
-            waiting.append((row, pool.submit(examples.read, row)))
-            if len(waiting) > AHEAD:
-                first, contents = waiting.popleft()
-                yield first, contents.result()
-        for first, contents in waiting:
-            yield first, contents.result()
+    rejected: dict[int, str]
 
 
 def write_shard(
-    path: str, beside: str, examples: Examples, rows: np.ndarray, storing: Storing, tick: Callable[[], object]
-) -> Written:
-    """Writes the images of `rows`, in that order, as tf.Examples to `path`, and their rows of the index to `beside`.
+    path: str,
+    side_path: str,
+    examples: Examples,
+    rows: np.ndarray,
+    options: StorageOptions,
+    on_image: Callable[[], object],
+) -> WrittenShard:
+    """Writes the images of `rows`, in that order, as tf.Examples to `path`, and their index columns to `side_path`.
 
-    `tick` is called for each image.
+    `on_image` is called after each image.
     """
-    lost: dict[int, str] = {}
-    gathered: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    rejected: dict[int, str] = {}
+    values: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     unfinished = f"{path}.unfinished"
     start = 0
     with tf.io.TFRecordWriter(unfinished) as writer:
-        for record, stored in enumerate(stored_images(examples, rows, storing, lost)):
-            data = serialized(stored)
+        for record, stored in enumerate(encode_images(examples, rows, options, rejected)):
+            data = serialize_example(stored)
             writer.write(data)
-            # Equal bytes are equal wherever they stand, so the first occurrence will do.
-            place = {
+            position = {
                 "record": record,
                 "start": start,
-                "offset": start + 12 + data.find(stored.contents),
+                # The first occurrence will do, wherever it is: equal bytes decode to the same image.
+                "offset": start + RECORD_HEADER_BYTES + data.find(stored.contents),
                 "length": len(stored.contents),
             }
-            start += 16 + len(data)
-            for name, value in ({"shard": 0, "dropped": False} | place | stored.columns).items():
-                gathered[name].append(value)
-            tick()
-    whole: dict[str, np.ndarray] = {
-        name: np.array(gathered[name], kind).reshape(-1, *shape) if shape else np.array(gathered[name], kind)
+            start += RECORD_OVERHEAD_BYTES + len(data)
+            for name, value in ({"shard": 0, "dropped": False} | position | stored.columns).items():
+                values[name].append(value)
+            on_image()
+    columns: dict[str, np.ndarray] = {
+        name: np.array(values[name], kind).reshape(-1, *shape) if shape else np.array(values[name], kind)
         for name, (kind, shape) in COLUMNS.items()
     }
-    _finish(unfinished, path)
-    with open(f"{beside}.unfinished", "wb") as file:
-        np.savez(file, lost=np.array(json.dumps(lost)), **whole)  # type: ignore[arg-type]
-    _finish(f"{beside}.unfinished", beside)
-    return Written(whole, lost)
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())  # on disk before it gets its name: a file with that name is complete
+    os.replace(unfinished, path)
+    with atomic_write(side_path) as file:
+        np.savez(file, lost=np.array(json.dumps(rejected)), **columns)  # type: ignore[arg-type]
+    return WrittenShard(columns, rejected)
 
 
-def read_written(beside: str) -> Written:
-    """What `write_shard` left of a finished shard."""
-    with np.load(beside, allow_pickle=False) as stored:
-        lost = {int(row): why for row, why in json.loads(str(stored["lost"])).items()}
-        return Written({name: stored[name] for name in COLUMNS}, lost)
+def load_written_shard(side_path: str) -> WrittenShard:
+    """The result of an earlier `write_shard`, read from its side file."""
+    with np.load(side_path, allow_pickle=False) as arrays:
+        rejected = {int(row): reason for row, reason in json.loads(str(arrays["lost"])).items()}
+        return WrittenShard({name: arrays[name] for name in COLUMNS}, rejected)
 
 
-def serialized(stored: Stored) -> bytes:
-    """The tf.Example that TFDS reads with the features image, label and filename; always the same bytes."""
+def serialize_example(stored: StoredImage) -> bytes:
+    """The bytes of a tf.Example with TFDS's features image, label and filename; deterministic."""
     columns = stored.columns
     example = tf.train.Example()
     feature = example.features.feature
@@ -208,8 +147,97 @@ def serialized(stored: Stored) -> bytes:
     return example.SerializeToString(deterministic=True)
 
 
-def _finish(unfinished: str, path: str) -> None:
-    """On the disk first, then under its name: what has its name is whole."""
-    with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+def encode_images(
+    examples: Examples, rows: np.ndarray, options: StorageOptions, rejected: dict[int, str]
+) -> Iterator[StoredImage]:
+    """Yields the images of `rows` in order, encoded as the tier says; adds {row: reason} of the others to `rejected`.
+
+    Raises:
+      OSError, OpError: a file cannot be read.
+    """
+    pending: dict[int, tuple[int, int]] = {}  # {row: kind, image format} of images that are being decoded
+    read_errors: list[Exception] = []
+
+    def checked_images() -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
+        # An error raised inside the generator would end the data set early and silently, because of `ignore_errors`.
+        try:
+            yield from _check_images(examples, rows, options, rejected, pending)
+        except Exception as error:
+            read_errors.append(error)
+
+    encode = make_encoder(options.tier, options.bound)
+
+    def process(
+        row: tf.Tensor, contents: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor, keep_file: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        if examples.shapes is None:
+            image = decode_at_scale(contents, scale)
+        else:
+            image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(shape, [3]))
+        contents, image = encode(image, contents, keep_file)
+        return row, contents, *pixel_sums(image)
+
+    signature = (
+        tf.TensorSpec([], tf.int64),
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([], tf.int64),
+        tf.TensorSpec([], tf.bool),
+    )
+    ds = tf.data.Dataset.from_generator(checked_images, output_signature=signature)
+    ds = ds.map(process, num_parallel_calls=options.threads, deterministic=True)
+    ds_options = tf.data.Options()
+    ds_options.threading.private_threadpool_size = options.threads
+    # Images that do not decode are missing from the results: they stay in `pending`.
+    for row, contents, size, *measurements in ds.with_options(ds_options).ignore_errors().as_numpy_iterator():
+        row = int(row)
+        kind, image_format = pending.pop(row)
+        if options.tier.kind == "raw":
+            kind, image_format = RAW, 0
+        elif options.tier.side:
+            kind, image_format = JPEG, JPEG_FORMAT
+        columns: dict[str, Any] = {"kind": kind, "format": image_format, "keep": True, "label": examples.label[row]}
+        columns |= {"height": size[0], "width": size[1], "name": examples.names[row].encode()}
+        yield StoredImage(row, contents, columns | dict(zip(MEASURED_COLUMNS, measurements, strict=True)))
+    if read_errors:
+        raise read_errors[0]
+    rejected.update(dict.fromkeys(pending, "cannot be decoded as an image"))
+
+
+def _check_images(
+    examples: Examples,
+    rows: np.ndarray,
+    options: StorageOptions,
+    rejected: dict[int, str],
+    pending: dict[int, tuple[int, int]],
+) -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
+    """Yields (row, contents, shape, decode scale, whether the file may be stored unchanged) of images to decode.
+
+    Adds {row: (kind, format)} of these to `pending`, and {row: reason} of the others to `rejected`.
+    """
+    for row, contents in _read_ahead(examples, rows.tolist()):
+        shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]
+        try:
+            if not 0 <= examples.label[row] < len(examples.classes):
+                raise ValueError(f"label {examples.label[row]} is none of the {len(examples.classes)} classes")
+            kind, header = check_image(contents, options.max_pixels, shape.tolist())
+        except ValueError as error:
+            rejected[row] = str(error)
+        else:
+            image_format = stored_format(header.format)
+            pending[row] = kind, image_format
+            scale = decode_scale(options.tier, options.bound, header)
+            yield row, contents, shape, scale, image_format == header.format
+
+
+def _read_ahead(examples: Examples, rows: list[int]) -> Iterator[tuple[int, bytes]]:
+    """Yields (row, contents) in order; a few images are read in advance by other threads."""
+    with concurrent.futures.ThreadPoolExecutor(READ_THREADS) as pool:
+        queue: collections.deque[tuple[int, concurrent.futures.Future[bytes]]] = collections.deque()
+        for row in rows:
+            queue.append((row, pool.submit(examples.read, row)))
+            if len(queue) > READ_AHEAD_IMAGES:
+                first, contents = queue.popleft()
+                yield first, contents.result()
+        for first, contents in queue:
+            yield first, contents.result()

@@ -1,8 +1,10 @@
-"""Rows -> bytes: out of mapped memory in an exact order, or streamed where nothing can be mapped.
+"""Readers: batches of rows -> payloads, from memory-mapped shards, record by record, or as a stream of whole shards.
 
-ds, fetch = training_reader(config, index, seed=0, share=share, start_step=0)
-element, rows, payloads = next(iter(ds))
-contents = fetch.encoded(payloads[0])
+numbers = batch_numbers(config, first=0)                                         # 0, 1, 2, ... without end
+batches = numbers.map(make_row_shuffler(index, config, seed, replica_shard))     # (batch number, rows int64 [b])
+evaluation, source = evaluation_reader(config, index, replica_shard)             # (rows int64 [b], payloads [b])
+
+A batch is for one replica. A payload is what a `ByteSource` needs to find the bytes of an image.
 """
 
 from __future__ import annotations
@@ -16,25 +18,27 @@ from absl import logging
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError, require
 from evenkeel.pipeline.index import shuffle
-from evenkeel.pipeline.index.index import DAMAGED, Index
+from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.tfrecord import DAMAGED_RECORD
 from evenkeel.pipeline.reading import byte_source, memory_map, readahead
-from evenkeel.pipeline.reading.byte_source import Fetch
+from evenkeel.pipeline.reading.byte_source import ByteSource
 
-FOREVER = 2**62  # elements: training is one endless sequence
-# Images announced before they are read, and at least a batch: slow storage then sees many requests at once. Announcing
-# takes 3 us of CPU where the bytes are in memory already.
-AHEAD = 64
-START_RANGE = 2**40  # of the elements where a worker that deals out everything may start
-READS = 4  # batches that a service worker reads at a time; each is in memory, encoded
-AROUND = 256  # bytes of an example around its image: label, file name
+ENDLESS_BATCHES = 2**62  # training is one endless sequence
+# Images whose bytes are requested before they are read, at least one batch: slow storage then sees many requests at
+# once. A request takes 3 us of CPU if the bytes are in memory already.
+READAHEAD_IMAGES = 64
+MAX_RANDOM_START = 2**40  # batch number below which a service worker without sharding starts
+SERVICE_PARALLEL_BATCHES = 4  # batches that a service worker reads at a time; each is in memory, encoded
+EXAMPLE_OVERHEAD_BYTES = 256  # of an example without its image: label, file name
+STREAMED_SHARDS = 16  # shards that training streams at a time
 
 
-def use_mapping(config: DataConfig, index: Index) -> bool:
-    """Whether the shards are read out of mapped memory; `data.reader` decides, `auto` by what the storage can do.
+def use_memory_map(config: DataConfig, index: Index) -> bool:
+    """Whether the shards are memory-mapped: `data.reader` decides; with `auto`, local shards are.
 
     Raises:
-      UsageError: `data.reader=mapped` where that cannot be.
+      UsageError: `data.reader=mapped`, and the shards cannot be mapped.
     """
     local = memory_map.available and not any("://" in shard for shard in index.shards)
     if config.reader == "mapped" and not local:
@@ -45,161 +49,175 @@ def use_mapping(config: DataConfig, index: Index) -> bool:
     return local and config.reader != "streaming"
 
 
-# A data set of (rows int64 [batch_size], payloads [batch_size]), a batch for one replica at a time, and what fetches.
-# For training the number of the element (int64 []) comes first: on a tf.data service no worker sees them all.
-Reader = tuple[tf.data.Dataset, Fetch]
+def batch_numbers(config: DataConfig, first: int) -> tf.data.Dataset:
+    """Numbers (int64 []) of the batches that this process makes, from `first` on, without end.
+
+    A tf.data service divides these numbers among its workers. The rows and the random numbers of a batch depend on its
+    number alone: no two workers augment alike, and all workers together make the batches that one process would make.
+    """
+    numbers = tf.data.Dataset.range(first, ENDLESS_BATCHES)
+    if not config.service or config.service_sharding == "dynamic":
+        return numbers
+    if config.service_sharding == "static":
+        hint = tf.data.experimental.SHARD_HINT  # each worker replaces it by the number of workers and by its own number
+        return numbers.shard(hint, hint)
+    # Each worker draws its own start: with seeds of 0 the kernel takes a seed from the operating system.
+    start = tf.data.Dataset.from_tensors(np.int64(MAX_RANDOM_START)).map(
+        lambda end: tf.raw_ops.RandomUniformInt(shape=tf.constant([], tf.int32), minval=np.int64(0), maxval=end)
+    )
+    return start.flat_map(lambda start: tf.data.Dataset.range(start, ENDLESS_BATCHES))
 
 
-def training_reader(config: DataConfig, index: Index, seed: int, share: ReplicaShard, start_step: int) -> Reader:
-    """Rows in shuffled order, for ever, from `start_step` on; every row exactly once an epoch, or every
-    class equally often."""
-    first = start_step * share.local_replicas
-    rows_of = chosen_order(config, index, seed)
-    if config.service:
-        read = stored_images(index)
+def make_row_shuffler(
+    index: Index, config: DataConfig, seed: int, replica_shard: ReplicaShard
+) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """A function batch number (int64 []) -> (batch number, rows int64 [b]) of the endless shuffled sequence.
 
-        def batch(element: tf.Tensor) -> tf.data.Dataset:
-            rows = rows_of(share.positions(element))
-            return read(rows).batch(share.batch_size).map(lambda images: (element, rows, images))
+    Each epoch holds every row once, in a new order; with `data.balance=classes` every class is equally frequent.
+    """
+    if config.balance == "classes":
+        rows_at = shuffle.balanced_rows(index.columns["label"], seed)
+    else:
+        rows_at = lambda positions: shuffle.shuffled_rows(positions, len(index), seed)  # noqa: E731
+    return lambda number: (number, rows_at(replica_shard.positions(number)))
 
-        return dealt_elements(config, first).interleave(batch, READS, num_parallel_calls=READS), byte_source.STREAMED
-    if use_mapping(config, index):
-        rows = _announced(training_rows(config, index, seed, share, start_step), index, share)
-        return rows.map(lambda element, rows: (element, rows, rows)), byte_source.mapped(index)
+
+def make_readahead(
+    index: Index, replica_shard: ReplicaShard
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """A function that passes on (batch number, rows) and requests the bytes of the rows from the kernel."""
+    columns = index.columns
+    file_starts = memory_map.file_addresses(index.shards, index.sizes)
+    addresses = tf.constant(file_starts[columns["shard"]] + columns["offset"])
+    lengths = tf.constant(columns["length"])
+
+    def request_rows(number: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        readahead.request(tf.gather(addresses, rows), tf.gather(lengths, rows))
+        return number, tf.ensure_shape(rows, [replica_shard.batch_size])
+
+    return request_rows
+
+
+def readahead_batches(replica_shard: ReplicaShard) -> int:
+    """The number of batches between the request of bytes and their reading."""
+    return -(-READAHEAD_IMAGES // replica_shard.batch_size)
+
+
+def make_service_reader(
+    index: Index, shuffle_rows: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], replica_shard: ReplicaShard
+) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """A function batch number -> data set of one batch (batch number, rows int64 [b], encoded images string [b])."""
+    read_records = make_record_reader(index)
+
+    def read_batch(number: tf.Tensor) -> tf.data.Dataset:
+        number, rows = shuffle_rows(number)
+        return read_records(rows).batch(replica_shard.batch_size).map(lambda images: (number, rows, images))
+
+    return read_batch
+
+
+def make_record_reader(index: Index) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """A function rows int64 [n] -> data set of their encoded images (string []), read at random positions of the shards.
+
+    Unlike mapped memory it works in a graph that is sent to another machine. Checksums are verified. An image takes
+    0.03 ms of CPU at 1 KB and 0.10 ms at 100 KB; streaming whole shards takes 0.07 and 0.19 ms.
+    """
+    columns, paths = index.columns, tf.constant(index.shards)
+    shards, starts = tf.constant(columns["shard"]), tf.constant(columns["start"])
+    # An example is little larger than its image: with a buffer of this size one or two reads are enough.
+    buffer_sizes = tf.constant(columns["offset"] - columns["start"] + columns["length"] + EXAMPLE_OVERHEAD_BYTES)
+    feature = {index.features.image: tf.io.FixedLenFeature([], tf.string)}
+
+    def read_record(row: tf.Tensor) -> tf.data.Dataset:
+        records = tf.raw_ops.TFRecordDatasetV2(
+            filenames=paths[shards[row]][None],
+            compression_type="",
+            buffer_size=buffer_sizes[row],
+            byte_offsets=starts[row][None],
+        )
+        return tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string)).take(1)
+
+    def read_images(rows: tf.Tensor) -> tf.data.Dataset:
+        examples = tf.data.Dataset.from_tensor_slices(rows).flat_map(read_record)
+        return examples.map(lambda example: tf.io.parse_single_example(example, feature)[index.features.image])
+
+    return read_images
+
+
+def stream_training_images(index: Index, config: DataConfig, replica_shard: ReplicaShard) -> tf.data.Dataset:
+    """(row int64 [], encoded image string []) of this worker's rows, each once, in the order of the shards.
+
+    Raises:
+      UsageError: `data.balance` needs an exact order, or a record is damaged.
+    """
     require(
         config.balance == "none",
         f"data.balance={config.balance} needs mapped shards, and these are streamed: copy the data set to a local disk"
         " or use --data.balance=none.",
     )
     logging.info("streaming: the order of examples depends on data.shuffle_buffer (%d)", config.shuffle_buffer)
-    workers, worker = share.replicas // share.local_replicas, share.first_replica // share.local_replicas
-    stream = _stream(index, parallel=16).filter(lambda row, image: row % workers == worker)
-    # Shuffle, then repeat: the other way round blurs epochs into each other.
-    stream = stream.shuffle(config.shuffle_buffer, seed=seed, reshuffle_each_iteration=True).repeat()
-    # No position to jump to: starting later reads over what came before.
-    batches = stream.batch(share.batch_size, drop_remainder=True).skip(first).enumerate(first)
-    return batches.map(lambda element, batch: (element, *batch)), byte_source.STREAMED
+    workers = replica_shard.replicas // replica_shard.local_replicas
+    worker = replica_shard.first_replica // replica_shard.local_replicas
+    return _stream_images(index, STREAMED_SHARDS).filter(lambda row, image: row % workers == worker)
 
 
-def training_rows(config: DataConfig, index: Index, seed: int, share: ReplicaShard, start_step: int) -> tf.data.Dataset:
-    """Elements (int64 []) and their rows (int64 [batch_size]) in exact order, wherever the images come from."""
-    rows_of = chosen_order(config, index, seed)
-    elements = tf.data.Dataset.range(start_step * share.local_replicas, FOREVER)
-    return elements.map(lambda element: (element, rows_of(share.positions(element))))
+def evaluation_reader(
+    config: DataConfig, index: Index, replica_shard: ReplicaShard
+) -> tuple[tf.data.Dataset, ByteSource]:
+    """All rows once, in order: a data set of (rows int64 [b], payloads [b]) and the source of their bytes.
 
-
-def dealt_elements(config: DataConfig, first: int) -> tf.data.Dataset:
-    """Numbers (int64 []) of the elements that one worker of a tf.data service makes, from `first` on.
-
-    The element is what is dealt out: whoever makes it reads the same rows and draws the same random numbers, so that
-    no two workers augment alike and all together make what one process would.
+    Padding fills up the last global batch: a padding row is -1 - r and comes with the payload of row r.
     """
-    elements = tf.data.Dataset.range(first, FOREVER)
-    if config.service_sharding == "static":
-        hint = tf.data.experimental.SHARD_HINT  # the worker puts in the number of workers and its own
-        return elements.shard(hint, hint)
-    if config.service_sharding == "off":
-        # Drawn by each worker for itself: seeds of 0 mean that the kernel takes one from the operating system.
-        drawn = tf.data.Dataset.from_tensors(np.int64(START_RANGE)).map(
-            lambda end: tf.raw_ops.RandomUniformInt(shape=tf.constant([], tf.int32), minval=np.int64(0), maxval=end)
-        )
-        return drawn.flat_map(lambda start: tf.data.Dataset.range(start, FOREVER))
-    return elements
-
-
-def chosen_order(config: DataConfig, index: Index, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """int64 positions [n] of the endless training sequence -> rows (int64 [n])."""
-    if config.balance == "classes":
-        return shuffle.balanced_rows(index.columns["label"], seed)
-    return lambda positions: shuffle.rows_at(positions, len(index), seed)
-
-
-def evaluation_reader(config: DataConfig, index: Index, share: ReplicaShard) -> Reader:
-    """All rows once, in order. Then row r comes as -1 - r, with its payload, to fill up the last global batch."""
-    size = share.global_batch_size
-    if use_mapping(config, index):
-        elements = tf.data.Dataset.range(evaluation_steps(index, share) * share.local_replicas)
-        positions = elements.map(share.positions)
+    global_batch_size = replica_shard.global_batch_size
+    if use_memory_map(config, index):
+        numbers = tf.data.Dataset.range(evaluation_steps(index, replica_shard) * replica_shard.local_replicas)
+        positions = numbers.map(replica_shard.positions)
         padded = positions.map(lambda p: (tf.where(p < len(index), p, -1), tf.where(p < len(index), p, 0)))
-        return padded, byte_source.mapped(index)
-    stream = _stream(index, parallel=1)
-    padding = stream.take(1).repeat(-len(index) % size).map(lambda row, image: (-1 - row, image))
-    first, last = share.first_replica, share.first_replica + share.local_replicas
+        return padded, byte_source.mapped_source(index)
+    stream = _stream_images(index, parallel_shards=1)
+    padding = stream.take(1).repeat(-len(index) % global_batch_size).map(lambda row, image: (-1 - row, image))
+    first = replica_shard.first_replica
+    end = first + replica_shard.local_replicas
+
+    replica_of = lambda position: position % global_batch_size // replica_shard.batch_size  # noqa: E731
     stream = stream.concatenate(padding).enumerate()
-    stream = stream.filter(lambda p, _: (first <= p % size // share.batch_size) & (p % size // share.batch_size < last))
-    return stream.map(lambda _, pair: pair).batch(share.batch_size, drop_remainder=True), byte_source.STREAMED
+    stream = stream.filter(lambda position, _: (first <= replica_of(position)) & (replica_of(position) < end))
+    stream = stream.map(lambda position, element: element)
+    return stream.batch(replica_shard.batch_size, drop_remainder=True), byte_source.STREAMED
 
 
-def evaluation_steps(index: Index, share: ReplicaShard) -> int:
-    return -(-len(index) // share.global_batch_size)
+def evaluation_steps(index: Index, replica_shard: ReplicaShard) -> int:
+    """Steps that show every row once: ceil(rows / global batch size)."""
+    return -(-len(index) // replica_shard.global_batch_size)
 
 
-def _announced(rows: tf.data.Dataset, index: Index, share: ReplicaShard) -> tf.data.Dataset:
-    """The same as `training_rows`, `AHEAD` images after the kernel was told to read their bytes."""
-    columns = index.columns
-    begin = tf.constant(memory_map.addresses(index.shards, index.sizes)[columns["shard"]] + columns["offset"])
-    lengths = tf.constant(columns["length"])
+def _stream_images(index: Index, parallel_shards: int) -> tf.data.Dataset:
+    """(row int64 [], encoded image string []) of every row once, from `parallel_shards` shards at a time.
 
-    def announced(element: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        readahead.announce(tf.gather(begin, rows), tf.gather(lengths, rows))
-        return element, tf.ensure_shape(rows, [share.batch_size])
-
-    # A buffer between the announcement and the reading.
-    return rows.map(announced).prefetch(-(-AHEAD // share.batch_size))
-
-
-def stored_images(index: Index) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function (rows int64 [n]) -> data set of their encoded images (string []): each record read where it stands.
-
-    Any row at any time, as from the mapping, in a graph that can be sent elsewhere. Checksums are checked. CPU of an
-    image: 0.03 ms at 1 KB and 0.10 at 100, less than streaming whole shards (0.07 and 0.19).
+    Raises:
+      UsageError: a record before the last row of its shard is damaged.
     """
-    columns, paths = index.columns, tf.constant(index.shards)
-    shards, starts = tf.constant(columns["shard"]), tf.constant(columns["start"])
-    # An example is little more than its image, so this reads it at once, or in two.
-    buffers = tf.constant(columns["offset"] - columns["start"] + columns["length"] + AROUND)
-    feature = {index.features.image: tf.io.FixedLenFeature([], tf.string)}
-
-    def record(row: tf.Tensor) -> tf.data.Dataset:
-        found = tf.raw_ops.TFRecordDatasetV2(
-            filenames=paths[shards[row]][None],
-            compression_type="",
-            buffer_size=buffers[row],
-            byte_offsets=starts[row][None],
-        )
-        return tf.data.experimental.from_variant(found, tf.TensorSpec([], tf.string)).take(1)
-
-    def images(rows: tf.Tensor) -> tf.data.Dataset:
-        examples = tf.data.Dataset.from_tensor_slices(rows).flat_map(record)
-        return examples.map(lambda example: tf.io.parse_single_example(example, feature)[index.features.image])
-
-    return images
-
-
-def _stream(index: Index, parallel: int) -> tf.data.Dataset:
-    """(row, encoded image) of every row once, from `parallel` shards at a time."""
-    # The row of (shard, record), one shard behind the other; -1 where that record is not in the index.
+    # Records are numbered over all shards, and only up to the last row of each: the records after it may be damaged.
     shard, record = index.columns["shard"], index.columns["record"]
     counts = np.zeros(len(index.shards), np.int64)
     np.maximum.at(counts, shard, record + 1)
     first = np.cumsum(counts) - counts
-    for (of, number), fault in index.faults.items():
-        if fault.endswith(DAMAGED) and number < counts[of]:
+    for (fault_shard, fault_record), fault in index.faults.items():
+        if fault.endswith(DAMAGED_RECORD) and fault_record < counts[fault_shard]:
             raise UsageError(
                 f"{fault}, and a shard cannot be streamed past that: prepare the data set anew,"
                 " or copy it to a local disk and use data.reader=mapped."
             )
-    rows = np.full(counts.sum(), -1, np.int64)
+    rows = np.full(counts.sum(), -1, np.int64)  # -1: the index does not contain that record
     rows[first[shard] + record] = np.arange(len(index))
-    row_of, feature = tf.constant(rows), {index.features.image: tf.io.FixedLenFeature([], tf.string)}
+    row_of_record, feature = tf.constant(rows), {index.features.image: tf.io.FixedLenFeature([], tf.string)}
 
-    def read(path: tf.Tensor, count: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
-        # Behind the last record that is wanted may lie damage.
+    def read_shard(path: tf.Tensor, count: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
         return tf.data.TFRecordDataset(path).take(count).enumerate(start)
 
-    def parse(place: tf.Tensor, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return row_of[place], tf.io.parse_single_example(example, feature)[index.features.image]
+    def parse(number: tf.Tensor, example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return row_of_record[number], tf.io.parse_single_example(example, feature)[index.features.image]
 
     shards = tf.data.Dataset.from_tensor_slices((list(index.shards), counts, first))
-    stream = shards.interleave(read, cycle_length=parallel, num_parallel_calls=tf.data.AUTOTUNE)
-    return stream.filter(lambda place, _: row_of[place] >= 0).map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+    stream = shards.interleave(read_shard, cycle_length=parallel_shards, num_parallel_calls=tf.data.AUTOTUNE)
+    return stream.filter(lambda number, _: row_of_record[number] >= 0).map(parse, num_parallel_calls=tf.data.AUTOTUNE)

@@ -1,6 +1,6 @@
-"""Any source as a table of located examples: which bytes of which file are which image, before one of them is read.
+"""Locates the images of any source: for each, the file, offset and length of its bytes, without reading all of them.
 
-examples = of_folder("/data/pets", {"train": ["cat/1.jpg", ...]})       # or of_builder(builder)
+examples = locate_folder_images("/data/pets", {"train": ["cat/1.jpg", ...]})    # or locate_tfds_images(builder)
 contents = examples.read(row=7)
 """
 
@@ -17,13 +17,28 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from evenkeel.pipeline.index import index
+from evenkeel.pipeline.index.features import find_features, parse_example
+from evenkeel.pipeline.index.tfrecord import read_records, shard_lengths
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples:
-    """A row per example. `splits` gives each split's rows, `lost` those that cannot even be located: (split, name,
-    reason). Where images are pixels, `shapes` int32 [rows, 3] holds theirs. `state` changes when any file does."""
+    """A table with one row per image.
+
+    Attributes:
+      name: of the data set.
+      classes: names of the classes.
+      files: paths of the files.
+      file: int64 [rows], index into `files`.
+      offset: int64 [rows], first byte of the image in its file.
+      length: int64 [rows], bytes of the image.
+      label: int64 [rows], class number.
+      names: name of each image.
+      splits: {split: int64 [n], its rows}.
+      unreadable: (split, name, reason) of each record that could not be read.
+      shapes: int64 [rows, 3], shapes of images stored as pixels; None if images are encoded.
+      fingerprint: 32 hex digits, which change when any file changes.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -34,12 +49,16 @@ class Examples:
     label: np.ndarray
     names: list[str]
     splits: dict[str, np.ndarray]
-    lost: list[tuple[str, str, str]]
+    unreadable: list[tuple[str, str, str]]
     shapes: np.ndarray | None
-    state: str
+    fingerprint: str
 
     def read(self, row: int) -> bytes:
-        """The image's bytes. Raises an `OSError` or `OpError` where the file cannot be read."""
+        """The bytes of an image.
+
+        Raises:
+          OSError, OpError: the file cannot be read.
+        """
         path, offset, length = self.files[self.file[row]], int(self.offset[row]), int(self.length[row])
         if "://" in path:
             with tf.io.gfile.GFile(path, "rb") as remote:
@@ -49,8 +68,8 @@ class Examples:
             return os.pread(file.fileno(), length, offset)
 
 
-def of_folder(root: str, files: dict[str, list[str]]) -> Examples:
-    """The images of a folder, as `sources.scan` lists them: [SPLIT/]CLASS/NAME relative to `root`, by split."""
+def locate_folder_images(root: str, files: dict[str, list[str]]) -> Examples:
+    """The images of a folder; `files` is the result of `image_folder.scan_folder`: {split: [SPLIT/]CLASS/NAME}."""
     names = [path for paths in files.values() for path in paths]
     classes = tuple(sorted({path.split("/")[-2] for path in names}))
     paths = [os.path.join(root, name) for name in names]
@@ -66,41 +85,41 @@ def of_folder(root: str, files: dict[str, list[str]]) -> Examples:
         label=np.array([classes.index(name.split("/")[-2]) for name in names], np.int64),
         names=names,
         splits={split: np.arange(end - len(files[split]), end) for split, end in zip(files, ends, strict=True)},
-        lost=[],
+        unreadable=[],
         shapes=None,
-        state=_digest([files, [(stat.length, stat.mtime_nsec) for stat in stats]]),
+        fingerprint=_digest([files, [(stat.length, stat.mtime_nsec) for stat in stats]]),
     )
 
 
-def of_builder(builder: Any) -> Examples:
-    """The images of a TFDS data set, found by reading through its shards once, checksums checked.
+def locate_tfds_images(builder: Any) -> Examples:
+    """The images of a TFDS data set; reads all its shards once and checks their checksums.
 
     Raises:
-      UsageError: it is not stored as TFRecords, or is not for image classification.
+      UsageError: the data set is not stored as TFRecords, or is not for image classification.
     """
-    features = index.find_features(builder)
-    shards = index.shard_lengths(builder)
+    features = find_features(builder)
+    shards = shard_lengths(builder)
     stats = [tf.io.gfile.stat(path) for path in shards]
     split_of = {str(path): split for split, info in builder.info.splits.items() for path in info.filepaths}
     rows: list[tuple[int, int, int, int]] = []
     names: list[str] = []
     shapes: list[list[int]] = []
     splits: dict[str, list[int]] = {split: [] for split in builder.info.splits}
-    lost: list[tuple[str, str, str]] = []
+    unreadable: list[tuple[str, str, str]] = []
     for shard, (path, length) in enumerate(shards.items()):
-        for record, (offset, data, fault) in enumerate(index.records(path, length)):
+        for record, (offset, data, fault) in enumerate(read_records(path, length)):
             name = f"{os.path.basename(path)} record {record}"
             try:
                 if fault:
                     raise ValueError(fault)
-                found = index.parse_example(data, features)
+                example = parse_example(data, features)
             except (IndexError, ValueError, DecodeError) as error:
-                lost.append((split_of[path], name, str(error)))
+                unreadable.append((split_of[path], name, str(error)))
                 continue
             splits[split_of[path]].append(len(rows))
-            rows.append((shard, offset + data.find(found.image), len(found.image), found.label))
-            names.append(found.name.decode(errors="backslashreplace") or name)
-            shapes.append(found.shape)
+            rows.append((shard, offset + data.find(example.image), len(example.image), example.label))
+            names.append(example.name.decode(errors="backslashreplace") or name)
+            shapes.append(example.shape)
     file, offset, length, label = np.array(rows, np.int64).reshape(-1, 4).T
     return Examples(
         name=builder.info.name,
@@ -111,10 +130,10 @@ def of_builder(builder: Any) -> Examples:
         length=length,
         label=label,
         names=names,
-        splits={split: np.array(of, np.int64) for split, of in splits.items()},
-        lost=lost,
+        splits={split: np.array(numbers, np.int64) for split, numbers in splits.items()},
+        unreadable=unreadable,
         shapes=np.array(shapes, np.int64) if features.shape else None,
-        state=_digest([[os.path.basename(path) for path in shards], [(s.length, s.mtime_nsec) for s in stats]]),
+        fingerprint=_digest([[os.path.basename(path) for path in shards], [(s.length, s.mtime_nsec) for s in stats]]),
     )
 
 

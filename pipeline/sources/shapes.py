@@ -1,10 +1,10 @@
-"""The embedded data set `shapes`: ten outlines to tell apart, rendered as labelled JPEGs, clean or with chosen dirt.
+"""The synthetic data set `shapes`: ten outlines, rendered as labelled JPEGs, clean or with chosen defects.
 
     directory = prepare(ShapesConfig(count=6000, label_noise=0.1), cache_dir="/tmp/evenkeel")
     builder = tfds.builder_from_directory(directory)
 
-A run that needs no download, small enough for a laptop and hard enough to need convolutions. What the dirt does to a
-training run is known beforehand, because the same seed gives the same images without it.
+It needs no download, is small enough for a laptop and hard enough to need convolutions. The effect of a defect on
+training can be measured, because the same seed without it gives the same images.
 """
 
 from __future__ import annotations
@@ -24,51 +24,53 @@ from evenkeel.pipeline.config import ShapesConfig
 from evenkeel.pipeline.sources.prepare_once import prepare_once
 
 
-def _outline(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A closed polygon (n, 2), its bounding box centred on 0 and its farthest corner at 1."""
+def _normalize_polygon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A closed polygon, float64 [n, 2]: its bounding box is centred on 0 and its farthest corner is at distance 1."""
     points = np.stack([x, y], axis=1).astype(float)
     points -= (points.min(axis=0) + points.max(axis=0)) / 2
     return points / np.linalg.norm(points, axis=1).max()
 
 
-def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
-    """A regular polygon; with `inner` below 1 a star, whose every second corner lies at that radius."""
+def _regular_polygon(corners: int, inner: float = 1.0) -> np.ndarray:
+    """A regular polygon, or with `inner` below 1 a star: every second corner lies at that radius."""
     angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     radius = np.where(np.arange(corners) % 2, inner, 1.0)
-    return _outline(radius * np.cos(angle), radius * np.sin(angle))
+    return _normalize_polygon(radius * np.cos(angle), radius * np.sin(angle))
 
 
-_CIRCLE = _regular(48)
+_CIRCLE = _regular_polygon(48)
 _CROSS = np.array([1, 1, 3, 3, 1, 1, -1, -1, -3, -3, -1, -1])
 _T = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 _HEART = 13 * np.cos(_T) - 5 * np.cos(2 * _T) - 2 * np.cos(3 * _T) - np.cos(4 * _T)
-OUTLINES: dict[str, tuple[np.ndarray, ...]] = {  # the first polygon is filled, a second one cut out of it
+OUTLINES: dict[str, tuple[np.ndarray, ...]] = {  # the first polygon is filled, the second is cut out of it
     "circle": (_CIRCLE,),
-    "square": (_regular(4),),
-    "triangle": (_regular(3),),
-    "star": (_regular(10, inner=0.4),),
+    "square": (_regular_polygon(4),),
+    "triangle": (_regular_polygon(3),),
+    "star": (_regular_polygon(10, inner=0.4),),
     "ring": (_CIRCLE, 0.55 * _CIRCLE),
-    "cross": (_outline(_CROSS, np.roll(_CROSS, -3)),),
-    "pentagon": (_regular(5),),
+    "cross": (_normalize_polygon(_CROSS, np.roll(_CROSS, -3)),),
+    "pentagon": (_regular_polygon(5),),
     "crescent": (_CIRCLE, 0.8 * _CIRCLE + (0.5, 0)),
-    "heart": (_outline(16 * np.sin(_T) ** 3, _HEART),),
+    "heart": (_normalize_polygon(16 * np.sin(_T) ** 3, _HEART),),
     "ellipse": (_CIRCLE * (1, 0.5),),
 }
 CLASSES = tuple(OUTLINES)
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_TRAIN, _VALIDATION, _PLAN = range(3)  # what a generator is for; SeedSequence([s, 1]) equals ([s, 1, 0]), so all have 3
+LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)
+# The purpose of a random generator, the second of three seed numbers. All generators have three, because
+# SeedSequence([s, 1]) equals SeedSequence([s, 1, 0]).
+_TRAIN, _VALIDATION, _PLAN = range(3)
 
 
 def render(label: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One image of `CLASSES[label]`: uint8 (size, size, 3), a function of the arguments and the generator's state."""
-    scale = max(1, min(4, 512 // size))  # edges are smoothed by drawing larger; beyond 512 pixels it costs too much
+    """Renders an image of `CLASSES[label]`, uint8 [size, size, 3]; it depends only on the arguments."""
+    scale = max(1, min(4, 512 // size))  # larger drawings give smooth edges; beyond 512 pixels they cost too much
     side = size * scale
 
-    sign = 1 if rng.random() < 0.9 else -1  # mostly lighter than the background: a linear model has that to hold on to
+    sign = 1 if rng.random() < 0.9 else -1  # 90% are lighter than the background: a linear model can learn that
     foreground = background = np.zeros(3, np.float32)
-    while sign * LUMA @ (foreground - background) < 0.25:  # in grey, too, the shape must be visible
+    while sign * LUMA_WEIGHTS @ (foreground - background) < 0.25:  # the shape must be visible in gray, too
         foreground, background = rng.random((2, 3), np.float32)
-    image = background + 0.4 * _texture(size, rng)[:, :, None] * (rng.random(3, np.float32) - 0.5)
+    image = background + 0.4 * _render_texture(size, rng)[:, :, None] * (rng.random(3, np.float32) - 0.5)
 
     def blend(mask: Image.Image, colour: np.ndarray) -> None:
         alpha = np.asarray(mask.reduce(scale), np.float32)[:, :, None] / 255
@@ -96,65 +98,73 @@ def render(label: int, size: int, rng: np.random.Generator) -> np.ndarray:
     return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def _texture(size: int, rng: np.random.Generator) -> np.ndarray:
-    """A gradient, stripes or smooth noise: float32 (size, size) in [-1, 1], the same look at any size."""
+def _render_texture(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Smooth noise, a gradient or stripes, float32 [size, size] in [-1, 1]; looks the same at any size."""
     kind, angle = rng.integers(3), rng.uniform(0, 2 * np.pi)
     if kind == 0:
         coarse = rng.uniform(-1, 1, (5, 5)).astype(np.float32)
         return np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)).clip(-1, 1)
-    at = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    along = np.cos(angle) * at + np.sin(angle) * at[:, None]
+    axis = np.linspace(-0.5, 0.5, size, dtype=np.float32)
+    along = np.cos(angle) * axis + np.sin(angle) * axis[:, None]
     if kind == 1:
         return (along * 1.4).astype(np.float32)
     return np.sin(along * rng.uniform(12, 50) + rng.uniform(0, 6)).astype(np.float32)
 
 
-def _labels(count: int, imbalance: float, rng: np.random.Generator) -> np.ndarray:
-    """Shuffled labels (count,): a geometric series of class sizes, `imbalance` between first and last, none empty."""
+def _draw_labels(count: int, imbalance: float, rng: np.random.Generator) -> np.ndarray:
+    """Shuffled labels, int64 [count].
+
+    Class sizes are a geometric series whose first is `imbalance` times its last; no class is empty.
+    """
     weight = imbalance ** -np.linspace(0, 1, len(CLASSES))
     ideal = count * weight / weight.sum()
     sizes = np.maximum(1, ideal.astype(int))
-    left = count - sizes.sum()  # negative when classes that would be empty were given an image: the largest pays
-    sizes[np.argsort(sizes - ideal, kind="stable")[: max(left, 0)]] += 1
-    sizes[0] += min(left, 0)
+    # Images still to assign. Negative if classes that would be empty got an image: the largest class then has fewer.
+    rest = count - sizes.sum()
+    sizes[np.argsort(sizes - ideal, kind="stable")[: max(rest, 0)]] += 1
+    sizes[0] += min(rest, 0)
     return rng.permutation(np.repeat(np.arange(len(CLASSES)), sizes))
 
 
-def _outlier(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """All black, all white or uniform noise, by `kind` 0, 1, 2."""
+def _render_outlier(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """An image that is all black (`kind` 0), all white (1) or uniform noise (2)."""
     if kind == 2:
         return rng.integers(0, 256, (size, size, 3), np.uint8)
     return np.full((size, size, 3), 255 * kind, np.uint8)
 
 
-def _examples(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and features of every image of `split`, in order of the file name; only `train` gets dirt."""
-    dirty = split == "train"
-    count = config.count if dirty else max(10, config.count // 5)
+def _generate(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file name, features) of every image of `split`, sorted by file name; only `train` has defects."""
+    is_train = split == "train"
+    count = config.count if is_train else max(10, config.count // 5)
 
-    def plan(purpose: int) -> np.random.Generator:  # one each, so that a knob of dirt changes nothing but its own
+    def plan(
+        purpose: int,
+    ) -> np.random.Generator:  # one per purpose, so that each defect can be changed without changing another
         return np.random.default_rng([config.seed, _PLAN, purpose])
 
-    def chosen(purpose: int, share: float) -> dict[int, int]:
-        """Exactly round(share * count) rows, each with its rank in the draw, which is independent of the row."""
-        rows = plan(purpose).permutation(count)[: round(share * count) if dirty else 0]
+    def draw_rows(purpose: int, share: float) -> dict[int, int]:
+        """{row: its rank in the draw} of exactly round(share * count) rows; the rank is independent of the row."""
+        rows = plan(purpose).permutation(count)[: round(share * count) if is_train else 0]
         return {int(row): rank for rank, row in enumerate(rows)}
 
-    labels = _labels(count, config.imbalance if dirty else 1.0, plan(0 if dirty else 1))
-    dark, outlier = chosen(2, config.unnormalised), chosen(3, config.outliers)
-    mislabelled, corrupt = chosen(4, config.label_noise), chosen(5, config.corrupt)
+    labels = _draw_labels(count, config.imbalance if is_train else 1.0, plan(0 if is_train else 1))
+    dark, outlier = draw_rows(2, config.unnormalised), draw_rows(3, config.outliers)
+    mislabelled, corrupt = draw_rows(4, config.label_noise), draw_rows(5, config.corrupt)
     for row, label in enumerate(labels.tolist()):
-        rng = np.random.default_rng([config.seed, _TRAIN if dirty else _VALIDATION, row])
+        rng = np.random.default_rng([config.seed, _TRAIN if is_train else _VALIDATION, row])
         image = render(label, config.size, rng)
         if row in dark:
             image //= 16
         if row in outlier:
-            image = _outlier(outlier[row] % 3, config.size, rng)
+            image = _render_outlier(outlier[row] % 3, config.size, rng)
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=config.quality)
         jpeg = file.getvalue()
         if row in corrupt:
-            jpeg = jpeg[: jpeg.index(b"\xff\xda")]  # before the scan: cut inside it, the upper rows would still decode
+            jpeg = jpeg[
+                : jpeg.index(b"\xff\xda")
+            ]  # before the scan: inside the scan, the upper rows would still decode
         if row in mislabelled:
             label = (label + 1 + mislabelled[row] % (len(CLASSES) - 1)) % len(CLASSES)
         name = f"{split}_{row:06d}.jpg"
@@ -162,7 +172,10 @@ def _examples(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str,
 
 
 def config_name(config: ShapesConfig) -> str:
-    """`size32_count6000_quality90_seed0_corrupt0.01`: every difference shows, dirt only where there is some."""
+    """A unique name of `config`, such as `size32_count6000_quality90_seed0_corrupt0.01`.
+
+    Defects appear only if they differ from the default.
+    """
     parts = []
     for name, default in dataclasses.asdict(ShapesConfig()).items():
         value = type(default)(getattr(config, name))  # 2 and 2.0 are the same imbalance
@@ -173,7 +186,7 @@ def config_name(config: ShapesConfig) -> str:
 
 @dataclasses.dataclass
 class ShapesBuilderConfig(tfds.core.BuilderConfig):
-    """A `ShapesConfig` as TFDS wants it: `name` is a folder, `description` goes into dataset_info.json."""
+    """A `ShapesConfig` for TFDS: `name` becomes a folder, and `description` is written to dataset_info.json."""
 
     name: str = ""
     shapes: ShapesConfig = dataclasses.field(default_factory=ShapesConfig)
@@ -183,13 +196,13 @@ class ShapesBuilderConfig(tfds.core.BuilderConfig):
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
-    """Features `image` (JPEG, uint8 (size, size, 3)), `label` (index into `CLASSES`) and `filename`."""
+    """A TFDS builder with the features `image` (JPEG, size x size), `label` (index into `CLASSES`) and `filename`."""
 
-    VERSION = tfds.core.Version("1.0.0")  # a change of `render` is a new version: prepared directories are kept
+    VERSION = tfds.core.Version("1.0.0")  # raise it when `render` changes: existing directories are not prepared anew
     BUILDER_CONFIGS = [ShapesBuilderConfig()]  # noqa: RUF012
 
     def _create_builder_config(self, config: Any, version: Any) -> Any:
-        # Any ShapesConfig will do; TFDS would warn of each that is not listed above.
+        # Any ShapesConfig is allowed; TFDS would log a warning for each that is not in BUILDER_CONFIGS.
         return config if isinstance(config, ShapesBuilderConfig) else super()._create_builder_config(config, version)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -209,16 +222,16 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in ("train", "validation")}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        return _examples(self.builder_config.shapes, split)
+        return _generate(self.builder_config.shapes, split)
 
 
 def prepare(config: ShapesConfig, cache_dir: str) -> str:
-    """The TFDS directory of `config` below `cache_dir`: uncompressed TFRecords, rendered unless they are there already.
+    """Renders the data set unless it exists, as uncompressed TFRecords below `cache_dir`; returns its TFDS directory.
 
-    TFDS writes beside the directory and renames at the end, so what was interrupted is not found here.
+    TFDS writes into a temporary directory and renames it at the end, so an interrupted run leaves no partial data set.
     """
     builder = Shapes(data_dir=cache_dir, config=ShapesBuilderConfig(shapes=config))
-    # Nothing is downloaded: the folder TFDS wants for it, and what it prints about it, need not stay.
+    # Nothing is downloaded: the download folder that TFDS requires, and its messages about it, are discarded.
     with tempfile.TemporaryDirectory() as downloads, contextlib.redirect_stdout(io.StringIO()):
         prepare_once(builder, download_dir=downloads)
     return str(builder.data_dir)

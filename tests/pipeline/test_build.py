@@ -36,10 +36,10 @@ EVERYTHING = AugmentConfig(
 
 
 def train(
-    data: Dataset, config: DataConfig, count: int, share: ReplicaShard | None = None, start_step: int = 0, seed: int = 0
+    data: Dataset, config: DataConfig, count: int, replica_shard: ReplicaShard | None = None, start_step: int = 0, seed: int = 0
 ) -> list[Batch]:
     """The first `count` elements."""
-    ds = training_batches(data, config, seed, share or ReplicaShard(config.batch_size), start_step)
+    ds = training_batches(data, config, seed, replica_shard or ReplicaShard(config.batch_size), start_step)
     return list(ds.take(count).as_numpy_iterator())
 
 
@@ -110,11 +110,11 @@ def straight(mixed: tuple[DataConfig, Dataset]) -> list[Batch]:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batches_have_the_shapes_and_types_they_promise(small: DataConfig, data: Dataset, channels: int) -> None:
-    config, share = dataclasses.replace(small, channels=channels), ReplicaShard(20, replicas=2)
-    images, labels = training_batches(data, config, 0, share).element_spec
+    config, replica_shard = dataclasses.replace(small, channels=channels), ReplicaShard(20, replicas=2)
+    images, labels = training_batches(data, config, 0, replica_shard).element_spec
     assert images == tf.TensorSpec([10, 16, 16, channels], tf.uint8)
     assert labels == tf.TensorSpec([10], tf.int64)
-    images, labels, weights = evaluation_batches(data.validation, config, share).element_spec
+    images, labels, weights = evaluation_batches(data.validation, config, replica_shard).element_spec
     assert images == tf.TensorSpec([10, 16, 16, channels], tf.uint8)
     assert labels == tf.TensorSpec([10], tf.int64)
     assert weights == tf.TensorSpec([10], tf.float32)
@@ -125,21 +125,21 @@ def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
     mixed: tuple[DataConfig, Dataset], channels: int
 ) -> None:
     config, data = dataclasses.replace(mixed[0], channels=channels), mixed[1]
-    share, step, seed = ReplicaShard(12), 4, 7
+    replica_shard, step, seed = ReplicaShard(12), 4, 7
     ((images, labels),) = train(data, config, 1, start_step=step, seed=seed)
     element = tf.constant(step, tf.int64)
     # Order, crop and augmentation draw from seeds of their own: 3 seed, 3 seed + 1, 3 seed + 2.
-    rows = shuffle.rows_at(share.positions(element), len(data.train), 3 * seed).numpy().tolist()
-    draws = shuffle.uniforms(3 * seed + 1, element, share, crop.DRAWS_PER_IMAGE)
+    rows = shuffle.shuffled_rows(replica_shard.positions(element), len(data.train), 3 * seed).numpy().tolist()
+    draws = shuffle.uniforms(3 * seed + 1, element, replica_shard, crop.DRAWS_PER_IMAGE)
     windows = crop.random_windows(*sizes(data.train, rows), 0.5, draws)
     cropped = expected_images(data.train, rows, windows, config)
     change = chain.build_augmentation(config.augment)
     assert change is not None
-    draws = shuffle.uniforms(3 * seed + 2, element, share, change.draw_columns).numpy()
+    draws = shuffle.uniforms(3 * seed + 2, element, replica_shard, change.draw_columns).numpy()
     # The place of the crop from left to right is the same for a whole cell of the batch.
-    offsets = shuffle.permutation(3 * seed + 2, element, share, 5).numpy()[np.arange(12) * 5 // 12]
+    offsets = shuffle.permutation(3 * seed + 2, element, replica_shard, 5).numpy()[np.arange(12) * 5 // 12]
     draws[:, CROP_X_COLUMN] = (offsets + 0.5) / 5
-    key = shuffle.hashed(3 * seed + 2, tf.constant(-1 - step, tf.int64), words=2)
+    key = shuffle.hash_words(3 * seed + 2, tf.constant(-1 - step, tf.int64), words=2)
     expected = change(tf.constant(cropped), draws, key)
     np.testing.assert_array_equal(images, expected)
     np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
@@ -148,7 +148,7 @@ def test_a_batch_is_the_orders_rows_cropped_decoded_and_augmented(
 def test_without_a_random_crop_the_central_square_is_seen(mixed: tuple[DataConfig, Dataset]) -> None:
     config, data = dataclasses.replace(mixed[0], augment=AugmentConfig()), mixed[1]
     ((images, _),) = train(data, config, 1)
-    rows = shuffle.rows_at(tf.range(12, dtype=tf.int64), len(data.train), 0).numpy().tolist()
+    rows = shuffle.shuffled_rows(tf.range(12, dtype=tf.int64), len(data.train), 0).numpy().tolist()
     windows = crop.central_windows(*sizes(data.train, rows))
     np.testing.assert_array_equal(images, expected_images(data.train, rows, windows, config))
 
@@ -165,7 +165,7 @@ def test_the_batch_of_any_step_can_be_built_alone_whatever_the_parallelism(
 def test_a_batch_is_the_same_whose_images_are_decoded_side_by_side(
     mixed: tuple[DataConfig, Dataset], straight: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "_side_by_side", lambda config, share: 5)
+    monkeypatch.setattr(build, "_side_by_side", lambda config, replica_shard: 5)
     assert_equal(train(mixed[1], dataclasses.replace(mixed[0], threads=2), 9), straight)
 
 
@@ -189,7 +189,7 @@ def test_images_of_a_batch_go_side_by_side_where_batches_cannot(
 def test_a_step_far_away_is_built_without_those_before(small: DataConfig, data: Dataset) -> None:
     late = 10**13  # were the steps only counted, it would take days
     ((images, labels),) = train(data, small, 1, start_step=late)
-    rows = shuffle.rows_at(tf.range(20 * late, 20 * late + 20), 300, 0).numpy().tolist()
+    rows = shuffle.shuffled_rows(tf.range(20 * late, 20 * late + 20), 300, 0).numpy().tolist()
     windows = crop.central_windows(*sizes(data.train, rows))
     np.testing.assert_array_equal(images, expected_images(data.train, rows, windows, small))
     np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
@@ -307,7 +307,7 @@ def test_remote_shards_cannot_be_mapped(small: DataConfig, data: Dataset) -> Non
     config = dataclasses.replace(small, reader="mapped")
     with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards on Linux, and gs://bucket/"):
         training_batches(dataclasses.replace(data, train=remote), config, 0, ReplicaShard(20))
-    assert not reader.use_mapping(small, remote)
+    assert not reader.use_memory_map(small, remote)
 
 
 def test_the_options_of_the_pipeline_are_the_configs(small: DataConfig, data: Dataset) -> None:

@@ -84,7 +84,7 @@ def users_model(path: pathlib.Path, body: str) -> str:
         (lambda tmp: ["--data.source=tfds:no_such_set"], ["tfds:no_such_set"]),
         (lambda tmp: [f"--data.source={folder(tmp / 'empty')}", "--seed=1"], ["neither shapes"]),
         (lambda tmp: [f"--data.source={tmp}"], ["holds no images", "SPLIT/CLASS/IMAGE"]),
-        (lambda tmp: [f"--data.source={folder(tmp / 'one', 'cat/a.png', 'cat/b.png')}"], ["one class only (cat)"]),
+        (lambda tmp: [f"--data.source={folder(tmp / 'one', 'cat/a.png', 'cat/b.png')}"], ["only one class (cat)"]),
         (lambda tmp: ["--data.train_split=trian"], ["'trian'", "train (300)"]),
         (lambda tmp: ["--batch_size=21", "--strategy.name=mirrored", "--strategy.logical_cpus=2"], ["(21)", "(2)"]),
         (lambda tmp: [f"--model.name={tmp / 'no.py'}:network"], ["no.py", "no file"]),

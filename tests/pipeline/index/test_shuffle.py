@@ -1,4 +1,4 @@
-"""The order of examples: a permutation an epoch, without memory, cut over workers without loss."""
+"""The order of training images: a stateless permutation per epoch, divided among workers without loss."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 def epochs(size: int, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
-    """The rows of `count` epochs (count, size), from epoch `first` on."""
+    """The rows of `count` epochs, int64 [count, size], from epoch `first` on."""
     positions = tf.range(first * size, (first + count) * size, dtype=tf.int64)
-    return shuffle.rows_at(positions, size, seed).numpy().reshape(count, size)
+    return shuffle.shuffled_rows(positions, size, seed).numpy().reshape(count, size)
 
 
-def correlated(orders: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of orders whose rows correlate by more than 5 / sqrt(n): one in 1.7 million if they are noise."""
+def correlated_pairs(orders: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of orders that correlate by more than 5 / sqrt(n): noise does so once in 1.7 million pairs."""
     limit = 5 / np.sqrt(orders.shape[1])
     table = np.corrcoef(orders)
     return [(a, b) for a, b in itertools.combinations(range(len(orders)), 2) if abs(table[a, b]) > limit]
@@ -34,8 +34,8 @@ def workers(count: int, batch: int, local: int = 1) -> list[ReplicaShard]:
     return [ReplicaShard(batch, count * local, worker * local, local) for worker in range(count)]
 
 
-def elements(share: ReplicaShard, steps: int) -> tf.Tensor:
-    return tf.range(steps * share.local_replicas, dtype=tf.int64)
+def elements(replica_shard: ReplicaShard, steps: int) -> tf.Tensor:
+    return tf.range(steps * replica_shard.local_replicas, dtype=tf.int64)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -46,37 +46,39 @@ def test_each_epoch_holds_every_row_exactly_once(size: int, first: int) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 1000, 10_000, 50_000, 65_537])
-def test_orders_of_different_epochs_are_uncorrelated(size: int) -> None:
+def test_orders_of_different_epochs_are_uncorrelated_pairs(size: int) -> None:
     unshuffled = np.arange(size)[None]
-    assert correlated(np.concatenate([unshuffled, epochs(size, 8)])) == []
+    assert correlated_pairs(np.concatenate([unshuffled, epochs(size, 8)])) == []
 
 
 @pytest.mark.parametrize("size", [100, 1000, 10_000, 50_000, 65_537])
-def test_orders_of_different_seeds_are_uncorrelated(size: int) -> None:
-    assert correlated(np.concatenate([epochs(size, 1, seed) for seed in range(8)])) == []
+def test_orders_of_different_seeds_are_uncorrelated_pairs(size: int) -> None:
+    assert correlated_pairs(np.concatenate([epochs(size, 1, seed) for seed in range(8)])) == []
 
 
-def test_epochs_of_one_seed_are_not_those_of_its_neighbour_moved() -> None:
-    assert correlated(np.concatenate([epochs(50_000, 4, seed=0), epochs(50_000, 4, seed=1)])) == []
+def test_epochs_of_one_seed_are_not_shifted_epochs_of_the_next_seed() -> None:
+    assert correlated_pairs(np.concatenate([epochs(50_000, 4, seed=0), epochs(50_000, 4, seed=1)])) == []
 
 
-def test_the_stock_shuffle_of_four_rounds_fails_the_check_for_correlation() -> None:
+def test_the_default_shuffle_of_four_rounds_fails_the_correlation_check() -> None:
     rows, last = tf.range(50_000, dtype=tf.int64), tf.constant(49_999, tf.int64)
     orders = [tf.random.experimental.index_shuffle(rows, tf.constant([0, epoch]), last).numpy() for epoch in range(8)]
     np.testing.assert_array_equal(np.sort(orders[0]), np.arange(50_000))
-    assert correlated(np.stack(orders))
+    assert correlated_pairs(np.stack(orders))
 
 
-def test_every_place_of_the_order_is_reached_evenly() -> None:
-    firsts = shuffle.rows_at(tf.range(0, 7 * 1400, 7, dtype=tf.int64), 7, 0).numpy()
+def test_every_row_comes_first_equally_often() -> None:
+    firsts = shuffle.shuffled_rows(tf.range(0, 7 * 1400, 7, dtype=tf.int64), 7, 0).numpy()
     assert np.sum((np.bincount(firsts, minlength=7) - 200) ** 2 / 200) < 33  # chi squared, 6 degrees: p = 1e-5
 
 
 @settings(max_examples=30, deadline=None)
 @given(size=st.integers(1, 2**31), position=st.integers(0, 2**45), seed=st.integers(0, 2**40), count=st.integers(2, 9))
-def test_a_row_does_not_depend_on_what_is_asked_with_it(size: int, position: int, seed: int, count: int) -> None:
-    run = shuffle.rows_at(tf.range(position, position + count, dtype=tf.int64), size, seed).numpy()
-    alone = shuffle.rows_at(tf.constant([position + count - 1], tf.int64), size, seed).numpy()
+def test_a_row_does_not_depend_on_the_other_positions_of_the_call(
+    size: int, position: int, seed: int, count: int
+) -> None:
+    run = shuffle.shuffled_rows(tf.range(position, position + count, dtype=tf.int64), size, seed).numpy()
+    alone = shuffle.shuffled_rows(tf.constant([position + count - 1], tf.int64), size, seed).numpy()
     assert alone.dtype == np.int64
     assert run[-1] == alone[0]
     assert run.min() >= 0
@@ -84,9 +86,9 @@ def test_a_row_does_not_depend_on_what_is_asked_with_it(size: int, position: int
 
 
 def test_rows_inside_tf_data_equal_those_outside() -> None:
-    share = ReplicaShard(8, replicas=2, first_replica=0, local_replicas=2)
-    ds = tf.data.Dataset.range(10).map(lambda element: shuffle.rows_at(share.positions(element), 30, 3))
-    outside = shuffle.rows_at(tf.range(40, dtype=tf.int64), 30, 3)
+    replica_shard = ReplicaShard(8, replicas=2, first_replica=0, local_replicas=2)
+    ds = tf.data.Dataset.range(10).map(lambda element: shuffle.shuffled_rows(replica_shard.positions(element), 30, 3))
+    outside = shuffle.shuffled_rows(tf.range(40, dtype=tf.int64), 30, 3)
     np.testing.assert_array_equal(np.concatenate(list(ds.as_numpy_iterator())), outside)
 
 
@@ -94,13 +96,13 @@ def test_rows_inside_tf_data_equal_those_outside() -> None:
 @given(
     count=st.integers(1, 5), local=st.integers(1, 4), per_replica=st.integers(1, 6), element_step=st.integers(0, 2**40)
 )
-def test_the_shares_of_all_workers_make_up_the_global_batch(
+def test_the_shards_of_all_workers_make_up_the_global_batch(
     count: int, local: int, per_replica: int, element_step: int
 ) -> None:
     batch = count * local * per_replica
     parts = [
-        share.positions(tf.constant(element_step * local + replica, tf.int64)).numpy()
-        for share in workers(count, batch, local)
+        replica_shard.positions(tf.constant(element_step * local + replica, tf.int64)).numpy()
+        for replica_shard in workers(count, batch, local)
         for replica in range(local)
     ]
     assert {len(part) for part in parts} == {per_replica}
@@ -109,27 +111,29 @@ def test_the_shares_of_all_workers_make_up_the_global_batch(
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("size", [48, 50, 7])
-def test_every_row_comes_exactly_once_an_epoch_over_all_workers(count: int, size: int) -> None:
+def test_every_row_is_read_once_per_epoch_over_all_workers(count: int, size: int) -> None:
     seen: list[tuple[int, int]] = []
-    for share in workers(count, 12):
-        positions = tf.concat([share.positions(element) for element in elements(share, steps=3 * size // 12 + 1)], 0)
-        seen += zip(positions.numpy().tolist(), shuffle.rows_at(positions, size, 0).numpy().tolist(), strict=True)
+    for replica_shard in workers(count, 12):
+        positions = tf.concat(
+            [replica_shard.positions(element) for element in elements(replica_shard, steps=3 * size // 12 + 1)], 0
+        )
+        seen += zip(positions.numpy().tolist(), shuffle.shuffled_rows(positions, size, 0).numpy().tolist(), strict=True)
     for epoch in range(3):
         rows = [row for position, row in seen if position // size == epoch]
         assert sorted(rows) == list(range(size))
 
 
 def test_the_hash_is_splitmix64() -> None:
-    """The first outputs for seed 0 of the authors' program, https://prng.di.unimi.it/splitmix64.c."""
+    """The first outputs of the authors' program for seed 0, https://prng.di.unimi.it/splitmix64.c."""
     states = tf.constant([(GOLDEN * k) % 2**64 for k in (1, 2, 3)], tf.uint64)
-    assert shuffle.mix(states).numpy().tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert shuffle.mix64(states).numpy().tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
 
 
 @pytest.mark.parametrize("neighbour", [(0, 1), (1, 0)])
 def test_hashes_of_neighbours_differ_in_half_of_their_bits(neighbour: tuple[int, int]) -> None:
     seed, step = neighbour
     values = tf.range(2000, dtype=tf.int64)
-    words, others = shuffle.hashed(5, values, 3), shuffle.hashed(5 + seed, values + step, 3)
+    words, others = shuffle.hash_words(5, values, 3), shuffle.hash_words(5 + seed, values + step, 3)
     assert words.shape == (2000, 3)
     assert words.dtype == tf.int32
     changed = np.unpackbits((words ^ others).numpy().view(np.uint8), axis=1)
@@ -137,27 +141,27 @@ def test_hashes_of_neighbours_differ_in_half_of_their_bits(neighbour: tuple[int,
 
 
 def test_hash_words_are_unrelated_to_each_other() -> None:
-    words = shuffle.hashed(0, tf.range(10_000, dtype=tf.int64), 4).numpy().T.astype(float)
-    assert correlated(words) == []
+    words = shuffle.hash_words(0, tf.range(10_000, dtype=tf.int64), 4).numpy().T.astype(float)
+    assert correlated_pairs(words) == []
     assert len(np.unique(words)) == words.size
 
 
 @pytest.mark.parametrize(("count", "local"), [(1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
-def test_uniforms_of_the_parts_are_those_of_the_whole_batch(count: int, local: int) -> None:
+def test_uniforms_of_the_replicas_are_those_of_the_global_batch(count: int, local: int) -> None:
     batch, step = 12, 5
     whole = shuffle.uniforms(7, tf.constant(step, tf.int64), ReplicaShard(batch), columns=3)
     parts = [
-        shuffle.uniforms(7, tf.constant(step * local + replica, tf.int64), share, columns=3)
-        for share in workers(count, batch, local)
+        shuffle.uniforms(7, tf.constant(step * local + replica, tf.int64), replica_shard, columns=3)
+        for replica_shard in workers(count, batch, local)
         for replica in range(local)
     ]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
 def test_uniforms_are_uniform_and_differ_by_step_seed_row_and_column() -> None:
-    share = ReplicaShard(5000)
+    replica_shard = ReplicaShard(5000)
     drawn = [
-        shuffle.uniforms(seed, tf.constant(step, tf.int64), share, columns=2).numpy()
+        shuffle.uniforms(seed, tf.constant(step, tf.int64), replica_shard, columns=2).numpy()
         for seed, step in ((0, 0), (0, 1), (1, 0))
     ]
     columns = np.concatenate(drawn, axis=1).T
@@ -166,7 +170,7 @@ def test_uniforms_are_uniform_and_differ_by_step_seed_row_and_column() -> None:
     assert columns.max() < 1
     assert np.abs(columns.mean(axis=1) - 0.5).max() < 5 * np.sqrt(1 / 12 / 5000)
     assert np.abs(columns.var(axis=1) - 1 / 12).max() < 5 * np.sqrt(1 / 180 / 5000)
-    assert correlated(columns.astype(float)) == []
+    assert correlated_pairs(columns.astype(float)) == []
 
 
 LABELS = np.repeat([5, 2, 9], [40, 7, 1])
@@ -183,7 +187,7 @@ def test_every_block_of_a_balanced_order_holds_each_class_once(first: int) -> No
     assert len({tuple(block) for block in of_blocks}) == 6, "in every order"
 
 
-def test_a_class_goes_through_its_rows_once_before_it_comes_back() -> None:
+def test_a_class_uses_each_of_its_rows_once_before_any_is_repeated() -> None:
     rows = balanced(0, 3 * 80)
     for label, count in ((5, 40), (2, 7)):
         own = rows[LABELS[rows] == label]
@@ -199,7 +203,7 @@ def test_a_balanced_order_is_a_function_of_the_position_and_the_seed() -> None:
     assert (balanced(0, 60, seed=1) != balanced(0, 60)).any()
 
 
-def test_classes_without_images_are_no_part_of_the_balance() -> None:
+def test_classes_without_images_are_ignored_in_the_balance() -> None:
     labels = np.array([0, 0, 0, 7])
     np.testing.assert_array_equal(np.bincount(labels[balanced(0, 400, labels=labels)]), [200, 0, 0, 0, 0, 0, 0, 200])
 
@@ -211,18 +215,20 @@ def test_cells_are_equal_parts_of_the_global_batch_on_any_number_of_replicas(bat
     sizes = np.bincount(whole, minlength=count)
     assert sizes.max() - sizes.min() <= 1
     for replicas in (r for r in (1, 2, 4) if batch % r == 0):
-        share = ReplicaShard(batch, replicas, 0, replicas)
-        found = [shuffle.cells(tf.constant(replica, tf.int64), share, count).numpy() for replica in range(replicas)]
+        replica_shard = ReplicaShard(batch, replicas, 0, replicas)
+        found = [
+            shuffle.cells(tf.constant(replica, tf.int64), replica_shard, count).numpy() for replica in range(replicas)
+        ]
         np.testing.assert_array_equal(np.concatenate(found), whole)
         for replica, mine in enumerate(found):
-            starts = shuffle.cell_starts(tf.constant(replica, tf.int64), share, count).numpy()
+            starts = shuffle.cell_starts(tf.constant(replica, tf.int64), replica_shard, count).numpy()
             assert (starts[0], starts[-1]) == (0, len(mine))
             np.testing.assert_array_equal(np.searchsorted(starts, np.arange(len(mine)), side="right") - 1, mine)
 
 
-def test_a_steps_permutation_is_the_same_on_all_replicas_and_every_place_takes_every_value_equally_often() -> None:
-    share = ReplicaShard(8, 2, 0, 2)
-    drawn = np.stack([shuffle.permutation(3, tf.constant(e, tf.int64), share, 5).numpy() for e in range(1200)])
+def test_a_permutation_is_equal_on_all_replicas_and_uniform_over_steps() -> None:
+    replica_shard = ReplicaShard(8, 2, 0, 2)
+    drawn = np.stack([shuffle.permutation(3, tf.constant(e, tf.int64), replica_shard, 5).numpy() for e in range(1200)])
     np.testing.assert_array_equal(drawn[::2], drawn[1::2])
     np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(5), (1200, 1)))
     counts = np.stack([np.bincount(column, minlength=5) for column in drawn[::2].T])

@@ -1,18 +1,19 @@
-"""Exact duplicates: every copy is found, whatever its file format, and nothing else."""
+"""Exact duplicates: every copy is found, and nothing else."""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
 
-from evenkeel.pipeline.index.index import COLUMNS, Features, Index
-from evenkeel.pipeline.index.pixel_sums import measure
-from evenkeel.pipeline.prepare.duplicates import first_copies
+from evenkeel.pipeline.index.features import Features
+from evenkeel.pipeline.index.index import COLUMNS, Index
+from evenkeel.pipeline.index.pixel_sums import pixel_sums
+from evenkeel.pipeline.prepare.duplicates import find_first_copies
 
 
 def index_of(images: list[np.ndarray]) -> Index:
-    """An index of these images, as if read from one shard; labels alternate."""
-    measured = [[value.numpy() for value in measure(tf.constant(image))] for image in images]
+    """An index of these images, as if they were in one shard; labels alternate."""
+    measured = [[value.numpy() for value in pixel_sums(tf.constant(image))] for image in images]
     columns = {name: np.zeros((len(images), *shape), kind) for name, (kind, shape) in COLUMNS.items()}
     columns["keep"][:] = True
     columns["record"], columns["label"] = np.arange(len(images)), np.arange(len(images)) % 2
@@ -28,33 +29,33 @@ def images(count: int) -> list[np.ndarray]:
     return [np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8) for seed in range(count)]
 
 
-def test_each_copy_names_the_first_one() -> None:
+def test_each_copy_refers_to_the_first() -> None:
     a, b, c, d = images(4)
-    assert first_copies(index_of([a, b, a, c, b, a, d])).tolist() == [0, 1, 0, 3, 1, 0, 6]
+    assert find_first_copies(index_of([a, b, a, c, b, a, d])).tolist() == [0, 1, 0, 3, 1, 0, 6]
 
 
 def test_copies_are_found_across_indexes() -> None:
     a, b, c = images(3)
-    assert first_copies(index_of([a, b]), index_of([c, b])).tolist() == [0, 1, 2, 1]
+    assert find_first_copies(index_of([a, b]), index_of([c, b])).tolist() == [0, 1, 2, 1]
 
 
-def test_the_same_bytes_in_another_shape_are_another_image() -> None:
+def test_equal_bytes_in_another_shape_are_another_image() -> None:
     (a,) = images(1)
-    assert first_copies(index_of([a, a.reshape(7, 6, 3)])).tolist() == [0, 1]
+    assert find_first_copies(index_of([a, a.reshape(7, 6, 3)])).tolist() == [0, 1]
 
 
-def test_one_pixel_makes_another_image() -> None:
+def test_an_image_with_one_different_pixel_is_another_image() -> None:
     (a,) = images(1)
     other = a.copy()
     other[0, 0, 0] ^= 1
-    assert first_copies(index_of([a, other])).tolist() == [0, 1]
+    assert find_first_copies(index_of([a, other])).tolist() == [0, 1]
 
 
-def test_a_hash_that_collides_is_not_enough() -> None:
+def test_a_hash_collision_is_no_duplicate() -> None:
     index = index_of(images(2))
     index.columns["fingerprint"][:] = 7
-    assert first_copies(index).tolist() == [0, 1]
+    assert find_first_copies(index).tolist() == [0, 1]
 
 
 def test_no_rows_have_no_copies() -> None:
-    assert first_copies(index_of(images(1)).take(np.array([], np.int64))).tolist() == []
+    assert find_first_copies(index_of(images(1)).take(np.array([], np.int64))).tolist() == []

@@ -1,4 +1,4 @@
-"""Preparing: every image is there once, in the tier asked for, as plain TFDS reads it; whatever interrupts it."""
+"""Preparing writes every image once, in the chosen tier, readable by plain TFDS, even after interruptions."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import DataConfig, PrepareConfig, ShapesConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index import index
+from evenkeel.pipeline.index import index, storage
 from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.storage import open_index
+from evenkeel.pipeline.index.tfrecord import DAMAGED_RECORD
 from evenkeel.pipeline.prepare import shards
 from evenkeel.pipeline.prepare.prepare import prepare
-from evenkeel.pipeline.prepare.statistics import named
+from evenkeel.pipeline.prepare.statistics import features_by_name
 from evenkeel.pipeline.sources import shapes
 from tests import forked
-from tests.pipeline.index.test_index import forbid, same
+from tests.pipeline.index.tfds_pictures import equal_indexes, fail_if_built
 from tests.tools.test_cli import refused, tool
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -38,7 +40,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "JPEG", "BMP")
 Files = dict[str, bytes]
 
 
-def picture(seed: int, size: int = 24, file_format: str = "JPEG") -> bytes:
+def encode_picture(seed: int, size: int = 24, file_format: str = "JPEG") -> bytes:
     rng = np.random.default_rng([seed, 1, 2])
     height, width = size + rng.integers(0, size, 2)
     pixels = shapes.render(seed % 10, int(max(height, width)), rng)[:height, :width]
@@ -47,16 +49,16 @@ def picture(seed: int, size: int = 24, file_format: str = "JPEG") -> bytes:
     return file.getvalue()
 
 
-def folder(root: pathlib.Path, train: int = 40, test: int = 10) -> Files:
-    """{name: contents} of a folder of two splits and two classes in four formats."""
+def write_folder(root: pathlib.Path, train: int = 40, test: int = 10) -> Files:
+    """Writes a folder of two splits, two classes and four formats; returns {name: contents}."""
     files = {}
     for number in range(train + test):
         file_format = FORMATS[number % 5]
         split, kind = "train" if number < train else "test", "cat" if number % 2 else "dog"
-        files[f"{split}/{kind}/{number:03d}.{file_format.lower()}"] = picture(number, file_format=file_format)
-    for name, contents in files.items():
+        files[f"{split}/{kind}/{number:03d}.{file_format.lower()}"] = encode_picture(number, file_format=file_format)
+    for name, directory_contents in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(contents)
+        (root / name).write_bytes(directory_contents)
     return files
 
 
@@ -68,18 +70,18 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Files]:
     root = tmp_path_factory.mktemp("pets")
-    return str(root), folder(root)
+    return str(root), write_folder(root)
 
 
 @pytest.fixture(scope="module")
-def plain(pets: tuple[str, Files], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """The folder as it is, in three shards for each split, and its summary."""
+def prepared(pets: tuple[str, Files], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The folder prepared with unchanged files in three shards per split, and its summary."""
     output = str(tmp_path_factory.mktemp("prepared") / "pets")
     return output, prepare(PrepareConfig(source=pets[0], shards=3), output)
 
 
-def by_tfds(directory: str, split: str) -> list[dict[str, Any]]:
-    """What anybody reads with TFDS alone, images undecoded where they are encoded."""
+def read_with_tfds(directory: str, split: str) -> list[dict[str, Any]]:
+    """The examples as plain TFDS reads them; encoded images are not decoded."""
     builder = tfds.builder_from_directory(directory)
     encoded = isinstance(builder.info.features["image"], tfds.features.Image)
     read = tfds.ReadConfig(interleave_cycle_length=1)
@@ -87,21 +89,21 @@ def by_tfds(directory: str, split: str) -> list[dict[str, Any]]:
     return list(tfds.as_numpy(builder.as_dataset(split=split, decoders=decoders, read_config=read)))
 
 
-def lines(path: str) -> list[dict[str, str]]:
+def read_csv(path: str) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_plain_tfds_reads_every_file_once_byte_for_byte(pets: tuple[str, Files], plain: tuple[str, Any]) -> None:
-    found: Files = {}
+def test_plain_tfds_reads_every_file_once_byte_for_byte(pets: tuple[str, Files], prepared: tuple[str, Any]) -> None:
+    stored_files: Files = {}
     for split, count in (("train", 40), ("test", 10)):
-        rows = by_tfds(plain[0], split)
+        rows = read_with_tfds(prepared[0], split)
         assert len(rows) == count
         for row in rows:
-            found[row["filename"].decode()] = row["image"]
+            stored_files[row["filename"].decode()] = row["image"]
             assert ("cat", "dog")[row["label"]] == row["filename"].decode().split("/")[1]
-    assert found.keys() == pets[1].keys()
-    for name, stored in found.items():
+    assert stored_files.keys() == pets[1].keys()
+    for name, stored in stored_files.items():
         if name.endswith("webp"):  # as PNG
             assert stored.startswith(b"\x89PNG")
             assert np.array_equal(tf.io.decode_png(stored), tf.io.decode_image(pets[1][name], expand_animations=False))
@@ -110,61 +112,64 @@ def test_plain_tfds_reads_every_file_once_byte_for_byte(pets: tuple[str, Files],
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_plain_tfds_decodes_every_image(plain: tuple[str, Any], split: str) -> None:
-    builder = tfds.builder_from_directory(plain[0])
+def test_plain_tfds_decodes_every_image(prepared: tuple[str, Any], split: str) -> None:
+    builder = tfds.builder_from_directory(prepared[0])
     shapes = [image.shape for image, _ in tfds.as_numpy(builder.as_dataset(split=split, as_supervised=True))]
     assert len(shapes) == builder.info.splits[split].num_examples
     assert all(len(shape) == 3 and shape[2] == 3 for shape in shapes)
 
 
-def test_shards_are_even_and_their_order_is_shuffled(plain: tuple[str, Any]) -> None:
-    builder = tfds.builder_from_directory(plain[0])
+def test_shards_are_even_and_their_order_is_shuffled(prepared: tuple[str, Any]) -> None:
+    builder = tfds.builder_from_directory(prepared[0])
     assert sorted(builder.info.splits["train"].shard_lengths) == [13, 13, 14]
     assert builder.info.splits["test"].shard_lengths == [3, 3, 4]
-    names = [row["filename"] for row in by_tfds(plain[0], "train")]
+    names = [row["filename"] for row in read_with_tfds(prepared[0], "train")]
     assert names != sorted(names)
     numbers = np.array([int(name.decode()[-8:].split("/")[-1].split(".")[0]) for name in names])
     assert abs(np.corrcoef(numbers, np.arange(40))[0, 1]) < 0.5
 
 
-def test_the_seed_decides_the_order(pets: tuple[str, Files], plain: tuple[str, Any], tmp_path: pathlib.Path) -> None:
+def test_the_seed_decides_the_order(pets: tuple[str, Files], prepared: tuple[str, Any], tmp_path: pathlib.Path) -> None:
     prepare(PrepareConfig(source=pets[0], shards=3, seed=1), str(tmp_path / "other"))
-    order = [[row["filename"] for row in by_tfds(of, "train")] for of in (plain[0], str(tmp_path / "other"))]
+    order = [
+        [row["filename"] for row in read_with_tfds(directory, "train")]
+        for directory in (prepared[0], str(tmp_path / "other"))
+    ]
     assert order[0] != order[1]
     assert sorted(order[0]) == sorted(order[1])
 
 
 @pytest.mark.parametrize("tier", ["jpeg", "jpeg:20:90", "raw:20"])
-def test_the_index_is_the_one_a_second_pass_would_build(
+def test_the_index_equals_one_built_from_the_shards(
     pets: tuple[str, Files], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tier: str
 ) -> None:
     output = str(tmp_path / "pets")
     prepare(PrepareConfig(source=pets[0], tier=tier, shards=2), output)
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_build", forbid)
-        found = index.open_index(tfds.builder_from_directory(output), "unused")
+        patch.setattr(storage, "build_index", fail_if_built)
+        stored_index = open_index(tfds.builder_from_directory(output), "unused")
     os.remove(f"{output}/evenkeel-index.npz")
-    assert same(found, index.open_index(tfds.builder_from_directory(output), "unused"))
-    assert len(found) == 50
-    assert found.columns["keep"].all()
+    assert equal_indexes(stored_index, open_index(tfds.builder_from_directory(output), "unused"))
+    assert len(stored_index) == 50
+    assert stored_index.columns["keep"].all()
 
 
 def test_the_directory_may_be_moved(
-    plain: tuple[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subprocess.run(["cp", "-a", plain[0], str(tmp_path / "moved")], check=True)
-    monkeypatch.setattr(index, "_build", forbid)
+    subprocess.run(["cp", "-a", prepared[0], str(tmp_path / "moved")], check=True)
+    monkeypatch.setattr(storage, "build_index", fail_if_built)
     assert len(load_dataset(DataConfig(source=str(tmp_path / "moved"), image_size=16)).train) == 40
 
 
 @pytest.mark.parametrize("bound", ["shorter", "longer"])
 @pytest.mark.parametrize("kind", ["jpeg:30:95", "raw:30"])
-def test_sides_are_bounded_and_nothing_is_enlarged(
+def test_larger_images_are_downscaled_and_none_is_enlarged(
     pets: tuple[str, Files], tmp_path: pathlib.Path, bound: str, kind: str
 ) -> None:
     prepare(PrepareConfig(source=pets[0], tier=kind, bound=bound), str(tmp_path / "out"))
-    of = min if bound == "shorter" else max
-    for row in by_tfds(str(tmp_path / "out"), "train"):
+    pick_side = min if bound == "shorter" else max
+    for row in read_with_tfds(str(tmp_path / "out"), "train"):
         before = Image.open(io.BytesIO(pets[1][row["filename"].decode()]))
         if kind.startswith("raw"):
             height, width = row["image"].shape[:2]
@@ -172,18 +177,18 @@ def test_sides_are_bounded_and_nothing_is_enlarged(
             image = Image.open(io.BytesIO(row["image"]))
             assert image.format == "JPEG"
             width, height = image.size
-        if of(before.size) <= 30:
+        if pick_side(before.size) <= 30:
             assert (width, height) == before.size
         else:
-            scale = 30 / of(before.size)
-            assert of(width, height) == 30
+            scale = 30 / pick_side(before.size)
+            assert pick_side(width, height) == 30
             assert abs(width - before.width * scale) <= 0.5
             assert abs(height - before.height * scale) <= 0.5
 
 
 def test_raw_pixels_are_those_of_the_image_averaged_down(pets: tuple[str, Files], tmp_path: pathlib.Path) -> None:
     prepare(PrepareConfig(source=pets[0], tier="raw:12"), str(tmp_path / "out"))
-    for row in by_tfds(str(tmp_path / "out"), "test"):
+    for row in read_with_tfds(str(tmp_path / "out"), "test"):
         before = Image.open(io.BytesIO(pets[1][row["filename"].decode()])).convert("RGB")
         height, width, _ = row["image"].shape
         expected = before.resize((width, height), Image.Resampling.BILINEAR)  # Pillow's averages, too
@@ -195,7 +200,9 @@ def test_raw_pixels_are_those_of_the_image_averaged_down(pets: tuple[str, Files]
 def test_training_from_raw_pixels_sees_them(pets: tuple[str, Files], tmp_path: pathlib.Path) -> None:
     prepare(PrepareConfig(source=pets[0], tier="raw:16", bound="longer"), str(tmp_path / "out"))
     stored = {
-        row["image"].tobytes() for row in by_tfds(str(tmp_path / "out"), "train") if row["image"].shape == (16, 16, 3)
+        row["image"].tobytes()
+        for row in read_with_tfds(str(tmp_path / "out"), "train")
+        if row["image"].shape == (16, 16, 3)
     }
     for reader in ("mapped", "streaming"):
         config = DataConfig(source=str(tmp_path / "out"), image_size=16, batch_size=40, reader=reader)
@@ -205,54 +212,58 @@ def test_training_from_raw_pixels_sees_them(pets: tuple[str, Files], tmp_path: p
         assert stored <= seen
 
 
-def decoded(contents: bytes) -> tf.Tensor:
-    if contents.startswith(b"\xff\xd8"):
-        return tf.io.decode_jpeg(contents, dct_method="INTEGER_ACCURATE", fancy_upscaling=False)
-    return tf.io.decode_image(contents, channels=0)
+def decode(directory_contents: bytes) -> tf.Tensor:
+    if directory_contents.startswith(b"\xff\xd8"):
+        return tf.io.decode_jpeg(directory_contents, dct_method="INTEGER_ACCURATE", fancy_upscaling=False)
+    return tf.io.decode_image(directory_contents, channels=0)
 
 
-def test_statistics_are_numpys_over_what_is_stored(plain: tuple[str, Any]) -> None:
-    found = statistics_pb2.DatasetFeatureStatisticsList.FromString(pathlib.Path(plain[0], "statistics.pb").read_bytes())
-    for data in found.datasets:
-        images = [decoded(row["image"]).numpy() for row in by_tfds(plain[0], data.name)]
+def test_statistics_equal_numpy_over_the_stored_images(prepared: tuple[str, Any]) -> None:
+    statistics = statistics_pb2.DatasetFeatureStatisticsList.FromString(
+        pathlib.Path(prepared[0], "statistics.pb").read_bytes()
+    )
+    for data in statistics.datasets:
+        images = [decode(row["image"]).numpy() for row in read_with_tfds(prepared[0], data.name)]
         pixels = np.concatenate([image.reshape(-1, 3) for image in images]).astype(np.float64)
-        of = named(data)
+        features = features_by_name(data)
         for channel, name in enumerate(("red", "green", "blue")):
-            assert of[name].num_stats.mean == pytest.approx(pixels[:, channel].mean(), rel=1e-6)
-            assert of[name].num_stats.std_dev == pytest.approx(pixels[:, channel].std(), rel=1e-6)
-        assert of["height"].num_stats.max == max(image.shape[0] for image in images)
-    train = next(data for data in found.datasets if data.name == "train")
-    assert plain[1]["mean"] == [named(train)[name].num_stats.mean for name in ("red", "green", "blue")]
-    assert {b.label: b.sample_count for b in named(train)["format"].string_stats.rank_histogram.buckets} == {
+            assert features[name].num_stats.mean == pytest.approx(pixels[:, channel].mean(), rel=1e-6)
+            assert features[name].num_stats.std_dev == pytest.approx(pixels[:, channel].std(), rel=1e-6)
+        assert features["height"].num_stats.max == max(image.shape[0] for image in images)
+    train = next(data for data in statistics.datasets if data.name == "train")
+    assert prepared[1]["mean"] == [features_by_name(train)[name].num_stats.mean for name in ("red", "green", "blue")]
+    assert {b.label: b.sample_count for b in features_by_name(train)["format"].string_stats.rank_histogram.buckets} == {
         "JPEG": 16, "PNG": 16, "BMP": 8,
     }  # fmt: skip
 
 
-def test_normalization_reaches_training_from_there(plain: tuple[str, Any]) -> None:
-    data = load_dataset(DataConfig(source=plain[0], image_size=16))
-    np.testing.assert_allclose(data.mean, plain[1]["mean"], rtol=1e-12)
-    np.testing.assert_allclose(data.std, plain[1]["std"], rtol=1e-9)
+def test_training_normalizes_with_the_statistics_of_the_prepared_images(prepared: tuple[str, Any]) -> None:
+    data = load_dataset(DataConfig(source=prepared[0], image_size=16))
+    np.testing.assert_allclose(data.mean, prepared[1]["mean"], rtol=1e-12)
+    np.testing.assert_allclose(data.std, prepared[1]["std"], rtol=1e-9)
 
 
-def test_a_tfds_source_and_its_pixels_can_be_prepared_again(plain: tuple[str, Any], tmp_path: pathlib.Path) -> None:
+def test_a_prepared_directory_and_stored_pixels_can_be_prepared_again(
+    prepared: tuple[str, Any], tmp_path: pathlib.Path
+) -> None:
     first, second = str(tmp_path / "raw"), str(tmp_path / "again")
-    prepare(PrepareConfig(source=plain[0], tier="raw:16"), first)
+    prepare(PrepareConfig(source=prepared[0], tier="raw:16"), first)
     assert prepare(PrepareConfig(source=first, tier="jpeg:16:95"), second)["images"] == {"train": 40, "test": 10}
-    assert {row["filename"] for row in by_tfds(second, "test")} == {
-        row["filename"] for row in by_tfds(plain[0], "test")
+    assert {row["filename"] for row in read_with_tfds(second, "test")} == {
+        row["filename"] for row in read_with_tfds(prepared[0], "test")
     }
-    with pytest.raises(UsageError, match=r"^tier \(jpeg\) stores files as they are, and .* holds pixels: use"):
+    with pytest.raises(UsageError, match=r"^tier \(jpeg\) stores files unchanged, but .* holds pixels: use"):
         prepare(PrepareConfig(source=first), str(tmp_path / "third"))
 
 
 def test_the_embedded_data_set_can_be_prepared(tmp_path: pathlib.Path) -> None:
     config = PrepareConfig(shapes=ShapesConfig(size=16, count=50), tier="raw:16")
     assert prepare(config, str(tmp_path / "out"))["images"] == {"train": 50, "validation": 10}
-    assert by_tfds(str(tmp_path / "out"), "train")[0]["image"].shape == (16, 16, 3)
+    assert read_with_tfds(str(tmp_path / "out"), "train")[0]["image"].shape == (16, 16, 3)
 
 
-def test_shards_have_the_size_asked_for(tmp_path: pathlib.Path) -> None:
-    """120 noisy images of 100 x 100 as pixels: 3.4 MiB."""
+def test_shards_have_about_the_size_of_shard_mb(tmp_path: pathlib.Path) -> None:
+    """120 noisy images of 100 x 100 pixels take 3.4 MiB as pixels."""
     for number in range(121):
         path = tmp_path / f"src/{'test' if number == 120 else 'train'}/{'ab'[number % 2]}/{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -263,11 +274,11 @@ def test_shards_have_the_size_asked_for(tmp_path: pathlib.Path) -> None:
     assert builder.info.splits["test"].num_shards == 1
 
 
-# What is bad is left out, counted and named.
+# Images that cannot be stored are left out, counted and listed.
 
 
-def test_corrupt_and_oversized_files_are_named_with_the_reason(tmp_path: pathlib.Path) -> None:
-    files = folder(tmp_path / "src")
+def test_corrupt_and_oversized_files_are_listed_with_the_reason(tmp_path: pathlib.Path) -> None:
+    files = write_folder(tmp_path / "src")
     (tmp_path / "src/train/cat/001.png").write_bytes(files["train/cat/001.png"][:-40])
     (tmp_path / "src/test/dog/044.bmp").write_bytes(b"")
     large = io.BytesIO()
@@ -277,38 +288,38 @@ def test_corrupt_and_oversized_files_are_named_with_the_reason(tmp_path: pathlib
     summary = prepare(config, str(tmp_path / "out"))
     assert summary["images"] == {"train": 38, "test": 9}
     assert summary["left_out"] == 3
-    assert lines(f"{tmp_path}/out/quarantine.csv") == [
+    assert read_csv(f"{tmp_path}/out/quarantine.csv") == [
         {"file": "test/dog/044.bmp", "split": "test", "reason": "cannot be decoded as an image"},
         {"file": "train/cat/001.png", "split": "train", "reason": "cannot be decoded as an image"},
         {
             "file": "train/dog/002.webp",
             "split": "train",
-            "reason": "the pixels of 300 x 200 are more than data.max_pixels (50000) lets be decoded",
+            "reason": "300 x 200 pixels are more than data.max_pixels (50000): raise it to decode them",
         },
     ]
-    assert len(by_tfds(f"{tmp_path}/out", "train")) == 38
+    assert len(read_with_tfds(f"{tmp_path}/out", "train")) == 38
 
 
-def test_too_many_of_them_stop_it_and_it_goes_on_when_that_is_allowed(tmp_path: pathlib.Path) -> None:
-    files = folder(tmp_path / "src")
+def test_too_many_corrupt_files_stop_the_run_and_a_higher_limit_resumes_it(tmp_path: pathlib.Path) -> None:
+    files = write_folder(tmp_path / "src")
     for name in [name for name in files if name.startswith("train")][::8]:
         (tmp_path / "src" / name).write_bytes(b"no image")
     config = {"source": str(tmp_path / "src"), "shards": 4}
-    with pytest.raises(UsageError, match=r"^\d of 50 images must be left out so far, more than --max_corrupt_fraction"):
+    with pytest.raises(UsageError, match=r"^\d of 50 images cannot be stored, more than --max_corrupt_fraction"):
         prepare(PrepareConfig(**config), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     assert prepare(PrepareConfig(**config, max_corrupt_fraction=0.2), str(tmp_path / "out"))["left_out"] == 5
 
 
-def test_a_damaged_record_of_the_source_is_named(plain: tuple[str, Any], tmp_path: pathlib.Path) -> None:
-    subprocess.run(["cp", "-a", plain[0], str(tmp_path / "src")], check=True)
+def test_a_damaged_record_of_the_source_is_listed(prepared: tuple[str, Any], tmp_path: pathlib.Path) -> None:
+    subprocess.run(["cp", "-a", prepared[0], str(tmp_path / "src")], check=True)
     shard = tmp_path / "src/folder-train.tfrecord-00000-of-00003"
-    contents = bytearray(shard.read_bytes())
-    contents[200] ^= 1
-    shard.write_bytes(contents)
+    directory_contents = bytearray(shard.read_bytes())
+    directory_contents[200] ^= 1
+    shard.write_bytes(directory_contents)
     prepare(PrepareConfig(source=str(tmp_path / "src"), max_corrupt_fraction=0.1), str(tmp_path / "out"))
-    assert lines(f"{tmp_path}/out/quarantine.csv") == [
-        {"file": f"{shard.name} record 0", "split": "train", "reason": index.DAMAGED}
+    assert read_csv(f"{tmp_path}/out/quarantine.csv") == [
+        {"file": f"{shard.name} record 0", "split": "train", "reason": DAMAGED_RECORD}
     ]
 
 
@@ -317,9 +328,9 @@ def test_a_damaged_record_of_the_source_is_named(plain: tuple[str, Any], tmp_pat
 
 @pytest.fixture(scope="module")
 def dirty(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder, three outliers in training, one image in training three times and one in both splits."""
+    """The folder with three outliers in training, two duplicates within training and one across splits."""
     root = tmp_path_factory.mktemp("dirty")
-    files = folder(root, train=60)
+    files = write_folder(root, train=60)
     outliers = {
         "black": np.zeros((30, 30, 3)),
         "white": np.full((30, 30, 3), 255.0),
@@ -328,22 +339,22 @@ def dirty(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name, pixels in outliers.items():
         Image.fromarray(pixels.astype(np.uint8)).save(root / f"train/cat/{name}.png")
     (root / "train/cat/copy.jpeg").write_bytes(files["train/dog/000.jpeg"])
-    # The same pixels in another format.
+    # The same pixels in another file format.
     Image.open(io.BytesIO(files["train/cat/001.png"])).save(root / "train/cat/again.bmp")
     (root / "test/dog/seen.webp").write_bytes(files["train/dog/002.webp"])
     return str(root)
 
 
-def test_outliers_and_duplicates_are_listed_and_shown(dirty: str, tmp_path: pathlib.Path) -> None:
+def test_outliers_and_duplicates_are_listed_and_drawn(dirty: str, tmp_path: pathlib.Path) -> None:
     summary = prepare(PrepareConfig(source=dirty), str(tmp_path / "out"))
-    listed = {line["file"] for line in lines(f"{tmp_path}/out/outliers.csv") if line["split"] == "train"}
+    listed = {line["file"] for line in read_csv(f"{tmp_path}/out/outliers.csv") if line["split"] == "train"}
     assert listed >= {f"train/cat/{name}.png" for name in ("black", "white", "scale")}
     assert summary["outliers"]["train"] == len(listed) <= 6
     assert summary["dropped"] == 0
     sheet = Image.open(tmp_path / "out/outliers.png")
     assert sheet.width > 300
     assert len(sheet.getcolors(1 << 20)) > 2
-    copies = {frozenset((line["file"], line["same_as"])) for line in lines(f"{tmp_path}/out/duplicates.csv")}
+    copies = {frozenset((line["file"], line["same_as"])) for line in read_csv(f"{tmp_path}/out/duplicates.csv")}
     assert copies == {
         frozenset(("train/dog/000.jpeg", "train/cat/copy.jpeg")),
         frozenset(("train/cat/001.png", "train/cat/again.bmp")),
@@ -359,21 +370,21 @@ def test_dropped_outliers_stay_in_the_shards_but_not_in_training(
     config = {"source": dirty, "max_outlier_fraction": 0.1}
     summary = prepare(PrepareConfig(**config, outliers="drop"), output)
     assert f"{summary['dropped']} of 65 images of train are dropped as outliers" in caplog.messages
-    assert len(by_tfds(output, "train")) == 65
+    assert len(read_with_tfds(output, "train")) == 65
     data = load_dataset(DataConfig(source=output, image_size=16))
     assert len(data.train) == 65 - summary["dropped"]
     assert any(line.startswith("train: train/cat/black.png: outlier: ") for line in data.skipped)
-    # Copied without its times and its index, the directory still knows.
+    # Without its index, the directory still has the list of dropped rows.
     os.remove(f"{output}/evenkeel-index.npz")
     assert load_dataset(DataConfig(source=output, image_size=16)).train.names == data.train.names
-    # And another word takes it back, without writing a shard.
+    # Preparing without --outliers=drop keeps them again, without writing a shard.
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*tfrecord*")}
     assert prepare(PrepareConfig(**config), output)["dropped"] == 0
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*tfrecord*")} == before
     assert len(load_dataset(DataConfig(source=output, image_size=16)).train) == 65
 
 
-def test_a_drop_beyond_the_fraction_is_refused_with_the_way_out(dirty: str, tmp_path: pathlib.Path) -> None:
+def test_dropping_more_than_the_fraction_is_refused_with_a_remedy(dirty: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(
         UsageError, match=r"are outliers, more than --max_outlier_fraction \(0.01\) .*--outliers=flag\.$"
     ):
@@ -381,7 +392,7 @@ def test_a_drop_beyond_the_fraction_is_refused_with_the_way_out(dirty: str, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_keep_looks_for_none(dirty: str, tmp_path: pathlib.Path) -> None:
+def test_outliers_keep_looks_for_none(dirty: str, tmp_path: pathlib.Path) -> None:
     assert prepare(PrepareConfig(source=dirty, outliers="keep"), str(tmp_path / "out"))["outliers"] == {
         "train": 0,
         "test": 0,
@@ -389,51 +400,51 @@ def test_keep_looks_for_none(dirty: str, tmp_path: pathlib.Path) -> None:
     assert not (tmp_path / "out/outliers.csv").exists()
 
 
-# What was stopped goes on; what is finished is left alone.
+# Interrupted runs are resumed; finished directories are kept.
 
 
-def contents(directory: pathlib.Path) -> dict[str, Any]:
-    """{file: its bytes}; of the index, which knows the times of the shards, its columns."""
-    found: dict[str, Any] = {}
+def directory_contents(directory: pathlib.Path) -> dict[str, Any]:
+    """{file: its bytes}; of the index only the columns, because it also holds the times of the shards."""
+    result: dict[str, Any] = {}
     for path in sorted(directory.iterdir()):
         if path.suffix == ".npz":
             with np.load(path) as stored:
-                found[path.name] = {name: stored[name].tobytes() for name in index.COLUMNS}
+                result[path.name] = {name: stored[name].tobytes() for name in index.COLUMNS}
         else:
-            found[path.name] = path.read_bytes()
-    return found
+            result[path.name] = path.read_bytes()
+    return result
 
 
-def test_what_was_stopped_goes_on_with_what_is_missing(
-    pets: tuple[str, Files], plain: tuple[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_writes_only_the_missing_shards(
+    pets: tuple[str, Files], prepared: tuple[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, written = tmp_path / "pets", []
 
-    def stopped(stored: shards.Stored) -> bytes:
+    def stopped(stored: shards.StoredImage) -> bytes:
         written.append(stored.row)
         if len(written) == 30:
             raise KeyboardInterrupt
-        return really(stored)
+        return original(stored)
 
-    really = shards.serialized
-    monkeypatch.setattr(shards, "serialized", stopped)
+    original = shards.serialize_example
+    monkeypatch.setattr(shards, "serialize_example", stopped)
     with pytest.raises(KeyboardInterrupt):
         prepare(PrepareConfig(source=pets[0], shards=3), str(output))
     assert not output.exists()
     prepare(PrepareConfig(source=pets[0], shards=3), str(output))
-    # All of `test` and a training shard of 13 were whole; 7 images of the next one were written in vain.
+    # All of `test` and a training shard of 13 were complete; 7 images of the next one are written again.
     assert len(written) == 50 + 7
-    assert contents(output) == contents(pathlib.Path(plain[0]))
+    assert directory_contents(output) == directory_contents(pathlib.Path(prepared[0]))
     assert not (tmp_path / "pets.unfinished").exists()
 
 
 @pytest.mark.parametrize("change", [{"tier": "raw:8"}, {"seed": 5}, {"shards": 2}])
-def test_another_plan_is_refused_for_what_is_unfinished(
+def test_another_plan_cannot_resume_an_unfinished_run(
     pets: tuple[str, Files], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     output = str(tmp_path / "pets")
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "serialized", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(shards, "serialize_example", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(PrepareConfig(source=pets[0], shards=3), output)
     (key,) = change
@@ -442,47 +453,49 @@ def test_another_plan_is_refused_for_what_is_unfinished(
     assert prepare(PrepareConfig(**{"source": pets[0], "shards": 3, **change}), output, overwrite=True)["left_out"] == 0
 
 
-def test_a_finished_one_is_checked_again_but_not_written(pets: tuple[str, Files], tmp_path: pathlib.Path) -> None:
+def test_a_finished_directory_gets_the_same_reports_and_no_new_shards(
+    pets: tuple[str, Files], tmp_path: pathlib.Path
+) -> None:
     output = tmp_path / "pets"
     first = prepare(PrepareConfig(source=pets[0]), str(output))
-    before = contents(output)
+    before = directory_contents(output)
     assert prepare(PrepareConfig(source=pets[0]), str(output)) == first
-    assert contents(output) == before
+    assert directory_contents(output) == before
 
 
-def test_what_stands_in_the_way_is_replaced_only_when_asked(pets: tuple[str, Files], tmp_path: pathlib.Path) -> None:
+def test_an_existing_output_is_replaced_only_with_overwrite(pets: tuple[str, Files], tmp_path: pathlib.Path) -> None:
     output = tmp_path / "pets"
     output.mkdir()
     (output / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"^output \(.*pets\) exists and was not prepared from this: --overwrite"):
+    with pytest.raises(UsageError, match=r"^output \(.*pets\) exists, but holds something else .* with --overwrite\.$"):
         prepare(PrepareConfig(source=pets[0]), str(output))
     assert (output / "mine.txt").read_text() == "mine"
     prepare(PrepareConfig(source=pets[0]), str(output), overwrite=True)
     assert not (output / "mine.txt").exists()
-    assert len(by_tfds(str(output), "train")) == 40
+    assert len(read_with_tfds(str(output), "train")) == 40
 
 
-def test_a_changed_source_is_another_plan(tmp_path: pathlib.Path) -> None:
-    folder(tmp_path / "src")
+def test_a_changed_source_makes_another_plan(tmp_path: pathlib.Path) -> None:
+    write_folder(tmp_path / "src")
     prepare(PrepareConfig(source=str(tmp_path / "src")), str(tmp_path / "out"))
-    (tmp_path / "src/train/cat/new.png").write_bytes(picture(99, file_format="PNG"))
-    with pytest.raises(UsageError, match="exists and was not prepared from this"):
+    (tmp_path / "src/train/cat/new.png").write_bytes(encode_picture(99, file_format="PNG"))
+    with pytest.raises(UsageError, match="exists, but holds something else"):
         prepare(PrepareConfig(source=str(tmp_path / "src")), str(tmp_path / "out"))
 
 
-def prepares_until(source: str, output: str, last: str) -> None:
-    """In a process of its own: counts what it does (each image written, each file named); kills itself at a count."""
+def prepare_until_killed(source: str, output: str, last: str) -> None:
+    """Prepares and counts its actions (images written, files renamed, ...); kills its own process at action `last`."""
     done = 0
 
     def counted(module: Any, name: str) -> None:
-        really = getattr(module, name)
+        original = getattr(module, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
             nonlocal done
             done += 1
             if done == int(last):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return really(*arguments, **named)
+            return original(*arguments, **named)
 
         setattr(module, name, call)
 
@@ -492,26 +505,26 @@ def prepares_until(source: str, output: str, last: str) -> None:
     print(done)
 
 
-def run_child(source: str, output: pathlib.Path, last: int) -> subprocess.CompletedProcess:
-    return forked.run(prepares_until, source, str(output), str(last))
+def prepare_in_child(source: str, output: pathlib.Path, last: int) -> subprocess.CompletedProcess:
+    return forked.run(prepare_until_killed, source, str(output), str(last))
 
 
 @pytest.mark.slow
-def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(
+def test_a_run_killed_at_seven_moments_ends_with_the_same_bytes(
     pets: tuple[str, Files], tmp_path: pathlib.Path
 ) -> None:
-    straight = run_child(pets[0], tmp_path / "straight", 0)
+    straight = prepare_in_child(pets[0], tmp_path / "straight", 0)
     assert straight.returncode == 0, straight.stderr
     moments = int(straight.stdout.split()[-1])
     draws = np.random.default_rng(0).integers(1, moments // 3, 5).tolist()
-    # The last ones late: among the metadata, the reports and the final renaming.
+    # The last two have few shards left: they are killed among the metadata, the reports and the final renaming.
     for last in [*draws, 12, 3]:
-        killed = run_child(pets[0], tmp_path / "killed", last)
+        killed = prepare_in_child(pets[0], tmp_path / "killed", last)
         assert killed.returncode == -signal.SIGKILL, killed.stdout
         assert not (tmp_path / "killed").exists()
-    done = run_child(pets[0], tmp_path / "killed", 0)
+    done = prepare_in_child(pets[0], tmp_path / "killed", 0)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
+    assert directory_contents(tmp_path / "killed") == directory_contents(tmp_path / "straight")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["killed", "straight"]
 
 
@@ -520,19 +533,19 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_anomalies_end_with_exit_code_4_and_bad_input_with_2(
-    pets: tuple[str, Files], plain: tuple[str, Any], tmp_path: pathlib.Path
+    pets: tuple[str, Files], prepared: tuple[str, Any], tmp_path: pathlib.Path
 ) -> None:
     schema = tmp_path / "schema.pbtxt"
-    text = pathlib.Path(plain[0], "schema.pbtxt").read_text()
+    text = pathlib.Path(prepared[0], "schema.pbtxt").read_text()
     schema.write_text(text.replace('value: "cat"', 'value: "eel"'))
     arguments = [f"--source={pets[0]}", f"--output={tmp_path}/out", f"--schema={schema}"]
     done = forked.run("tools.prepare", *arguments)
     assert done.returncode == 4, done.stderr
-    assert "error: label: train: cat (50.0%) not in the schema" in done.stdout
+    assert "error: label: train: not in the schema: cat (50.0%)" in done.stdout
     assert done.stderr.splitlines()[-1] == f"error: 1 anomalies; see {tmp_path}/out/anomalies.pbtxt"
-    found = text_format.Parse((tmp_path / "out/anomalies.pbtxt").read_text(), anomalies_pb2.Anomalies())
-    assert list(found.anomaly_info) == ["label"]
-    assert len(by_tfds(f"{tmp_path}/out", "train")) == 40  # it is all there nevertheless
+    anomalies = text_format.Parse((tmp_path / "out/anomalies.pbtxt").read_text(), anomalies_pb2.Anomalies())
+    assert list(anomalies.anomaly_info) == ["label"]
+    assert len(read_with_tfds(f"{tmp_path}/out", "train")) == 40  # the directory is complete nevertheless
     assert "--overwrite" in refused(tool("prepare", f"--source={pets[0]}", f"--output={tmp_path}/out", "--tier=raw:8"))
 
 
@@ -553,16 +566,16 @@ def test_bad_flags_are_one_line(flags: list[str], words: list[str]) -> None:
         assert word in line
 
 
-def test_drift_is_reported_against_a_directory_prepared_before(
-    pets: tuple[str, Files], plain: tuple[str, Any], tmp_path: pathlib.Path
+def test_drift_from_a_directory_prepared_earlier_is_reported(
+    pets: tuple[str, Files], prepared: tuple[str, Any], tmp_path: pathlib.Path
 ) -> None:
-    summary = prepare(PrepareConfig(source=pets[0], previous=plain[0]), str(tmp_path / "out"))
+    summary = prepare(PrepareConfig(source=pets[0], previous=prepared[0]), str(tmp_path / "out"))
     assert summary["anomalies"]["error"] == 0
-    found = text_format.Parse((tmp_path / "out/anomalies.pbtxt").read_text(), anomalies_pb2.Anomalies())
-    assert all(info.drift_measurements[0].value == 0 for info in found.drift_skew_info)
-    with pytest.raises(UsageError, match=r"^--previous \(.*\) holds no statistics.pb that can be read"):
+    anomalies = text_format.Parse((tmp_path / "out/anomalies.pbtxt").read_text(), anomalies_pb2.Anomalies())
+    assert all(info.drift_measurements[0].value == 0 for info in anomalies.drift_skew_info)
+    with pytest.raises(UsageError, match=r"^--previous \(.*\) holds no readable statistics.pb"):
         prepare(PrepareConfig(source=pets[0], previous=str(tmp_path)), str(tmp_path / "other"))
 
 
-def test_the_summary_is_stored(plain: tuple[str, Any]) -> None:
-    assert json.loads(pathlib.Path(plain[0], "summary.json").read_text()) == plain[1]
+def test_the_summary_is_stored(prepared: tuple[str, Any]) -> None:
+    assert json.loads(pathlib.Path(prepared[0], "summary.json").read_text()) == prepared[1]

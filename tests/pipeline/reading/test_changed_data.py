@@ -42,11 +42,11 @@ def test_a_shard_cut_short_ends_the_run_and_the_next_one_names_it(
         process.wait()
     kept = list((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert kept
-    assert [checksums.fault(str(path)) for path in kept] == [""] * len(kept)
+    assert [checksums.find_damage(str(path)) for path in kept] == [""] * len(kept)
     assert f"training on 300 images of {shard.parent}" in said
     assert "Fatal Python error: " in said  # "Bus error", unless a second thread reads there while this is written
     done = forked.run("tools.train", *flags, "--resume")
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: 300 of 300 images of split 'train' are corrupt")
-    assert f"{shard} record 0: lost behind byte 0 of its shard, which holds 0: damaged or cut short there" in last
+    assert f"{shard} record 0: the shard of 0 bytes is damaged or cut short at byte 0: the rest is lost" in last

@@ -15,8 +15,10 @@ from PIL import Image
 
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index import index, shuffle
-from evenkeel.pipeline.index.index import Features, Index
+from evenkeel.pipeline.index import shuffle
+from evenkeel.pipeline.index.build_index import build_index
+from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.features import Features
 from evenkeel.pipeline.index.shuffle import ReplicaShard
 from evenkeel.pipeline.reading import memory_map, reader
 
@@ -53,7 +55,7 @@ def written(directory: pathlib.Path) -> Index:
 
 def indexed(lengths: dict[str, int]) -> Index:
     features = Features(image="photo", label="kind", filename=None, classes=("a", "b", "c"))
-    columns, faults = index._build(lengths, features)
+    columns, faults = build_index(lengths, features)
     sizes = tuple(pathlib.Path(path).stat().st_size for path in lengths)
     return Index(tuple(lengths), sizes, features, columns, faults)
 
@@ -62,7 +64,7 @@ def taken(made: reader.Reader, count: int = -1) -> list[Element]:
     """The first elements, or all: the payloads fetched inside tf.data, image by image."""
     ds, fetch = made
     # The number of the element comes first where there is one.
-    ds = ds.map(lambda *of: (of[-2], tf.map_fn(fetch.encoded, of[-1], fn_output_signature=tf.string)))
+    ds = ds.map(lambda *of: (of[-2], tf.map_fn(fetch.read_bytes, of[-1], fn_output_signature=tf.string)))
     return [(rows.tolist(), images.tolist()) for rows, images in ds.take(count).as_numpy_iterator()]
 
 
@@ -91,8 +93,8 @@ def test_mapped_all_workers_together_see_every_row_exactly_once_an_epoch(
 ) -> None:
     some = pictures.take(np.arange(size))
     parts = [
-        flat(taken(reader.training_reader(config("mapped"), some, 0, share, 0), 2 * size // count + 1))[0]
-        for share in workers(count, batch=count)
+        flat(taken(reader.training_reader(config("mapped"), some, 0, replica_shard, 0), 2 * size // count + 1))[0]
+        for replica_shard in workers(count, batch=count)
     ]
     sequence = [row for step in zip(*parts, strict=True) for row in step]
     assert sorted(sequence[:size]) == sorted(sequence[size : 2 * size]) == [*range(size)]
@@ -103,26 +105,26 @@ def test_streamed_all_workers_together_see_every_row_exactly_once_an_epoch(
     pictures: Index, count: int, size: int
 ) -> None:
     some, epochs = pictures.take(np.arange(size)), ([], [])  # type: tuple[Index, tuple[list[int], list[int]]]
-    for share in workers(count, batch=count):
-        mine = len(range(share.first_replica, size, count))
-        rows, _ = flat(taken(reader.training_reader(config("streaming"), some, 0, share, 0), 2 * mine))
+    for replica_shard in workers(count, batch=count):
+        mine = len(range(replica_shard.first_replica, size, count))
+        rows, _ = flat(taken(reader.training_reader(config("streaming"), some, 0, replica_shard, 0), 2 * mine))
         epochs[0].extend(rows[:mine])
         epochs[1].extend(rows[mine:])
     assert sorted(epochs[0]) == sorted(epochs[1]) == [*range(size)]
 
 
 def test_mapped_rows_are_the_orders_at_the_shares_positions(pictures: Index) -> None:
-    share = ReplicaShard(12, replicas=4, first_replica=2, local_replicas=2)
-    elements = taken(reader.training_reader(config("mapped"), pictures, 5, share, start_step=3), 4)
+    replica_shard = ReplicaShard(12, replicas=4, first_replica=2, local_replicas=2)
+    elements = taken(reader.training_reader(config("mapped"), pictures, 5, replica_shard, start_step=3), 4)
     for element, (rows, _) in enumerate(elements, start=3 * 2):
-        positions = share.positions(tf.constant(element, tf.int64))
-        assert rows == shuffle.rows_at(positions, 30, 5).numpy().tolist()
+        positions = replica_shard.positions(tf.constant(element, tf.int64))
+        assert rows == shuffle.shuffled_rows(positions, 30, 5).numpy().tolist()
 
 
 def test_mapped_a_late_step_is_reached_without_the_steps_before(pictures: Index) -> None:
     late = 10**13  # were it only counted, it would take days
     (rows, _), *_ = taken(reader.training_reader(config("mapped"), pictures, 0, ReplicaShard(6), late), 1)
-    assert rows == shuffle.rows_at(tf.range(6 * late, 6 * late + 6), 30, 0).numpy().tolist()
+    assert rows == shuffle.shuffled_rows(tf.range(6 * late, 6 * late + 6), 30, 0).numpy().tolist()
 
 
 def test_streamed_a_later_start_leaves_out_the_steps_before(pictures: Index) -> None:
@@ -150,7 +152,7 @@ def test_evaluation_sees_every_row_once_and_fills_up_with_row_minus_1(
     pictures: Index, kind: str, count: int, local: int
 ) -> None:
     batch = 12  # 30 rows: three steps, six places left over
-    parts = [taken(reader.evaluation_reader(config(kind), pictures, share)) for share in workers(count, batch, local)]
+    parts = [taken(reader.evaluation_reader(config(kind), pictures, replica_shard)) for replica_shard in workers(count, batch, local)]
     assert {len(part) for part in parts} == {3 * local}
     by_step = [element for step in range(3) for part in parts for element in part[step * local : (step + 1) * local]]
     assert {len(rows) for rows, _ in by_step} == {batch // (count * local)}
@@ -196,7 +198,7 @@ def test_damaged_records_are_passed_over_where_mapped_and_refused_in_a_stream(tm
     at = int(sound.columns["offset"][10])
     contents[at + 5] ^= 1
     damaged.write_bytes(contents)
-    kept = indexed(dict(zip(sound.shards, SHARDS, strict=True))).kept
+    kept = indexed(dict(zip(sound.shards, SHARDS, strict=True))).kept_rows
     assert len(kept) == 29
     rows, images = flat(taken(reader.evaluation_reader(config("mapped"), kept, ReplicaShard(29))))
     assert images == [picture(row) for row in range(30) if row != 10]
@@ -210,7 +212,7 @@ def test_what_lies_behind_a_damaged_length_is_not_touched(tmp_path: pathlib.Path
     sound = written(tmp_path)
     damaged = pathlib.Path(sound.shards[4])
     damaged.write_bytes(damaged.read_bytes()[: int(sound.columns["offset"][25])])
-    kept = indexed(dict(zip(sound.shards, SHARDS, strict=True))).kept
+    kept = indexed(dict(zip(sound.shards, SHARDS, strict=True))).kept_rows
     rows, images = flat(taken(reader.evaluation_reader(config(kind), kept, ReplicaShard(25))))
     assert rows == [*range(25)]
     assert images == [picture(row) for row in range(25)]
@@ -224,12 +226,12 @@ def test_a_shard_cut_short_after_indexing_is_named(pictures: Index) -> None:
 
 def test_local_shards_are_mapped_unless_streaming_is_asked_for(pictures: Index) -> None:
     kinds = ("auto", "mapped", "streaming")
-    assert [reader.use_mapping(config(kind), pictures) for kind in kinds] == [True, True, False]
+    assert [reader.use_memory_map(config(kind), pictures) for kind in kinds] == [True, True, False]
 
 
 def test_remote_shards_are_streamed_and_cannot_be_mapped(pictures: Index) -> None:
     remote = dataclasses.replace(pictures, shards=("gs://bucket/pets/a.tfrecord", *pictures.shards[1:]))
-    assert not reader.use_mapping(config("auto"), remote)
+    assert not reader.use_memory_map(config("auto"), remote)
     with pytest.raises(UsageError) as raised:
         reader.training_reader(config("mapped"), remote, 0, ReplicaShard(6), start_step=0)
     assert str(raised.value) == (
@@ -242,6 +244,6 @@ def test_remote_shards_are_streamed_and_cannot_be_mapped(pictures: Index) -> Non
 
 def test_where_nothing_can_be_mapped_it_is_streamed(pictures: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_map, "available", False)
-    assert not reader.use_mapping(config("auto"), pictures)
+    assert not reader.use_memory_map(config("auto"), pictures)
     with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards on Linux"):
-        reader.use_mapping(config("mapped"), pictures)
+        reader.use_memory_map(config("mapped"), pictures)

@@ -1,4 +1,4 @@
-"""The embedded data set: the same images every time, and dirt that can be counted."""
+"""The synthetic data set: the same images every time, and an exact number of defects."""
 
 import contextlib
 import dataclasses
@@ -20,13 +20,13 @@ from evenkeel.pipeline.config import ShapesConfig
 from evenkeel.pipeline.sources import shapes
 from tests import forked
 
-SMALL = ShapesConfig(size=16, count=200)
+CLEAN = ShapesConfig(size=16, count=200)
 DIRTY = ShapesConfig(size=16, count=200, outliers=0.3, label_noise=0.3, unnormalised=0.3, imbalance=5.0, corrupt=0.3)
 Split = dict[str, tuple[bytes, int]]  # file name -> JPEG, label
 
 
 def read(directory: str, split: str) -> Split:
-    """A prepared split as any TFDS reader sees it."""
+    """A prepared split as TFDS reads it."""
     builder = tfds.builder_from_directory(directory)
     dataset = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
     return {e["filename"].decode(): (e["image"], int(e["label"])) for e in tfds.as_numpy(dataset)}
@@ -42,19 +42,19 @@ def forbid(*args: object) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Split]:
-    """The training split of SMALL with these knobs."""
+    """A function that returns the training split of CLEAN with changed options."""
     cache = str(tmp_path_factory.mktemp("shapes"))
-    return lambda **dirt: read(shapes.prepare(dataclasses.replace(SMALL, **dirt), cache), "train")
+    return lambda **dirt: read(shapes.prepare(dataclasses.replace(CLEAN, **dirt), cache), "train")
 
 
-def changed(clean: Split, dirty: Split, part: int) -> list[str]:
-    """Names whose JPEG (part 0) or label (part 1) differs; the names themselves must be the same."""
+def changed_names(clean: Split, dirty: Split, part: int) -> list[str]:
+    """Names whose JPEG (part 0) or label (part 1) differs; both splits must have the same names."""
     assert clean.keys() == dirty.keys()
     return [name for name in clean if clean[name][part] != dirty[name][part]]
 
 
-def test_any_tfds_reader_opens_it(tmp_path: pathlib.Path) -> None:
-    directory = shapes.prepare(SMALL, str(tmp_path))
+def test_tfds_opens_the_data_set(tmp_path: pathlib.Path) -> None:
+    directory = shapes.prepare(CLEAN, str(tmp_path))
     builder = tfds.builder_from_directory(directory)
     assert builder.info.features["label"].names == list(shapes.CLASSES)
     assert {name: split.num_examples for name, split in builder.info.splits.items()} == {"train": 200, "validation": 40}
@@ -65,90 +65,90 @@ def test_any_tfds_reader_opens_it(tmp_path: pathlib.Path) -> None:
     train = read(directory, "train")
     assert train.keys() == {f"train_{row:06d}.jpg" for row in range(200)}
     assert Counter(label for _, label in train.values()) == dict.fromkeys(range(10), 20)
-    stored = dict(shapes._examples(SMALL, "train"))
+    stored = dict(shapes._generate(CLEAN, "train"))
     assert all(train[name][0] == example["image"] for name, example in stored.items())  # not encoded a second time
 
 
-def test_a_small_data_set_still_validates_every_class(tmp_path: pathlib.Path) -> None:
+def test_a_small_data_set_has_every_class_in_validation(tmp_path: pathlib.Path) -> None:
     directory = shapes.prepare(ShapesConfig(size=8, count=20), str(tmp_path))
     assert sorted(label for _, label in read(directory, "validation").values()) == list(range(10))
 
 
-def test_images_are_a_function_of_the_seed(tmp_path: pathlib.Path) -> None:
-    one, two = (shapes.prepare(SMALL, str(tmp_path / place)) for place in "ab")
-    other = shapes.prepare(dataclasses.replace(SMALL, seed=1), str(tmp_path / "a"))
+def test_images_depend_only_on_the_seed(tmp_path: pathlib.Path) -> None:
+    one, two = (shapes.prepare(CLEAN, str(tmp_path / place)) for place in "ab")
+    other = shapes.prepare(dataclasses.replace(CLEAN, seed=1), str(tmp_path / "a"))
     for split in ("train", "validation"):
         assert read(one, split) == read(two, split)
         images, others = read(one, split), read(other, split)
-        assert len(changed(images, others, 0)) == len(images)
+        assert len(changed_names(images, others, 0)) == len(images)
     train, validation = read(one, "train"), read(one, "validation")
     jpegs = {jpeg for jpeg, _ in (train | validation).values()}
     assert len(jpegs) == len(train) + len(validation)  # no image twice, none in both splits
 
 
-def test_dirt_is_a_function_of_the_seed() -> None:
-    assert list(shapes._examples(DIRTY, "train")) == list(shapes._examples(DIRTY, "train"))
-    knobs = dataclasses.replace(SMALL, label_noise=0.3)
-    first, second = (dict(shapes._examples(dataclasses.replace(knobs, seed=seed), "train")) for seed in (0, 1))
+def test_defects_depend_only_on_the_seed() -> None:
+    assert list(shapes._generate(DIRTY, "train")) == list(shapes._generate(DIRTY, "train"))
+    noisy = dataclasses.replace(CLEAN, label_noise=0.3)
+    first, second = (dict(shapes._generate(dataclasses.replace(noisy, seed=seed), "train")) for seed in (0, 1))
     assert [e["label"] for e in first.values()] != [e["label"] for e in second.values()]
 
 
 def test_a_second_call_renders_nothing(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = shapes.prepare(SMALL, str(tmp_path))
+    first = shapes.prepare(CLEAN, str(tmp_path))
     monkeypatch.setattr(shapes, "render", forbid)
-    assert shapes.prepare(dataclasses.replace(SMALL), str(tmp_path)) == first
+    assert shapes.prepare(dataclasses.replace(CLEAN), str(tmp_path)) == first
     with pytest.raises(AssertionError, match="rendered again"):
-        shapes.prepare(dataclasses.replace(SMALL, seed=1), str(tmp_path))
+        shapes.prepare(dataclasses.replace(CLEAN, seed=1), str(tmp_path))
 
 
-def killed_while_preparing(directory: str) -> None:
-    """In a process of its own: amid the validation split."""
+def prepare_and_die(directory: str) -> None:
+    """Kills its own process in the middle of the validation split."""
     images, render = iter(range(220)), shapes.render
     shapes.render = lambda *given: render(*given) if next(images) < 210 else os._exit(9)
-    shapes.prepare(SMALL, directory)
+    shapes.prepare(CLEAN, directory)
 
 
-def test_a_killed_preparation_is_begun_again(tmp_path: pathlib.Path) -> None:
-    killed = forked.run(killed_while_preparing, str(tmp_path))
+def test_a_killed_preparation_starts_anew(tmp_path: pathlib.Path) -> None:
+    killed = forked.run(prepare_and_die, str(tmp_path))
     assert killed.returncode == 9, killed.stderr
     assert list(tmp_path.rglob("*.tfrecord*")), "killed before anything was written: this test tests nothing"
-    directory = shapes.prepare(SMALL, str(tmp_path))
+    directory = shapes.prepare(CLEAN, str(tmp_path))
     assert (len(read(directory, "train")), len(read(directory, "validation"))) == (200, 40)
 
 
-def counted_while_preparing(directory: str) -> None:
-    """In a process of its own: prints where they are, and how many images it has rendered."""
+def prepare_and_count(directory: str) -> None:
+    """Prints the directory, and how many images this process has rendered."""
     calls, render = [], shapes.render
     shapes.render = lambda *given: calls.append(given) or render(*given)
-    print(shapes.prepare(SMALL, directory), len(calls))
+    print(shapes.prepare(CLEAN, directory), len(calls))
 
 
 @pytest.mark.slow
-def test_of_processes_that_want_the_same_one_renders_it(tmp_path: pathlib.Path) -> None:
+def test_only_one_of_several_processes_renders_a_data_set(tmp_path: pathlib.Path) -> None:
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
-        processes = [forked.start(counted_while_preparing, str(tmp_path), out=file) for file in files]
-        told = []
+        processes = [forked.start(prepare_and_count, str(tmp_path), out=file) for file in files]
+        outputs = []
         for process, file in zip(processes, files, strict=True):
             process.join(120)
             file.seek(0)
             out = file.read()
             assert process.exitcode == 0, out
-            told.append(out.splitlines()[-1].split())
-    assert len({directory for directory, _ in told}) == 1
-    assert sorted(int(calls) for _, calls in told) == [0, 0, 240]
+            outputs.append(out.splitlines()[-1].split())
+    assert len({directory for directory, _ in outputs}) == 1
+    assert sorted(int(calls) for _, calls in outputs) == [0, 0, 240]
 
 
-def test_a_disk_error_is_not_taken_for_another_process(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_is_raised(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> np.ndarray:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(shapes, "render", full)
     with pytest.raises(OSError, match="No space left"):
-        shapes.prepare(SMALL, str(tmp_path))
+        shapes.prepare(CLEAN, str(tmp_path))
 
 
-def test_every_field_shows_in_the_name() -> None:
+def test_every_field_changes_the_name() -> None:
     config = ShapesConfig()
     assert shapes.config_name(config) == "size32_count6000_quality90_seed0"
     others = []
@@ -160,46 +160,46 @@ def test_every_field_shows_in_the_name() -> None:
     assert shapes.config_name(ShapesConfig(imbalance=2)) == shapes.config_name(ShapesConfig(imbalance=2.0))
 
 
-def test_the_default_configuration_has_a_plain_tfds_name(tmp_path: pathlib.Path) -> None:
+def test_the_default_configuration_is_the_plain_tfds_name(tmp_path: pathlib.Path) -> None:
     builder = tfds.builder("shapes", data_dir=str(tmp_path))
     assert builder.builder_config.shapes == ShapesConfig()
 
 
 def test_outliers_are_black_white_and_noise(train: Callable[..., Split]) -> None:
     clean, dirty = train(), train(outliers=0.15)
-    names = changed(clean, dirty, 0)
+    names = changed_names(clean, dirty, 0)
     images = [pixels(dirty[name][0]) for name in names]
     kinds = Counter(
         "black" if image.max() == 0 else "white" if image.min() == 255 else "noise" if image.std() > 45 else "?"
         for image in images
     )
     assert kinds == {"black": 10, "white": 10, "noise": 10}
-    assert not changed(clean, dirty, 1)
-    assert len({dirty[name][0] for name in names}) == 12  # the noise is drawn afresh
+    assert not changed_names(clean, dirty, 1)
+    assert len({dirty[name][0] for name in names}) == 12  # every noise image is different
 
 
 def test_label_noise_is_spread_over_the_other_classes(train: Callable[..., Split]) -> None:
     clean, dirty = train(), train(label_noise=0.27)
-    names = changed(clean, dirty, 1)
+    names = changed_names(clean, dirty, 1)
     assert len(names) == 54
     offsets = Counter((dirty[name][1] - clean[name][1]) % 10 for name in names)
     assert offsets == dict.fromkeys(range(1, 10), 6)
     assert len({clean[name][1] for name in names}) == 10
-    assert not changed(clean, dirty, 0)
+    assert not changed_names(clean, dirty, 0)
 
 
 def test_unnormalised_images_are_sixteen_times_too_dark(train: Callable[..., Split]) -> None:
     clean, dirty = train(), train(unnormalised=0.1)
-    names = changed(clean, dirty, 0)
+    names = changed_names(clean, dirty, 0)
     assert len(names) == 20
     for name in names:
         bright, dark = pixels(clean[name][0]).mean(), pixels(dirty[name][0]).mean()
         assert dark == pytest.approx(bright / 16, abs=1.0)
         assert bright > 30
-    assert not changed(clean, dirty, 1)
+    assert not changed_names(clean, dirty, 1)
 
 
-def test_imbalance_is_a_geometric_series(tmp_path: pathlib.Path) -> None:
+def test_imbalance_makes_class_sizes_a_geometric_series(tmp_path: pathlib.Path) -> None:
     directory = shapes.prepare(ShapesConfig(size=8, count=1500, imbalance=16), str(tmp_path))
     counts = Counter(label for _, label in read(directory, "train").values())
     sizes = np.array([counts[label] for label in range(10)])
@@ -210,8 +210,8 @@ def test_imbalance_is_a_geometric_series(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize(("count", "imbalance"), [(20, 1.0), (25, 1.0), (20, 1e6), (999, 7.3), (100, 50.0)])
-def test_class_sizes_add_up_and_none_is_empty(count: int, imbalance: float) -> None:
-    sizes = np.bincount(shapes._labels(count, imbalance, np.random.default_rng(0)), minlength=10)
+def test_class_sizes_add_up_and_no_class_is_empty(count: int, imbalance: float) -> None:
+    sizes = np.bincount(shapes._draw_labels(count, imbalance, np.random.default_rng(0)), minlength=10)
     assert sizes.sum() == count
     assert sizes.min() >= 1
     assert list(sizes) == sorted(sizes, reverse=True) or imbalance == 1
@@ -219,29 +219,29 @@ def test_class_sizes_add_up_and_none_is_empty(count: int, imbalance: float) -> N
 
 
 @pytest.mark.parametrize(("size", "quality"), [(8, 90), (16, 1), (16, 100), (96, 90)])
-def test_corrupt_files_and_no_others_fail_to_decode(size: int, quality: int, train: Callable[..., Split]) -> None:
+def test_only_corrupt_files_fail_to_decode(size: int, quality: int, train: Callable[..., Split]) -> None:
     shape = {"size": size, "quality": quality, "count": 40}
     clean, dirty = train(**shape), train(**shape, corrupt=0.3)
-    names = changed(clean, dirty, 0)
+    names = changed_names(clean, dirty, 0)
     assert len(names) == 12
     for name, (jpeg, _) in dirty.items():
         if name in names:
             assert clean[name][0].startswith(jpeg)
             with pytest.raises(tf.errors.InvalidArgumentError):
                 tf.io.decode_jpeg(jpeg)
-            with pytest.raises(tf.errors.InvalidArgumentError):  # whatever part is asked for
+            with pytest.raises(tf.errors.InvalidArgumentError):  # no part of it decodes either
                 tf.image.decode_and_crop_jpeg(jpeg, [0, 0, 1, 1])
         else:
             assert tf.io.decode_jpeg(jpeg).shape == (size, size, 3)
 
 
-def test_dirt_stays_out_of_validation(tmp_path: pathlib.Path) -> None:
-    clean, dirty = (shapes.prepare(config, str(tmp_path)) for config in (SMALL, DIRTY))
+def test_validation_has_no_defects(tmp_path: pathlib.Path) -> None:
+    clean, dirty = (shapes.prepare(config, str(tmp_path)) for config in (CLEAN, DIRTY))
     assert read(dirty, "validation") == read(clean, "validation")
     assert read(dirty, "train") != read(clean, "train")
 
 
-def test_the_label_decides_the_shape_and_nothing_else() -> None:
+def test_the_label_changes_only_the_shape() -> None:
     images = [shapes.render(label, 32, np.random.default_rng(5)) for label in range(10)]
     for first in range(10):
         np.testing.assert_array_equal(images[first], shapes.render(first, 32, np.random.default_rng(5)))
@@ -253,12 +253,12 @@ def test_the_label_decides_the_shape_and_nothing_else() -> None:
 def test_the_shape_stands_out_from_its_background(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = range(200)
     with_shape = [shapes.render(0, 32, np.random.default_rng(seed)) for seed in seeds]
-    monkeypatch.setitem(shapes.OUTLINES, "circle", (np.full((3, 2), 9.0),))  # outside the picture
+    monkeypatch.setitem(shapes.OUTLINES, "circle", (np.full((3, 2), 9.0),))  # outside the image
     for seed, image in zip(seeds, with_shape, strict=True):
         empty = shapes.render(0, 32, np.random.default_rng(seed))
         inside = (image != empty).any(axis=2)
         assert inside.sum() > 120, seed
-        contrast = np.abs((image.astype(float) - empty) @ shapes.LUMA)[inside]
+        contrast = np.abs((image.astype(float) - empty) @ shapes.LUMA_WEIGHTS)[inside]
         assert np.median(contrast) > 40, seed
 
 
@@ -281,7 +281,7 @@ def test_any_size_renders(size: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
-def test_pixels_alone_do_not_tell_the_classes_apart(tmp_path: pathlib.Path) -> None:
+def test_a_linear_model_cannot_separate_the_classes(tmp_path: pathlib.Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
     directory = shapes.prepare(ShapesConfig(), str(tmp_path))
@@ -291,12 +291,12 @@ def test_pixels_alone_do_not_tell_the_classes_apart(tmp_path: pathlib.Path) -> N
         images = np.stack([pixels(jpeg).ravel() for jpeg in jpegs])
         return images.astype(np.float32) / 255 - 0.5, np.array(labels)
 
-    model = LogisticRegression(max_iter=20).fit(*arrays("train"))  # by 20 iterations it overfits
+    model = LogisticRegression(max_iter=20).fit(*arrays("train"))  # at 20 iterations it overfits
     accuracy = model.score(*arrays("validation"))
     assert 0.14 < accuracy <= 0.5  # more than chance, far less than a CNN's 0.99
 
 
-def test_a_first_preparation_warns_of_nothing(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_preparation_logs_no_warning(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        shapes.prepare(SMALL, str(tmp_path))
+        shapes.prepare(CLEAN, str(tmp_path))
     assert caplog.messages == []

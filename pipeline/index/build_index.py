@@ -1,0 +1,160 @@
+"""Builds the index of TFRecord shards: checks every record's checksum and decodes every image once.
+
+columns, faults = build_index({"pets.tfrecord-00000-of-00001": 1000}, features, max_pixels)
+
+Damaged records and images that cannot be decoded are therefore known by name before training starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tqdm import tqdm
+
+from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.images.decode import decode_whole
+from evenkeel.pipeline.images.header import FORMATS, Header, read_header
+from evenkeel.pipeline.index.features import Features, parse_example
+from evenkeel.pipeline.index.index import COLUMNS, JPEG, OTHER, RAW
+from evenkeel.pipeline.index.pixel_sums import pixel_sums
+from evenkeel.pipeline.index.tfrecord import HEADER_BYTES, read_records
+
+BATCH_IMAGES = 64  # images whose pixel sums are copied into the columns together
+
+
+def build_index(
+    lengths: dict[str, int], features: Features, max_pixels: int = DataConfig.max_pixels
+) -> tuple[dict[str, np.ndarray], dict[tuple[int, int], str]]:
+    """Reads all records of the shards and decodes their images.
+
+    Args:
+      lengths: {path of a shard: number of its records}.
+      features: keys of the tf.Examples.
+      max_pixels: larger images are not decoded and not kept.
+
+    Returns:
+      columns: as in `index.COLUMNS`, one row per record.
+      faults: {(shard, record): "name: reason"} of the rows that are not kept.
+    """
+    total = sum(lengths.values())
+    columns: dict[str, np.ndarray] = {name: np.zeros((total, *shape), kind) for name, (kind, shape) in COLUMNS.items()}
+    scan = _Scan(columns, {}, {}, [b""] * total)
+    errors: list[Exception] = []
+
+    def images() -> Iterator[tuple[int, bytes, list[int]]]:
+        # An error that is raised in here would make `ignore_errors` end the data set early, without a message.
+        try:
+            yield from scan.read_images(lengths, features, max_pixels)
+        except Exception as error:
+            errors.append(error)
+
+    def decode(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+        if features.shape is None:
+            return decode_whole(image, channels=3)
+        return tf.reshape(tf.io.decode_raw(image, tf.uint8), tf.ensure_shape(shape, [3]))
+
+    # Nothing here needs AutoGraph, and its conversion takes 2 s of CPU.
+    @tf.autograph.experimental.do_not_convert
+    def sum_pixels(row: tf.Tensor, image: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return row, *pixel_sums(decode(image, shape))
+
+    signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int64))
+    dataset = tf.data.Dataset.from_generator(images, output_signature=signature).map(
+        sum_pixels, num_parallel_calls=tf.data.AUTOTUNE
+    )
+    with tqdm(total=total, desc="indexing", unit=" images", delay=1, disable=None) as bar:
+        # `ignore_errors` leaves out the images that do not decode; their rows stay in `scan.undecoded`.
+        for rows, sizes, *sums in dataset.ignore_errors().batch(BATCH_IMAGES).as_numpy_iterator():
+            columns["keep"][rows], columns["height"][rows], columns["width"][rows] = True, sizes[:, 0], sizes[:, 1]
+            for values, name in zip(sums, ("sums", "squares", "laplacian", "fingerprint"), strict=True):
+                columns[name][rows] = values
+            for row in rows.tolist():
+                del scan.undecoded[row]
+            bar.update(len(rows))
+    if errors:
+        raise errors[0]
+    for row, name in scan.undecoded.items():
+        scan.faults[int(columns["shard"][row]), int(columns["record"][row])] = f"{name}: cannot be decoded as an image"
+    columns["name"] = np.array(scan.names, np.bytes_)
+    return columns, scan.faults
+
+
+@dataclasses.dataclass
+class _Scan:
+    """A pass over the records of all shards.
+
+    Attributes:
+      columns: filled with what is known before an image is decoded.
+      faults: {(shard, record): "name: reason"} of the records that are not decoded.
+      undecoded: {row: name} of the images that were handed to the decoder; those that decode are deleted from it.
+      names: file name of each row; empty if there is none.
+    """
+
+    columns: dict[str, np.ndarray]
+    faults: dict[tuple[int, int], str]
+    undecoded: dict[int, str]
+    names: list[bytes]
+
+    def read_images(
+        self, lengths: dict[str, int], features: Features, max_pixels: int
+    ) -> Iterator[tuple[int, bytes, list[int]]]:
+        """(row, image, shape) of every image that may be decoded; the shape is empty unless the image is raw."""
+        columns, row = self.columns, 0
+        for shard, (path, length) in enumerate(lengths.items()):
+            for record, (offset, data, fault) in enumerate(read_records(path, length)):
+                columns["shard"][row], columns["record"][row] = shard, record
+                columns["start"][row] = offset - HEADER_BYTES
+                name = f"{path} record {record}"
+                try:
+                    if fault:
+                        raise ValueError(fault)
+                    example = parse_example(data, features)
+                    self.names[row] = example.name
+                    name = example.name.decode(errors="backslashreplace") or name
+                    if not 0 <= example.label < len(features.classes):
+                        raise ValueError(f"label {example.label} is none of the {len(features.classes)} classes")
+                    kind, header = check_image(example.image, max_pixels, example.shape)
+                except (IndexError, ValueError, DecodeError) as error:
+                    self.faults[shard, record] = f"{name}: {error}"
+                else:
+                    # If the same bytes occur twice in the record, their first occurrence serves as well.
+                    columns["offset"][row] = offset + data.find(example.image)
+                    columns["length"][row], columns["label"][row] = len(example.image), example.label
+                    columns["kind"][row], columns["format"][row] = kind, header.format
+                    self.undecoded[row] = name  # before the yield: the decoder may finish before the next line runs
+                    yield row, example.image, example.shape
+                row += 1
+
+
+def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tuple[int, Header]:
+    """The kind (index.OTHER, JPEG or RAW) and the header of an image; nothing is decoded.
+
+    Args:
+      image: encoded bytes, or with `shape` pixels.
+      max_pixels: the most pixels that may be decoded.
+      shape: (height, width, 3) of pixels; empty for encoded bytes.
+
+    Raises:
+      ValueError: the bytes are no image, must not be decoded, or hold more than `max_pixels`.
+    """
+    if len(shape):
+        if shape[2] != 3 or min(shape) < 1 or np.prod(shape, dtype=object) != len(image):
+            raise ValueError(f"{len(image)} bytes are no pixels of shape {shape}")
+        header = Header(0, shape[1], shape[0], shape[0] * shape[1])
+    else:
+        file_header = read_header(image)
+        if file_header is None:
+            raise ValueError("cannot be decoded as an image")
+        header = file_header
+    if header.refusal:
+        raise ValueError(header.refusal)
+    if header.pixels > max_pixels:
+        size = f"{header.width} x {header.height}"
+        frames = f", {header.pixels} in all frames," if header.pixels != header.width * header.height else ""
+        raise ValueError(f"{size} pixels{frames} are more than data.max_pixels ({max_pixels}): raise it to decode them")
+    kind = RAW if len(shape) else JPEG if FORMATS[header.format] == "JPEG" else OTHER
+    return kind, header
