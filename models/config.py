@@ -1,9 +1,10 @@
-"""What a training run can be told, without importing TensorFlow.
+"""The configuration of a training run; does not import TensorFlow.
 
     config = TrainConfig(epochs=10, optimizer=OptimizerConfig(learning_rate=0.4))
     assert from_dict(TrainConfig, to_dict(config)) == config
 
-Frozen dataclasses that check themselves; every field is a flag of `tools.train` under its dotted name.
+The configuration is made of frozen dataclasses that check their values. Each field is a flag of `evenkeel train` under
+its dotted name, such as --optimizer.learning_rate.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from evenkeel.pipeline.options import option
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
 ARCHITECTURES = ("cnn", "resnet9", *RESNETS)
-NORMS = ("batch", "sync_batch", "group")
+NORM_OPTIONS = ("batch", "sync_batch", "group")
 PATCHES = (
     "relu",
     "leaky_relu",
@@ -40,38 +41,41 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network. Regularizers act on kernels only."""
+    """The network."""
 
     name: str = option(
         "resnet9",
-        "cnn | resnet9 | resnet18 | resnet34 | resnet50 | path/to/file.py:function returning a functional Keras model",
+        "cnn | resnet9 | resnet18 | resnet34 | resnet50 | path/to/file.py:function, called with (input_shape, classes),"
+        " returning a functional Keras model",
     )
-    width: int = option(0, "channels of the first convolution; 0: 32 for cnn and resnet9, 64 for the published ones")
+    width: int = option(0, "channels of the first convolution; 0: 32 for cnn and resnet9, 64 for resnet18 to resnet50")
     stem: str = option(
-        "auto", "first layers of resnet18 to 50: imagenet (7x7, pooled) | small (3x3) | auto by image size"
+        "auto", "resnet18 to resnet50, first layers: imagenet (7x7, then pooling) | small (3x3) | auto: by image size"
     )
-    norm: str = option("batch", "batch | sync_batch (batch statistics over all replicas) | group")
-    zero_init: bool = option(True, "start the last norm scale of each block of resnet18 to 50 at 0")
-    stochastic_depth: float = option(0.0, "chance to leave out the last block of resnet18 to 50; earlier ones less")
-    spectral_norm: bool = option(False, "divide the kernels of cnn by their largest singular value; one replica only")
-    dropout: float = option(0.0, "share of units dropped before the classifier (and after each stage of cnn)")
-    l1: float = option(0.0, "L1 penalty on kernels, added to the loss")
-    l2: float = option(0.0, "L2 penalty on kernels, added to the loss: value times sum of squares")
+    norm: str = option("batch", "normalization: batch | sync_batch (batch statistics over all replicas) | group")
+    zero_init: bool = option(True, "resnet18 to resnet50: initialize the last norm scale of each block with 0")
+    stochastic_depth: float = option(
+        0.0, "resnet18 to resnet50: probability of dropping the last block, less for earlier ones; 0 is off"
+    )
+    spectral_norm: bool = option(False, "cnn: divide kernels by their largest singular value; one replica only")
+    dropout: float = option(0.0, "share of units dropped before the classifier, and after each stage of cnn; 0 is off")
+    l1: float = option(0.0, "L1 penalty: this times the sum of the kernels' absolute values is added to the loss")
+    l2: float = option(0.0, "L2 penalty: this times the sum of the kernels' squares is added to the loss")
     patch: str = option(
         "",
-        "changes of the network, several by comma: relu (for activations that saturate) | leaky_relu (for ReLU) |"
-        " he_normal (initial weights) | batch_norm (behind each kernel) | logits (no activation at the end) | trainable"
-        " (no layer frozen) | norm_momentum (0.9) | no_dropout | no_penalty",
+        "changes to the network, separated by commas: relu (replaces activations that saturate) | leaky_relu (replaces"
+        " ReLU) | he_normal (new initial weights) | batch_norm (after each kernel) | logits (no activation at the end)"
+        " | trainable (no layer frozen) | norm_momentum (0.9) | no_dropout | no_penalty",
     )
 
     def __post_init__(self) -> None:
         if ":" not in self.name:
             one_of("model.name", self.name, ARCHITECTURES)
         one_of("model.stem", self.stem, ("auto", "imagenet", "small"))
-        one_of("model.norm", self.norm, NORMS)
+        one_of("model.norm", self.norm, NORM_OPTIONS)
         for name in self.patches:
             one_of("model.patch", name, PATCHES)
-        require(self.width >= 0, f"model.width ({self.width}) must not be negative; 0 takes the network's own.")
+        require(self.width >= 0, f"model.width ({self.width}) must not be negative; 0 takes the network's default.")
         for name in ("dropout", "stochastic_depth"):
             value = getattr(self, name)
             require(0 <= value < 1, f"model.{name} ({value}) is a share: it must lie in [0, 1).")
@@ -80,51 +84,60 @@ class ModelConfig:
             require(value >= 0, f"model.{name} ({value}) must not be negative; 0 turns it off.")
         require(
             not self.stochastic_depth or self.name in RESNETS,
-            f"model.stochastic_depth ({self.stochastic_depth}) is for {', '.join(RESNETS)}; {self.name} has no such"
-            " blocks: choose another model.name or turn it off with 0.",
+            f"model.stochastic_depth ({self.stochastic_depth}) needs a model.name of {', '.join(RESNETS)}, not"
+            f" {self.name}: change model.name, or set this to 0.",
         )
         require(
             not self.spectral_norm or self.name == "cnn",
-            f"model.spectral_norm is for model.name=cnn, not {self.name}: give one or the other.",
+            f"model.spectral_norm needs model.name=cnn, not {self.name}: change it, or use --nomodel.spectral_norm.",
         )
 
     @property
     def patches(self) -> tuple[str, ...]:
+        """The names in `patch`."""
         return tuple(filter(None, self.patch.split(",")))
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The update rule and its schedule. Defaults of the Adam family are Keras's."""
+    """The optimizer and its learning-rate schedule. The Adam family has Keras's defaults."""
 
     name: str = option(
         "sgd",
-        "sgd | adam | rmsprop | sgdw | adamw | lamb | radam | lookahead (on radam) | novograd; the last four: addons",
+        "sgd | sgdw | adam | adamw | rmsprop | lamb | radam | lookahead (around radam) | novograd; the last four need"
+        " tensorflow-addons",
     )
-    learning_rate: float = option(0.1, "peak learning rate, for the global batch")
-    scaling: str = option("none", "learning rate by global batch: none | linear | sqrt, relative to reference_batch")
-    reference_batch: int = option(256, "the global batch at which learning_rate holds, where scaling is on")
-    momentum: float = option(0.9, "momentum of sgd, sgdw and rmsprop")
-    nesterov: bool = option(True, "Nesterov's form of the momentum of sgd and sgdw")
-    beta_1: float = option(0.9, "decay of the first moment: adam and its relatives, lamb, novograd")
-    beta_2: float = option(0.999, "decay of the second moment there; rmsprop's rho")
-    epsilon: float = option(1e-7, "added to the denominator there")
+    learning_rate: float = option(0.1, "peak learning rate for the global batch")
+    scaling: str = option(
+        "none", "how the learning rate grows with the global batch: none | linear | sqrt, relative to reference_batch"
+    )
+    reference_batch: int = option(256, "global batch that learning_rate is meant for; used by scaling")
+    momentum: float = option(0.9, "sgd, sgdw, rmsprop: momentum")
+    nesterov: bool = option(True, "sgd, sgdw: use Nesterov momentum")
+    beta_1: float = option(0.9, "adam, adamw, lamb, radam, lookahead, novograd: decay of the first moment")
+    beta_2: float = option(
+        0.999, "adam, adamw, lamb, radam, lookahead, novograd, rmsprop (rho): decay of the second moment"
+    )
+    epsilon: float = option(1e-7, "adam, adamw, lamb, radam, lookahead, novograd, rmsprop: added to the denominator")
     weight_decay: float = option(
-        0.0, "decoupled decay, times the learning rate; not on biases and norms (the coupled form is model.l2)"
+        0.0,
+        "decoupled weight decay, multiplied by the learning rate; not on biases and norms (model.l2 is the coupled"
+        " form); 0 is off",
     )
-    clip_value: float = option(0.0, "clip each component of the gradients to this; 0 is off")
-    clip_norm: float = option(0.0, "clip gradients to this global norm; 0 is off")
-    clip_adaptive: float = option(0.0, "clip each unit's gradient to this share of its weights' norm; 0 is off")
-    accumulate: int = option(1, "parts that a batch is taken in, one after another, to save memory; one update a batch")
+    clip_value: float = option(0.0, "clip each component of the gradients to [-this, this]; 0 is off")
+    clip_norm: float = option(0.0, "clip the global norm of the gradients to this; 0 is off")
+    clip_adaptive: float = option(0.0, "clip each unit's gradient norm to this share of its weight norm; 0 is off")
+    accumulate: int = option(1, "process each batch in this many parts to save memory; one update per batch")
     schedule: str = option(
-        "cosine", "constant | cosine | one_cycle (linear to zero) | step | polynomial | restarts, after the warm-up"
+        "cosine",
+        "learning rate after warm-up: constant | cosine | one_cycle (linear to zero) | step | polynomial | restarts",
     )
-    warmup_epochs: float = option(0.0, "epochs of linear warm-up from zero to the peak; fractions allowed")
-    milestones: str = option("30,60,80", "step: epochs after which the rate falls")
-    step_factor: float = option(0.1, "step: what the rate is multiplied with at each milestone")
-    power: float = option(2.0, "polynomial: (1 - share done) to this power")
+    warmup_epochs: float = option(0.0, "epochs of linear warm-up from zero to the peak; may be fractional")
+    milestones: str = option("30,60,80", "step: epochs at which the learning rate falls, separated by commas")
+    step_factor: float = option(0.1, "step: factor applied to the learning rate at each milestone")
+    power: float = option(2.0, "polynomial: exponent of (1 - share of steps done)")
     restart_epochs: float = option(10.0, "restarts: epochs of the first period")
-    restart_growth: float = option(2.0, "restarts: how many times as long each next period is")
+    restart_growth: float = option(2.0, "restarts: length of each period relative to the one before")
 
     def __post_init__(self) -> None:
         one_of("optimizer.name", self.name, OPTIMIZERS)
@@ -138,7 +151,7 @@ class OptimizerConfig:
             require(0 <= value < 1, f"optimizer.{name} ({value}) must lie in [0, 1).")
         require(
             not (self.name in ("sgd", "sgdw") and self.nesterov and self.momentum == 0),
-            "optimizer.nesterov needs optimizer.momentum above 0: give one or --nooptimizer.nesterov.",
+            "optimizer.nesterov needs optimizer.momentum above 0: raise it, or use --nooptimizer.nesterov.",
         )
         for name in ("weight_decay", "clip_value", "clip_norm", "clip_adaptive", "warmup_epochs"):
             value = getattr(self, name)
@@ -153,26 +166,28 @@ class OptimizerConfig:
         require(
             1 <= self.restart_growth < 100, f"optimizer.restart_growth ({self.restart_growth}) must lie in [1, 100)."
         )
-        marks = self.milestone_epochs
+        epochs = self.milestone_epochs
         require(
-            bool(marks) and marks[0] > 0 and list(marks) == sorted(set(marks)),
-            f"optimizer.milestones ({self.milestones}) must be epochs in rising order, for example 30,60,80.",
+            bool(epochs) and epochs[0] > 0 and list(epochs) == sorted(set(epochs)),
+            f"optimizer.milestones ({self.milestones}) must be positive epochs in rising order, for example 30,60,80.",
         )
 
     @property
     def milestone_epochs(self) -> tuple[float, ...]:
-        """Empty where `milestones` are not numbers."""
+        """The numbers in `milestones`; empty if one of them is not a number."""
         try:
-            return tuple(float(mark) for mark in self.milestones.split(","))
+            return tuple(float(epoch) for epoch in self.milestones.split(","))
         except ValueError:
             return ()
 
 
 @dataclasses.dataclass(frozen=True)
 class AveragingConfig:
-    """Averages of the weights, evaluated in their place."""
+    """Averages of the weights, used in evaluation."""
 
-    name: str = option("none", "none | ema (exponential moving average) | swa (mean over epochs): what is evaluated")
+    name: str = option(
+        "none", "average of the weights to evaluate: none | ema (exponential moving average) | swa (mean over epochs)"
+    )
     decay: float = option(0.999, "ema: share of the average kept at each step")
     start: float = option(0.75, "swa: share of the run after which epochs enter the mean")
 
@@ -185,13 +200,15 @@ class AveragingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MixingConfig:
-    """Batches mixed with themselves on the device, labels too."""
+    """Mixup and CutMix of each training batch, on the device."""
 
     mixup: float = option(
-        0.0, "blend pairs of images: the Beta distribution's parameter of the share (0.2 is usual); 0 is off"
+        0.0, "blend pairs of images: parameter of the Beta distribution of the weights (0.2 is usual); 0 is off"
     )
     cutmix: float = option(
-        0.0, "paste rectangles between pairs: its parameter likewise (1 is usual); with both, each image draws"
+        0.0,
+        "paste rectangles between pairs of images: parameter of the Beta distribution of their area (1 is usual); 0 is"
+        " off; with mixup, each image draws one of the two",
     )
 
     def __post_init__(self) -> None:
@@ -202,29 +219,35 @@ class MixingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StrategyConfig:
-    """The devices a run is spread over."""
+    """The tf.distribute strategy: the devices that train together."""
 
-    name: str = option("auto", "auto (mirrored over several GPUs, else one) | one | mirrored | multiworker (TF_CONFIG)")
-    devices: str = option("", "devices of mirrored, for example GPU:0,GPU:1; default all")
-    logical_cpus: int = option(0, "split the CPU into this many devices, to try several replicas without GPUs")
+    name: str = option(
+        "auto", "auto (mirrored if there are several GPUs, else one) | one | mirrored | multiworker (needs TF_CONFIG)"
+    )
+    devices: str = option("", "mirrored: devices to use, for example GPU:0,GPU:1; default: all")
+    logical_cpus: int = option(
+        0, "split the CPU into this many devices, to test several replicas without GPUs; 0 is off"
+    )
 
     def __post_init__(self) -> None:
         one_of("strategy.name", self.name, STRATEGIES)
         require(self.logical_cpus >= 0, f"strategy.logical_cpus ({self.logical_cpus}) must not be negative.")
         require(
             not self.devices or self.name == "mirrored",
-            f"strategy.devices ({self.devices}) goes with --strategy.name=mirrored only.",
+            f"strategy.devices ({self.devices}) needs --strategy.name=mirrored: add it, or leave the devices out.",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """What a run that is killed goes on from; one is also written at the end, at a signal, and of the best epoch."""
+    """Checkpoints. A run also writes one at its end, one when it gets a signal, and one of the best epoch."""
 
     every_epochs: int = option(1, "epochs between checkpoints")
-    every_steps: int = option(0, "steps between checkpoints, to the next end of a compiled call; 0 is off")
-    every_minutes: float = option(0.0, "minutes between checkpoints, to the next end of a compiled call; 0 is off")
-    keep: int = option(3, "how many of the newest stay, beside the best")
+    every_steps: int = option(0, "steps between checkpoints, rounded up to the end of a compiled call; 0 is off")
+    every_minutes: float = option(
+        0.0, "minutes between checkpoints, rounded up to the end of a compiled call; 0 is off"
+    )
+    keep: int = option(3, "number of the newest checkpoints to keep, besides the best")
 
     def __post_init__(self) -> None:
         for name in ("every_epochs", "keep"):
@@ -239,52 +262,57 @@ class CheckpointConfig:
 class ProfileConfig:
     """The TensorFlow profiler."""
 
-    steps: str = option(
-        "", "A:B writes a profiler trace of steps A to B, both at ends of compiled calls or next to one"
-    )
+    steps: str = option("", "A:B writes a profiler trace of the compiled calls that contain steps A to B")
 
     def __post_init__(self) -> None:
         if self.steps:
             first, _, last = self.steps.partition(":")
-            ok = first.isdigit() and last.isdigit() and int(first) < int(last)
-            require(ok, f"profile.steps ({self.steps}) must be A:B with whole numbers A < B.")
+            valid = first.isdigit() and last.isdigit() and int(first) < int(last)
+            require(valid, f"profile.steps ({self.steps}) must be A:B with whole numbers A < B.")
 
     @property
-    def range(self) -> tuple[int, int] | None:
+    def step_range(self) -> tuple[int, int] | None:
+        """(A, B) of `steps`; None if no trace is wanted."""
         first, _, last = self.steps.partition(":")
         return (int(first), int(last)) if self.steps else None
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run but for where it lives. What the presets do not say stands at these defaults."""
+    """The whole configuration of a run, except for its directory. A preset changes some of these defaults."""
 
     epochs: int = option(10, "passes over the training split")
-    seed: int = option(0, "order, augmentation, initialisation and dropout are functions of it")
+    seed: int = option(0, "seed of the data order, augmentation, initial weights and dropout")
     precision: str = option(
-        "auto", "auto | float32 | mixed_bfloat16 | mixed_float16; auto: bfloat16 where hardware has it"
+        "auto",
+        "auto (mixed_bfloat16 if the hardware supports it, else float32) | float32 | mixed_bfloat16 | mixed_float16",
     )
-    xla: str = option("auto", "auto (on for GPUs) | on | off: compile forward and backward with XLA")
-    loss: str = option("crossentropy", "crossentropy (softmax) | focal (sigmoid focal loss of tensorflow-addons)")
-    label_smoothing: float = option(0.0, "share of crossentropy's target spread evenly over all classes")
-    focal_gamma: float = option(2.0, "focal: how fast the weight of an example falls as it is got right")
-    class_weights: str = option("none", "none | balanced: every class weighs the same in the training loss")
+    xla: str = option("auto", "compile the forward and backward pass with XLA: auto (on for GPUs) | on | off")
+    loss: str = option("crossentropy", "crossentropy (softmax) | focal (sigmoid focal loss, needs tensorflow-addons)")
+    label_smoothing: float = option(0.0, "crossentropy: share of the target that is spread evenly over all classes")
+    focal_gamma: float = option(
+        2.0, "focal: exponent of (1 - p), which lowers the weight of well-classified examples; p: the right probability"
+    )
+    class_weights: str = option("none", "none | balanced: all classes have the same total weight in the training loss")
     evaluate_flipped: bool = option(
-        False, "evaluate the mean of the logits of each image and its mirror image: more accurate, twice the time"
+        False, "evaluate the mean logits of each image and its mirror image: more accurate, takes twice the time"
     )
-    steps_per_execution: int = option(0, "training steps in one compiled call; 0 chooses")
+    steps_per_execution: int = option(0, "training steps per compiled call; 0 is automatic, 20 at most")
     histograms_every: int = option(100, "steps between histograms of weights and gradients; 0 is off")
     guard: str = option(
         "watch",
-        "off | watch (what goes wrong is recorded) | act (rolls back, cuts the learning rate, stops in the end)",
+        "off | watch (records incidents) | act (also rolls back, cuts the learning rate, and finally stops the run)",
     )
     preflight: str = option(
         "on",
-        "off | on (settings and network are checked before the first step, images beside the steps after it: what looks"
-        " wrong is a warning) | full (one batch learnt by heart and a learning-rate range test, too: a minute or so)",
+        "checks before training: off | on (settings and network before the first step, images in the background;"
+        " problems are logged as warnings) | full (also overfits one batch and runs a learning-rate range test: about"
+        " a minute)",
     )
     early_stopping: int = option(0, "stop after this many epochs without a better validation loss; 0 is off")
-    deterministic: bool = option(False, "bit-equal runs: TensorFlow's op determinism, somewhat slower on GPUs")
+    deterministic: bool = option(
+        False, "bit-identical results in every run, by TensorFlow's op determinism; somewhat slower on GPUs"
+    )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -306,18 +334,20 @@ class TrainConfig:
         require(0 <= self.label_smoothing < 1, f"label_smoothing ({self.label_smoothing}) must lie in [0, 1).")
         require(
             not (self.loss == "focal" and self.label_smoothing),
-            f"label_smoothing ({self.label_smoothing}) goes with --loss=crossentropy: set it to 0 or change the loss.",
+            f"label_smoothing ({self.label_smoothing}) needs --loss=crossentropy: set it to 0 or change the loss.",
         )
-        require(0 <= self.focal_gamma < float("inf"), f"focal_gamma ({self.focal_gamma}) must not be negative.")
+        require(
+            0 <= self.focal_gamma < float("inf"), f"focal_gamma ({self.focal_gamma}) must be finite and not negative."
+        )
         require(
             not (self.deterministic and self.data.service),
-            f"deterministic cannot go with data.service ({self.data.service}): its batches come as they are ready;"
-            " use --data.service= or --nodeterministic.",
+            f"deterministic cannot go with data.service ({self.data.service}): its workers deliver batches in any"
+            " order; use --data.service= or --nodeterministic.",
         )
         require(
             not (self.checkpoint.every_minutes and self.strategy.name == "multiworker"),
-            f"checkpoint.every_minutes ({self.checkpoint.every_minutes}) goes by each worker's own clock, and all must"
-            " save at the same step: use --checkpoint.every_steps.",
+            f"checkpoint.every_minutes ({self.checkpoint.every_minutes}) does not work with strategy.name=multiworker:"
+            " the workers' clocks differ, but all must save at the same step; use --checkpoint.every_steps.",
         )
         for name in ("steps_per_execution", "histograms_every", "early_stopping"):
             value = getattr(self, name)
@@ -325,55 +355,76 @@ class TrainConfig:
         require(
             not (self.histograms_every and self.steps_per_execution > self.histograms_every),
             f"histograms_every ({self.histograms_every}) must be at least steps_per_execution"
-            f" ({self.steps_per_execution}): a compiled call keeps one set of histograms.",
+            f" ({self.steps_per_execution}), because a compiled call keeps one set of histograms: raise it, or set it"
+            " to 0.",
         )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as a nested dictionary."""
     return dataclasses.asdict(config)
 
 
-def config_json(config: Any) -> str:
-    """As config.json holds it."""
-    return json.dumps(to_dict(config), indent=2)
+def from_dict(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
+    """The dataclass `cls` from a nested dictionary; fields that it lacks get their defaults.
 
-
-def from_dict(cls: type, values: dict[str, Any], name: str = "") -> Any:
-    """The dataclass `cls` from a nested dictionary; what is missing takes its default.
+    `prefix` is put before the names of options in error messages.
 
     Raises:
-      UsageError: an unknown key, or a value of the wrong kind.
+      UsageError: an unknown key, or a value of the wrong type.
     """
-    kinds, known = typing.get_type_hints(cls), {field.name for field in dataclasses.fields(cls)}
+    types, known = typing.get_type_hints(cls), {field.name for field in dataclasses.fields(cls)}
     arguments = {}
     for key, value in values.items():
-        full = f"{name}{key}"
+        name = f"{prefix}{key}"
         if key not in known:
-            raise UsageError(f"the configuration has no option {full}; known here: {', '.join(sorted(known))}.")
-        kind = kinds[key]
+            raise UsageError(f"the configuration has no option {name}; known here: {', '.join(sorted(known))}.")
+        kind = types[key]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
-                raise UsageError(f"{full} ({value!r}) must be a group of options.")
-            arguments[key] = from_dict(typing.cast(type, kind), value, full + ".")
+                raise UsageError(f"{name} ({value!r}) must be a group of options.")
+            arguments[key] = from_dict(typing.cast(type, kind), value, name + ".")
         elif isinstance(value, bool) != (kind is bool) or not isinstance(value, (kind, int) if kind is float else kind):
-            raise UsageError(f"{full} ({value!r}) must be of type {kind.__name__}.")
+            raise UsageError(f"{name} ({value!r}) must be of type {kind.__name__}.")
         else:
             arguments[key] = kind(value)
     return cls(**arguments)
 
 
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def with_options(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
+    """A copy of `config` with `options`, which are {dotted name: value}, set.
+
+    Raises:
+      UsageError: an unknown option, or an invalid value.
+    """
+    values = to_dict(config)
+    for name, value in options.items():
+        *group_names, option_name = name.split(".")
+        group = values
+        for group_name in group_names:
+            group = group.setdefault(group_name, {})
+            require(isinstance(group, dict), f"{name} is not an option: {group_name} is not a group of options.")
+        group[option_name] = value
+    return from_dict(TrainConfig, values)
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{dotted name: value} of every option."""
     options: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            options.update(flat(value, f"{prefix}{field.name}."))
+            options.update(flatten(value, f"{prefix}{field.name}."))
         else:
             options[prefix + field.name] = value
     return options
 
 
+def config_json(config: Any) -> str:
+    """The content of config.json."""
+    return json.dumps(to_dict(config), indent=2)
+
+
 def config_hash(config: TrainConfig) -> str:
-    """12 hexadecimal digits that two equal configurations share."""
+    """12 hexadecimal digits, the same for equal configurations."""
     return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]

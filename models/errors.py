@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class TrainingFailed(Exception):
-    """Training cannot go on; one line with the evidence and advice."""
+    """Training cannot continue; the message is one line with the evidence and what to do."""

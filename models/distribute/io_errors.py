@@ -1,4 +1,4 @@
-"""What can fail while a run is written, on a full or a vanished disk, and how it is said."""
+"""Errors of reading and writing files: full or vanished disks, and a one-line summary of the cause."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import re
 
 import tensorflow as tf
 
-UNWRITTEN = (OSError, tf.errors.OpError)
+WRITE_ERRORS = (OSError, tf.errors.OpError)
+MAX_SUMMARY_CHARACTERS = 200
 
 
-def reason(error: BaseException | str) -> str:
-    """The cause in one line of at most 200 characters, without what TensorFlow says of its own insides.
+def summarize_error(error: BaseException | str) -> str:
+    """Returns the cause in one line of at most 200 characters, without TensorFlow's node and op names.
 
-    Of a longer one the middle is left out: paths come first, and what is the matter last.
+    A longer text loses its middle: TensorFlow puts the path first and the cause last.
     """
     text = " ".join(re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).split())
-    return text if len(text) <= 200 else f"{text[:95]} ... {text[-100:]}"
+    return text if len(text) <= MAX_SUMMARY_CHARACTERS else f"{text[:95]} ... {text[-100:]}"

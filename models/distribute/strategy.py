@@ -1,6 +1,6 @@
-"""name -> tf.distribute.Strategy, and what the hardware decides: precision and XLA.
+"""The tf.distribute strategy of a run, and the precision and XLA setting that its hardware supports.
 
-strategy = create(StrategyConfig(name="mirrored", logical_cpus=2))
+strategy = create_strategy(StrategyConfig(name="mirrored", logical_cpus=2))
 """
 
 from __future__ import annotations
@@ -9,100 +9,102 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Callable
 
 import tensorflow as tf
 from absl import logging
 
 from evenkeel.models.config import StrategyConfig
-from evenkeel.models.distribute.io_errors import reason
+from evenkeel.models.distribute.io_errors import summarize_error
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.shuffle import ReplicaShard
 
 
-def create(config: StrategyConfig) -> tf.distribute.Strategy:
-    """The strategy; call it before anything else uses TensorFlow's devices.
+def create_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
+    """Creates the strategy; must be called before TensorFlow's devices are used for anything else.
 
     Raises:
-      UsageError: devices that do not exist, no TF_CONFIG, or TensorFlow started before.
+      UsageError: a device does not exist, TF_CONFIG is missing or wrong, or TensorFlow has used its devices already.
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
-        _configured(lambda gpu=gpu: tf.config.experimental.set_memory_growth(gpu, True))
+        _configure_devices(lambda gpu=gpu: tf.config.experimental.set_memory_growth(gpu, True))
     if config.logical_cpus:
         cpu = tf.config.list_physical_devices("CPU")[0]
         logical = [tf.config.LogicalDeviceConfiguration()] * config.logical_cpus
-        _configured(lambda: tf.config.set_logical_device_configuration(cpu, logical))
+        _configure_devices(lambda: tf.config.set_logical_device_configuration(cpu, logical))
     name = config.name
-    if name == "auto" and len(_workers_of_tf_config()) > 1:
-        raise UsageError("TF_CONFIG names several workers: add --strategy.name=multiworker, or unset it.")
+    if name == "auto" and len(_tf_config_workers()) > 1:
+        raise UsageError("TF_CONFIG names several workers: add --strategy.name=multiworker, or unset TF_CONFIG.")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one"
     if name == "one":
         return tf.distribute.get_strategy()
     if name == "multiworker":
-        return _multiworker()
+        return _multi_worker_strategy()
     kind = "GPU" if gpus and not config.logical_cpus else "CPU"
     known = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices(kind)]
     devices = config.devices.split(",") if config.devices else known
     for device in devices:
         if device not in known:
             raise UsageError(f"strategy.devices: there is no {device} here; choose among {', '.join(known)}.")
-    return _mirrored(tuple(devices))
+    return _mirrored_strategy(tuple(devices))
 
 
+# Cached: a second strategy on the same devices would reuse the first one's numbers for its collective operations.
 @functools.cache
-def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    """One for the same devices: a second one in a process would number its collective operations like the first."""
+def _mirrored_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
 
 
-def _configured(change) -> None:
-    """Applies a change of devices, which TensorFlow allows until it first used them."""
+@functools.cache  # see _mirrored_strategy
+def _multi_worker_strategy() -> tf.distribute.Strategy:
     try:
-        change()
-    except RuntimeError as error:
+        tf_config = json.loads(os.environ.get("TF_CONFIG", ""))
+        cluster, task = tf_config["cluster"], tf_config["task"]
+        addresses = cluster["worker"]
+        valid = 0 <= task["index"] < len(addresses) and task["type"] == "worker" and set(cluster) == {"worker"}
+    except (ValueError, KeyError, TypeError):
+        valid = False
+    if not valid:
         raise UsageError(
-            f"devices cannot be set up any more ({error}): create the strategy before any other use of TensorFlow."
+            "strategy.name=multiworker needs the environment variable TF_CONFIG, for example"
+            ' {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+            " with this worker's own index; tasks of other types are not supported."
+        )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"the workers of TF_CONFIG ({', '.join(addresses)}) cannot connect to each other"
+            f" ({summarize_error(error)}): check the addresses, that these ports are free, and that all workers run."
         ) from error
 
 
-def _workers_of_tf_config() -> list[str]:
-    """The addresses of the workers, none where TF_CONFIG names none or cannot be read."""
+def _configure_devices(configure: Callable[[], None]) -> None:
+    """Calls `configure`; TensorFlow refuses changes to its devices after their first use."""
+    try:
+        configure()
+    except RuntimeError as error:
+        raise UsageError(
+            f"devices cannot be configured any more ({error}): create the strategy before any other use of TensorFlow."
+        ) from error
+
+
+def _tf_config_workers() -> list[str]:
+    """The workers' addresses in TF_CONFIG; empty if TF_CONFIG names none or cannot be parsed."""
     try:
         return list(json.loads(os.environ.get("TF_CONFIG", ""))["cluster"]["worker"])
     except (ValueError, KeyError, TypeError):
         return []
 
 
-@functools.cache  # see _mirrored
-def _multiworker() -> tf.distribute.Strategy:
-    try:
-        cluster = json.loads(os.environ.get("TF_CONFIG", ""))
-        workers, task = cluster["cluster"]["worker"], cluster["task"]
-        known = 0 <= task["index"] < len(workers) and task["type"] == "worker" and set(cluster["cluster"]) == {"worker"}
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise UsageError(
-            "strategy.name=multiworker needs the environment variable TF_CONFIG, for example"
-            ' {"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-            " with this worker's own index, and no other kind of task."
-        )
-    try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"the workers of TF_CONFIG ({', '.join(workers)}) do not come together ({reason(error)}): check the"
-            " addresses, that these ports are free, and that all are started."
-        ) from error
+def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Each of `tensors` summed over all replicas; must be called in a replica context.
 
-
-def summed(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Each of them summed over the replicas; to be called by a replica.
-
-    One replica does not ask TensorFlow, which registers a gradient of each reduction for good, and with that keeps the
-    graph it is part of when the network is long gone: the doctor trains one for each change it tries. Of several
-    replicas it stays.
+    A single replica does not call `all_reduce`: TensorFlow registers a gradient function for each reduction and never
+    frees it, which keeps the whole graph in memory after the network is gone (the doctor trains one network for each
+    change that it tries). With several replicas this leak remains.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
@@ -110,11 +112,11 @@ def summed(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
-def share(strategy: tf.distribute.Strategy, global_batch_size: int) -> ReplicaShard:
-    """What this process feeds of each global batch.
+def replica_shard(strategy: tf.distribute.Strategy, global_batch_size: int) -> ReplicaShard:
+    """This process's part of each global batch.
 
     Raises:
-      UsageError: the global batch does not divide by the replicas.
+      UsageError: the number of replicas does not divide the global batch.
     """
     replicas = strategy.num_replicas_in_sync
     if global_batch_size % replicas:
@@ -123,41 +125,44 @@ def share(strategy: tf.distribute.Strategy, global_batch_size: int) -> ReplicaSh
             f"data.batch_size ({global_batch_size}) is global and must divide by the replicas ({replicas}):"
             f" use {nearest}."
         )
-    local = replicas // workers(strategy)
-    first = strategy.cluster_resolver.task_id * local if of_several(strategy) else 0
-    return ReplicaShard(global_batch_size, replicas, first, local)
+    local_replicas = replicas // worker_count(strategy)
+    first_replica = strategy.cluster_resolver.task_id * local_replicas if is_multi_worker(strategy) else 0
+    return ReplicaShard(global_batch_size, replicas, first_replica, local_replicas)
 
 
-def of_several(strategy: tf.distribute.Strategy) -> bool:
-    """Whether several processes train together, of which this is one."""
+def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Whether several processes train together, this one among them."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
-def workers(strategy: tf.distribute.Strategy) -> int:
-    return strategy.cluster_resolver.cluster_spec().num_tasks("worker") if of_several(strategy) else 1
+def worker_count(strategy: tf.distribute.Strategy) -> int:
+    return strategy.cluster_resolver.cluster_spec().num_tasks("worker") if is_multi_worker(strategy) else 1
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what is written once: the first worker, or the only one."""
-    return not of_several(strategy) or strategy.cluster_resolver.task_id == 0
+    """Whether this process writes the run's files: it is the first worker, or the only process."""
+    return not is_multi_worker(strategy) or strategy.cluster_resolver.task_id == 0
 
 
-def on_gpu() -> bool:
+def has_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def precision(name: str) -> str:
-    """The Keras policy for `precision`; auto is mixed_bfloat16 where the hardware computes in it, else float32."""
+def precision_policy(name: str) -> str:
+    """The name of the Keras dtype policy for the option `precision`.
+
+    auto is mixed_bfloat16 if the hardware computes in bfloat16, and float32 otherwise.
+    """
     if name == "auto":
-        return "mixed_bfloat16" if _computes_bfloat16() else "float32"
-    if name == "mixed_float16" and not on_gpu():
+        return "mixed_bfloat16" if _supports_bfloat16() else "float32"
+    if name == "mixed_float16" and not has_gpu():
         logging.warning("precision=mixed_float16 on a CPU is about 10 times slower than float32; mixed_bfloat16 is not")
     return name
 
 
-def _computes_bfloat16() -> bool:
+def _supports_bfloat16() -> bool:
     gpus = tf.config.list_physical_devices("GPU")
-    if gpus:  # from Ampere on
+    if gpus:  # since Ampere, compute capability 8.0
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         return all(detail.get("compute_capability", (0, 0)) >= (8, 0) for detail in details)
     cpuinfo = pathlib.Path("/proc/cpuinfo")
@@ -166,5 +171,5 @@ def _computes_bfloat16() -> bool:
 
 
 def use_xla(name: str) -> bool:
-    """auto: on for GPUs; on a CPU oneDNN without XLA is twice as fast."""
-    return name == "on" or (name == "auto" and on_gpu())
+    """Whether the option `xla` means on; auto is on for GPUs only: on a CPU, oneDNN without XLA is twice as fast."""
+    return name == "on" or (name == "auto" and has_gpu())

@@ -1,4 +1,4 @@
-"""The activation of a layer, and the values it tends to far from zero.
+"""The activation function of a layer and its asymptotes.
 
 low, high = asymptotes(layer) or (None, None)
 """
@@ -11,25 +11,28 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-FAR = 50.0  # every activation in use has reached its asymptote there
+ASYMPTOTE_INPUT = 50.0  # every activation in use has reached its asymptote at this distance from zero
 
 
 def asymptotes(layer: keras.layers.Layer) -> tuple[float | None, float | None] | None:
-    """What the layer's activation tends to far below and far above zero, None for no limit; None if it has none."""
-    function = activation(layer)
+    """The limits of the layer's activation at minus and plus infinity; None for a side without a limit.
+
+    Returns None for a layer without an activation; linear and softmax count as none.
+    """
+    function = activation_function(layer)
     if function is None or function in (keras.activations.linear, keras.activations.softmax):
         return None
-    far = tf.constant([-2 * FAR, -FAR, FAR, 2 * FAR])
-    lowest, low, high, highest = np.asarray(function(far), np.float64)
+    inputs = tf.constant([-2 * ASYMPTOTE_INPUT, -ASYMPTOTE_INPUT, ASYMPTOTE_INPUT, 2 * ASYMPTOTE_INPUT])
+    lowest, low, high, highest = np.asarray(function(inputs), np.float64)
     return _limit(low, lowest), _limit(high, highest)
 
 
-def activation(layer: keras.layers.Layer) -> Callable | None:
-    """The function of each value that ends the layer; None where it has none."""
-    own = isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
-    return layer.call if own else getattr(layer, "activation", None)
+def activation_function(layer: keras.layers.Layer) -> Callable | None:
+    """The elementwise function that the layer applies last; None if it has none."""
+    is_activation_layer = isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
+    return layer.call if is_activation_layer else getattr(layer, "activation", None)
 
 
-def _limit(near: float, farther: float) -> float | None:
-    # Swish and GELU come to within 1e-20 of zero.
-    return round(float(near), 6) + 0.0 if abs(near - farther) < 1e-6 else None
+def _limit(near: float, far: float) -> float | None:
+    # Rounded because swish and GELU come within 1e-20 of zero, but do not reach it.
+    return round(float(near), 6) + 0.0 if abs(near - far) < 1e-6 else None

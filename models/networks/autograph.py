@@ -1,9 +1,9 @@
-"""A network called with AutoGraph on, from compiled code that is traced without it.
+"""Calls a network with AutoGraph on from code that is traced with AutoGraph off.
 
-    logits = called(model, images, training=True)
+    logits = call_with_autograph(model, images, training=True)
 
-AutoGraph makes graphs of Python's `if` and `for` over tensors. In the training step nothing has these but, maybe,
-layers of a user's own; to translate the rest as well takes 2 CPU seconds of every process that trains.
+AutoGraph turns Python's `if` and `for` over tensors into graph operations. Only layers of a user's own network may need
+that; converting the rest of the training step as well takes 2 CPU seconds in every training process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 
-def called(network: keras.Model, inputs: tf.Tensor, training: bool) -> Any:
+def call_with_autograph(network: keras.Model, inputs: tf.Tensor, training: bool) -> Any:
     """`network(inputs, training=training)`"""
-    return _translated()(network, inputs, training)
+    return _converted_call()(network, inputs, training)
 
 
 def _call(network: keras.Model, inputs: tf.Tensor, training: bool) -> Any:
@@ -26,5 +26,5 @@ def _call(network: keras.Model, inputs: tf.Tensor, training: bool) -> Any:
 
 
 @functools.cache
-def _translated() -> Callable[..., Any]:
+def _converted_call() -> Callable[..., Any]:
     return tf.autograph.to_graph(_call)

@@ -1,6 +1,6 @@
-"""Convolution, normalization, activation: what the layers of one network share.
+"""Blocks of convolution, normalization and ReLU with the same settings throughout one network.
 
-conv = Convolutions(norm="group", l2=1e-4)
+conv = ConvNormAct(norm="group", l2=1e-4)
 x = conv(x, channels=64, strides=2)
 """
 
@@ -13,17 +13,22 @@ import tensorflow as tf
 import tf_keras as keras
 
 layers = keras.layers
-# 0.9 instead of Keras's 0.99: runs of a thousand steps end before that has forgotten its start.
-MOMENTUM = 0.9
-GROUP = 16  # channels a group: within 0.3 points of the best of Wu and He 2018, table 3, and it fits every width
+# 0.9 instead of Keras's 0.99: a run of a thousand steps would end before 0.99 has forgotten the initial statistics.
+NORM_MOMENTUM = 0.9
+CHANNELS_PER_GROUP = 16  # within 0.3 points of the best of Wu and He 2018, table 3; works for every width
 
 
 @dataclasses.dataclass(frozen=True)
-class Convolutions:
-    """Makes the convolutions of one network.
+class ConvNormAct:
+    """Builds the blocks of one network: convolution, normalization, activation.
 
-    `norm` is `batch`, `sync_batch` (batch statistics over all replicas) or `group` (Wu and He 2018). `spectral` divides
-    kernels by their largest singular value (Miyato et al. 2018). `l1` and `l2` are penalties on kernels.
+    Attributes:
+      norm: `batch`, `sync_batch` (batch statistics over all replicas) or `group` (Wu and He 2018).
+      l1: L1 penalty on kernels.
+      l2: L2 penalty on kernels.
+      spectral: divide kernels by their largest singular value (Miyato et al. 2018).
+      epsilon: added to the variance in batch normalization.
+      initializer: Keras's name of the kernel initializer.
     """
 
     norm: str = "batch"
@@ -32,10 +37,6 @@ class Convolutions:
     spectral: bool = False
     epsilon: float = 1e-3
     initializer: str = "glorot_uniform"
-
-    @property
-    def regularizer(self) -> keras.regularizers.Regularizer | None:
-        return keras.regularizers.L1L2(self.l1, self.l2) if self.l1 or self.l2 else None
 
     def __call__(
         self,
@@ -46,7 +47,7 @@ class Convolutions:
         activate: bool = True,
         scale: str = "ones",
     ) -> tf.Tensor:
-        """Convolution without bias, normalization whose scales start at `scale`, ReLU if `activate`."""
+        """Convolution without bias, normalization with initial scales `scale`, and ReLU if `activate`."""
         conv = layers.Conv2D(
             channels,
             size,
@@ -56,19 +57,24 @@ class Convolutions:
             kernel_initializer=self.initializer,
             kernel_regularizer=self.regularizer,
         )
-        # In float32, or its power iteration would round the kernels it writes back to bfloat16.
+        # In float32: the power iteration writes the kernel back and would round it to bfloat16.
         x = layers.SpectralNormalization(conv, dtype="float32")(x) if self.spectral else conv(x)
         x = self.normalization(channels, scale)(x)
         return layers.ReLU()(x) if activate else x
 
     def normalization(self, channels: int, scale: str = "ones") -> keras.layers.Layer:
+        """A new normalization layer for `channels` channels with initial scales `scale`."""
         if self.norm == "group":
-            groups = channels // math.gcd(channels, GROUP)
-            # In float32: Keras takes the moments of bfloat16 in bfloat16.
+            groups = channels // math.gcd(channels, CHANNELS_PER_GROUP)
+            # In float32: Keras computes the moments of bfloat16 inputs in bfloat16.
             return layers.GroupNormalization(groups, gamma_initializer=scale, epsilon=1e-5, dtype="float32")
-        options = {"momentum": MOMENTUM, "epsilon": self.epsilon, "gamma_initializer": scale}
-        # One replica has nothing to synchronize, and the fused kernel is not to be had with it.
+        options = {"momentum": NORM_MOMENTUM, "epsilon": self.epsilon, "gamma_initializer": scale}
+        # One replica has nothing to synchronize, and synchronized=True would give up the fused kernel.
         if self.norm == "sync_batch" and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            # In float32: Keras takes E(x^2) - E(x)^2 of bfloat16 in bfloat16.
+            # In float32: Keras computes E(x^2) - E(x)^2 of bfloat16 inputs in bfloat16.
             return layers.BatchNormalization(**options, synchronized=True, dtype="float32")
         return layers.BatchNormalization(**options)
+
+    @property
+    def regularizer(self) -> keras.regularizers.Regularizer | None:
+        return keras.regularizers.L1L2(self.l1, self.l2) if self.l1 or self.l2 else None

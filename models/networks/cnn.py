@@ -1,4 +1,4 @@
-"""The classic stack: stages of convolutions with normalization, ReLU and Dropout, each followed by pooling."""
+"""A plain CNN: stages of convolution, normalization and ReLU, each followed by pooling and dropout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tf_keras as keras
 
-from evenkeel.models.networks.blocks import Convolutions
+from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.networks.layers import Dropout
 
 layers = keras.layers
@@ -17,12 +17,15 @@ def cnn(
     classes: int,
     width: int = 32,
     dropout: float = 0.0,
-    conv: Convolutions | None = None,
+    conv: ConvNormAct | None = None,
     depths: Sequence[int] = (2, 2, 2),
     multiples: Sequence[int] = (1, 2, 4),
 ) -> keras.Model:
-    """Stages of `depths` convolutions, `width` times `multiples` channels wide, each halved by pooling; logits out."""
-    conv = conv or Convolutions()
+    """A functional model: images [b, h, w, c] -> logits [b, classes].
+
+    Stage i has `depths[i]` convolutions of `width * multiples[i]` channels; pooling then halves height and width.
+    """
+    conv = conv or ConvNormAct()
     inputs = x = layers.Input(input_shape)
     for depth, multiple in zip(depths, multiples, strict=True):
         for _ in range(depth):

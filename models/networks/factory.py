@@ -1,53 +1,51 @@
-"""The network a configuration names: one of ours, or a function out of the user's own file."""
+"""Creates the network that `model.name` asks for: one of evenkeel's, or the result of a function in the user's file."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import pathlib
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 import tf_keras as keras
 
 from evenkeel.models.config import RESNETS, ModelConfig
-from evenkeel.models.networks.blocks import Convolutions
+from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.networks.cnn import cnn
 from evenkeel.models.networks.resnet import resnet, resnet9
-from evenkeel.models.networks.surgery import patched
+from evenkeel.models.networks.surgery import apply_patches
 from evenkeel.pipeline.errors import UsageError
 
-if TYPE_CHECKING:
-    pass
 
-
-def create(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """A functional model: normalized images [b, h, w, c] -> logits [b, classes].
+def create_network(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """A functional model: normalized images [b, h, w, c] -> logits [b, classes], with the patches of `config` applied.
 
     Raises:
-      UsageError: the user's file, function or what it returns is not usable.
+      UsageError: the user's file or function fails, or the function returns something else; the images are too small
+        for the network; or several replicas cannot train it.
     """
-    return patched(_as_named(config, input_shape, classes), config.patches)
+    return apply_patches(_create_unpatched(config, input_shape, classes), config.patches)
 
 
-def _as_named(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def _create_unpatched(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     if ":" in config.name:
-        return _users(config.name, input_shape, classes)
+        return _create_user_network(config.name, input_shape, classes)
     if config.spectral_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise UsageError(
-            "model.spectral_norm writes kernels in the forward pass, which several replicas cannot:"
-            " give --strategy.name=one or turn it off."
+            "model.spectral_norm writes kernels in the forward pass, which several replicas cannot do:"
+            " add --strategy.name=one or --nomodel.spectral_norm."
         )
     try:
-        return _ours(config, input_shape, classes)
-    except ValueError as error:  # Keras's own shape arithmetic
+        return _create_builtin_network(config, input_shape, classes)
+    except ValueError as error:  # Keras raises it when a layer's output would be empty
         raise UsageError(
-            f"model.name={config.name} cannot be built for images of {input_shape}: {_line(error)}; use larger images."
+            f"model.name={config.name} cannot be built for images of {input_shape}: {_one_line(error)};"
+            " use larger images."
         ) from error
 
 
-def _ours(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    shared = Convolutions(config.norm, config.l1, config.l2, config.spectral_norm)
+def _create_builtin_network(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    conv = ConvNormAct(config.norm, config.l1, config.l2, config.spectral_norm)
     if config.name in RESNETS:
         return resnet(
             config.name,
@@ -55,20 +53,16 @@ def _ours(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) 
             classes,
             width=config.width or 64,
             dropout=config.dropout,
-            conv=dataclasses.replace(shared, epsilon=1e-5, initializer="he_normal"),
+            conv=dataclasses.replace(conv, epsilon=1e-5, initializer="he_normal"),
             stem=config.stem,
             zero_init=config.zero_init,
             stochastic_depth=config.stochastic_depth,
         )
     build = {"cnn": cnn, "resnet9": resnet9}[config.name]
-    return build(input_shape, classes, width=config.width or 32, dropout=config.dropout, conv=shared)
+    return build(input_shape, classes, width=config.width or 32, dropout=config.dropout, conv=conv)
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _users(name: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
+def _create_user_network(name: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     path, _, function = name.rpartition(":")
     remedy = "it must be path/to/file.py:function, called with (input_shape, classes)."
     if not pathlib.Path(path).is_file():
@@ -81,8 +75,9 @@ def _users(name: str, input_shape: tuple[int, int, int], classes: int) -> keras.
         spec.loader.exec_module(module)
         build = getattr(module, function, None)
         model = build(input_shape, classes) if callable(build) else None
-    except Exception as error:  # whatever the user's code raises is the user's to see, in a line
-        raise UsageError(f"model.name ({name}) failed with {type(error).__name__}: {_line(error)}; {remedy}") from error
+    except Exception as error:  # the user's code may raise anything; the user gets it in one line
+        message = f"model.name ({name}) failed with {type(error).__name__}: {_one_line(error)}; {remedy}"
+        raise UsageError(message) from error
     if not callable(build):
         raise UsageError(f"model.name ({name}): {path} has no function {function!r}; {remedy}")
     if not isinstance(model, keras.Model) or not getattr(model, "_is_graph_network", False):
@@ -98,3 +93,7 @@ def _users(name: str, input_shape: tuple[int, int, int], classes: int) -> keras.
             f" it must end in {classes} logits."
         )
     return model
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,6 +1,7 @@
-"""The model's first layer: uint8 pixels in, zero mean and unit deviation out, of the data set or of each image.
+"""The model's first layer: normalizes uint8 pixels by the data set's statistics or by each image's own.
 
-It lives in the model, so whatever serves the model normalizes as training did, and the host ships one byte a channel.
+Because it is part of the model, every program that serves the model normalizes as training did, and the host sends one
+byte per channel to the device.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import tf_keras as keras
 
 @keras.utils.register_keras_serializable("evenkeel")
 class Normalize(keras.layers.Layer):
-    """(x - mean) / std per channel, computed in float32, returned in the layer's compute dtype.
+    """(x - mean) / std per channel, computed in float32 and returned in the layer's compute dtype.
 
-    `mean` and `std` are in units of 0..255, one number per channel; mean 0 and std 1 leave raw pixels.
+    Attributes:
+      mean: one number per channel, in units of 0 to 255; 0 and a std of 1 leave the pixels unchanged.
+      std: standard deviations, likewise.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs) -> None:
@@ -32,14 +35,15 @@ class Normalize(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable("evenkeel")
 class Standardize(keras.layers.Layer):
-    """(x - mean) / std of each image, over all its pixels and channels; otherwise as `Normalize`.
+    """(x - mean) / std of each image, over all its pixels and channels; dtypes as in `Normalize`.
 
-    As `tf.image.per_image_standardization`, the deviation is taken to be at least 1 / sqrt(pixels and channels), so
-    that an even image becomes zeros. Brightness and contrast of an image are gone: use it where they tell nothing.
+    As in `tf.image.per_image_standardization`, the standard deviation is at least 1 / sqrt(pixels * channels), so that
+    an image of one colour becomes zeros. The brightness and contrast of an image are lost: use this layer if they carry
+    no information.
     """
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
         x = tf.cast(images, tf.float32)
         mean, variance = tf.nn.moments(x, axes=(1, 2, 3), keepdims=True)
-        least = 1 / tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
-        return tf.cast((x - mean) * tf.math.rsqrt(tf.maximum(variance, least)), self.compute_dtype)
+        min_variance = 1 / tf.cast(tf.reduce_prod(tf.shape(x)[1:]), tf.float32)
+        return tf.cast((x - mean) * tf.math.rsqrt(tf.maximum(variance, min_variance)), self.compute_dtype)

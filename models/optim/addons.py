@@ -1,8 +1,8 @@
-"""The only import of tensorflow-addons: what core TensorFlow lacks.
+"""The only import of tensorflow-addons, which has what core TensorFlow lacks.
 
-    addons = require_addons("model.optimizer=lamb")    # the module, or one line that names the remedy
+    addons = require_addons("optimizer.name=lamb")    # the module, or a UsageError that names the remedy
 
-Its wheels stop at Python 3.11; everything that does not ask for it works without it.
+Its wheels end at Python 3.11. Options that do not need it work without it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from evenkeel.pipeline.errors import UsageError
 
 @functools.cache
 def require_addons(option: str) -> types.ModuleType:
-    """The `tensorflow_addons` module for `option`, the flag and value that need it.
+    """Returns the module `tensorflow_addons`; `option` is the flag and value that need it, for the error message.
 
     Raises:
-      UsageError: it cannot be imported here, or only on Keras 3.
+      UsageError: the module cannot be imported here, or TensorFlow runs on Keras 3.
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     try:
-        with warnings.catch_warnings():  # its farewell notice and its list of tested TensorFlow versions
+        with warnings.catch_warnings():  # about its end of life and the TensorFlow versions it was tested with
             warnings.simplefilter("ignore")
             import tensorflow_addons
     except ImportError as error:
@@ -36,7 +36,7 @@ def require_addons(option: str) -> types.ModuleType:
 
     if not issubclass(tensorflow_addons.optimizers.LAMB, keras.optimizers.legacy.Optimizer):
         raise UsageError(
-            f"{option} needs tensorflow-addons on Keras 2, and TensorFlow was imported before that was chosen:"
-            " import `pipeline` before `tensorflow`, or set TF_USE_LEGACY_KERAS=1 in the environment."
+            f"{option} needs tensorflow-addons on Keras 2, but TensorFlow was imported before Keras 2 was chosen:"
+            " import `evenkeel` before `tensorflow`, or set TF_USE_LEGACY_KERAS=1 in the environment."
         )
     return tensorflow_addons

@@ -1,8 +1,8 @@
-"""Averages of the weights over training, evaluated in the weights' place.
+"""Averages of the weights over training steps (EMA, SWA), used in place of the weights in evaluation.
 
-averages = Averages(model.variables, ema(decay=0.999))
+averages = WeightAverages(model.variables, ema(decay=0.999))
 averages.update(step)                    # in the training step, on every replica
-with averages.applied(): model.evaluate(...)
+with averages.swap_in(): model.evaluate(...)
 """
 
 from __future__ import annotations
@@ -14,36 +14,50 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models.distribute.strategy import summed
+from evenkeel.models.distribute.strategy import sum_over_replicas
 
 
 @dataclasses.dataclass(frozen=True)
-class Averaging:
-    """The averages move after `first` steps and every `every` from there, the nth time by `share(n)`."""
+class AveragingRule:
+    """At which steps the averages are updated, and how far each update moves them.
 
-    first: int
-    every: int
-    share: Callable[[tf.Tensor], tf.Tensor]
-    recompute: bool = False  # BatchNorm's statistics are those of the averaged weights, not averages
+    Attributes:
+      first_step: number of steps before the first update.
+      every_steps: steps between updates.
+      weight: n (float32 [], from 0) -> the weight of the new value in update n: average += weight * (value - average).
+      recompute_statistics: evaluation recomputes BatchNorm's statistics for the averaged weights; otherwise the
+        statistics are averaged like the weights.
+    """
 
-
-def ema(decay: float) -> Averaging:
-    """An exponential moving average; in the first steps it forgets faster, as (1 + n) / (10 + n)."""
-    return Averaging(1, 1, lambda n: 1 - tf.minimum(decay, (1 + n) / (10 + n)))
-
-
-def swa(first: int, every: int) -> Averaging:
-    """The mean of the weights after `first` steps and every `every` from there (Izmailov et al. 2018)."""
-    return Averaging(first, every, lambda n: 1 / (n + 1), recompute=True)
+    first_step: int
+    every_steps: int
+    weight: Callable[[tf.Tensor], tf.Tensor]
+    recompute_statistics: bool = False
 
 
-class Averages:
-    """An average for each of `variables`. Create it inside the strategy's scope; checkpoints hold `variables`."""
+def ema(decay: float) -> AveragingRule:
+    """An exponential moving average with `decay`, or (1 + n) / (10 + n) in the first steps n if that is smaller."""
+    return AveragingRule(1, 1, lambda n: 1 - tf.minimum(decay, (1 + n) / (10 + n)))
 
-    def __init__(self, variables: Sequence[tf.Variable], averaging: Averaging) -> None:
-        self.of, self.averaging = list(variables), averaging
+
+def swa(first_step: int, every_steps: int) -> AveragingRule:
+    """The mean of the weights after `first_step` steps and every `every_steps` from there (Izmailov et al. 2018)."""
+    return AveragingRule(first_step, every_steps, lambda n: 1 / (n + 1), recompute_statistics=True)
+
+
+class WeightAverages:
+    """One average for each of a list of variables. Create it inside the strategy's scope.
+
+    Attributes:
+      sources: the variables that are averaged.
+      variables: their averages, in the same order; checkpoints save them.
+      rule: the `AveragingRule`.
+    """
+
+    def __init__(self, variables: Sequence[tf.Variable], rule: AveragingRule) -> None:
+        self.sources, self.rule = list(variables), rule
         self._strategy = tf.distribute.get_strategy()
-        # A copy for each replica that it updates alone: all replicas hold the same weights.
+        # Each replica updates a copy of its own without communication: all replicas hold the same weights.
         self.variables = [
             tf.Variable(
                 variable.read_value(),
@@ -56,44 +70,50 @@ class Averages:
         ]
 
     def update(self, step: tf.Tensor) -> None:
-        """After the update of the weights in `step` (int64 []); in a replica's context."""
-        since = step + 1 - self.averaging.first
-        due = (since >= 0) & (since % self.averaging.every == 0)
-        share = self.averaging.share(tf.cast(since // self.averaging.every, tf.float32))
+        """Updates the averages if it is their turn; call it in a replica context after the weights' update of `step`.
+
+        `step` is int64 [], 0 for the first step.
+        """
+        since_first = step + 1 - self.rule.first_step
+        due = (since_first >= 0) & (since_first % self.rule.every_steps == 0)
+        weight = self.rule.weight(tf.cast(since_first // self.rule.every_steps, tf.float32))
 
         def move() -> tf.Tensor:
-            for average, variable in zip(self.variables, self.of, strict=True):
-                average.assign_add(share * (variable - average))
+            for average, variable in zip(self.variables, self.sources, strict=True):
+                average.assign_add(weight * (variable - average))
             return tf.constant(True)
 
-        if self.averaging.every == 1 and self.averaging.first <= 1:
+        if self.rule.every_steps == 1 and self.rule.first_step <= 1:
             move()
         else:
             tf.cond(due, move, lambda: tf.constant(False))
 
-    def ready(self, step: int) -> bool:
-        """Whether anything has been averaged when `step` steps are done."""
-        return step >= self.averaging.first
+    def is_ready(self, step: int) -> bool:
+        """Whether the averages have been updated at least once after `step` steps."""
+        return step >= self.rule.first_step
 
     @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
-        """The variables have the averages' values inside of the block and their own again after it."""
-        kept = [self._first_copy(variable) for variable in self.of]
+    def swap_in(self) -> Iterator[None]:
+        """The variables hold their averages inside the block, and their own values again after it."""
+        own_values = [self._first_copy(variable) for variable in self.sources]
         try:
-            for variable, average in zip(self.of, self.variables, strict=True):
+            for variable, average in zip(self.sources, self.variables, strict=True):
                 variable.assign(self._first_copy(average))
             yield
         finally:
-            for variable, value in zip(self.of, kept, strict=True):
+            for variable, value in zip(self.sources, own_values, strict=True):
                 variable.assign(value)
 
     def _first_copy(self, variable: tf.Variable) -> tf.Tensor:
-        """The value on this process's first replica: exact, where the mean of equal copies is not always."""
+        """The value on this process's first replica: exact, unlike the mean of equal copies, which may be rounded."""
         return tf.identity(self._strategy.experimental_local_results(variable)[0])
 
 
-def recomputing(model: keras.Model) -> Callable[[tf.data.Dataset, int], None]:
-    """A function that sets BatchNorm's moving means and variances to their means over the first steps of a data set."""
+def make_batch_norm_update(model: keras.Model) -> Callable[[tf.data.Dataset, int], None]:
+    """Returns a function (batches, steps) that recomputes BatchNorm's statistics for the current weights.
+
+    It sets the moving means and variances to the means of the batches' own over the first `steps` batches.
+    """
     norms = [
         layer
         for layer in model._flatten_layers(include_self=False)
@@ -102,23 +122,25 @@ def recomputing(model: keras.Model) -> Callable[[tf.data.Dataset, int], None]:
     statistics = [(v, 1 - layer.momentum) for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
     strategy = model.distribute_strategy
 
-    def of_replica(images: tf.Tensor) -> list[tf.Tensor]:
-        for variable, _ in statistics:  # from zero, a step leaves the batch's own times 1 - momentum
+    def replica_statistics(images: tf.Tensor) -> list[tf.Tensor]:
+        for variable, _ in statistics:  # starting at 0, one step leaves (1 - momentum) times the batch's statistic
             variable.assign(tf.zeros(variable.shape))
         model(images, training=True)
-        return summed([variable / share / strategy.num_replicas_in_sync for variable, share in statistics])
+        return sum_over_replicas(
+            [variable / batch_weight / strategy.num_replicas_in_sync for variable, batch_weight in statistics]
+        )
 
     @tf.function
-    def of_batch(iterator: Iterator) -> list[tf.Tensor]:
-        results = strategy.run(of_replica, args=(next(iterator)[0],))
+    def batch_statistics(iterator: Iterator) -> list[tf.Tensor]:
+        results = strategy.run(replica_statistics, args=(next(iterator)[0],))
         return [strategy.experimental_local_results(result)[0] for result in results]
 
-    def recompute(batches: tf.data.Dataset, steps: int) -> None:
+    def update(batches: tf.data.Dataset, steps: int) -> None:
         iterator = iter(batches)
         totals = [tf.zeros(variable.shape) for variable, _ in statistics]
         for _ in range(steps if statistics else 0):
-            totals = [total + mean for total, mean in zip(totals, of_batch(iterator), strict=True)]
+            totals = [total + mean for total, mean in zip(totals, batch_statistics(iterator), strict=True)]
         for (variable, _), total in zip(statistics, totals, strict=True):
             variable.assign(total / steps)
 
-    return recompute
+    return update

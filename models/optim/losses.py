@@ -1,4 +1,4 @@
-"""Losses of a classifier: labels int [b], or targets float [b, classes] that sum to 1, and logits [b, classes]."""
+"""Classification losses of logits [b, classes] against labels int [b] or targets float [b, classes] that sum to 1."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ import tf_keras as keras
 from evenkeel.models.optim.addons import require_addons
 
 
-def create(name: str, smoothing: float = 0.0, gamma: float = 2.0) -> keras.losses.Loss:
-    """`crossentropy` with label smoothing, or `focal` with its gamma.
+def create_loss(name: str, smoothing: float = 0.0, gamma: float = 2.0) -> keras.losses.Loss:
+    """The loss called `name`: `crossentropy` with label smoothing, or `focal` with its gamma.
 
     Raises:
-      UsageError: focal loss without tensorflow-addons.
+      UsageError: `focal` without tensorflow-addons.
     """
     return Focal(gamma) if name == "focal" else Crossentropy(smoothing)
 
 
-def balanced_weights(counts: np.ndarray) -> list[float]:
-    """A weight for each class, so that all classes weigh the same and the mean over examples is 1.
+def balanced_class_weights(counts: np.ndarray) -> list[float]:
+    """A weight for each class, so that all classes have the same total weight and the mean over examples is 1.
 
-    `counts` holds the examples of each class; one without any gets weight 0.
+    `counts` is the number of examples of each class [classes]; a class without examples gets weight 0.
     """
     present = counts > 0
     return np.where(present, counts.sum() / (present.sum() * np.maximum(counts, 1)), 0.0).tolist()
 
 
-def targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
-    """float32 [b, classes]: one-hot rows of labels; what has that shape already stays as it is."""
+def one_hot_targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
+    """float32 [b, classes]: the labels as one-hot rows; targets of this shape are returned unchanged."""
     labels = tf.convert_to_tensor(labels)
     if labels.dtype.is_floating and len(labels.shape) == 2:
         return tf.cast(labels, tf.float32)
     return tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
 
 
-def guess(loss: keras.losses.Loss, classes: int) -> float | None:
-    """The loss of an answer that favours no class, of cross-entropies of logits; None for losses of other kinds.
+def chance_loss(loss: keras.losses.Loss, classes: int) -> float | None:
+    """The loss of equal logits for all classes: ln(classes) for a cross-entropy of logits, None for other losses.
 
-    Smoothing does not change it: ln(classes), whatever the target.
+    Label smoothing does not change it: with equal logits the loss is ln(classes) for every target.
     """
-    of_keras = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
-    known = isinstance(loss, Crossentropy) or (isinstance(loss, of_keras) and loss.get_config()["from_logits"])
-    return math.log(classes) if known else None
+    keras_losses = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+    is_crossentropy = isinstance(loss, Crossentropy) or (
+        isinstance(loss, keras_losses) and loss.get_config()["from_logits"]
+    )
+    return math.log(classes) if is_crossentropy else None
 
 
 @keras.utils.register_keras_serializable("evenkeel")
 class Crossentropy(keras.losses.Loss):
-    """Softmax cross-entropy in float32.
+    """Softmax cross-entropy, computed in float32.
 
-    `smoothing` is the share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
+    `smoothing` is the share of the target that is spread evenly over all classes (Szegedy et al. 2016, section 7).
     """
 
     def __init__(self, smoothing: float = 0.0, name: str = "crossentropy", **kwargs) -> None:
@@ -64,7 +66,7 @@ class Crossentropy(keras.losses.Loss):
             labels = tf.cast(tf.reshape(y_true, [-1]), tf.int64)
             return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, y_pred)
         classes = y_pred.shape[-1]
-        target = targets(y_true, classes) * (1 - self.smoothing) + self.smoothing / classes
+        target = one_hot_targets(y_true, classes) * (1 - self.smoothing) + self.smoothing / classes
         return tf.nn.softmax_cross_entropy_with_logits(target, y_pred)
 
     def get_config(self) -> dict:
@@ -75,7 +77,7 @@ class Crossentropy(keras.losses.Loss):
 class Focal(keras.losses.Loss):
     """Sigmoid focal loss of tensorflow-addons, summed over classes (Lin et al. 2017, equation 5; alpha 0.25).
 
-    `gamma` is how fast the weight of an example falls as it is got right; 0 leaves alpha-balanced cross-entropy.
+    `gamma` says how much less an example counts the better it is classified; 0 gives alpha-balanced cross-entropy.
     """
 
     def __init__(self, gamma: float = 2.0, name: str = "focal", **kwargs) -> None:
@@ -84,7 +86,8 @@ class Focal(keras.losses.Loss):
         self._focal = require_addons("loss=focal").losses.sigmoid_focal_crossentropy
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        return self._focal(targets(y_true, y_pred.shape[-1]), y_pred, alpha=0.25, gamma=self.gamma, from_logits=True)
+        target = one_hot_targets(y_true, y_pred.shape[-1])
+        return self._focal(target, y_pred, alpha=0.25, gamma=self.gamma, from_logits=True)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "gamma": self.gamma}

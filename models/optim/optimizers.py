@@ -1,6 +1,6 @@
-"""Optimizers by name.
+"""Creates the optimizer that `optimizer.name` asks for.
 
-optimizer = create(OptimizerConfig(name="adamw"), Schedule(...), model.trainable_variables)
+optimizer = create_optimizer(OptimizerConfig(name="adamw"), Schedule(...), model.trainable_variables)
 """
 
 from __future__ import annotations
@@ -16,47 +16,53 @@ from evenkeel.models.config import OptimizerConfig
 from evenkeel.models.optim.addons import require_addons
 
 
-def create(
+def create_optimizer(
     config: OptimizerConfig, rate: keras.optimizers.schedules.LearningRateSchedule, variables: Sequence[tf.Variable]
 ) -> keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer:
-    """The optimizer of `variables` with learning rate `rate`.
+    """The optimizer for `variables` with the learning rate `rate`.
 
-    Weight decay is decoupled and times the learning rate, whatever the optimizer; lamb's enters its trust ratio too.
+    In every optimizer weight decay is decoupled and multiplied by the learning rate; in lamb it is also part of the
+    trust ratio.
 
     Raises:
-      UsageError: it comes from tensorflow-addons, and that is not to be had here.
+      UsageError: the optimizer is one of tensorflow-addons, which cannot be imported here.
     """
     moments = {"beta_1": config.beta_1, "beta_2": config.beta_2, "epsilon": config.epsilon}
     if config.name == "lamb":
-        # By name: addons matches expressions against the names of each replica's copy.
-        spared = [
-            rf"^{variable.name.split(':')[0]}(/replica_\d+)?(:0)?$" for variable in variables if not decays(variable)
+        # By name: addons matches regular expressions against the names of each replica's copy.
+        exempt = [
+            rf"^{variable.name.split(':')[0]}(/replica_\d+)?(:0)?$"
+            for variable in variables
+            if not uses_weight_decay(variable)
         ]
         return require_addons("optimizer.name=lamb").optimizers.LAMB(
-            rate, weight_decay=config.weight_decay, exclude_from_weight_decay=spared, **moments
+            rate, weight_decay=config.weight_decay, exclude_from_weight_decay=exempt, **moments
         )
     if config.name in ("radam", "lookahead", "novograd"):
         addons = require_addons(f"optimizer.name={config.name}").optimizers
         base = addons.NovoGrad if config.name == "novograd" else addons.RectifiedAdam
-        optimizer = decaying(base, config.weight_decay)(rate, **moments)
+        optimizer = add_decoupled_decay(base, config.weight_decay)(rate, **moments)
         return addons.Lookahead(optimizer) if config.name == "lookahead" else optimizer
-    # The update stays outside XLA: with it, distribution strategies of several replicas fail.
+    # The update stays outside XLA: compiled with XLA, it fails in strategies with several replicas.
     common = {"learning_rate": rate, "weight_decay": config.weight_decay or None, "jit_compile": False}
-    makers = {
+    constructors = {
         "sgd": lambda: keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **common),
         "adam": lambda: keras.optimizers.Adam(**moments, **common),
         "rmsprop": lambda: keras.optimizers.RMSprop(
             rho=config.beta_2, momentum=config.momentum, epsilon=config.epsilon, **common
         ),
     }
-    optimizer = makers[config.name.removesuffix("w")]()  # sgdw and adamw: Keras's own decay is decoupled
+    optimizer = constructors[config.name.removesuffix("w")]()  # sgdw and adamw: Keras's own decay is decoupled
     if config.weight_decay:
-        optimizer.exclude_from_weight_decay([variable for variable in variables if not decays(variable)])
+        optimizer.exclude_from_weight_decay([variable for variable in variables if not uses_weight_decay(variable)])
     return optimizer
 
 
 def second_moments(optimizer: Any, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """What the optimizer divides squared gradients by, its start corrected; empty where it keeps no such thing."""
+    """The optimizer's running means of squared gradients, bias-corrected where the optimizer corrects them.
+
+    One tensor for each of `variables`; an empty list if the optimizer keeps none.
+    """
     if isinstance(optimizer, keras.optimizers.legacy.Optimizer):
         if "v" not in optimizer.get_slot_names():
             return []
@@ -67,30 +73,30 @@ def second_moments(optimizer: Any, variables: Sequence[tf.Variable]) -> list[tf.
         decay = getattr(optimizer, "beta_2", None)
     else:
         return []
-    if decay is None:  # RMSprop corrects nothing
+    if decay is None:  # RMSprop has no bias correction
         return moments
-    known = 1 - tf.pow(tf.cast(decay, tf.float32), tf.cast(optimizer.iterations, tf.float32))
-    return [moment / known for moment in moments]
+    correction = 1 - tf.pow(tf.cast(decay, tf.float32), tf.cast(optimizer.iterations, tf.float32))
+    return [moment / correction for moment in moments]
 
 
-def decays(variable: tf.Variable) -> bool:
-    """Whether weight decay is for it: biases, normalization scales and offsets it only harms (He et al. 2019)."""
+def uses_weight_decay(variable: tf.Variable) -> bool:
+    """Whether weight decay applies: to kernels, not to biases, normalization scales and offsets (He et al. 2019)."""
     return len(variable.shape) >= 2
 
 
-def decaying(base: Any, weight_decay: float) -> type:
-    """`base`, an optimizer of tensorflow-addons, with decoupled weight decay times the learning rate.
+def add_decoupled_decay(base: Any, weight_decay: float) -> type:
+    """A subclass of `base`, an optimizer of tensorflow-addons, with decoupled decay times the learning rate.
 
-    Its own extension decays nothing on several replicas, and everything inside of Lookahead.
+    The extension in tensorflow-addons is wrong: it decays nothing on several replicas, and everything inside Lookahead.
     """
 
-    class Decaying(base):
+    class WithDecay(base):
         @functools.wraps(base._resource_apply_dense)
         def _resource_apply_dense(self, grad, var, apply_state=None):
-            if not weight_decay or not decays(var):
+            if not weight_decay or not uses_weight_decay(var):
                 return super()._resource_apply_dense(grad, var, apply_state)
             with tf.control_dependencies([var.assign_sub(self._decayed_lr(var.dtype.base_dtype) * weight_decay * var)]):
                 return super()._resource_apply_dense(grad, var, apply_state)
 
-    Decaying.__name__ = base.__name__
-    return Decaying
+    WithDecay.__name__ = base.__name__
+    return WithDecay

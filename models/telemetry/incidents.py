@@ -1,7 +1,7 @@
-"""What went wrong in a run and what was done about it: a line each of incidents.jsonl, and how many of each kind.
+"""Incidents of a run (what went wrong, and what was done): a line each in incidents.jsonl, and counts by kind.
 
 incidents = Incidents(os.path.join(model_dir, "incidents.jsonl"))
-incidents.tell(step=120, kind="loss_spike", evidence={"z": 9.1}, action="none")
+incidents.record(step=120, kind="loss_spike", evidence={"z": 9.1}, action="none")
 """
 
 from __future__ import annotations
@@ -14,20 +14,28 @@ from typing import Any
 import tensorflow as tf
 from absl import logging
 
-from evenkeel.models.distribute.io_errors import UNWRITTEN, reason
+from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.pipeline.system.atomic_write import write_text
 
-Listener = Callable[[int, str, dict[str, float], str], None]
+Listener = Callable[[int, str, dict[str, float], str], None]  # called with step, kind, evidence, action
 
 
 class Incidents:
-    """`counts` by kind; lines go to `path`, where that is given, and every incident to `listeners`.
+    """Records incidents.
 
-    `state` is what a checkpoint held of earlier ones, nothing for one before the first; lines that came after it are
-    dropped, as a resumed run comes to the same steps again.
+    Attributes:
+      counts: {kind: number of incidents}.
+      listeners: functions called with each incident: step, kind, evidence, action.
     """
 
     def __init__(self, path: str | None = None, state: dict[str, Any] | None = None) -> None:
+        """Starts a record.
+
+        Args:
+          path: the file to append to; None writes no file.
+          state: the `state()` in the checkpoint that a run resumes from. Lines written after that checkpoint are
+            removed from the file, because the resumed run repeats those steps. None for a new run.
+        """
         self._path = path
         self.counts: dict[str, int] = dict(state["counts"]) if state else {}
         self._lines = state["lines"] if state else 0
@@ -39,20 +47,30 @@ class Incidents:
             write_text(path, "\n".join(kept) + "\n") if kept else tf.io.gfile.remove(path)
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint saves: the counts and the number of lines in the file."""
         return {"counts": self.counts, "lines": self._lines}
 
-    def tell(self, step: int, kind: str, evidence: dict[str, float], action: str, confidence: float = 1.0) -> None:
-        """`evidence` are the numbers that show it, `action` what was done, "none" included."""
+    def record(self, step: int, kind: str, evidence: dict[str, float], action: str, confidence: float = 1.0) -> None:
+        """Counts an incident, appends its line, and calls the listeners; a line that cannot be written is logged.
+
+        Args:
+          step: the step at which it was seen.
+          kind: name of the incident, such as loss_spike.
+          evidence: the numbers that show it.
+          action: what was done, or "none".
+          confidence: probability that it is real.
+        """
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self._path:
-            # JSON knows no infinity: a number that is not one is written as its name.
+            # JSON has no infinity and no NaN: they are written as strings.
             plain = {name: value if math.isfinite(value) else str(value) for name, value in evidence.items()}
             line = {"step": step, "kind": kind, "evidence": plain, "action": action}
             try:
                 append_json_line(self._path, {**line, "cause": None, "confidence": confidence})
                 self._lines += 1
-            except UNWRITTEN as error:
-                logging.error("%s at step %d could not be written to %s: %s", kind, step, self._path, reason(error))
+            except WRITE_ERRORS as error:
+                cause = summarize_error(error)
+                logging.error("%s at step %d could not be written to %s: %s", kind, step, self._path, cause)
         for listener in self.listeners:
             listener(step, kind, evidence, action)
 

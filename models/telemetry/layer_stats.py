@@ -1,11 +1,11 @@
-"""What a due step reports of each layer: gradients and updates against weights, activations, BatchNorm's statistics.
+"""Statistics of each layer at a training step: gradient and update norms, activations, BatchNorm's statistics.
 
-    probe = Probe(network)
-    before = probe.weights()                   # in the step, on a replica, before the update
-    values = probe.measured(...)               # after it: float32 [probe.size]
-    probe.read(values)["gradient_norm"]        # on the host: {group: number}
+    stats = LayerStats(network, model.trainable_variables)
+    before = stats.copy_variables()            # in the step, on a replica, before the update
+    values = stats.compute(...)                # after the update: float32 [stats.size]
+    stats.unpack(values)["gradient_norm"]      # on the host: [groups]
 
-A group is a layer with a kernel; groups and activations come in the order of the network, from its input on.
+A group is a layer with a trainable kernel. Groups, activations and norms come in the order of the network's layers.
 """
 
 from __future__ import annotations
@@ -17,86 +17,114 @@ import tensorflow as tf
 import tf_keras as keras
 
 from evenkeel.models.networks.activations import asymptotes
-from evenkeel.models.networks.autograph import called
+from evenkeel.models.networks.autograph import call_with_autograph
 from evenkeel.models.networks.layers import trainable_kernel
 
-IMAGES = 8  # of a replica's batch, in inference mode: a 16th of a forward pass over 128
-STEP = ("inference_loss", "training_loss", "noise_scale")
-GROUP = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
-ACTIVATION = ("dead", "saturated", "deviation")
-NORM = ("shift", "spread", "log_variance")
-NEAR = 0.02  # saturated: as near to an asymptote, in distances between the two (|x| > 3.9 for a sigmoid)
+LAYER_STATS_IMAGES = 8  # of a replica's batch, in inference mode: 1/16 of a forward pass over 128 images
+STEP_STATS = ("inference_loss", "training_loss", "noise_scale")
+GROUP_STATS = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
+ACTIVATION_STATS = ("dead", "saturated", "deviation")
+NORM_STATS = ("shift", "spread", "log_variance")
+# A value is saturated within this distance of an asymptote, as a share of the distance between the two asymptotes
+# (|x| > 3.9 for a sigmoid).
+SATURATION_MARGIN = 0.02
 
 
-class Probe:
-    """The places of a network that are looked at: `groups`, `activations` and `norms` are their names."""
+class LayerStats:
+    """Computes the statistics in the compiled step and names them on the host.
+
+    Attributes:
+      groups: names of the layers with a trainable kernel.
+      activations: names of the layers whose activation has asymptotes.
+      norms: names of the BatchNormalization layers.
+    """
 
     def __init__(self, network: keras.Model, variables: Sequence[tf.Variable], parts: int = 1) -> None:
-        """`variables` are the trainable ones of the model being trained, in the order of its gradients.
+        """Finds the layers of `network`.
 
-        A step takes its batch in so many `parts`.
+        Args:
+          network: the network inside the model that is trained.
+          variables: that model's trainable variables, in the order of its gradients.
+          parts: parts that a step processes its batch in, one after another.
         """
         self._parts = parts
-        layers = [layer for layer in network._flatten_layers(include_self=False) if not _has_layers(layer)]
+        layers = [layer for layer in network._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
         self._kernels = {layer.name: kernel for layer in layers if (kernel := trainable_kernel(layer)) is not None}
-        # By identity: names need not be unique.
-        self._at = [next(at for at, v in enumerate(variables) if v is kernel) for kernel in self._kernels.values()]
+        # Compared by identity: names need not be unique.
+        self._kernel_indices = [
+            next(index for index, v in enumerate(variables) if v is kernel) for kernel in self._kernels.values()
+        ]
         self._norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-        # Only what the network itself calls has an output to be had; layers of a nested model have none in this graph.
-        found = [(layer, asymptotes(layer)) for layer in network.layers]
-        taps = {layer.name: (layer.get_output_at(0), bounds) for layer, bounds in found if bounds is not None}
+        # Only layers that the network itself calls have an output in its graph; layers of a nested model have not.
+        layer_asymptotes = [(layer, asymptotes(layer)) for layer in network.layers]
+        taps = {
+            layer.name: (layer.get_output_at(0), bounds) for layer, bounds in layer_asymptotes if bounds is not None
+        }
         self._bounds = [bounds for _, bounds in taps.values()]
-        seen = {"logits": network.outputs[0], "activations": [output for output, _ in taps.values()]}
-        self._forward = keras.Model(network.inputs, seen)
+        outputs = {"logits": network.outputs[0], "activations": [output for output, _ in taps.values()]}
+        self._forward = keras.Model(network.inputs, outputs)
         self.groups, self.activations, self.norms = list(self._kernels), list(taps), [each.name for each in self._norms]
 
     @property
     def size(self) -> int:
-        """Numbers a step."""
-        of = ((STEP, [""]), (GROUP, self.groups), (ACTIVATION, self.activations), (NORM, self.norms))
-        return sum(len(names) * len(places) for names, places in of)
+        """Numbers per step."""
+        return sum(len(names) * len(layers) for names, layers in self._columns()) + len(STEP_STATS)
 
-    def read(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """float32 [..., size] by name: STEP [...], GROUP [..., groups], ACTIVATION and NORM likewise.
+    def unpack(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """The statistics by name, out of float32 [..., size].
 
-        gradient_norm, weight_norm and update_norm are Euclidean. moment_ratio is the root mean square of g / sqrt(v),
-        v being the second moment that the optimizer divides by (Wortsman et al. 2023, section 3.3: spikes of the loss
-        follow 1 to 8 steps after it leaves 1 behind; NaN where the optimizer keeps none). dead is the share of channels
-        that are zero on all images looked at, saturated the share of values at an asymptote, NaN for activations that
-        have no such place; deviation the standard deviation of all values. shift is BatchNorm's mean over channels of
-        |batch mean - moving mean| in moving standard deviations, spread that of log(batch variance / moving variance),
-        log_variance that of log(moving variance). inference_loss and training_loss are of the same images. noise_scale
-        is in images (McCandlish et al. 2018, appendix A.1), NaN on one replica.
+        Returns:
+          Arrays [..., groups], [..., activations], [..., norms], and [...] for those of the whole step:
+
+          gradient_norm, weight_norm, update_norm: Euclidean norms of a kernel's gradient, of the kernel, of its update.
+          moment_ratio: root mean square of g / sqrt(v), where v is the second moment that the optimizer divides by.
+            Spikes of the loss follow 1 to 8 steps after it rises above 1 (Wortsman et al. 2023, section 3.3). NaN if
+            the optimizer keeps no second moments.
+          dead: share of channels that are zero on all LAYER_STATS_IMAGES images; NaN if the activation is not 0 for
+            large negative inputs, or is bounded above.
+          saturated: share of values at an asymptote; NaN unless the activation has two asymptotes.
+          deviation: standard deviation of all values.
+          shift: mean over BatchNorm's channels of |batch mean - moving mean| in moving standard deviations.
+          spread: mean over channels of log(batch variance / moving variance).
+          log_variance: mean over channels of log(moving variance).
+          inference_loss, training_loss: the loss of the same images in the two modes.
+          noise_scale: gradient noise scale in images (McCandlish et al. 2018, appendix A.1); NaN on one replica.
         """
-        found, at = {}, 0
-        for names, places in ((GROUP, self.groups), (ACTIVATION, self.activations), (NORM, self.norms)):
+        stats, start = {}, 0
+        for names, layers in self._columns():
             for name in names:
-                found[name] = values[..., at : at + len(places)]
-                at += len(places)
-        return {**found, **{name: values[..., at + number] for number, name in enumerate(STEP)}}
+                stats[name] = values[..., start : start + len(layers)]
+                start += len(layers)
+        return {**stats, **{name: values[..., start + index] for index, name in enumerate(STEP_STATS)}}
 
-    def named(self, values: np.ndarray) -> dict[str, float]:
-        """The figures of one step by "figure/place", or by figure where there is no place."""
-        places = {**dict.fromkeys(GROUP, self.groups), **dict.fromkeys(ACTIVATION, self.activations)}
-        places.update(dict.fromkeys(NORM, self.norms))
-        figures = self.read(values)
-        named = {name: float(figures[name]) for name in STEP}
-        for name, of in places.items():
-            named.update({f"{name}/{place}": float(value) for place, value in zip(of, figures[name], strict=True)})
-        return named
+    def to_scalars(self, values: np.ndarray) -> dict[str, float]:
+        """The statistics of one step, float32 [size], by "statistic/layer", or "statistic" for those of the step."""
+        stats = self.unpack(values)
+        scalars = {name: float(stats[name]) for name in STEP_STATS}
+        for names, layers in self._columns():
+            for name in names:
+                scalars.update(
+                    {f"{name}/{layer}": float(value) for layer, value in zip(layers, stats[name], strict=True)}
+                )
+        return scalars
 
-    # In the training step, on a replica.
+    def _columns(self) -> tuple[tuple[Sequence[str], list[str]], ...]:
+        """(names of statistics, names of the layers that have them), in the order of a step's numbers."""
+        return (GROUP_STATS, self.groups), (ACTIVATION_STATS, self.activations), (NORM_STATS, self.norms)
+
+    # Called in the training step, on a replica.
 
     @property
-    def watched(self) -> list[tf.Variable]:
-        """What `measured` wants the values of before the update: kernels, BatchNorm's moving means and variances."""
+    def compared_variables(self) -> list[tf.Variable]:
+        """The variables whose values before the update `compute` needs: kernels, moving means, moving variances."""
         moving = [*(norm.moving_mean for norm in self._norms), *(norm.moving_variance for norm in self._norms)]
         return [*self._kernels.values(), *moving]
 
-    def weights(self) -> list[tf.Tensor]:
-        return [tf.identity(variable) for variable in self.watched]
+    def copy_variables(self) -> list[tf.Tensor]:
+        """The current values of `compared_variables`."""
+        return [tf.identity(variable) for variable in self.compared_variables]
 
-    def measured(
+    def compute(
         self,
         images: tf.Tensor,
         loss_of: Callable[[tf.Tensor], tf.Tensor],
@@ -106,30 +134,51 @@ class Probe:
         moments: Sequence[tf.Tensor],
         before: Sequence[tf.Tensor],
     ) -> tf.Tensor:
-        """float32 [size], as `read` takes it apart.
+        """The statistics of this step, float32 [size]; `unpack` names them.
 
-        `images` are the network's inputs, `loss_of` their mean loss by logits; `gradients` and the optimizer's second
-        `moments` are of all variables, with no moments for an optimizer that has none; `before` is what `weights` gave.
+        Args:
+          images: inputs of the network [LAYER_STATS_IMAGES, h, w, c].
+          loss_of: logits of these images -> their mean loss.
+          training_loss: the mean loss of these images in training mode.
+          noise_scale: see `gradient_noise_scale`.
+          gradients: of all trainable variables.
+          moments: the optimizer's second moments of all trainable variables; empty if it keeps none.
+          before: what `copy_variables` returned before the update.
         """
-        kernels = list(self._kernels.values())
-        old = [tf.ensure_shape(value, v.shape) for value, v in zip(before, self.watched, strict=True)]
-        first, then = len(kernels), len(kernels) + len(self._norms)
-        old_weights, old_means, old_variances = old[:first], old[first:then], old[then:]
-        of_kernels = [gradients[at] for at in self._at]
+        old = [tf.ensure_shape(value, v.shape) for value, v in zip(before, self.compared_variables, strict=True)]
+        kernels, norms = len(self._kernels), len(self._norms)
+        old_kernels, old_means, old_variances = old[:kernels], old[kernels : kernels + norms], old[kernels + norms :]
         missing = tf.constant(np.nan)
+        groups = self._group_stats(gradients, moments, old_kernels, missing)
+        outputs = call_with_autograph(self._forward, images, training=False)
+        activations = self._activation_stats(
+            [tf.cast(output, tf.float32) for output in outputs["activations"]], missing
+        )
+        statistics = self._norm_stats(old_means, old_variances)
+        step = [loss_of(tf.cast(outputs["logits"], tf.float32)), training_loss, noise_scale]
+        return tf.stack([*groups, *activations, *statistics, *step])
+
+    def _group_stats(
+        self,
+        gradients: Sequence[tf.Tensor],
+        moments: Sequence[tf.Tensor],
+        old_kernels: Sequence[tf.Tensor],
+        missing: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        kernels = list(self._kernels.values())
         ratios = [missing] * len(kernels)
         if moments:
-            ratios = [_ratio(gradients[at], moments[at]) for at in self._at]
-        groups = [
-            *map(tf.norm, of_kernels),
+            ratios = [_moment_ratio(gradients[index], moments[index]) for index in self._kernel_indices]
+        return [
+            *(tf.norm(gradients[index]) for index in self._kernel_indices),
             *map(tf.norm, kernels),
-            *(tf.norm(kernel - old) for kernel, old in zip(kernels, old_weights, strict=True)),
+            *(tf.norm(kernel - old) for kernel, old in zip(kernels, old_kernels, strict=True)),
             *ratios,
         ]
-        seen = called(self._forward, images, training=False)
-        outputs = [tf.cast(output, tf.float32) for output in seen["activations"]]
+
+    def _activation_stats(self, outputs: Sequence[tf.Tensor], missing: tf.Tensor) -> list[tf.Tensor]:
         bounded = list(zip(outputs, self._bounds, strict=True))
-        activations = [
+        return [
             *(dead_fraction(x) if low == 0 and high is None else missing for x, (low, high) in bounded),
             *(
                 missing if low is None or high is None else saturated_fraction(x, low, high)
@@ -137,66 +186,68 @@ class Probe:
             ),
             *map(tf.math.reduce_std, outputs),
         ]
-        kept = [norm.momentum**self._parts for norm in self._norms]
-        means = [_of_batch(norm.moving_mean, *of) for norm, *of in zip(self._norms, old_means, kept, strict=True)]
-        variances = [
-            _of_batch(norm.moving_variance, *of) for norm, *of in zip(self._norms, old_variances, kept, strict=True)
+
+    def _norm_stats(self, old_means: Sequence[tf.Tensor], old_variances: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        momenta = [norm.momentum**self._parts for norm in self._norms]
+        means = [
+            _batch_statistic(norm.moving_mean, old, momentum)
+            for norm, old, momentum in zip(self._norms, old_means, momenta, strict=True)
         ]
-        statistics = [
+        variances = [
+            _batch_statistic(norm.moving_variance, old, momentum)
+            for norm, old, momentum in zip(self._norms, old_variances, momenta, strict=True)
+        ]
+        return [
             *map(_shift, self._norms, means, old_means),
             *map(_spread, self._norms, variances, old_variances),
             *map(_log_variance, self._norms),
         ]
-        step = [loss_of(tf.cast(seen["logits"], tf.float32)), training_loss, noise_scale]
-        return tf.stack([*groups, *activations, *statistics, *step])
 
 
-def noise_scale(of_replica: tf.Tensor, of_all: tf.Tensor, batch: tf.Tensor | float, replicas: int) -> tf.Tensor:
-    """The batch, in images, at which noise and gradient are as strong as each other; NaN on one replica.
+def gradient_noise_scale(
+    replica_square: tf.Tensor, global_square: tf.Tensor, replica_batch: tf.Tensor | float, replicas: int
+) -> tf.Tensor:
+    """The batch size, in images, at which noise and gradient are equally strong; NaN on one replica.
 
-    From the squared gradient norm of one replica's `batch` images and that of all replicas' (McCandlish et al. 2018,
-    appendix A.1): each estimates |G|^2 + trace / images. Either part may come out negative by chance.
+    `replica_square` is the squared norm of the gradient of one replica's `replica_batch` images, `global_square` that
+    of all replicas' images. Each is |G|^2 + trace / images on average: two equations for the true gradient G and the
+    trace of its covariance (McCandlish et al. 2018, appendix A.1). Either estimate may be negative by chance.
     """
     if replicas == 1:
         return tf.constant(np.nan)
-    many = batch * replicas
-    gradient = (many * of_all - batch * of_replica) / (many - batch)
-    noise = (of_replica - of_all) / (1 / batch - 1 / many)
+    global_batch = replica_batch * replicas
+    gradient = (global_batch * global_square - replica_batch * replica_square) / (global_batch - replica_batch)
+    noise = (replica_square - global_square) / (1 / replica_batch - 1 / global_batch)
     return noise / gradient
 
 
-def _has_layers(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.Model)
-
-
 def dead_fraction(x: tf.Tensor) -> tf.Tensor:
-    """The share of channels of [b, ..., c] that are zero throughout."""
+    """The share of channels of x [b, ..., c] that are zero everywhere."""
     largest = tf.reduce_max(tf.abs(x), axis=list(range(len(x.shape) - 1)))
     return tf.reduce_mean(tf.cast(largest < 1e-6, tf.float32))
 
 
 def saturated_fraction(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
-    margin = NEAR * (high - low)
+    """The share of values of x within SATURATION_MARGIN of the asymptotes `low` and `high`."""
+    margin = SATURATION_MARGIN * (high - low)
     return tf.reduce_mean(tf.cast((x < low + margin) | (x > high - margin), tf.float32))
 
 
-def _ratio(gradient: tf.Tensor, moment: tf.Tensor) -> tf.Tensor:
+def _moment_ratio(gradient: tf.Tensor, moment: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(tf.reduce_mean(tf.square(gradient) / (moment + 1e-30)))
 
 
-def _of_batch(moving: tf.Variable, old: tf.Tensor, kept: float) -> tf.Tensor:
-    """The batch's own figure: moving = kept * old + (1 - kept) * of the batch, the mean over its parts if there are."""
-    return (moving - kept * old) / (1 - kept)
+def _batch_statistic(moving: tf.Variable, old: tf.Tensor, momentum: float) -> tf.Tensor:
+    """The batch's own mean or variance, from moving = momentum * old + (1 - momentum) * own; a mean over its parts."""
+    return (moving - momentum * old) / (1 - momentum)
 
 
 def _shift(norm: keras.layers.BatchNormalization, mean: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-    """By how many moving standard deviations the batch's means differ from the moving ones before it."""
     return tf.reduce_mean(tf.abs(mean - old) * tf.math.rsqrt(norm.moving_variance + norm.epsilon))
 
 
 def _spread(norm: keras.layers.BatchNormalization, variance: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-    """The logarithm of the batch's variances over the moving ones before it."""
-    # What is lost of the batch in the rounding of a moving variance that is far too large may come out negative.
+    # If the moving variance is far too large, rounding loses the batch's variance, which may come out negative.
     variance = tf.maximum(variance, 1e-7 * old)
     return tf.reduce_mean(tf.math.log((variance + norm.epsilon) / (old + norm.epsilon)))
 

@@ -1,15 +1,15 @@
-"""What evaluation counts on the device, as Keras metrics; `scores.py` makes figures of it."""
+"""Keras metrics that evaluation updates on the device; `scores` computes figures of merit from them."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 import tf_keras as keras
 
-BINS = 15  # of confidence, as Guo et al. 2017
+CONFIDENCE_BINS = 15  # as in Guo et al. 2017
 
 
 class ConfusionMatrix(keras.metrics.Metric):
-    """Weights of examples by true class (row) and predicted class (column), float32 [classes, classes]."""
+    """Sums of example weights by true class (row) and predicted class (column), float32 [classes, classes]."""
 
     def __init__(self, classes: int, name: str = "confusion", **kwargs) -> None:
         super().__init__(name=name, **kwargs)
@@ -21,8 +21,8 @@ class ConfusionMatrix(keras.metrics.Metric):
     ) -> tf.Operation:
         predicted = tf.argmax(y_pred, axis=-1)
         weights = tf.ones_like(predicted, tf.float32) if sample_weight is None else sample_weight
-        places = tf.stack([tf.cast(y_true, tf.int64), predicted], axis=1)
-        return self.matrix.assign_add(tf.scatter_nd(places, weights, self.matrix.shape))
+        indices = tf.stack([tf.cast(y_true, tf.int64), predicted], axis=1)
+        return self.matrix.assign_add(tf.scatter_nd(indices, weights, self.matrix.shape))
 
     def result(self) -> tf.Tensor:
         return tf.identity(self.matrix)
@@ -32,18 +32,22 @@ class ConfusionMatrix(keras.metrics.Metric):
 
 
 class Calibration(keras.metrics.Metric):
-    """float32 [3, BINS]: sums of weights, of confidence (the largest probability) and of being right, by confidence."""
+    """Sums for the calibration error by bin of confidence, float32 [3, CONFIDENCE_BINS].
+
+    The rows are the sums of example weights, of confidence (the largest probability) and of correct predictions, the
+    last two weighted.
+    """
 
     def __init__(self, name: str = "calibration", **kwargs) -> None:
         super().__init__(name=name, **kwargs)
-        self.sums = self.add_weight("sums", shape=[3, BINS], initializer="zeros", dtype=tf.float32)
+        self.sums = self.add_weight("sums", shape=[3, CONFIDENCE_BINS], initializer="zeros", dtype=tf.float32)
 
     def update_state(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor) -> tf.Operation:
         confidence = tf.reduce_max(tf.nn.softmax(y_pred), axis=-1)
-        right = tf.cast(tf.argmax(y_pred, axis=-1) == tf.cast(y_true, tf.int64), tf.float32)
-        places = tf.minimum(tf.cast(confidence * BINS, tf.int32), BINS - 1)
-        values = tf.stack([tf.ones_like(confidence), confidence, right]) * sample_weight
-        return self.sums.assign_add(tf.matmul(values, tf.one_hot(places, BINS)))
+        correct = tf.cast(tf.argmax(y_pred, axis=-1) == tf.cast(y_true, tf.int64), tf.float32)
+        bins = tf.minimum(tf.cast(confidence * CONFIDENCE_BINS, tf.int32), CONFIDENCE_BINS - 1)
+        values = tf.stack([tf.ones_like(confidence), confidence, correct]) * sample_weight
+        return self.sums.assign_add(tf.matmul(values, tf.one_hot(bins, CONFIDENCE_BINS)))
 
     def result(self) -> tf.Tensor:
         return tf.identity(self.sums)

@@ -1,4 +1,4 @@
-"""Pictures of a run as uint8 arrays [height, width, 3]."""
+"""Pictures for TensorBoard as uint8 arrays [height, width, 3]: a grid of images, a confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """uint8 images [n, h, w, c] side by side in a square of about sqrt(n) columns, on white."""
+def draw_grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
+    """Images uint8 [n, h, w, c] side by side in ceil(sqrt(n)) columns, on white, `gap` pixels apart."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
     for number, image in enumerate(images):
-        y, x = (gap + side * (at + gap) for side, at in zip(divmod(number, columns), (height, width), strict=True))
+        row, column = divmod(number, columns)
+        y, x = gap + row * (height + gap), gap + column * (width + gap)
         canvas[y : y + height, x : x + width] = image
     return np.repeat(canvas, 3, axis=2) if channels == 1 else canvas
 
 
-def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Counts [classes, classes] by true (rows) and predicted class, coloured by their share of the true class."""
+def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Counts [classes, classes] by true (row) and predicted class, coloured by their share of the true class."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -31,14 +32,14 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
-    if len(classes) <= 40:  # beyond, neither names nor numbers can be read
+    if len(classes) <= 40:  # names of more classes would be too small to read
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
-    if len(classes) <= 20:
+    if len(classes) <= 20:  # likewise for the counts
         for (row, column), count in np.ndenumerate(matrix):
             if count:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=7)
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=color, fontsize=7)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

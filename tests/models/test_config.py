@@ -1,4 +1,4 @@
-"""The configuration of a run: there and back through JSON, and every rule by the one line a user reads."""
+"""The configuration of a run: through JSON and back, and the error message of every rule."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from evenkeel.models.config import (
     TrainConfig,
     config_hash,
     config_json,
-    flat,
+    flatten,
     from_dict,
     to_dict,
+    with_options,
 )
 from evenkeel.models.presets import PRESETS
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
@@ -61,25 +62,25 @@ configs = st.builds(
 
 
 @given(configs)
-def test_json_gives_the_same_configuration_back(config: TrainConfig) -> None:
-    again = from_dict(TrainConfig, json.loads(config_json(config)))
-    assert again == config
-    assert config_hash(again) == config_hash(config)
-    assert flat(again) == flat(config)
+def test_a_configuration_survives_json(config: TrainConfig) -> None:
+    restored = from_dict(TrainConfig, json.loads(config_json(config)))
+    assert restored == config
+    assert config_hash(restored) == config_hash(config)
+    assert flatten(restored) == flatten(config)
 
 
 @given(configs, configs)
-def test_equal_configurations_share_their_hash_and_no_others_do(one: TrainConfig, other: TrainConfig) -> None:
-    assert (config_hash(one) == config_hash(other)) == (one == other)
+def test_only_equal_configurations_have_equal_hashes(first: TrainConfig, second: TrainConfig) -> None:
+    assert (config_hash(first) == config_hash(second)) == (first == second)
 
 
-def test_what_is_missing_takes_its_default() -> None:
+def test_missing_options_get_their_defaults() -> None:
     config = from_dict(TrainConfig, {"epochs": 3, "optimizer": {"name": "adam"}})
     assert config == TrainConfig(epochs=3, optimizer=OptimizerConfig(name="adam"))
     assert from_dict(TrainConfig, {}) == TrainConfig()
 
 
-def test_whole_numbers_serve_as_floats() -> None:
+def test_integers_are_accepted_as_floats() -> None:
     rate = from_dict(TrainConfig, {"optimizer": {"learning_rate": 1}}).optimizer.learning_rate
     assert (rate, type(rate)) == (1.0, float)
 
@@ -101,14 +102,14 @@ def test_whole_numbers_serve_as_floats() -> None:
         ({"data": {"augment": {"flip": 2}}}, "data.augment.flip (2.0) must lie in [0, 1]; 0 turns it off."),
     ],
 )
-def test_a_value_that_does_not_fit_is_named_by_its_dotted_name(values: dict[str, Any], error: str) -> None:
+def test_the_error_for_a_wrong_value_has_its_dotted_name(values: dict[str, Any], error: str) -> None:
     with pytest.raises(UsageError) as raised:
         from_dict(TrainConfig, values)
     assert str(raised.value).startswith(error)
     assert "\n" not in str(raised.value)
 
 
-REFUSED: list[tuple[type, dict[str, Any], str]] = [
+INVALID: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"epochs": 0}, "epochs (0) must be at least 1."),
     (TrainConfig, {"seed": -1}, "seed (-1) must lie in [0, 2^31)."),
     (TrainConfig, {"seed": 2**31}, "seed (2147483648) must lie in [0, 2^31)."),
@@ -122,7 +123,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (
         TrainConfig,
         {"checkpoint": CheckpointConfig(every_minutes=5.0), "strategy": StrategyConfig(name="multiworker")},
-        "checkpoint.every_minutes (5.0) goes by each worker's own clock, and all must save at the same step:",
+        "checkpoint.every_minutes (5.0) does not work with strategy.name=multiworker: the workers' clocks differ, but",
     ),
     (CheckpointConfig, {"keep": 0}, "checkpoint.keep (0) must be at least 1."),
     (CheckpointConfig, {"every_minutes": -1.0}, "checkpoint.every_minutes (-1.0) must be finite and not negative."),
@@ -136,12 +137,16 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
         {"name": "resnet8"},
         "model.name ('resnet8') must be one of cnn, resnet9, resnet18, resnet34, resnet50.",
     ),
-    (ModelConfig, {"width": -1}, "model.width (-1) must not be negative; 0 takes the network's own."),
+    (ModelConfig, {"width": -1}, "model.width (-1) must not be negative; 0 takes the network's default."),
     (ModelConfig, {"norm": "layer"}, "model.norm ('layer') must be one of batch, sync_batch, group."),
     (ModelConfig, {"stem": "big"}, "model.stem ('big') must be one of auto, imagenet, small."),
     (ModelConfig, {"stochastic_depth": 1.0}, "model.stochastic_depth (1.0) is a share: it must lie in [0, 1)."),
-    (ModelConfig, {"stochastic_depth": 0.1}, "model.stochastic_depth (0.1) is for resnet18, resnet34, resnet50;"),
-    (ModelConfig, {"spectral_norm": True}, "model.spectral_norm is for model.name=cnn, not resnet9:"),
+    (
+        ModelConfig,
+        {"stochastic_depth": 0.1},
+        "model.stochastic_depth (0.1) needs a model.name of resnet18, resnet34, resnet50, not resnet9:",
+    ),
+    (ModelConfig, {"spectral_norm": True}, "model.spectral_norm needs model.name=cnn, not resnet9:"),
     (ModelConfig, {"dropout": 1.0}, "model.dropout (1.0) is a share: it must lie in [0, 1)."),
     (ModelConfig, {"l1": -1.0}, "model.l1 (-1.0) must not be negative; 0 turns it off."),
     (ModelConfig, {"l2": -1.0}, "model.l2 (-1.0) must not be negative; 0 turns it off."),
@@ -157,7 +162,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (OptimizerConfig, {"momentum": 1.0}, "optimizer.momentum (1.0) must lie in [0, 1)."),
     (OptimizerConfig, {"beta_1": -0.1}, "optimizer.beta_1 (-0.1) must lie in [0, 1)."),
     (OptimizerConfig, {"beta_2": 1.0}, "optimizer.beta_2 (1.0) must lie in [0, 1)."),
-    (OptimizerConfig, {"momentum": 0.0}, "optimizer.nesterov needs optimizer.momentum above 0: give one or"),
+    (OptimizerConfig, {"momentum": 0.0}, "optimizer.nesterov needs optimizer.momentum above 0: raise it, or"),
     (OptimizerConfig, {"epsilon": 0.0}, "optimizer.epsilon (0.0) must be positive and finite."),
     (OptimizerConfig, {"weight_decay": -1.0}, "optimizer.weight_decay (-1.0) must not be negative or infinite; 0"),
     (OptimizerConfig, {"clip_norm": -1.0}, "optimizer.clip_norm (-1.0) must not be negative or infinite; 0"),
@@ -172,7 +177,11 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (OptimizerConfig, {"restart_growth": 0.5}, "optimizer.restart_growth (0.5) must lie in [1, 100)."),
     (OptimizerConfig, {"step_factor": 1.0}, "optimizer.step_factor (1.0) must lie between 0 and 1."),
     *(
-        (OptimizerConfig, {"milestones": marks}, f"optimizer.milestones ({marks}) must be epochs in rising order,")
+        (
+            OptimizerConfig,
+            {"milestones": marks},
+            f"optimizer.milestones ({marks}) must be positive epochs in rising order,",
+        )
         for marks in ("", "30,20", "10,10", "a", "0,5", "5,")
     ),
     (AveragingConfig, {"name": "mean"}, "averaging.name ('mean') must be one of none, ema, swa."),
@@ -182,15 +191,15 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (MixingConfig, {"cutmix": 101.0}, "mixing.cutmix (101.0) must lie in 0 to 100; 0 turns it off."),
     (TrainConfig, {"loss": "hinge"}, "loss ('hinge') must be one of crossentropy, focal."),
     (TrainConfig, {"class_weights": "even"}, "class_weights ('even') must be one of none, balanced."),
-    (TrainConfig, {"focal_gamma": -1.0}, "focal_gamma (-1.0) must not be negative."),
+    (TrainConfig, {"focal_gamma": -1.0}, "focal_gamma (-1.0) must be finite and not negative."),
     (
         TrainConfig,
         {"loss": "focal", "label_smoothing": 0.1},
-        "label_smoothing (0.1) goes with --loss=crossentropy: set it to 0 or change the loss.",
+        "label_smoothing (0.1) needs --loss=crossentropy: set it to 0 or change the loss.",
     ),
     (StrategyConfig, {"name": "two"}, "strategy.name ('two') must be one of auto, one, mirrored, multiworker."),
     (StrategyConfig, {"logical_cpus": -1}, "strategy.logical_cpus (-1) must not be negative."),
-    (StrategyConfig, {"devices": "GPU:0"}, "strategy.devices (GPU:0) goes with --strategy.name=mirrored only."),
+    (StrategyConfig, {"devices": "GPU:0"}, "strategy.devices (GPU:0) needs --strategy.name=mirrored: add it, or"),
     *(
         (ProfileConfig, {"steps": steps}, f"profile.steps ({steps}) must be A:B with whole numbers A < B.")
         for steps in ("5", "5:5", "9:5", "a:b", "-1:5", ":")
@@ -198,8 +207,10 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("cls", "values", "error"), REFUSED, ids=lambda value: str(value)[:40])
-def test_a_bad_value_names_value_rule_and_remedy(cls: type, values: dict[str, Any], error: str) -> None:
+@pytest.mark.parametrize(("cls", "values", "error"), INVALID, ids=lambda value: str(value)[:40])
+def test_the_error_for_an_invalid_value_names_value_rule_and_remedy(
+    cls: type, values: dict[str, Any], error: str
+) -> None:
     with pytest.raises(UsageError) as raised:
         cls(**values)
     assert str(raised.value).startswith(error)
@@ -220,30 +231,39 @@ def test_a_bad_value_names_value_rule_and_remedy(cls: type, values: dict[str, An
         "restart_growth",
     ],
 )
-def test_what_is_not_a_number_is_refused(name: str) -> None:
+def test_nan_is_an_error(name: str) -> None:
     with pytest.raises(UsageError, match=rf"optimizer\.{name} \(nan\)"):
         from_dict(OptimizerConfig, {name: float("nan")}, "optimizer.")
 
 
-def test_every_preset_is_a_configuration() -> None:
+def test_every_preset_changes_the_default_configuration() -> None:
     for name, preset in PRESETS.items():
-        config, defaults = flat(from_dict(TrainConfig, preset)), flat(TrainConfig())
+        config, defaults = flatten(from_dict(TrainConfig, preset)), flatten(TrainConfig())
         assert config != defaults, name
 
 
-def test_profile_steps_are_a_range() -> None:
-    assert ProfileConfig(steps="10:20").range == (10, 20)
-    assert ProfileConfig().range is None
+def test_profile_steps_are_parsed_to_a_range() -> None:
+    assert ProfileConfig(steps="10:20").step_range == (10, 20)
+    assert ProfileConfig().step_range is None
 
 
-def test_a_configuration_cannot_be_changed() -> None:
+def test_a_configuration_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().epochs = 3  # type: ignore[misc]
 
 
-def test_nested_options_are_flat_under_dotted_names() -> None:
-    options = flat(TrainConfig())
+def test_flatten_gives_dotted_names() -> None:
+    options = flatten(TrainConfig())
     assert options["optimizer.learning_rate"] == 0.1
     assert options["data.augment.flip"] == 0.0
     nested = to_dict(TrainConfig())
     assert nested["data"]["augment"]["flip"] == 0.0
+
+
+def test_with_options_sets_options_at_every_depth_and_keeps_the_others() -> None:
+    config = TrainConfig()
+    new = with_options(config, {"epochs": 3, "optimizer.learning_rate": 2.0, "data.augment.flip": 0.25})
+    assert (new.epochs, new.optimizer.learning_rate, new.data.augment.flip) == (3, 2.0, 0.25)
+    assert with_options(new, {"epochs": 10, "optimizer.learning_rate": 0.1, "data.augment.flip": 0.0}) == config
+    with pytest.raises(UsageError, match=r"^model\.dropout \(7\.0\) is a share"):
+        with_options(config, {"model.dropout": 7.0})

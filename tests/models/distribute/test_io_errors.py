@@ -1,4 +1,4 @@
-"""What an error is said to be."""
+"""The one-line summary of an error."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import os
 
 import tensorflow as tf
 
-from evenkeel.models.distribute.io_errors import UNWRITTEN, reason
+from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 
 
-def test_the_cause_is_one_short_line_with_path_and_matter() -> None:
+def test_the_summary_is_one_short_line_with_path_and_cause() -> None:
     error = tf.errors.ResourceExhaustedError(
         None,
         None,
         "{{function_node __wrapped__SaveV2}} /runs/" + 300 * "x" + "/part; No space left\n on device [Op:SaveV2]",
     )
-    assert isinstance(error, UNWRITTEN)
-    told = reason(error)
-    assert len(told) == 200
-    assert told.startswith("/runs/xxx")
-    assert told.endswith("/part; No space left on device")
+    assert isinstance(error, WRITE_ERRORS)
+    summary = summarize_error(error)
+    assert len(summary) == 200
+    assert summary.startswith("/runs/xxx")
+    assert summary.endswith("/part; No space left on device")
     short = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert reason(short) == "[Errno 28] No space left on device"
+    assert summarize_error(short) == "[Errno 28] No space left on device"

@@ -1,4 +1,4 @@
-"""Processes of MultiWorkerMirroredStrategy on the loopback address: equal weights, every row once, and their ends."""
+"""Clusters of MultiWorkerMirroredStrategy on the loopback address: equal weights, every row once, exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from evenkeel.models.config import (
     TrainConfig,
     to_dict,
 )
-from evenkeel.models.training.checkpoints import steps
+from evenkeel.models.training.checkpoints import checkpoint_steps
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from tests import forked
@@ -46,7 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def cluster(commands: list[list[str]], logs: pathlib.Path) -> Iterator[list[BaseProcess]]:
-    """A worker for each of `commands`; what it says stands in INDEX.log."""
+    """Starts a worker for each of `commands`; its output goes to INDEX.log in `logs`."""
     ports, processes = free_ports(len(commands)), []
     logs.mkdir(parents=True, exist_ok=True)
     for index, command in enumerate(commands):
@@ -62,8 +62,8 @@ def cluster(commands: list[list[str]], logs: pathlib.Path) -> Iterator[list[Base
             process.join()
 
 
-def ended_with(process: BaseProcess, timeout: int) -> int | None:
-    """The exit code; None where it goes on."""
+def wait_for_exit(process: BaseProcess, timeout: int) -> int | None:
+    """The exit code; None if the process still runs after `timeout` seconds."""
     process.join(timeout)
     return process.exitcode
 
@@ -91,7 +91,7 @@ def test_workers_end_with_equal_weights_and_see_every_row_once(
     commands = [["tests.worker", *arguments, str(tmp_path / f"{index}.npz")] for index in range(workers)]
     with cluster(commands, tmp_path) as processes:
         for index, process in enumerate(processes):
-            assert ended_with(process, timeout=240) == 0, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert wait_for_exit(process, timeout=240) == 0, (tmp_path / f"{index}.log").read_text()[-3000:]
 
     ends = [np.load(tmp_path / f"{index}.npz") for index in range(workers)]
     size, in_epoch = len(data.train), round(len(data.train) / batch)
@@ -101,12 +101,12 @@ def test_workers_end_with_equal_weights_and_see_every_row_once(
     for end in ends[1:]:
         for name in weights:
             np.testing.assert_array_equal(ends[0][name], end[name])
-    # Only what was trained on counts: the input runs ahead, and the picture of the first batch reads it once more.
+    # Only trained positions count: the input reads ahead, and the picture of the first batch reads that batch again.
     trained = in_epoch * EPOCHS * batch
     seen: list[dict[int, int]] = [dict(zip(end["positions"], end["rows"], strict=True)) for end in ends]
     own = [{p: row for p, row in of.items() if p < trained} for of in seen]
     assert [len(of) for of in own] == [trained // workers] * workers
-    for first in range(0, trained - size + 1, size):  # a pass; the last one may end in the middle
+    for first in range(0, trained - size + 1, size):  # each whole pass
         rows = [row for of in own for p, row in of.items() if first <= p < first + size]
         assert sorted(rows) == list(range(size))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -114,7 +114,7 @@ def test_workers_end_with_equal_weights_and_see_every_row_once(
     assert summary["final"]["accuracy"] > 0
 
 
-# Their ends.
+# Exit codes and messages.
 
 FLAGS = [
     "--strategy.name=multiworker",
@@ -135,43 +135,44 @@ FLAGS = [
 ]
 
 
-def trains(model_dir: pathlib.Path, epochs: int, *more: str) -> list[list[str]]:
-    """The commands of two workers."""
+def train_commands(model_dir: pathlib.Path, epochs: int, *more: str) -> list[list[str]]:
+    """The command of each of two workers."""
     return [["tools.train", *FLAGS, f"--model_dir={model_dir}", f"--epochs={epochs}", *more]] * 2
 
 
-def comes_to(model_dir: pathlib.Path, step: int, process: BaseProcess) -> None:
-    """Waits for a checkpoint of that step or a later one."""
-    begun = time.monotonic()
-    while max(steps(str(model_dir / "checkpoints")), default=0) < step:
-        assert process.exitcode is None, "it has ended before"
-        assert time.monotonic() < begun + 180, "it has not come so far"
+def wait_for_checkpoint(model_dir: pathlib.Path, step: int, process: BaseProcess) -> None:
+    """Waits for a checkpoint of `step` or a later step."""
+    start = time.monotonic()
+    while max(checkpoint_steps(str(model_dir / "checkpoints")), default=0) < step:
+        assert process.exitcode is None, "the process ended before"
+        assert time.monotonic() < start + 180, "no such checkpoint within 180 seconds"
         time.sleep(0.1)
 
 
-def variables(model_dir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Of the newest checkpoint."""
-    newest = max(steps(str(model_dir / "checkpoints")))
+def newest_variables(model_dir: pathlib.Path) -> dict[str, np.ndarray]:
+    """{name: value} of the newest checkpoint."""
+    newest = max(checkpoint_steps(str(model_dir / "checkpoints")))
     reader = tf.train.load_checkpoint(str(model_dir / "checkpoints" / f"step-{newest:08d}" / "variables"))
     names = [name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
     return {name: reader.get_tensor(name) for name in names}
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run of 4 epochs, 40 steps, that nothing happens to."""
-    directory = tmp_path_factory.mktemp("straight")
-    with cluster(trains(directory / "run", 4), directory) as processes:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The directory of a run of 4 epochs, 40 steps, without interruption."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    with cluster(train_commands(directory / "run", 4), directory) as processes:
         for index, process in enumerate(processes):
-            assert ended_with(process, timeout=240) == 0, (directory / f"{index}.log").read_text()[-3000:]
+            assert wait_for_exit(process, timeout=240) == 0, (directory / f"{index}.log").read_text()[-3000:]
     return directory / "run"
 
 
-def goes_on_as(straight: pathlib.Path, run: pathlib.Path, logs: pathlib.Path) -> None:
-    with cluster(trains(run, 4, "--resume"), logs) as processes:
+def assert_resumes_to(expected_run: pathlib.Path, run: pathlib.Path, logs: pathlib.Path) -> None:
+    """Resumes `run`; in the end it has the same variables as `expected_run`."""
+    with cluster(train_commands(run, 4, "--resume"), logs) as processes:
         for index, process in enumerate(processes):
-            assert ended_with(process, timeout=240) == 0, (logs / f"{index}.log").read_text()[-3000:]
-    expected, found = variables(straight), variables(run)
+            assert wait_for_exit(process, timeout=240) == 0, (logs / f"{index}.log").read_text()[-3000:]
+    expected, found = newest_variables(expected_run), newest_variables(run)
     assert len(expected) > 20
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -179,59 +180,61 @@ def goes_on_as(straight: pathlib.Path, run: pathlib.Path, logs: pathlib.Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1], ids=["the chief", "another"])
-def test_where_a_worker_is_killed_the_others_end_and_the_cluster_goes_on(
-    killed: int, straight: pathlib.Path, tmp_path: pathlib.Path
+@pytest.mark.parametrize("killed", [0, 1], ids=["chief", "other"])
+def test_if_a_worker_is_killed_the_others_exit_and_the_cluster_can_resume(
+    killed: int, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run = tmp_path / "run"
-    with cluster(trains(run, 4), tmp_path) as processes:
-        comes_to(run, 15, processes[0])
+    with cluster(train_commands(run, 4), tmp_path) as processes:
+        wait_for_checkpoint(run, 15, processes[0])
         processes[killed].kill()
         left = 1 - killed
-        assert ended_with(processes[left], timeout=60) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
-    said = (tmp_path / f"{left}.log").read_text()
-    assert "error: another worker is gone" in said
-    assert "start all again with --resume; they go on from" in said
-    assert "Traceback" not in said
+        assert wait_for_exit(processes[left], timeout=60) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
+    output = (tmp_path / f"{left}.log").read_text()
+    assert "error: another worker is gone" in output
+    assert "start all workers again with --resume; they go on from" in output
+    assert "Traceback" not in output
     if not killed:
-        goes_on_as(straight, run, tmp_path / "again")
+        assert_resumes_to(uninterrupted, run, tmp_path / "again")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_that_one_worker_gets_stops_all_after_the_same_call(
-    number: signal.Signals, code: int, straight: pathlib.Path, tmp_path: pathlib.Path
+def test_a_signal_to_one_worker_stops_all_after_the_same_call(
+    number: signal.Signals, code: int, uninterrupted: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     run = tmp_path / "run"
-    with cluster(trains(run, 4), tmp_path) as processes:
-        comes_to(run, 15, processes[0])
+    with cluster(train_commands(run, 4), tmp_path) as processes:
+        wait_for_checkpoint(run, 15, processes[0])
         os.kill(processes[1].pid, number)
         for index, process in enumerate(processes):
-            assert ended_with(process, timeout=60) == code, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert wait_for_exit(process, timeout=60) == code, (tmp_path / f"{index}.log").read_text()[-3000:]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["signal"]) == ("preempted", number.name)
-    assert summary["steps"] == max(steps(str(run / "checkpoints")))
+    assert summary["steps"] == max(checkpoint_steps(str(run / "checkpoints")))
     if number == signal.SIGTERM:
-        goes_on_as(straight, run, tmp_path / "again")
+        assert_resumes_to(uninterrupted, run, tmp_path / "again")
 
 
 @pytest.mark.slow
-def test_bad_input_of_the_chief_ends_all_in_one_line(straight: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    with cluster(trains(straight, 4), tmp_path) as processes:  # it holds this run already
+def test_a_usage_error_of_the_chief_stops_all_workers_with_one_line(
+    uninterrupted: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with cluster(train_commands(uninterrupted, 4), tmp_path) as processes:  # the directory holds a run already
         for index, process in enumerate(processes):
-            assert ended_with(process, timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert wait_for_exit(process, timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
     assert "holds this run already" in (tmp_path / "0.log").read_text()
-    said = (tmp_path / "1.log").read_text()
-    assert said.splitlines()[-1] == "error: 1 of 2 workers cannot start: look at what they say."
-    assert "Traceback" not in said
+    output = (tmp_path / "1.log").read_text()
+    assert output.splitlines()[-1] == "error: 1 of 2 workers cannot start: correct the errors in their output."
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
-def test_flags_that_differ_end_all_in_one_line(tmp_path: pathlib.Path) -> None:
-    ours, others = trains(tmp_path / "run", 4)
-    with cluster([ours, [*others, "--seed=1"]], tmp_path) as processes:
+def test_different_flags_stop_all_workers_with_one_line(tmp_path: pathlib.Path) -> None:
+    first, second = train_commands(tmp_path / "run", 4)
+    with cluster([first, [*second, "--seed=1"]], tmp_path) as processes:
         for index, process in enumerate(processes):
-            assert ended_with(process, timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert wait_for_exit(process, timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
     for index in range(2):
         last = (tmp_path / f"{index}.log").read_text().splitlines()[-1]
         assert last.startswith("error: the workers were started with different flags (--resume is one of them)")
@@ -239,23 +242,23 @@ def test_flags_that_differ_end_all_in_one_line(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_at_the_chief_ends_all_alike(tmp_path: pathlib.Path) -> None:
-    """In the place of a full disk: a file where the directory of checkpoints was."""
+def test_a_full_disk_of_the_chief_stops_all_workers_with_the_same_code(tmp_path: pathlib.Path) -> None:
+    """A file in place of the checkpoint directory stands for a full disk."""
     run = tmp_path / "run"
-    with cluster(trains(run, 6), tmp_path) as processes:
-        comes_to(run, 10, processes[0])
+    with cluster(train_commands(run, 6), tmp_path) as processes:
+        wait_for_checkpoint(run, 10, processes[0])
         (run / "checkpoints").rename(tmp_path / "aside")
         (run / "checkpoints").write_text("")
         for index, process in enumerate(processes):
-            assert ended_with(process, timeout=120) == 3, (tmp_path / f"{index}.log").read_text()[-3000:]
+            assert wait_for_exit(process, timeout=120) == 3, (tmp_path / f"{index}.log").read_text()[-3000:]
     assert "a checkpoint could not be written under" in (tmp_path / "0.log").read_text()
     assert "error: the last checkpoint could not be written" in (tmp_path / "0.log").read_text()
-    said = (tmp_path / "1.log").read_text()
-    assert "error: the last checkpoint could not be written (by another worker: look at what it says)" in said
+    output = (tmp_path / "1.log").read_text()
+    assert "error: the last checkpoint could not be written (on another worker: see its output)" in output
 
 
 @pytest.mark.slow
-def test_launch_starts_a_cluster_and_says_how_to_elsewhere(tmp_path: pathlib.Path) -> None:
+def test_launch_starts_a_cluster_and_prints_the_commands_for_other_machines(tmp_path: pathlib.Path) -> None:
     own = [flag for flag in FLAGS if not flag.startswith("--strategy")]
     command = [sys.executable, "-m", "tools.launch", "--workers=2", *own, f"--model_dir={tmp_path / 'run'}"]
     done = subprocess.run([*command, "--epochs=1"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
@@ -276,7 +279,7 @@ def test_launch_starts_a_cluster_and_says_how_to_elsewhere(tmp_path: pathlib.Pat
         (["--epoch=1", "--model_dir=runs/x"], "Unknown command line flag 'epoch'"),
     ],
 )
-def test_launch_refuses_before_anything_starts(flags: list[str], words: str) -> None:
+def test_launch_checks_its_flags_before_it_starts_workers(flags: list[str], words: str) -> None:
     done = forked.run("tools.launch", *flags)
     assert done.returncode == 2
     assert words in done.stderr

@@ -1,4 +1,4 @@
-"""The model's first layer against numpy in float64, and kept through saving."""
+"""The model's first layer against numpy in float64, and after saving and loading."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def batch(channels: int = 3) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_it_subtracts_the_mean_and_divides_by_the_deviation(channels: int) -> None:
+def test_normalize_subtracts_the_mean_and_divides_by_the_deviation(channels: int) -> None:
     images, mean, std = batch(channels), MEAN[:channels], STD[:channels]
     found = Normalize(mean, std)(tf.constant(images))
     assert found.dtype == tf.float32
     np.testing.assert_allclose(found, (images.astype(np.float64) - mean) / std, rtol=1e-6, atol=1e-6)
 
 
-def test_pixels_become_of_zero_mean_and_unit_deviation() -> None:
+def test_normalized_pixels_have_zero_mean_and_unit_deviation() -> None:
     images = batch()
     mean, std = images.mean(axis=(0, 1, 2), dtype=np.float64), images.std(axis=(0, 1, 2), dtype=np.float64)
     found = Normalize(mean, std)(tf.constant(images)).numpy().astype(np.float64)
@@ -34,12 +34,12 @@ def test_pixels_become_of_zero_mean_and_unit_deviation() -> None:
     np.testing.assert_allclose(found.std(axis=(0, 1, 2)), 1, atol=1e-6)
 
 
-def test_mean_0_and_deviation_1_leave_raw_pixels() -> None:
+def test_mean_0_and_deviation_1_leave_pixels_unchanged() -> None:
     np.testing.assert_array_equal(Normalize([0, 0, 0], [1, 1, 1])(tf.constant(batch())), batch())
 
 
 @pytest.mark.parametrize(("policy", "dtype"), [("mixed_bfloat16", tf.bfloat16), ("mixed_float16", tf.float16)])
-def test_it_computes_in_float32_and_answers_in_the_compute_dtype(policy: str, dtype: tf.DType) -> None:
+def test_normalize_computes_in_float32_and_returns_the_compute_dtype(policy: str, dtype: tf.DType) -> None:
     keras.mixed_precision.set_global_policy(policy)
     found = Normalize(MEAN, STD)(tf.constant(batch()))
     assert found.dtype == dtype
@@ -49,22 +49,22 @@ def test_it_computes_in_float32_and_answers_in_the_compute_dtype(policy: str, dt
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_each_image_is_standardized_by_its_own_figures(channels: int) -> None:
+def test_standardize_uses_each_images_own_statistics(channels: int) -> None:
     images = batch(channels)
     images[1] //= 16
     found = Standardize()(tf.constant(images)).numpy()
     exact = images.astype(np.float64)
-    mean, std = (of(axis=(1, 2, 3), keepdims=True) for of in (exact.mean, exact.std))
+    mean, std = (reduce(axis=(1, 2, 3), keepdims=True) for reduce in (exact.mean, exact.std))
     np.testing.assert_allclose(found, (exact - mean) / std, rtol=1e-5, atol=1e-5)
-    theirs = tf.image.per_image_standardization(tf.cast(images, tf.float32))
-    np.testing.assert_allclose(found, theirs, rtol=1e-5, atol=1e-5)
+    tensorflows = tf.image.per_image_standardization(tf.cast(images, tf.float32))
+    np.testing.assert_allclose(found, tensorflows, rtol=1e-5, atol=1e-5)
 
 
-def test_an_even_image_becomes_zeros() -> None:
+def test_an_image_of_one_colour_becomes_zeros() -> None:
     np.testing.assert_array_equal(Standardize()(tf.fill([2, 5, 6, 3], tf.constant(77, tf.uint8))), 0)
 
 
-def test_standardized_in_half_precision_is_computed_in_float32(tmp_path: pathlib.Path) -> None:
+def test_standardize_in_half_precision_computes_in_float32(tmp_path: pathlib.Path) -> None:
     exact = Standardize()(tf.constant(batch()))
     keras.mixed_precision.set_global_policy("mixed_float16")
     model = keras.Sequential([keras.Input((5, 6, 3), dtype=tf.uint8), Standardize()])
@@ -76,13 +76,13 @@ def test_standardized_in_half_precision_is_computed_in_float32(tmp_path: pathlib
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(batch()), found)
 
 
-def test_it_works_inside_tf_data() -> None:
+def test_normalize_works_inside_tf_data() -> None:
     layer = Normalize(MEAN, STD)
     ds = tf.data.Dataset.from_tensors(batch()).map(layer)
     np.testing.assert_allclose(next(iter(ds)), layer(tf.constant(batch())), rtol=1e-6, atol=1e-6)
 
 
-def test_a_saved_model_has_the_constants_in_it(tmp_path: pathlib.Path) -> None:
+def test_a_saved_model_contains_mean_and_std(tmp_path: pathlib.Path) -> None:
     model = keras.Sequential([keras.Input((5, 6, 3), dtype=tf.uint8), Normalize(MEAN, STD)])
     model.save(tmp_path / "model.keras")
     restored = keras.models.load_model(tmp_path / "model.keras")

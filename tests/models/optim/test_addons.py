@@ -1,4 +1,4 @@
-"""tensorflow-addons is optional: there where it can be, and one line with the remedy where it cannot."""
+"""tensorflow-addons is optional: if it cannot be imported, an error names the remedy in one line."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ needs_addons = pytest.mark.skipif(
 )
 
 
-def where_available(names: Iterable[str]) -> list[Any]:
-    """Parameters for optimizers; those of tensorflow-addons are skipped where that is not installed."""
+def skip_without_addons(names: Iterable[str]) -> list[Any]:
+    """`names` as pytest parameters; optimizers of tensorflow-addons are skipped if it is not installed."""
     return [pytest.param(name, marks=needs_addons) if name in OF_ADDONS else name for name in names]
 
 
 @pytest.fixture(autouse=True)
-def _ask_again() -> Iterator[None]:
+def _clear_cache() -> Iterator[None]:
     addons.require_addons.cache_clear()
     yield
     addons.require_addons.cache_clear()
 
 
-def without_addons(monkeypatch: pytest.MonkeyPatch) -> None:
-    really_import = builtins.__import__
+def block_addons(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_module = builtins.__import__
 
-    def blocked(name: str, *args: Any, **kwargs: Any) -> Any:
+    def blocked_import(name: str, *args: Any, **kwargs: Any) -> Any:
         if name.split(".")[0] == "tensorflow_addons":
             raise ModuleNotFoundError("No module named 'tensorflow_addons'")
-        return really_import(name, *args, **kwargs)
+        return import_module(name, *args, **kwargs)
 
-    monkeypatch.setattr(builtins, "__import__", blocked)
+    monkeypatch.setattr(builtins, "__import__", blocked_import)
 
 
-def test_where_it_cannot_be_imported_one_line_names_option_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_addons(monkeypatch)
+def test_the_error_without_addons_names_option_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    block_addons(monkeypatch)
     with pytest.raises(UsageError) as raised:
         addons.require_addons("optimizer.name=lamb")
     assert str(raised.value) == (
@@ -56,28 +56,29 @@ def test_where_it_cannot_be_imported_one_line_names_option_and_remedy(monkeypatc
     )
 
 
-def test_a_refusal_is_not_remembered_for_another_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    without_addons(monkeypatch)
+def test_an_error_is_not_cached_for_another_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    block_addons(monkeypatch)
     for option in ("a=1", "b=2"):
         with pytest.raises(UsageError, match=f"^{option} needs tensorflow-addons"):
             addons.require_addons(option)
 
 
-def test_on_keras_3_it_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes of importing TensorFlow before `pipeline`."""
+def test_the_error_on_keras_3_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow chooses Keras 3 if it is imported before `evenkeel`."""
     on_keras_3 = types.SimpleNamespace(optimizers=types.SimpleNamespace(LAMB=object))
     monkeypatch.setitem(sys.modules, "tensorflow_addons", on_keras_3)
     with pytest.raises(UsageError) as raised:
         addons.require_addons("optimizer.name=lamb")
     assert str(raised.value) == (
-        "optimizer.name=lamb needs tensorflow-addons on Keras 2, and TensorFlow was imported before that was chosen:"
-        " import `pipeline` before `tensorflow`, or set TF_USE_LEGACY_KERAS=1 in the environment."
+        "optimizer.name=lamb needs tensorflow-addons on Keras 2, but TensorFlow was imported before Keras 2 was chosen:"
+        " import `evenkeel` before `tensorflow`, or set TF_USE_LEGACY_KERAS=1 in the environment."
     )
 
 
 ON_DEMAND = """
 import sys
-from pipeline import addons, build
+from evenkeel.models.optim import addons
+from evenkeel.pipeline import build
 assert "tensorflow_addons" not in sys.modules, "imported without need"
 module = addons.require_addons("optimizer.name=lamb")
 assert module is sys.modules["tensorflow_addons"]
@@ -87,7 +88,7 @@ assert module.optimizers.LAMB(0.001).get_config()["name"] == "LAMB"
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="tensorflow-addons has no build for this Python")
-def test_it_is_imported_when_it_is_asked_for_and_not_before() -> None:
+def test_addons_are_imported_on_demand_only() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     done = subprocess.run([sys.executable, "-c", ON_DEMAND], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

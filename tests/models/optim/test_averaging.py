@@ -1,4 +1,4 @@
-"""Averages of the weights against numpy, on one device and two replicas; statistics of the averaged weights."""
+"""Weight averages against numpy, on one device and two replicas; BatchNorm's statistics of the averaged weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tf_keras as keras
 
 from evenkeel.models.optim import averaging
 from evenkeel.models.training.stable_model import StableModel
+from evenkeel.models.training.training_step import moving_statistics
 from tests.models.networks.test_factory import normed
 from tests.models.training.test_stable_model import (
     BATCH,
@@ -24,25 +25,28 @@ from tests.models.training.test_stable_model import (
     two,
 )
 
-EVERY = 4  # steps between weights that enter the mean
+EVERY_STEPS = 4  # between weights that enter the mean
 
 
-class Kept(keras.callbacks.Callback):
-    """Keeps all averaged variables' values after every step."""
+class Recorder(keras.callbacks.Callback):
+    """Records the values of all averaged variables after every step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.values: list[list[np.ndarray]] = []
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.values.append([variable.numpy() for variable in self.model.averages.of])
+        self.values.append([variable.numpy() for variable in self.model.averages.sources])
 
 
-def trained(replicas: int, kind: averaging.Averaging, steps: int = 13) -> tuple[StableModel, list[list[np.ndarray]]]:
-    kept = Kept()
+def train_with(
+    replicas: int, rule: averaging.AveragingRule, steps: int = 13
+) -> tuple[StableModel, list[list[np.ndarray]]]:
+    """The trained model, and the averaged variables' values after every step."""
+    recorder = Recorder()
     devices = two() if replicas == 2 else one()
-    model, _ = fit(devices, normed, steps=steps, per_call=1, averaging=kind, callbacks=[kept])
-    return model, kept.values
+    model, _ = fit(devices, normed, steps=steps, per_call=1, averaging=rule, callbacks=[recorder])
+    return model, recorder.values
 
 
 def values(variables: list[tf.Variable], model: StableModel) -> list[np.ndarray]:
@@ -50,9 +54,9 @@ def values(variables: list[tf.Variable], model: StableModel) -> list[np.ndarray]
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_an_exponential_average_is_its_formula(replicas: int) -> None:
-    model, seen = trained(replicas, averaging.ema(0.6))
-    expected = [value.astype(np.float64) for value in start(averaging.ema(0.6))]
+def test_ema_matches_its_formula(replicas: int) -> None:
+    model, seen = train_with(replicas, averaging.ema(0.6))
+    expected = [value.astype(np.float64) for value in initial_values(averaging.ema(0.6))]
     for step, after in enumerate(seen):
         decay = min(0.6, (1 + step) / (10 + step))
         expected = [decay * old + (1 - decay) * new for old, new in zip(expected, after, strict=True)]
@@ -62,35 +66,35 @@ def test_an_exponential_average_is_its_formula(replicas: int) -> None:
         assert np.abs(value - last).max() > 1e-5
 
 
-def start(kind: averaging.Averaging) -> list[np.ndarray]:
-    return [variable.numpy() for variable in compiled(one(), normed, averaging=kind).averages.of]
+def initial_values(rule: averaging.AveragingRule) -> list[np.ndarray]:
+    return [variable.numpy() for variable in compiled(one(), normed, averaging=rule).averages.sources]
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_swa_is_the_mean_of_some_steps_weights(replicas: int) -> None:
-    model, seen = trained(replicas, averaging.swa(first=5, every=EVERY))
-    expected = [np.mean(taken, axis=0, dtype=np.float64) for taken in zip(seen[4], seen[8], seen[12], strict=True)]
+def test_swa_is_the_mean_of_the_weights_at_its_steps(replicas: int) -> None:
+    model, seen = train_with(replicas, averaging.swa(first_step=5, every_steps=EVERY_STEPS))
+    expected = [np.mean(weights, axis=0, dtype=np.float64) for weights in zip(seen[4], seen[8], seen[12], strict=True)]
     for found, value in zip(values(model.averages.variables, model), expected, strict=True):
         np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("first", "ready"), [(5, True), (13, True), (14, False)])
-def test_there_is_nothing_to_evaluate_before_the_first(first: int, ready: bool) -> None:
-    model, _ = trained(1, averaging.swa(first, EVERY))
-    assert model.averages.ready(model.step) == ready
+@pytest.mark.parametrize(("first_step", "ready"), [(5, True), (13, True), (14, False)])
+def test_averages_are_ready_after_their_first_step(first_step: int, ready: bool) -> None:
+    model, _ = train_with(1, averaging.swa(first_step, EVERY_STEPS))
+    assert model.averages.is_ready(model.step) == ready
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_evaluation_sees_the_averages_and_training_goes_on_from_the_weights(replicas: int) -> None:
-    model, _ = trained(replicas, averaging.ema(0.9))
-    before = values(model.averages.of, model)
+def test_evaluation_uses_the_averages_and_leaves_the_weights_unchanged(replicas: int) -> None:
+    model, _ = train_with(replicas, averaging.ema(0.9))
+    before = values(model.averages.sources, model)
     averaged = values(model.averages.variables, model)
     fed = batches(model.distribute_strategy, IMAGES, LABELS)
     found = model.evaluate(fed, steps=5, verbose=0, return_dict=True)
-    for value, old in zip(values(model.averages.of, model), before, strict=True):
+    for value, old in zip(values(model.averages.sources, model), before, strict=True):
         np.testing.assert_array_equal(value, old)
     reference = compiled(one(), normed)
-    for variable, value in zip([*reference.trainable_variables, *reference._statistics()], averaged, strict=True):
+    for variable, value in zip([*reference.trainable_variables, *moving_statistics(reference)], averaged, strict=True):
         variable.assign(value)
     expected = reference.evaluate(batches(one(), IMAGES, LABELS), steps=5, verbose=0, return_dict=True)
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
@@ -98,43 +102,45 @@ def test_evaluation_sees_the_averages_and_training_goes_on_from_the_weights(repl
     assert abs(model.evaluate(fed, steps=5, verbose=0, return_dict=True)["loss"] - found["loss"]) > 1e-3
 
 
-def test_values_come_back_when_evaluation_fails() -> None:
-    model, _ = trained(1, averaging.ema(0.9))
-    before = values(model.averages.of, model)
-    with pytest.raises(ZeroDivisionError), model.averages.applied():
+def test_the_weights_are_restored_if_evaluation_fails() -> None:
+    model, _ = train_with(1, averaging.ema(0.9))
+    before = values(model.averages.sources, model)
+    with pytest.raises(ZeroDivisionError), model.averages.swap_in():
         raise ZeroDivisionError
-    for value, old in zip(values(model.averages.of, model), before, strict=True):
+    for value, old in zip(values(model.averages.sources, model), before, strict=True):
         np.testing.assert_array_equal(value, old)
 
 
-def moments(model: StableModel, fed: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over batches of the mean and of Keras's (unbiased) variance of what BatchNorm sees, in float64."""
+def moments(model: StableModel, batches: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Means over batches of the mean and of the unbiased variance (as in Keras) of BatchNorm's inputs, in float64."""
     inner = next(layer for layer in model.layers if isinstance(layer, keras.Model))
-    probe = keras.Model(inner.input, inner.get_layer("first").output)
-    seen = [probe(model.get_layer("normalize")(images)).numpy().astype(np.float64) for images in fed]
+    first = keras.Model(inner.input, inner.get_layer("first").output)
+    inputs = [first(model.get_layer("normalize")(images)).numpy().astype(np.float64) for images in batches]
     axes = (0, 1, 2)
-    return np.mean([x.mean(axes) for x in seen], axis=0), np.mean([x.var(axes, ddof=1) for x in seen], axis=0)
+    return np.mean([x.mean(axes) for x in inputs], axis=0), np.mean([x.var(axes, ddof=1) for x in inputs], axis=0)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_statistics_are_recomputed_for_the_averaged_weights(replicas: int) -> None:
-    model, _ = trained(replicas, averaging.swa(first=5, every=EVERY))
+def test_batch_norm_statistics_are_recomputed_for_the_averaged_weights(replicas: int) -> None:
+    model, _ = train_with(replicas, averaging.swa(first_step=5, every_steps=EVERY_STEPS))
     model.statistics_batches = (batches(model.distribute_strategy, IMAGES, LABELS), 6)
     norm = next(layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
     seen: list[np.ndarray] = []
 
-    class Look(keras.callbacks.Callback):
+    class StatisticsRecorder(keras.callbacks.Callback):
         def on_test_begin(self, logs: Any = None) -> None:
             seen.extend([norm.moving_mean.numpy(), norm.moving_variance.numpy()])
 
     before = [norm.moving_mean.numpy(), norm.moving_variance.numpy()]
     for _ in range(2):  # a second evaluation starts from the same batches
         seen.clear()
-        model.evaluate(batches(model.distribute_strategy, IMAGES, LABELS), steps=2, verbose=0, callbacks=[Look()])
-    with model.averages.applied():
-        each = BATCH // replicas
-        # Both replicas are fed the same order of examples here, so each step is one batch of theirs.
-        mean, variance = moments(model, (IMAGES[i * each : (i + 1) * each] for i in range(6 * replicas)))
+        model.evaluate(
+            batches(model.distribute_strategy, IMAGES, LABELS), steps=2, verbose=0, callbacks=[StatisticsRecorder()]
+        )
+    with model.averages.swap_in():
+        size = BATCH // replicas
+        # Both replicas get the same order of examples here, so each step is one batch of theirs.
+        mean, variance = moments(model, (IMAGES[i * size : (i + 1) * size] for i in range(6 * replicas)))
     np.testing.assert_allclose(seen[0], mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(seen[1], variance, rtol=1e-3)
     assert np.abs(seen[0] - before[0]).max() > 1e-3

@@ -1,4 +1,4 @@
-"""The loss against numpy in float64."""
+"""Losses against numpy in float64; class weights; the loss that a training step reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOGITS, TRUE = RNG.normal(0, 3, (50, 7)), RNG.integers(0, 7, 50)
 
 
 def crossentropy(logits: np.ndarray, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
-    """[b]: Szegedy et al. 2016, section 7, in float64."""
+    """[b]: Szegedy et al. 2016, section 7."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_shares = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     classes = logits.shape[1]
@@ -37,12 +37,12 @@ def crossentropy(logits: np.ndarray, labels: np.ndarray, smoothing: float = 0.0)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
-def test_it_is_numpys_with_any_smoothing(smoothing: float) -> None:
+def test_crossentropy_matches_numpy_with_any_smoothing(smoothing: float) -> None:
     loss = Crossentropy(smoothing).call(tf.constant(TRUE), tf.constant(LOGITS, tf.float32)).numpy()
     np.testing.assert_allclose(loss, crossentropy(LOGITS, TRUE, smoothing), rtol=1e-5)
 
 
-def test_labels_may_have_an_axis_of_their_own() -> None:
+def test_labels_may_have_a_second_axis_of_size_1() -> None:
     flat, column = (Crossentropy()(labels, tf.constant(LOGITS, tf.float32)) for labels in (TRUE, TRUE[:, None]))
     assert float(flat) == float(column) == pytest.approx(crossentropy(LOGITS, TRUE).mean(), rel=1e-5)
 
@@ -52,12 +52,12 @@ def test_large_logits_stay_finite() -> None:
     np.testing.assert_allclose(loss, [0.05 * 2e4, 0.95 * 2e4], rtol=1e-6)
 
 
-def test_it_is_saved_with_its_smoothing() -> None:
+def test_the_config_holds_the_smoothing() -> None:
     assert Crossentropy.from_config(Crossentropy(0.3).get_config()).smoothing == 0.3
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_it_takes_targets_in_place_of_labels(smoothing: float) -> None:
+def test_crossentropy_accepts_targets_instead_of_labels(smoothing: float) -> None:
     target = RNG.dirichlet(np.ones(7), 50)
     shifted = LOGITS - LOGITS.max(axis=1, keepdims=True)
     log_shares = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -68,21 +68,21 @@ def test_it_takes_targets_in_place_of_labels(smoothing: float) -> None:
 
 @needs_addons
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_focal_loss_is_its_formula(gamma: float) -> None:
-    """Lin et al. 2017, equation 5, of every class against the rest."""
+def test_focal_loss_matches_its_formula(gamma: float) -> None:
+    """Lin et al. 2017, equation 5, for every class against the rest."""
     share, target = 1 / (1 + np.exp(-LOGITS)), np.eye(7)[TRUE]
     right, alpha = np.where(target == 1, share, 1 - share), np.where(target == 1, 0.25, 0.75)
     expected = (-alpha * (1 - right) ** gamma * np.log(right)).sum(axis=1)
-    loss = losses.create("focal", gamma=gamma)
+    loss = losses.create_loss("focal", gamma=gamma)
     for labels in (tf.constant(TRUE), tf.constant(target, tf.float32)):
         np.testing.assert_allclose(loss.call(labels, tf.constant(LOGITS, tf.float32)), expected, rtol=1e-4)
     assert losses.Focal.from_config(loss.get_config()).gamma == gamma
 
 
-def test_balanced_weights_are_scikit_learns() -> None:
+def test_balanced_class_weights_match_scikit_learn() -> None:
     expected = compute_class_weight("balanced", classes=np.unique(TRUE), y=TRUE)
-    np.testing.assert_allclose(losses.balanced_weights(np.bincount(TRUE)), expected)
-    weights = losses.balanced_weights(np.array([30, 0, 10]))
+    np.testing.assert_allclose(losses.balanced_class_weights(np.bincount(TRUE)), expected)
+    weights = losses.balanced_class_weights(np.array([30, 0, 10]))
     np.testing.assert_allclose(weights, [2 / 3, 0, 2])
 
 
@@ -94,7 +94,7 @@ def penalized(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_the_reported_loss_holds_the_penalties_once(replicas: int) -> None:
+def test_the_reported_loss_includes_the_penalties_once(replicas: int) -> None:
     devices = two() if replicas == 2 else one()
     _, rows = fit(devices, penalized, steps=1, per_call=1)
     start = compiled(one(), penalized)

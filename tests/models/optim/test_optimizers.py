@@ -17,7 +17,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.shuffle import ReplicaShard
 from tests.models.networks.test_factory import normed, plain
-from tests.models.optim.test_addons import needs_addons, where_available
+from tests.models.optim.test_addons import needs_addons, skip_without_addons
 
 
 def schedule(config: OptimizerConfig, steps: int) -> Schedule:
@@ -28,7 +28,7 @@ def schedule(config: OptimizerConfig, steps: int) -> Schedule:
 def shapes(data: Dataset, small: DataConfig) -> tuple[tf.Tensor, tf.Tensor]:
     """100 images of the embedded data set, normalized, and their labels."""
     config = dataclasses.replace(small, batch_size=100)
-    images, labels = next(iter(build.training_batches(data, config, seed=0, share=ReplicaShard(100))))
+    images, labels = next(iter(build.training_batches(data, config, seed=0, replica_shard=ReplicaShard(100))))
     return (tf.cast(images, tf.float32) - data.mean) / data.std, labels
 
 
@@ -37,7 +37,7 @@ RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.04, "radam": 0.02, "lookahead": 0.04
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SCHEDULES)
-@pytest.mark.parametrize("name", where_available(OPTIMIZERS))
+@pytest.mark.parametrize("name", skip_without_addons(OPTIMIZERS))
 def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str, shapes) -> None:
     images, labels = shapes
     model = plain(images.shape[1:], 10)
@@ -51,7 +51,7 @@ def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str
         weight_decay=0.01,
         beta_2=0.9,
     )
-    optimizer = optimizers.create(config, schedule(config, 40), model.trainable_variables)
+    optimizer = optimizers.create_optimizer(config, schedule(config, 40), model.trainable_variables)
 
     @tf.function
     def step() -> tf.Tensor:
@@ -69,13 +69,13 @@ def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str
     assert int(optimizer.iterations) == 40
 
 
-@pytest.mark.parametrize("name", where_available(name for name in OPTIMIZERS if name != "lamb"))
+@pytest.mark.parametrize("name", skip_without_addons(name for name in OPTIMIZERS if name != "lamb"))
 def test_weight_decay_shrinks_kernels_by_rate_times_decay_and_nothing_else(name: str) -> None:
     model = normed((8, 8, 3), 10)
     for variable in model.trainable_variables:
         variable.assign(tf.random.normal(variable.shape))
     config = OptimizerConfig(name=name, learning_rate=0.5, schedule="constant", weight_decay=0.02)
-    optimizer = optimizers.create(config, schedule(config, 10), model.trainable_variables)
+    optimizer = optimizers.create_optimizer(config, schedule(config, 10), model.trainable_variables)
     before = [variable.numpy().astype(np.float64) for variable in model.trainable_variables]
     zeros = [tf.zeros_like(variable) for variable in model.trainable_variables]
     for _ in range(3):
@@ -96,10 +96,10 @@ def test_weight_decay_shrinks_kernels_by_rate_times_decay_and_nothing_else(name:
     }
 
 
-def updates(config: OptimizerConfig, gradients: np.ndarray) -> np.ndarray:
-    """The weight [3, 2] after each of the gradients, from START."""
+def weights_after(config: OptimizerConfig, gradients: np.ndarray) -> np.ndarray:
+    """The weight [3, 2] after each of the gradients, beginning with START."""
     weight, seen = tf.Variable(START, dtype=tf.float32), []
-    optimizer = optimizers.create(config, schedule(config, len(gradients)), [weight])
+    optimizer = optimizers.create_optimizer(config, schedule(config, len(gradients)), [weight])
     for gradient in gradients:
         optimizer.apply_gradients([(tf.constant(gradient, tf.float32), weight)])
         seen.append(weight.numpy())
@@ -111,29 +111,29 @@ START, GRADIENTS = RNG.normal(size=(3, 2)), RNG.normal(size=(14, 3, 2))
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_is_its_formula(nesterov: bool) -> None:
+def test_sgd_matches_its_formula(nesterov: bool) -> None:
     config = OptimizerConfig(learning_rate=0.1, momentum=0.8, nesterov=nesterov, schedule="constant")
     weight, velocity, seen = START, 0.0, []
     for gradient in GRADIENTS:
         velocity = 0.8 * velocity - 0.1 * gradient
         weight = weight + (0.8 * velocity - 0.1 * gradient if nesterov else velocity)
         seen.append(weight)
-    np.testing.assert_allclose(updates(config, GRADIENTS), seen, rtol=1e-5)
+    np.testing.assert_allclose(weights_after(config, GRADIENTS), seen, rtol=1e-5)
 
 
-def test_adam_is_its_formula() -> None:
+def test_adam_matches_its_formula() -> None:
     config = OptimizerConfig(name="adam", learning_rate=0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-3, schedule="constant")
     weight, first, second, seen = START, 0.0, 0.0, []
     for step, gradient in enumerate(GRADIENTS, 1):
         first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
-        # Keras's form: epsilon stands beside the uncorrected root (Kingma and Ba 2015, end of section 2).
+        # Keras's form: epsilon is added to the uncorrected root (Kingma and Ba 2015, end of section 2).
         rate = 0.1 * np.sqrt(1 - 0.95**step) / (1 - 0.8**step)
         weight = weight - rate * first / (np.sqrt(second) + 1e-3)
         seen.append(weight)
-    np.testing.assert_allclose(updates(config, GRADIENTS), seen, rtol=1e-5)
+    np.testing.assert_allclose(weights_after(config, GRADIENTS), seen, rtol=1e-5)
 
 
-def test_rmsprop_is_its_formula() -> None:
+def test_rmsprop_matches_its_formula() -> None:
     config = OptimizerConfig(
         name="rmsprop", learning_rate=0.1, momentum=0.7, beta_2=0.9, epsilon=1e-3, schedule="constant"
     )
@@ -143,15 +143,22 @@ def test_rmsprop_is_its_formula() -> None:
         velocity = 0.7 * velocity + 0.1 * gradient / np.sqrt(second + 1e-3)
         weight = weight - velocity
         seen.append(weight)
-    np.testing.assert_allclose(updates(config, GRADIENTS), seen, rtol=1e-5)
+    np.testing.assert_allclose(weights_after(config, GRADIENTS), seen, rtol=1e-5)
 
 
-def test_sgdw_and_adamw_decay_beside_the_gradient() -> None:
+def test_sgdw_and_adamw_decay_the_weights_separately() -> None:
     for name in ("sgdw", "adamw"):
-        plain = updates(OptimizerConfig(name=name.removesuffix("w"), learning_rate=0.1, schedule="constant"), GRADIENTS)
+        plain = weights_after(
+            OptimizerConfig(name=name.removesuffix("w"), learning_rate=0.1, schedule="constant"), GRADIENTS
+        )
         config = OptimizerConfig(name=name, learning_rate=0.1, schedule="constant", weight_decay=0.3)
-        found, expected, before, change = updates(config, GRADIENTS), [], START, np.diff(plain, axis=0, prepend=[START])
-        for step in change:  # neither rule looks at the weight, so the plain steps stay what they are
+        found, expected, before, change = (
+            weights_after(config, GRADIENTS),
+            [],
+            START,
+            np.diff(plain, axis=0, prepend=[START]),
+        )
+        for step in change:  # neither rule depends on the weight, so the plain steps stay the same
             before = before * (1 - 0.1 * 0.3) + step
             expected.append(before)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -161,8 +168,8 @@ MOMENTS = {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3,
 
 
 @needs_addons
-def test_lamb_is_its_formula() -> None:
-    """You et al. 2020, algorithm 2; the decay is inside of the trust ratio."""
+def test_lamb_matches_its_formula() -> None:
+    """You et al. 2020, algorithm 2; the decay is part of the trust ratio."""
     weight, first, second, seen = START, 0.0, 0.0, []
     for step, gradient in enumerate(GRADIENTS, 1):
         first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
@@ -170,20 +177,20 @@ def test_lamb_is_its_formula() -> None:
         weight = weight - 0.1 * np.linalg.norm(weight) / np.linalg.norm(direction) * direction
         seen.append(weight)
     np.testing.assert_allclose(
-        updates(OptimizerConfig(name="lamb", weight_decay=0.3, **MOMENTS), GRADIENTS), seen, rtol=1e-4
+        weights_after(OptimizerConfig(name="lamb", weight_decay=0.3, **MOMENTS), GRADIENTS), seen, rtol=1e-4
     )
 
 
-def rectified(weight: np.ndarray, gradients: np.ndarray, decay: float) -> Iterator[np.ndarray]:
-    """Liu et al. 2020, algorithm 2, with the decay beside it. Sent weights, it goes on from them."""
-    first, second, most = 0.0, 0.0, 2 / (1 - 0.95) - 1
+def rectified_adam(weight: np.ndarray, gradients: np.ndarray, decay: float) -> Iterator[np.ndarray]:
+    """Liu et al. 2020, algorithm 2, with decoupled decay. Weights that are sent to it replace its own."""
+    first, second, max_length = 0.0, 0.0, 2 / (1 - 0.95) - 1
     for step, gradient in enumerate(gradients, 1):
         first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
         mean = first / (1 - 0.8**step)
-        length = most - 2 * step * 0.95**step / (1 - 0.95**step)
+        length = max_length - 2 * step * 0.95**step / (1 - 0.95**step)
         weight = weight * (1 - 0.1 * decay)
         if length >= 5:
-            r = np.sqrt((length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length))
+            r = np.sqrt((length - 4) * (length - 2) * max_length / ((max_length - 4) * (max_length - 2) * length))
             weight = weight - 0.1 * r * mean / (np.sqrt(second / (1 - 0.95**step)) + 1e-3)
         else:
             weight = weight - 0.1 * mean
@@ -192,15 +199,15 @@ def rectified(weight: np.ndarray, gradients: np.ndarray, decay: float) -> Iterat
 
 
 @needs_addons
-def test_radam_is_its_formula() -> None:
-    found = updates(OptimizerConfig(name="radam", weight_decay=0.3, **MOMENTS), GRADIENTS)
-    np.testing.assert_allclose(found, list(rectified(START, GRADIENTS, 0.3)), rtol=1e-4, atol=1e-6)
+def test_radam_matches_its_formula() -> None:
+    found = weights_after(OptimizerConfig(name="radam", weight_decay=0.3, **MOMENTS), GRADIENTS)
+    np.testing.assert_allclose(found, list(rectified_adam(START, GRADIENTS, 0.3)), rtol=1e-4, atol=1e-6)
 
 
 @needs_addons
-def test_lookahead_steps_back_halfway_every_sixth_step() -> None:
+def test_lookahead_goes_halfway_back_every_sixth_step() -> None:
     """Zhang et al. 2019, algorithm 1, around radam."""
-    inner, slow, seen = rectified(START, GRADIENTS, 0.3), START, []
+    inner, slow, seen = rectified_adam(START, GRADIENTS, 0.3), START, []
     weight = next(inner)
     for step in range(1, len(GRADIENTS) + 1):
         if step % 6 == 0:
@@ -208,13 +215,13 @@ def test_lookahead_steps_back_halfway_every_sixth_step() -> None:
         seen.append(weight)
         if step < len(GRADIENTS):
             weight = inner.send(weight)
-    found = updates(OptimizerConfig(name="lookahead", weight_decay=0.3, **MOMENTS), GRADIENTS)
+    found = weights_after(OptimizerConfig(name="lookahead", weight_decay=0.3, **MOMENTS), GRADIENTS)
     np.testing.assert_allclose(found, seen, rtol=1e-4, atol=1e-6)
 
 
 @needs_addons
-def test_novograd_is_its_formula() -> None:
-    """Ginsburg et al. 2019, algorithm 1 without its averaging of gradients, with the decay beside it."""
+def test_novograd_matches_its_formula() -> None:
+    """Ginsburg et al. 2019, algorithm 1 without its averaging of gradients, with decoupled decay."""
     weight, velocity, second, seen = START, 0.0, 0.0, []
     for step, gradient in enumerate(GRADIENTS):
         square = (gradient**2).sum()
@@ -223,14 +230,16 @@ def test_novograd_is_its_formula() -> None:
         velocity = 0.8 * velocity - 0.1 * gradient / (np.sqrt(second) + 1e-3)
         weight = weight + velocity
         seen.append(weight)
-    found = updates(OptimizerConfig(name="novograd", weight_decay=0.3, **MOMENTS), GRADIENTS)
+    found = weights_after(OptimizerConfig(name="novograd", weight_decay=0.3, **MOMENTS), GRADIENTS)
     np.testing.assert_allclose(found, seen, rtol=1e-4, atol=1e-6)
 
 
-def test_what_decays_are_kernels() -> None:
+def test_weight_decay_is_for_kernels_only() -> None:
     model = normed((8, 8, 3), 10)
     assert {
-        variable.name.split(":")[0] for variable in model.trainable_variables if not optimizers.decays(variable)
+        variable.name.split(":")[0]
+        for variable in model.trainable_variables
+        if not optimizers.uses_weight_decay(variable)
     } == {
         "norm/gamma",
         "norm/beta",
@@ -240,11 +249,11 @@ def test_what_decays_are_kernels() -> None:
 
 
 @needs_addons
-def test_lamb_leaves_vectors_out_of_decay_and_of_the_trust_ratio() -> None:
+def test_lamb_excludes_vectors_from_decay_and_trust_ratio() -> None:
     config = OptimizerConfig(name="lamb", weight_decay=0.3, **MOMENTS)
     bias = tf.Variable([3.0, 4.0], name="dense/bias")
     namesake = tf.Variable([[3.0], [4.0]], name="dense/bias_2")
-    optimizer = optimizers.create(config, schedule(config, 10), [bias, namesake])
+    optimizer = optimizers.create_optimizer(config, schedule(config, 10), [bias, namesake])
     optimizer.apply_gradients([(tf.constant([1.0, -1.0]), bias), (tf.constant([[1.0], [-1.0]]), namesake)])
     sign = np.array([1.0, -1.0]) / (1 + 1e-3)
     np.testing.assert_allclose(bias.numpy(), [3, 4] - 0.1 * sign, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Incidents: a line of JSON each, a count of each kind, told to whoever listens."""
+"""Incidents: a JSON line each, counts by kind, and calls of the listeners."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from evenkeel.models.telemetry.incidents import Incidents
 
 
-def test_incidents_are_written_counted_and_told(tmp_path: pathlib.Path) -> None:
-    path, heard = tmp_path / "incidents.jsonl", []
+def test_incidents_are_written_counted_and_passed_to_listeners(tmp_path: pathlib.Path) -> None:
+    path, received = tmp_path / "incidents.jsonl", []
     incidents = Incidents(str(path))
-    incidents.listeners.append(lambda *incident: heard.append(incident))
-    incidents.tell(120, "loss_spike", {"z": 9.5}, "rolled back to step 100")
-    incidents.tell(150, "loss_spike", {"z": float("inf")}, "none", confidence=0.5)
-    incidents.tell(160, "dying", {"share": 0.7}, "none")
+    incidents.listeners.append(lambda *incident: received.append(incident))
+    incidents.record(120, "loss_spike", {"z": 9.5}, "rolled back to step 100")
+    incidents.record(150, "loss_spike", {"z": float("inf")}, "none", confidence=0.5)
+    incidents.record(160, "dying", {"share": 0.7}, "none")
     assert incidents.counts == {"loss_spike": 2, "dying": 1}
-    assert heard[0] == (120, "loss_spike", {"z": 9.5}, "rolled back to step 100")
+    assert received[0] == (120, "loss_spike", {"z": 9.5}, "rolled back to step 100")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0] == {
         "step": 120,
@@ -28,35 +28,35 @@ def test_incidents_are_written_counted_and_told(tmp_path: pathlib.Path) -> None:
         "cause": None,
         "confidence": 1.0,
     }
-    assert lines[1]["evidence"] == {"z": "inf"}, "JSON knows no infinity"
+    assert lines[1]["evidence"] == {"z": "inf"}, "JSON has no infinity"
     assert lines[1]["confidence"] == 0.5
 
 
-def test_nothing_is_written_without_a_path() -> None:
+def test_without_a_path_nothing_is_written() -> None:
     incidents = Incidents()
-    incidents.tell(1, "stall", {}, "none")
+    incidents.record(1, "stall", {}, "none")
     assert incidents.counts == {"stall": 1}
 
 
-def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: pathlib.Path) -> None:
+def test_a_resumed_run_drops_the_lines_after_its_checkpoint(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "incidents.jsonl"
     incidents = Incidents(str(path))
-    incidents.tell(120, "loss_spike", {"z": 9.5}, "none")
+    incidents.record(120, "loss_spike", {"z": 9.5}, "none")
     state = json.loads(json.dumps(incidents.state()))
-    incidents.tell(150, "stall", {}, "none")
+    incidents.record(150, "stall", {}, "none")
     path.write_text(path.read_text() + '{"step": 160, "ki')  # the writer was killed
     resumed = Incidents(str(path), state)
     assert resumed.counts == {"loss_spike": 1}
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [120]
-    resumed.tell(150, "stall", {}, "none")
+    resumed.record(150, "stall", {}, "none")
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [120, 150]
     Incidents(str(path), {"counts": {}, "lines": 0})  # killed before its first checkpoint
     assert not path.exists()
 
 
-def test_a_full_disk_costs_a_line_and_no_run(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_incident_that_cannot_be_written_is_logged(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     incidents = Incidents(str(tmp_path / "absent" / "incidents.jsonl"))
-    incidents.tell(150, "stall", {}, "none")
+    incidents.record(150, "stall", {}, "none")
     assert incidents.counts == {"stall": 1}
     assert incidents.state()["lines"] == 0
     assert "stall at step 150 could not be written to" in caplog.text

@@ -1,4 +1,4 @@
-"""What TensorBoard finds of a run, read back from its event files."""
+"""The event files of a run, read back as TensorBoard reads them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
 from evenkeel.models import train
-from evenkeel.models.config import ProfileConfig, config_json, flat
+from evenkeel.models.config import ProfileConfig, config_json, flatten
 from evenkeel.models.evaluation import evaluate_run
 from evenkeel.models.optim.schedules import Schedule
 from evenkeel.models.telemetry import pictures, step_row
-from evenkeel.models.telemetry.tensorboard import GRID, Profiler, write
-from evenkeel.models.telemetry.tensorboard import scalars as summary_of
+from evenkeel.models.telemetry.tensorboard import GRID_IMAGES, Profiler, scalar_summary, write_summary
 from evenkeel.models.training import build_model
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.index.shuffle import ReplicaShard
@@ -35,12 +34,12 @@ from tests.models.test_train import (
 )
 
 
-def test_every_step_has_its_scalars_without_gaps() -> None:
+def test_every_step_has_its_scalars() -> None:
     model_dir, _ = finished()
     read = events(model_dir)
-    for name in step_row.ROW:
+    for name in step_row.COLUMNS:
         assert [step for step, _ in scalars(read, f"step/{name}")] == list(range(2 * STEPS)), name
-    columns = {name: np.array(scalars(read, f"step/{name}"))[:, 1] for name in step_row.ROW}
+    columns = {name: np.array(scalars(read, f"step/{name}"))[:, 1] for name in step_row.COLUMNS}
     assert columns["loss"][-5:].mean() < columns["loss"][:5].mean()
     assert len(set(columns["loss"])) == 2 * STEPS
     assert (columns["gradient_norm"] > 0).all()
@@ -53,7 +52,7 @@ def test_every_step_has_its_scalars_without_gaps() -> None:
     assert all(speed > 0 for _, speed in speeds)
 
 
-def scalar_scores(model_dir: str) -> dict[str, float]:
+def last_scores(model_dir: str) -> dict[str, float]:
     found = evaluate_run(model_dir, "last").scores
     assert set(found) == {"macro_f1", "kappa", "matthews", "top_5", "calibration_error"}
     return found
@@ -66,7 +65,7 @@ def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
     epochs = scalars(training, "epoch/loss")
     assert [step for step, _ in epochs] == [STEPS - 1, 2 * STEPS - 1]
     np.testing.assert_allclose([value for _, value in epochs], per_step.mean(axis=1), rtol=1e-5)
-    for name, value in scalar_scores(model_dir).items():
+    for name, value in last_scores(model_dir).items():
         found = scalars(validation, f"epoch/{name}")
         assert [step for step, _ in found] == [STEPS - 1, 2 * STEPS - 1]
         assert found[-1][1] == pytest.approx(value, rel=1e-5)
@@ -78,7 +77,7 @@ def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
 
 
 def pixels(encoded: np.ndarray) -> np.ndarray:
-    """The picture of an image event: its tensor holds width, height and PNGs."""
+    """The picture of an image event, whose tensor holds width, height and PNGs."""
     image = tf.io.decode_png(encoded[2]).numpy()
     assert image.shape[:2] == (int(encoded[1]), int(encoded[0]))
     return image
@@ -90,7 +89,9 @@ def test_the_augmented_training_images_are_shown() -> None:
     data = dataset.load_dataset(TINY.data)
     images, _ = next(iter(build.training_batches(data, TINY.data, TINY.seed, ReplicaShard(TINY.data.batch_size))))
     assert event.step == 0
-    np.testing.assert_array_equal(pixels(make_ndarray(event.tensor_proto)), pictures.grid(images[:GRID].numpy()))
+    np.testing.assert_array_equal(
+        pixels(make_ndarray(event.tensor_proto)), pictures.draw_grid(images[:GRID_IMAGES].numpy())
+    )
 
 
 def test_every_evaluation_has_its_confusion_matrix() -> None:
@@ -98,11 +99,11 @@ def test_every_evaluation_has_its_confusion_matrix() -> None:
     found = events(model_dir, "validation").Tensors("confusion matrix")
     assert [event.step for event in found] == [STEPS - 1, 2 * STEPS - 1]
     evaluation = evaluate_run(model_dir, "last")
-    expected = pictures.confusion_matrix(evaluation.matrix, evaluation.classes)
+    expected = pictures.draw_confusion_matrix(evaluation.matrix, evaluation.classes)
     np.testing.assert_array_equal(pixels(make_ndarray(found[-1].tensor_proto)), expected)
 
 
-def test_the_configuration_stands_as_text_and_as_hyperparameters() -> None:
+def test_the_configuration_is_written_as_text_and_as_hyperparameters() -> None:
     model_dir, _ = finished()
     read = events(model_dir)
     (event,) = read.Tensors("config")
@@ -110,13 +111,13 @@ def test_the_configuration_stands_as_text_and_as_hyperparameters() -> None:
     assert json.loads(text.strip("`\n")) == json.loads(config_json(TINY))
     content = read.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
     shown = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert shown.keys() == flat(TINY).keys()
+    assert shown.keys() == flatten(TINY).keys()
     assert shown["optimizer.learning_rate"].number_value == TINY.optimizer.learning_rate
     assert shown["data.source"].string_value == "shapes"
     assert shown["deterministic"].bool_value is False
 
 
-def test_histograms_come_at_their_steps_for_every_weight() -> None:
+def test_every_weight_has_its_histograms() -> None:
     model_dir, _ = finished()
     read = events(model_dir)
     tags = [tag for tag in read.Tags()["tensors"] if tag.startswith(("weights/", "gradients/"))]
@@ -125,14 +126,14 @@ def test_histograms_come_at_their_steps_for_every_weight() -> None:
         assert [event.step for event in read.Tensors(tag)] == [0, 10, 20, 30], tag
 
 
-def test_layers_are_shown_at_the_steps_at_which_they_were_looked_at() -> None:
+def test_layer_statistics_are_written_at_their_steps() -> None:
     model_dir, _ = finished()
     read = events(model_dir)
     tags = [tag for tag in read.Tags()["tensors"] if tag.startswith("layers/")]
     assert {tag.split("/")[1] for tag in tags} >= {"gradient_norm", "update_norm", "dead", "deviation", "training_loss"}
     for tag in tags:
         steps = [event.step for event in read.Tensors(tag)]
-        assert steps == list(range(0, 2 * STEPS, build_model.WATCH_EVERY)), tag
+        assert steps == list(range(0, 2 * STEPS, build_model.LAYER_STATS_EVERY)), tag
 
 
 def traces(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -140,7 +141,7 @@ def traces(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 @pytest.mark.slow
-def test_a_run_writes_a_profiler_trace_of_the_steps_asked_for(tmp_path: pathlib.Path) -> None:
+def test_a_run_writes_a_profiler_trace_of_the_requested_steps(tmp_path: pathlib.Path) -> None:
     config = dataclasses.replace(PLAIN, epochs=1, profile=ProfileConfig(steps="8:12"))
     assert train.train(config, str(tmp_path))["status"] == "completed"
     (trace,) = traces(tmp_path / "train")
@@ -158,13 +159,13 @@ def test_a_run_writes_a_profiler_trace_of_the_steps_asked_for(tmp_path: pathlib.
         (90, 95, []),
     ],
 )
-def test_the_profiler_runs_over_the_calls_that_hold_its_steps(
+def test_the_profiler_runs_over_the_calls_that_contain_its_steps(
     first: int, last: int, expected: list[str], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[str] = []
+    calls: list[str] = []
     model = types.SimpleNamespace(step=0, _steps_per_execution=5)
-    monkeypatch.setattr(tf.profiler.experimental, "start", lambda directory: seen.append(f"start at {model.step}"))
-    monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: seen.append(f"stop at {model.step}"))
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda directory: calls.append(f"start at {model.step}"))
+    monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: calls.append(f"stop at {model.step}"))
     profiler = Profiler(str(tmp_path), first, last)
     profiler.set_model(model)
     for call in range(4):
@@ -172,38 +173,15 @@ def test_the_profiler_runs_over_the_calls_that_hold_its_steps(
         model.step += 5
         profiler.on_train_batch_end(5 * call)
     profiler.close()
-    assert seen == expected
+    assert calls == expected
 
 
-def test_a_grid_puts_images_side_by_side_on_white() -> None:
-    images = np.random.default_rng(0).integers(0, 255, (5, 4, 6, 3)).astype(np.uint8)
-    grid = pictures.grid(images, gap=1)
-    assert grid.shape == (2 * 5 + 1, 3 * 7 + 1, 3)
-    for number, image in enumerate(images):
-        y, x = 1 + 5 * (number // 3), 1 + 7 * (number % 3)
-        np.testing.assert_array_equal(grid[y : y + 4, x : x + 6], image)
-    assert (grid != 255).all(axis=2).sum() == 5 * 4 * 6
-    assert pictures.grid(images[..., :1]).shape[-1] == 3
-
-
-@pytest.mark.parametrize("classes", [2, 30, 100])
-def test_a_confusion_matrix_is_darker_where_more_of_a_class_went(classes: int) -> None:
-    matrix = np.eye(classes) * 50
-    picture = pictures.confusion_matrix(matrix, [f"class {number}" for number in range(classes)])
-    assert picture.dtype == np.uint8
-    other = pictures.confusion_matrix(matrix[::-1], [f"class {number}" for number in range(classes)])
-    assert picture.shape == other.shape
-    assert (picture != other).any()
-    blue = (picture[..., 2].astype(int) - picture[..., 0]) > 40
-    assert blue.any(), "the diagonal stands out"
-
-
-def test_no_step_is_kept_by_tensorflow(tmp_path: pathlib.Path) -> None:
-    """Which keeps a tensor of every Python number that it meets, and the number with it."""
+def test_writing_does_not_leave_the_step_in_tensorflows_cache(tmp_path: pathlib.Path) -> None:
+    """TensorFlow caches a tensor of every Python number that it gets, and keeps the number with it."""
     step = int("1000000")
-    held = sys.getrefcount(step)
+    references = sys.getrefcount(step)
     with tf.summary.create_file_writer(str(tmp_path)).as_default():
-        write(summary_of({"a": 1.0}), step)
-        assert sys.getrefcount(step) == held
-        tf.summary.experimental.write_raw_pb(summary_of({"a": 1.0}), step)
-        assert sys.getrefcount(step) > held, "what this test could not see"
+        write_summary(scalar_summary({"a": 1.0}), step)
+        assert sys.getrefcount(step) == references
+        tf.summary.experimental.write_raw_pb(scalar_summary({"a": 1.0}), step)
+        assert sys.getrefcount(step) > references, "otherwise this test could not fail"

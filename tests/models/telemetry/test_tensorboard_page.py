@@ -1,4 +1,4 @@
-"""TensorBoard's own page shows the gradient histograms of a run."""
+"""TensorBoard's page shows the gradient histograms of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evenkeel.pipeline.config import DataConfig
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(browser.MISSING, reason="no Chromium with its driver is installed")
+@pytest.mark.skipif(browser.CHROMIUM_MISSING, reason="no Chromium with its driver is installed")
 def test_the_page_draws_the_gradient_histograms(small: DataConfig, tmp_path: pathlib.Path) -> None:
     config = TrainConfig(
         epochs=1,
@@ -27,7 +27,7 @@ def test_the_page_draws_the_gradient_histograms(small: DataConfig, tmp_path: pat
         model=ModelConfig(name="cnn", width=4),
     )
     train(config, str(tmp_path / "run"))
-    tags = browser.gradient_histograms(str(tmp_path / "run"), tmp_path / "page.png")
+    tags = browser.capture_gradient_histograms(str(tmp_path / "run"), tmp_path / "page.png")
     assert tags
     assert all(tag.startswith("gradients/") and "kernel" in tag for tag in tags)
     page = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
