@@ -13,7 +13,7 @@ from evenkeel.pipeline.images.decode import to_uint8
 
 STRIP_IMAGES = 3  # height of the noise that a step draws, in images
 GRAY = 128
-WORD_TYPES = (np.int64, np.int32, np.int16, np.int8)  # of which mask rows consist; the widest that fits is used
+WORD_TYPES = (np.int64, np.int32, np.int16, np.int8)  # a mask row consists of words of the widest type that divides it
 
 
 def noise(deviation: float) -> Stage | None:

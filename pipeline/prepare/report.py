@@ -1,6 +1,6 @@
 """The reports of a prepared data set: statistics, schema, anomalies, outliers, duplicates, summary.
 
-    summary = write_reports(config, directory, PreparedDataset(builder, index))
+    summary = write_reports(config, directory, PreparedDataset(builder, full_index))
 
 Every file is written atomically.
 """
@@ -42,11 +42,11 @@ class PreparedDataset(NamedTuple):
 
     Attributes:
       builder: the TFDS builder of the directory.
-      index: the index of all its rows, none of them dropped.
+      full_index: the index of all its rows, none of them dropped.
     """
 
     builder: Any
-    index: Index
+    full_index: Index
 
 
 def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDataset) -> dict[str, Any]:
@@ -56,7 +56,9 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
       UsageError: a bad schema or previous directory, or more outliers to drop than `max_outlier_fraction`.
     """
     path_of = lambda name: os.path.join(directory, name)  # noqa: E731
-    splits = {split: prepared.index.split(prepared.builder, split).kept_rows for split in prepared.builder.info.splits}
+    splits = {
+        split: prepared.full_index.split(prepared.builder, split).kept_rows for split in prepared.builder.info.splits
+    }
     training = "train" if "train" in splits else max(splits, key=lambda split: len(splits[split]))
 
     statistics = compute_statistics(splits)
@@ -76,8 +78,8 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
     channels = [features_by_name(schema.training_split(statistics))[name].num_stats for name in CHANNELS]
     summary = {
         "images": {split: len(index) for split, index in splits.items()},
-        "bytes": sum(prepared.index.sizes),
-        "shards": len(prepared.index.shards),
+        "bytes": sum(prepared.full_index.sizes),
+        "shards": len(prepared.full_index.shards),
         "mean": [stats.mean for stats in channels],
         "std": [stats.std_dev for stats in channels],
         "left_out": len(left_out),
@@ -185,8 +187,8 @@ def _update_drop_list(
         logging.warning("%d of %d images of %s are dropped as outliers", len(reasons), len(train), split)
     else:
         os.remove(path)
-    state = storage.index_state(list(prepared.index.shards), directory, config.max_pixels)
-    index = storage.apply_drop_list(prepared.index, directory)
+    state = storage.index_state(list(prepared.full_index.shards), directory, config.max_pixels)
+    index = storage.apply_drop_list(prepared.full_index, directory)
     storage.save_index(os.path.join(directory, storage.INDEX_FILE), state, index)
     return len(reasons)
 

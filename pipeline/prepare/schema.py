@@ -1,10 +1,11 @@
-"""What the data should look like, as a file a person can edit, and where it does not.
+"""The schema of a data set, a text file that can be edited, and the anomalies of statistics that violate it.
 
-    wanted = infer(statistics)
-    anomalies = check(statistics, wanted, previous=None)       # tensorflow-metadata's Anomalies
+    schema = infer_schema(statistics)
+    anomalies = validate_statistics(statistics, schema, previous=None)       # tensorflow-metadata's Anomalies
 
-The thresholds of skew (training against the other splits) and drift (against data prepared before) are the schema's
-comparators: the L-infinity distance of the label's distribution, the Jensen-Shannon divergence (base 2) of a number's.
+Comparators of the schema hold the thresholds for skew (training against each other split) and for drift (training
+against data prepared earlier): the L-infinity distance of the labels' distribution, and for numeric features the
+Jensen-Shannon divergence (base 2).
 """
 
 from __future__ import annotations
@@ -17,107 +18,120 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.prepare.statistics import CHANNELS, label_shares, named
+from evenkeel.pipeline.prepare.statistics import CHANNELS, features_by_name, value_shares
 
-NATURAL = {"brightness": (0.0, 255.0), "contrast": (0.0, 127.5), "sharpness": (0.0, 1020.0**2)}
-# What a distance may be without a cause, on top of what samples of these sizes show.
-TOLERATED = 0.1
+VALUE_RANGES = {"brightness": (0.0, 255.0), "contrast": (0.0, 127.5), "sharpness": (0.0, 1020.0**2)}
+# A distance that is tolerated on top of what samples of these sizes show by chance.
+TOLERATED_DISTANCE = 0.1
 Info = anomalies_pb2.AnomalyInfo
 Measurement = anomalies_pb2.DriftSkewInfo.Measurement
 
 
 def training_split(statistics: Any) -> Any:
-    """The split called train, or else the largest."""
-    return max(statistics.datasets, key=lambda data: (data.name == "train", data.num_examples))
+    """The statistics of the split called train, or of the largest split if none is called so."""
+    return max(statistics.datasets, key=lambda dataset: (dataset.name == "train", dataset.num_examples))
 
 
-def infer(statistics: Any) -> Any:
-    """A schema that this data meets: its classes and formats, sizes with room, what luma can be, and comparators."""
+def infer_schema(statistics: Any) -> Any:
+    """A schema that this data meets.
+
+    It holds the classes and formats, a range of sizes (half the smallest to twice the largest), the possible values of
+    luma statistics, and comparators with their thresholds.
+    """
     schema, train = schema_pb2.Schema(), training_split(statistics)
-    smallest = min(data.num_examples for data in statistics.datasets)
+    smallest = min(dataset.num_examples for dataset in statistics.datasets)
     noise = 1 / max(train.num_examples, 1) + 1 / max(smallest, 1)
-    for name, feature in named(train).items():
-        wanted = schema.feature.add(name=name)
-        wanted.presence.min_fraction, wanted.presence.min_count = 1.0, 1
-        every = [named(data)[name] for data in statistics.datasets]
+    for name, feature in features_by_name(train).items():
+        expected = schema.feature.add(name=name)
+        expected.presence.min_fraction, expected.presence.min_count = 1.0, 1
+        in_all_splits = [features_by_name(dataset)[name] for dataset in statistics.datasets]
         if feature.type == statistics_pb2.FeatureNameStatistics.STRING:
-            wanted.type = schema_pb2.BYTES
-            values = {value for of in every for value in label_shares(of)}
-            wanted.string_domain.name = name
-            wanted.string_domain.value.extend(sorted(values))
+            expected.type = schema_pb2.BYTES
+            values = {value for in_split in in_all_splits for value in value_shares(in_split)}
+            expected.string_domain.name = name
+            expected.string_domain.value.extend(sorted(values))
             if name == "label":
-                share = max(label_shares(feature).values(), default=0)
+                share = max(value_shares(feature).values(), default=0)
                 # Three standard deviations of the most common class's share.
-                threshold = round(TOLERATED + 3 * math.sqrt(share * (1 - share) * noise), 3)
-                wanted.skew_comparator.infinity_norm.threshold = threshold
-                wanted.drift_comparator.infinity_norm.threshold = threshold
+                threshold = round(TOLERATED_DISTANCE + 3 * math.sqrt(share * (1 - share) * noise), 3)
+                expected.skew_comparator.infinity_norm.threshold = threshold
+                expected.drift_comparator.infinity_norm.threshold = threshold
             continue
         if feature.type == statistics_pb2.FeatureNameStatistics.INT:
-            wanted.type = schema_pb2.INT
-            wanted.int_domain.min = int(min(of.num_stats.min for of in every)) // 2
-            wanted.int_domain.max = int(max(of.num_stats.max for of in every)) * 2
+            expected.type = schema_pb2.INT
+            expected.int_domain.min = int(min(in_split.num_stats.min for in_split in in_all_splits)) // 2
+            expected.int_domain.max = int(max(in_split.num_stats.max for in_split in in_all_splits)) * 2
         else:
-            wanted.type = schema_pb2.FLOAT
-            if name == "sharpness":  # an image of less than three rows or columns has none
-                wanted.presence.min_fraction = 0.0
-                wanted.presence.min_count = 0
-            wanted.float_domain.min, wanted.float_domain.max = NATURAL.get(name, (0.0, 255.0))
+            expected.type = schema_pb2.FLOAT
+            if name == "sharpness":  # images of fewer than three rows or columns have none
+                expected.presence.min_fraction = 0.0
+                expected.presence.min_count = 0
+            expected.float_domain.min, expected.float_domain.max = VALUE_RANGES.get(name, (0.0, 255.0))
         if name not in CHANNELS:
             # Twice what two samples of one distribution show on average: (buckets - 1) (1/n + 1/m) / (8 ln 2).
-            threshold = round(TOLERATED + 2 * 19 * noise / (8 * math.log(2)), 3)
-            wanted.skew_comparator.jensen_shannon_divergence.threshold = threshold
-            wanted.drift_comparator.jensen_shannon_divergence.threshold = threshold
+            threshold = round(TOLERATED_DISTANCE + 2 * 19 * noise / (8 * math.log(2)), 3)
+            expected.skew_comparator.jensen_shannon_divergence.threshold = threshold
+            expected.drift_comparator.jensen_shannon_divergence.threshold = threshold
     return schema
 
 
-def read(path: str) -> Any:
-    """The schema in a text file. Raises `UsageError` where there is none."""
+def read_schema(path: str) -> Any:
+    """The schema in a text file.
+
+    Raises:
+      UsageError: the file cannot be read or holds no schema.
+    """
     try:
         with open(path) as file:
             return text_format.Parse(file.read(), schema_pb2.Schema())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
-            f"--schema ({path}) cannot be read: {reason[:200]}; give a schema.pbtxt as tools.prepare writes it."
+            f"--schema ({path}) cannot be read: {reason[:200]}; give a schema.pbtxt as evenkeel prepare writes it."
         ) from error
 
 
-def check(statistics: Any, schema: Any, previous: Any = None) -> Any:
-    """Where `statistics` do not meet `schema`: an `Anomalies`, an entry for each feature concerned.
+def validate_statistics(statistics: Any, schema: Any, previous: Any = None) -> Any:
+    """The violations of `schema` by `statistics`: an `Anomalies` with one entry per feature concerned.
 
-    `previous` are the statistics of data prepared before; drift is that of the training split.
+    With `previous`, the statistics of data prepared earlier, drift of the training split is checked too.
     """
-    found = anomalies_pb2.Anomalies(baseline=schema, anomaly_name_format=anomalies_pb2.Anomalies.SERIALIZED_PATH)
+    anomalies = anomalies_pb2.Anomalies(baseline=schema, anomaly_name_format=anomalies_pb2.Anomalies.SERIALIZED_PATH)
     train = training_split(statistics)
-    wanted = {feature.name: feature for feature in schema.feature}
-    for data in statistics.datasets:
-        features = named(data)
-        for name, feature in wanted.items():
+    expected = {feature.name: feature for feature in schema.feature}
+    for dataset in statistics.datasets:
+        features = features_by_name(dataset)
+        for name, feature in expected.items():
             if name not in features:
-                _add(found, name, Info.SCHEMA_MISSING_COLUMN, Info.ERROR, "missing", f"{data.name} has no {name}")
+                text = f"{dataset.name} has no feature {name}, which the schema requires"
+                _add_anomaly(anomalies, name, Info.SCHEMA_MISSING_COLUMN, Info.ERROR, "missing", text)
             else:
-                _check_feature(found, data, name, features[name], feature)
-        for name in features.keys() - wanted.keys():
-            _add(found, name, Info.SCHEMA_NEW_COLUMN, Info.WARNING, "new", f"the schema does not know {name}")
-        if data is not train:
-            _compare(found, wanted, data, train, "skew", f"between {train.name} and {data.name}")
-    for label, share in label_shares(named(train)["label"]).items():
+                _check_presence(anomalies, dataset.name, name, features[name], feature)
+                _check_values(anomalies, dataset.name, name, features[name], feature)
+        for name in features.keys() - expected.keys():
+            text = f"feature {name} is not in the schema"
+            _add_anomaly(anomalies, name, Info.SCHEMA_NEW_COLUMN, Info.WARNING, "new", text)
+        if dataset is not train:
+            between = f"between {train.name} and {dataset.name}"
+            _compare_distributions(anomalies, expected, dataset, train, "skew", between)
+    for label, share in value_shares(features_by_name(train)["label"]).items():
         if share == 0:
             text = f"class {label} has no image in {train.name}"
-            _add(found, "label", Info.CUSTOM_VALIDATION, Info.WARNING, "class without images", text)
+            _add_anomaly(anomalies, "label", Info.CUSTOM_VALIDATION, Info.WARNING, "class without images", text)
     if previous is not None:
-        _compare(found, wanted, train, training_split(previous), "drift", "from the data prepared before")
-    return found
+        earlier = training_split(previous)
+        _compare_distributions(anomalies, expected, train, earlier, "drift", "from the data prepared before")
+    return anomalies
 
 
-def counts(anomalies: Any) -> dict[str, int]:
+def count_anomalies(anomalies: Any) -> dict[str, int]:
     """{"error": n, "warning": m}: features with an anomaly, by its severity."""
     severities = [info.severity for info in anomalies.anomaly_info.values()]
     return {"error": severities.count(Info.ERROR), "warning": severities.count(Info.WARNING)}
 
 
-def lines(anomalies: Any) -> list[str]:
-    """A line for each reason, errors first."""
+def anomaly_lines(anomalies: Any) -> list[str]:
+    """One line of text per anomaly, errors first."""
     infos = sorted(anomalies.anomaly_info.items(), key=lambda item: (-item[1].severity, item[0]))
     return [
         f"{Info.Severity.Name(info.severity).lower()}: {name}: {reason.description}"
@@ -126,97 +140,119 @@ def lines(anomalies: Any) -> list[str]:
     ]
 
 
-def _check_feature(found: Any, data: Any, name: str, feature: Any, wanted: Any) -> None:
-    strings = feature.HasField("string_stats")
-    common = (feature.string_stats if strings else feature.num_stats).common_stats
+def _check_presence(anomalies: Any, split: str, name: str, feature: Any, expected: Any) -> None:
+    common = _common_stats(feature)
     total = common.num_non_missing + common.num_missing
-    if total and common.num_non_missing / total < wanted.presence.min_fraction:
-        text = f"{data.name}: {common.num_missing} of {total} images have no {name}"
-        _add(found, name, Info.FEATURE_TYPE_LOW_FRACTION_PRESENT, Info.ERROR, "missing values", text)
-    if common.num_non_missing < wanted.presence.min_count:
-        text = f"{data.name}: {common.num_non_missing} images have {name}, the schema wants {wanted.presence.min_count}"
-        _add(found, name, Info.FEATURE_TYPE_LOW_NUMBER_PRESENT, Info.ERROR, "too few values", text)
-    if strings:
-        known = wanted.string_domain.value
-        strange = {value: share for value, share in label_shares(feature).items() if share and value not in known}
-        if known and strange:
-            text = f"{data.name}: " + ", ".join(f"{value} ({share:.1%})" for value, share in sorted(strange.items()))
-            kind = Info.ENUM_TYPE_UNEXPECTED_STRING_VALUES
-            _add(found, name, kind, Info.ERROR, "unexpected values", f"{text} not in the schema")
+    if total and common.num_non_missing / total < expected.presence.min_fraction:
+        text = f"{split}: {common.num_missing} of {total} images have no {name}"
+        kind = Info.FEATURE_TYPE_LOW_FRACTION_PRESENT
+        _add_anomaly(anomalies, name, kind, Info.ERROR, "missing values", text)
+    if common.num_non_missing < expected.presence.min_count:
+        text = (
+            f"{split}: {common.num_non_missing} images have {name}, the schema requires {expected.presence.min_count}"
+        )
+        _add_anomaly(anomalies, name, Info.FEATURE_TYPE_LOW_NUMBER_PRESENT, Info.ERROR, "too few values", text)
+
+
+def _check_values(anomalies: Any, split: str, name: str, feature: Any, expected: Any) -> None:
+    if feature.HasField("string_stats"):
+        known = expected.string_domain.value
+        unknown = {value: share for value, share in value_shares(feature).items() if share and value not in known}
+        if known and unknown:
+            values = ", ".join(f"{value} ({share:.1%})" for value, share in sorted(unknown.items()))
+            text, kind = f"{split}: not in the schema: {values}", Info.ENUM_TYPE_UNEXPECTED_STRING_VALUES
+            _add_anomaly(anomalies, name, kind, Info.ERROR, "unexpected values", text)
         return
-    stats, is_int = feature.num_stats, wanted.type == schema_pb2.INT
-    domain = wanted.int_domain if is_int else wanted.float_domain
-    # Of a channel only mean and deviation are known.
+    if not _common_stats(feature).num_non_missing:
+        return
+    stats, is_int = feature.num_stats, expected.type == schema_pb2.INT
+    domain = expected.int_domain if is_int else expected.float_domain
+    # Of a channel only mean and standard deviation are known.
     low, high = (stats.mean, stats.mean) if name in CHANNELS else (stats.min, stats.max)
-    if common.num_non_missing and domain.HasField("min") and low < domain.min:
+    if domain.HasField("min") and low < domain.min:
         kind = Info.INT_TYPE_SMALL_INT if is_int else Info.FLOAT_TYPE_SMALL_FLOAT
-        text = f"{data.name}: {low:g} is below the schema's {domain.min:g}"
-        _add(found, name, kind, Info.ERROR, "too small", text)
-    if common.num_non_missing and domain.HasField("max") and high > domain.max:
+        text = f"{split}: {low:g} is below the schema's minimum of {domain.min:g}"
+        _add_anomaly(anomalies, name, kind, Info.ERROR, "too small", text)
+    if domain.HasField("max") and high > domain.max:
         kind = Info.INT_TYPE_BIG_INT if is_int else Info.FLOAT_TYPE_BIG_FLOAT
-        text = f"{data.name}: {high:g} is above the schema's {domain.max:g}"
-        _add(found, name, kind, Info.ERROR, "too large", text)
+        text = f"{split}: {high:g} is above the schema's maximum of {domain.max:g}"
+        _add_anomaly(anomalies, name, kind, Info.ERROR, "too large", text)
 
 
-def _compare(found: Any, wanted: dict[str, Any], data: Any, control: Any, use: str, between: str) -> None:
-    features, before = named(data), named(control)
-    for name, feature in wanted.items():
-        if not feature.HasField(f"{use}_comparator") or name not in features:
+def _common_stats(feature: Any) -> Any:
+    return (feature.string_stats if feature.HasField("string_stats") else feature.num_stats).common_stats
+
+
+def _compare_distributions(
+    anomalies: Any, expected: dict[str, Any], dataset: Any, control: Any, comparison: str, between: str
+) -> None:
+    """Adds the distances of `dataset` from `control`, and an anomaly for each above the schema's threshold.
+
+    `comparison` is skew or drift; `between` says in the text what is compared.
+    """
+    features, control_features = features_by_name(dataset), features_by_name(control)
+    for name, feature in expected.items():
+        if not feature.HasField(f"{comparison}_comparator") or name not in features:
             continue
-        if name not in before:
-            text = f"there is no {name} to compare with, {between}"
-            _add(found, name, Info.COMPARATOR_CONTROL_DATA_MISSING, Info.WARNING, f"no {use}", text)
+        if name not in control_features:
+            text = f"{comparison} {between} cannot be computed: there is no {name} to compare with"
+            kind = Info.COMPARATOR_CONTROL_DATA_MISSING
+            _add_anomaly(anomalies, name, kind, Info.WARNING, f"no {comparison}", text)
             continue
-        comparator = getattr(feature, f"{use}_comparator")
+        comparator, pair = getattr(feature, f"{comparison}_comparator"), (features[name], control_features[name])
         if comparator.HasField("infinity_norm"):
-            kind, what, threshold = Measurement.L_INFTY, "L-infinity distance", comparator.infinity_norm.threshold
-            value, reason = infinity_norm(features[name], before[name]), Info.COMPARATOR_L_INFTY_HIGH
+            measure, label, threshold = Measurement.L_INFTY, "L-infinity distance", comparator.infinity_norm.threshold
+            value, kind = l_infinity_distance(*pair), Info.COMPARATOR_L_INFTY_HIGH
         else:
-            kind, what = Measurement.JENSEN_SHANNON_DIVERGENCE, "Jensen-Shannon divergence"
+            measure, label = Measurement.JENSEN_SHANNON_DIVERGENCE, "Jensen-Shannon divergence"
             threshold = comparator.jensen_shannon_divergence.threshold
-            value, reason = jensen_shannon(features[name], before[name]), Info.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH
-        info = next((i for i in found.drift_skew_info if i.path.step[0] == name), None) or found.drift_skew_info.add()
+            value, kind = jensen_shannon_divergence(*pair), Info.COMPARATOR_JENSEN_SHANNON_DIVERGENCE_HIGH
+        infos = anomalies.drift_skew_info
+        info = next((info for info in infos if info.path.step[0] == name), None) or infos.add()
         if not info.path.step:
             info.path.step.append(name)
-        getattr(info, f"{use}_measurements").add(type=kind, value=value, threshold=threshold)
+        getattr(info, f"{comparison}_measurements").add(type=measure, value=value, threshold=threshold)
         if value > threshold:
-            text = f"{what} {between} is {value:.3f}, above the schema's {threshold:g}"
-            _add(found, name, reason, Info.ERROR, f"{use}", text)
+            text = f"{label} {between} is {value:.3f}, above the schema's threshold of {threshold:g}"
+            _add_anomaly(anomalies, name, kind, Info.ERROR, comparison, text)
 
 
-def infinity_norm(a: Any, b: Any) -> float:
-    """The largest difference between two string features' shares of a value."""
-    p, q = label_shares(a), label_shares(b)
+def l_infinity_distance(a: Any, b: Any) -> float:
+    """The largest difference between the shares of a value in two string features."""
+    p, q = value_shares(a), value_shares(b)
     return max((abs(p.get(value, 0) - q.get(value, 0)) for value in p.keys() | q.keys()), default=0.0)
 
 
-def jensen_shannon(a: Any, b: Any) -> float:
-    """The Jensen-Shannon divergence (base 2, 0 to 1) of two number features' histograms, cut at the edges of both."""
-    cumulated = [_cumulated(feature) for feature in (a, b)]
-    if None in cumulated:
-        return float(cumulated[0] is not cumulated[1])
-    edges = np.unique(np.concatenate([x for x, _ in cumulated]))  # type: ignore[misc]
-    p, q = (np.diff(np.interp(edges, x, y, left=0, right=1)) for x, y in cumulated)  # type: ignore[misc]
-    middle = (p + q) / 2
-    divergence = lambda r: float(np.sum(r[r > 0] * np.log2(r[r > 0] / middle[r > 0])))  # noqa: E731
+def jensen_shannon_divergence(a: Any, b: Any) -> float:
+    """The Jensen-Shannon divergence (base 2, 0 to 1) of the histograms of two numeric features.
+
+    Both are evaluated on the bucket edges of both, with values spread evenly within a bucket.
+    """
+    distributions = [_cumulative_histogram(feature) for feature in (a, b)]
+    if None in distributions:
+        return float(distributions[0] is not distributions[1])
+    edges = np.unique(np.concatenate([x for x, _ in distributions]))  # type: ignore[misc]
+    p, q = (np.diff(np.interp(edges, x, y, left=0, right=1)) for x, y in distributions)  # type: ignore[misc]
+    mixture = (p + q) / 2
+    divergence = lambda r: float(np.sum(r[r > 0] * np.log2(r[r > 0] / mixture[r > 0])))  # noqa: E731
     return (divergence(p) + divergence(q)) / 2
 
 
-def _cumulated(feature: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Edges of the even histogram and the share below each; None where there is no value."""
+def _cumulative_histogram(feature: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Edges of the histogram of equal widths, and the share of values below each edge; None without values."""
     standard = statistics_pb2.Histogram.STANDARD
     histogram = next((h for h in feature.num_stats.histograms if h.type == standard), None)
     if histogram is None:
         return None
     edges = np.array([histogram.buckets[0].low_value, *(bucket.high_value for bucket in histogram.buckets)])
-    if edges[0] == edges[-1]:  # a single value: as narrow a step as can be told apart
+    if edges[0] == edges[-1]:  # a single value: the narrowest step that floats can resolve safely
         edges = edges[0] + np.linspace(-1, 1, len(edges)) * max(1e-9, 1e-9 * abs(edges[0]))
     counts = np.array([bucket.sample_count for bucket in histogram.buckets])
     return edges, np.concatenate([[0], np.cumsum(counts)]) / counts.sum()
 
 
-def _add(found: Any, name: str, kind: int, severity: int, short: str, text: str) -> None:
-    info = found.anomaly_info[name]
+def _add_anomaly(anomalies: Any, name: str, kind: int, severity: int, short: str, text: str) -> None:
+    info = anomalies.anomaly_info[name]
     if not info.path.step:
         info.path.step.append(name)
     info.reason.add(type=kind, short_description=short, description=text)

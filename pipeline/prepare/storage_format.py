@@ -1,8 +1,8 @@
-"""How a prepared image is stored: as it is, re-encoded within bounds, or as pixels that need no decoder.
+"""Storage tiers of a prepared image: the file unchanged, re-encoded as a smaller JPEG, or pixels without encoding.
 
 tier = parse_tier("jpeg:256:90")
-image = decode_for(contents, scale_for(tier, "shorter", header))
-contents, pixels = stored_as(tier, "shorter")(image, contents, True)      # inside tf.data, per image
+image = decode_at_scale(contents, decode_scale(tier, "shorter", header))
+contents, pixels = make_encoder(tier, "shorter")(image, contents, True)      # inside tf.data, per image
 """
 
 from __future__ import annotations
@@ -20,44 +20,52 @@ from evenkeel.pipeline.images.header import (
     Header,
 )
 
-SCALES = (1, 2, 4, 8)  # what libjpeg scales down by before the inverse transform
+JPEG_SCALES = (1, 2, 4, 8)  # factors by which libjpeg can downscale before the inverse transform
+AS_IN_TRAINING = 0  # the decode scale of images that are not downscaled while they are decoded
 
 
-def kept_as(image_format: int) -> int:
-    """The format in which a file is stored that is not to be encoded anew: its own, or PNG, which loses nothing.
+def stored_format(image_format: int) -> int:
+    """The format of a file that is stored without re-encoding: its own, or PNG, which is lossless.
 
-    Readers that know only TFDS fail to decode WebP and GIF: `tf.io.decode_image` makes an animation of each.
+    WebP and GIF become PNG because plain TFDS readers cannot decode them: `tf.io.decode_image` returns an animation.
     """
     return image_format if image_format in (JPEG, PNG, BMP) else PNG
 
 
-def scale_for(tier: Tier, bound: str, header: Header) -> int:
-    """How a source is best decoded, for `decode_for`: 0 as training does, else 1, 2, 4 or 8 times smaller."""
+def decode_scale(tier: Tier, bound: str, header: Header) -> int:
+    """The scale for `decode_at_scale`: `AS_IN_TRAINING`, or by which factor of `JPEG_SCALES` to downscale a JPEG."""
     if not tier.side or header.format != JPEG:
-        return 0
-    found = (min if bound == "shorter" else max)(header.width, header.height)
-    return max((scale for scale in SCALES if found >= scale * tier.side), default=1)
+        return AS_IN_TRAINING
+    side = (min if bound == "shorter" else max)(header.width, header.height)
+    return max((scale for scale in JPEG_SCALES if side >= scale * tier.side), default=1)
 
 
-def decode_for(contents: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """uint8 [height, width, 3]; of a JPEG that will be encoded anew chroma is blended, as nothing is cut out of it."""
+def decode_at_scale(contents: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """uint8 [height, width, 3]: the image, decoded as in training (scale 0) or downscaled by `scale`.
 
-    def jpeg(ratio: int) -> Callable[[], tf.Tensor]:
+    With a scale, chroma is interpolated: nothing is cropped out of a JPEG that will be re-encoded.
+    """
+
+    def decode_jpeg(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.io.decode_jpeg(contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    branches = [lambda: decode_whole(contents, channels=3), *map(jpeg, SCALES)]
-    which = tf.argmax(tf.concat([[0], SCALES], axis=0) == tf.cast(scale, tf.int32))
-    return tf.ensure_shape(tf.switch_case(tf.cast(which, tf.int32), branches), [None, None, 3])
+    branches = [lambda: decode_whole(contents, channels=3), *map(decode_jpeg, JPEG_SCALES)]
+    branch = tf.argmax(tf.concat([[AS_IN_TRAINING], JPEG_SCALES], axis=0) == tf.cast(scale, tf.int32))
+    return tf.ensure_shape(tf.switch_case(tf.cast(branch, tf.int32), branches), [None, None, 3])
 
 
-def stored_as(tier: Tier, bound: str) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """A function (uint8 [h, w, 3], the bytes it was decoded from, whether these may be stored) -> (bytes to store,
-    uint8 [h', w', 3] that they hold)."""
+def make_encoder(tier: Tier, bound: str) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """The function that turns an image into the bytes to store.
 
-    def store(image: tf.Tensor, contents: tf.Tensor, whole: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    Returns:
+      (image uint8 [h, w, 3], contents: the file it was decoded from, keep_file: whether the file may be stored
+      unchanged) -> (bytes to store, uint8 [h', w', 3] that a reader decodes from them).
+    """
+
+    def encode(image: tf.Tensor, contents: tf.Tensor, keep_file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if not tier.side:
-            return tf.cond(whole, lambda: contents, lambda: tf.io.encode_png(image)), image
-        image = bounded(image, tier.side, bound)
+            return tf.cond(keep_file, lambda: contents, lambda: tf.io.encode_png(image)), image
+        image = shrink_to_side(image, tier.side, bound)
         if tier.kind == "raw":
             # A serialized tensor ends with its content: the cheapest way from pixels to a string.
             size = tf.size(image)
@@ -65,17 +73,17 @@ def stored_as(tier: Tier, bound: str) -> Callable[[tf.Tensor, tf.Tensor, tf.Tens
         encoded = tf.io.encode_jpeg(image, quality=tier.quality, optimize_size=True)
         return encoded, decode_whole(encoded, channels=3)
 
-    return store
+    return encode
 
 
-def bounded(image: tf.Tensor, side: int, bound: str) -> tf.Tensor:
-    """uint8 [h, w, c] scaled down so that its shorter or longer side is `side`; the same pixels if it is no longer."""
+def shrink_to_side(image: tf.Tensor, side: int, bound: str) -> tf.Tensor:
+    """uint8 [h', w', 3]: downscaled so that its shorter or longer side (`bound`) is `side`; never enlarged."""
     size = tf.shape(image)[:2]
-    found = tf.reduce_min(size) if bound == "shorter" else tf.reduce_max(size)
+    current = tf.reduce_min(size) if bound == "shorter" else tf.reduce_max(size)
 
-    def scaled() -> tf.Tensor:
-        exact = tf.cast(size, tf.float64) * (side / tf.cast(found, tf.float64))
-        # Antialiased: what is made smaller is averaged, not sampled.
+    def shrink() -> tf.Tensor:
+        exact = tf.cast(size, tf.float64) * (side / tf.cast(current, tf.float64))
+        # Antialiased: downscaling averages pixels instead of sampling them.
         return to_uint8(tf.image.resize(image, tf.cast(tf.maximum(tf.round(exact), 1), tf.int32), antialias=True))
 
-    return tf.ensure_shape(tf.cond(found > side, scaled, lambda: image), [None, None, 3])
+    return tf.ensure_shape(tf.cond(current > side, shrink, lambda: image), [None, None, 3])

@@ -13,15 +13,15 @@ from evenkeel.pipeline.prepare.duplicates import find_first_copies
 
 def index_of(images: list[np.ndarray]) -> Index:
     """An index of these images, as if they were in one shard; labels alternate."""
-    measured = [[value.numpy() for value in pixel_sums(tf.constant(image))] for image in images]
+    sums = [[value.numpy() for value in pixel_sums(tf.constant(image))] for image in images]
     columns = {name: np.zeros((len(images), *shape), kind) for name, (kind, shape) in COLUMNS.items()}
     columns["keep"][:] = True
     columns["record"], columns["label"] = np.arange(len(images)), np.arange(len(images)) % 2
     columns["name"] = np.array([f"image_{number}.png" for number in range(len(images))], np.bytes_)
-    for row, (size, *figures) in enumerate(measured):
+    for row, (size, *values) in enumerate(sums):
         columns["height"][row], columns["width"][row] = size
-        for name, figure in zip(("sums", "squares", "laplacian", "fingerprint"), figures, strict=True):
-            columns[name][row] = figure
+        for name, value in zip(("sums", "squares", "laplacian", "fingerprint"), values, strict=True):
+            columns[name][row] = value
     return Index(("shard",), (0,), Features("image", "label", "filename", ("a", "b")), columns, {})
 
 

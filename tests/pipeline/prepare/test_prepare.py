@@ -56,9 +56,9 @@ def write_folder(root: pathlib.Path, train: int = 40, test: int = 10) -> Files:
         file_format = FORMATS[number % 5]
         split, kind = "train" if number < train else "test", "cat" if number % 2 else "dog"
         files[f"{split}/{kind}/{number:03d}.{file_format.lower()}"] = encode_picture(number, file_format=file_format)
-    for name, directory_contents in files.items():
+    for name, contents in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(directory_contents)
+        (root / name).write_bytes(contents)
     return files
 
 
@@ -191,10 +191,10 @@ def test_raw_pixels_are_those_of_the_image_averaged_down(pets: tuple[str, Files]
     for row in read_with_tfds(str(tmp_path / "out"), "test"):
         before = Image.open(io.BytesIO(pets[1][row["filename"].decode()])).convert("RGB")
         height, width, _ = row["image"].shape
-        expected = before.resize((width, height), Image.Resampling.BILINEAR)  # Pillow's averages, too
-        # A JPEG is scaled before its inverse transform where it can be, which keeps more of the noise in these.
-        most = 8 if row["filename"].endswith(b"jpeg") else 1
-        assert np.abs(row["image"].astype(int) - np.asarray(expected)).mean() < most
+        expected = before.resize((width, height), Image.Resampling.BILINEAR)  # Pillow averages, too
+        # A JPEG is downscaled before its inverse transform if possible, which keeps more of the noise in these images.
+        tolerance = 8 if row["filename"].endswith(b"jpeg") else 1
+        assert np.abs(row["image"].astype(int) - np.asarray(expected)).mean() < tolerance
 
 
 def test_training_from_raw_pixels_sees_them(pets: tuple[str, Files], tmp_path: pathlib.Path) -> None:
@@ -212,10 +212,10 @@ def test_training_from_raw_pixels_sees_them(pets: tuple[str, Files], tmp_path: p
         assert stored <= seen
 
 
-def decode(directory_contents: bytes) -> tf.Tensor:
-    if directory_contents.startswith(b"\xff\xd8"):
-        return tf.io.decode_jpeg(directory_contents, dct_method="INTEGER_ACCURATE", fancy_upscaling=False)
-    return tf.io.decode_image(directory_contents, channels=0)
+def decode(contents: bytes) -> tf.Tensor:
+    if contents.startswith(b"\xff\xd8"):
+        return tf.io.decode_jpeg(contents, dct_method="INTEGER_ACCURATE", fancy_upscaling=False)
+    return tf.io.decode_image(contents, channels=0)
 
 
 def test_statistics_equal_numpy_over_the_stored_images(prepared: tuple[str, Any]) -> None:
@@ -314,9 +314,9 @@ def test_too_many_corrupt_files_stop_the_run_and_a_higher_limit_resumes_it(tmp_p
 def test_a_damaged_record_of_the_source_is_listed(prepared: tuple[str, Any], tmp_path: pathlib.Path) -> None:
     subprocess.run(["cp", "-a", prepared[0], str(tmp_path / "src")], check=True)
     shard = tmp_path / "src/folder-train.tfrecord-00000-of-00003"
-    directory_contents = bytearray(shard.read_bytes())
-    directory_contents[200] ^= 1
-    shard.write_bytes(directory_contents)
+    contents = bytearray(shard.read_bytes())
+    contents[200] ^= 1
+    shard.write_bytes(contents)
     prepare(PrepareConfig(source=str(tmp_path / "src"), max_corrupt_fraction=0.1), str(tmp_path / "out"))
     assert read_csv(f"{tmp_path}/out/quarantine.csv") == [
         {"file": f"{shard.name} record 0", "split": "train", "reason": DAMAGED_RECORD}
@@ -420,14 +420,14 @@ def test_an_interrupted_run_writes_only_the_missing_shards(
 ) -> None:
     output, written = tmp_path / "pets", []
 
-    def stopped(stored: shards.StoredImage) -> bytes:
+    def interrupt(stored: shards.StoredImage) -> bytes:
         written.append(stored.row)
         if len(written) == 30:
             raise KeyboardInterrupt
         return original(stored)
 
     original = shards.serialize_example
-    monkeypatch.setattr(shards, "serialize_example", stopped)
+    monkeypatch.setattr(shards, "serialize_example", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(PrepareConfig(source=pets[0], shards=3), str(output))
     assert not output.exists()
@@ -487,7 +487,7 @@ def prepare_until_killed(source: str, output: str, last: str) -> None:
     """Prepares and counts its actions (images written, files renamed, ...); kills its own process at action `last`."""
     done = 0
 
-    def counted(module: Any, name: str) -> None:
+    def count_calls(module: Any, name: str) -> None:
         original = getattr(module, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
@@ -499,8 +499,14 @@ def prepare_until_killed(source: str, output: str, last: str) -> None:
 
         setattr(module, name, call)
 
-    for module, name in ((shards, "serialized"), (os, "replace"), (os, "rename"), (os, "fsync"), (os, "makedirs")):
-        counted(module, name)
+    for module, name in (
+        (shards, "serialize_example"),
+        (os, "replace"),
+        (os, "rename"),
+        (os, "fsync"),
+        (os, "makedirs"),
+    ):
+        count_calls(module, name)
     prepare(PrepareConfig(source=source, tier="jpeg:20:90", shards=4), output)
     print(done)
 
