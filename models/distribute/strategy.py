@@ -28,7 +28,7 @@ def create_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
     """
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
-        _configure_devices(lambda gpu=gpu: tf.config.experimental.set_memory_growth(gpu, True))
+        _configure_devices(functools.partial(tf.config.experimental.set_memory_growth, gpu, True))
     if config.logical_cpus:
         cpu = tf.config.list_physical_devices("CPU")[0]
         logical = [tf.config.LogicalDeviceConfiguration()] * config.logical_cpus

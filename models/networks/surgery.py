@@ -59,12 +59,12 @@ def starts_extreme(norm: keras.layers.BatchNormalization) -> bool:
 
 def output_layers(network: keras.Model) -> list[keras.layers.Layer]:
     """The layers that compute the output: the last layer with a kernel and all layers after it."""
-    found: list[keras.layers.Layer] = []
+    end_layers: list[keras.layers.Layer] = []
     for layer in reversed(network.layers):
-        found.append(layer)
+        end_layers.append(layer)
         if kernel(layer) is not None:
             break
-    return found[::-1]
+    return end_layers[::-1]
 
 
 # The patches: each returns what replaces one layer, see LayerEdit.

@@ -103,11 +103,11 @@ def test_workers_end_with_equal_weights_and_see_every_row_once(
             np.testing.assert_array_equal(ends[0][name], end[name])
     # Only trained positions count: the input reads ahead, and the picture of the first batch reads that batch again.
     trained = in_epoch * EPOCHS * batch
-    seen: list[dict[int, int]] = [dict(zip(end["positions"], end["rows"], strict=True)) for end in ends]
-    own = [{p: row for p, row in of.items() if p < trained} for of in seen]
-    assert [len(of) for of in own] == [trained // workers] * workers
+    read: list[dict[int, int]] = [dict(zip(end["positions"], end["rows"], strict=True)) for end in ends]
+    trained_rows = [{p: row for p, row in worker.items() if p < trained} for worker in read]
+    assert [len(worker) for worker in trained_rows] == [trained // workers] * workers
     for first in range(0, trained - size + 1, size):  # each whole pass
-        rows = [row for of in own for p, row in of.items() if first <= p < first + size]
+        rows = [row for worker in trained_rows for p, row in worker.items() if first <= p < first + size]
         assert sorted(rows) == list(range(size))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "completed"
@@ -172,11 +172,11 @@ def assert_resumes_to(expected_run: pathlib.Path, run: pathlib.Path, logs: pathl
     with cluster(train_commands(run, 4, "--resume"), logs) as processes:
         for index, process in enumerate(processes):
             assert wait_for_exit(process, timeout=240) == 0, (logs / f"{index}.log").read_text()[-3000:]
-    expected, found = newest_variables(expected_run), newest_variables(run)
+    expected, resumed = newest_variables(expected_run), newest_variables(run)
     assert len(expected) > 20
-    assert expected.keys() == found.keys()
+    assert expected.keys() == resumed.keys()
     for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
 
 
 @pytest.mark.slow
@@ -188,9 +188,9 @@ def test_if_a_worker_is_killed_the_others_exit_and_the_cluster_can_resume(
     with cluster(train_commands(run, 4), tmp_path) as processes:
         wait_for_checkpoint(run, 15, processes[0])
         processes[killed].kill()
-        left = 1 - killed
-        assert wait_for_exit(processes[left], timeout=60) == 75, (tmp_path / f"{left}.log").read_text()[-3000:]
-    output = (tmp_path / f"{left}.log").read_text()
+        survivor = 1 - killed
+        assert wait_for_exit(processes[survivor], timeout=60) == 75, (tmp_path / f"{survivor}.log").read_text()[-3000:]
+    output = (tmp_path / f"{survivor}.log").read_text()
     assert "error: another worker is gone" in output
     assert "start all workers again with --resume; they go on from" in output
     assert "Traceback" not in output
@@ -259,8 +259,8 @@ def test_a_full_disk_of_the_chief_stops_all_workers_with_the_same_code(tmp_path:
 
 @pytest.mark.slow
 def test_launch_starts_a_cluster_and_prints_the_commands_for_other_machines(tmp_path: pathlib.Path) -> None:
-    own = [flag for flag in FLAGS if not flag.startswith("--strategy")]
-    command = [sys.executable, "-m", "tools.launch", "--workers=2", *own, f"--model_dir={tmp_path / 'run'}"]
+    flags = [flag for flag in FLAGS if not flag.startswith("--strategy")]
+    command = [sys.executable, "-m", "tools.launch", "--workers=2", *flags, f"--model_dir={tmp_path / 'run'}"]
     done = subprocess.run([*command, "--epochs=1"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"cluster": {"worker": ["host0:2222", "host1:2222"]}' in done.stdout
@@ -274,7 +274,7 @@ def test_launch_starts_a_cluster_and_prints_the_commands_for_other_machines(tmp_
     [
         (["--workers=0", "--model_dir=runs/x"], "--workers (0) must be 1 or more"),
         (["--workers=2"], "--model_dir is missing"),
-        (["--strategy.name=mirrored", "--model_dir=runs/x"], "must be left out: a cluster's is multiworker"),
+        (["--strategy.name=mirrored", "--model_dir=runs/x"], "must be survivor out: a cluster's is multiworker"),
         (["--epochs=-1", "--model_dir=runs/x"], "epochs (-1)"),
         (["--epoch=1", "--model_dir=runs/x"], "Unknown command line flag 'epoch'"),
     ],

@@ -92,12 +92,12 @@ def test_wrap_replaces_keras_dropout_and_gives_each_layer_its_own_key() -> None:
     x = keras.layers.Dropout(0.2, noise_shape=(None, 1, 1, 3), name="second")(x)
     network = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
     model = StableModel.wrap(network, seed=9)
-    found = [layer for layer in network_of(model).layers if "rate" in layer.get_config()]
-    assert [(type(layer), layer.name, layer.rate, layer.seed) for layer in found] == [
+    dropouts = [layer for layer in network_of(model).layers if "rate" in layer.get_config()]
+    assert [(type(layer), layer.name, layer.rate, layer.seed) for layer in dropouts] == [
         (Dropout, "first", 0.1, (9, 0)),
         (Dropout, "second", 0.2, (9, 1)),
     ]
-    assert found[1].noise_shape == (None, 1, 1, 3)
+    assert dropouts[1].noise_shape == (None, 1, 1, 3)
 
 
 def dropping(input_shape: tuple[int, int, int], classes: int) -> keras.Model:

@@ -55,14 +55,14 @@ def values(variables: list[tf.Variable], model: StableModel) -> list[np.ndarray]
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_ema_matches_its_formula(replicas: int) -> None:
-    model, seen = train_with(replicas, averaging.ema(0.6))
+    model, recorded = train_with(replicas, averaging.ema(0.6))
     expected = [value.astype(np.float64) for value in initial_values(averaging.ema(0.6))]
-    for step, after in enumerate(seen):
+    for step, after in enumerate(recorded):
         decay = min(0.6, (1 + step) / (10 + step))
         expected = [decay * old + (1 - decay) * new for old, new in zip(expected, after, strict=True)]
     assert len(expected) == len(model.trainable_variables) + 2, "BatchNorm's statistics are averaged too"
-    for found, value, last in zip(values(model.averages.variables, model), expected, seen[-1], strict=True):
-        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+    for average, value, last in zip(values(model.averages.variables, model), expected, recorded[-1], strict=True):
+        np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
         assert np.abs(value - last).max() > 1e-5
 
 
@@ -72,10 +72,13 @@ def initial_values(rule: averaging.AveragingRule) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_swa_is_the_mean_of_the_weights_at_its_steps(replicas: int) -> None:
-    model, seen = train_with(replicas, averaging.swa(first_step=5, every_steps=EVERY_STEPS))
-    expected = [np.mean(weights, axis=0, dtype=np.float64) for weights in zip(seen[4], seen[8], seen[12], strict=True)]
-    for found, value in zip(values(model.averages.variables, model), expected, strict=True):
-        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+    model, recorded = train_with(replicas, averaging.swa(first_step=5, every_steps=EVERY_STEPS))
+    expected = [
+        np.mean(weights, axis=0, dtype=np.float64)
+        for weights in zip(recorded[4], recorded[8], recorded[12], strict=True)
+    ]
+    for average, value in zip(values(model.averages.variables, model), expected, strict=True):
+        np.testing.assert_allclose(average, value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("first_step", "ready"), [(5, True), (13, True), (14, False)])
@@ -90,16 +93,16 @@ def test_evaluation_uses_the_averages_and_leaves_the_weights_unchanged(replicas:
     before = values(model.averages.sources, model)
     averaged = values(model.averages.variables, model)
     fed = batches(model.distribute_strategy, IMAGES, LABELS)
-    found = model.evaluate(fed, steps=5, verbose=0, return_dict=True)
+    results = model.evaluate(fed, steps=5, verbose=0, return_dict=True)
     for value, old in zip(values(model.averages.sources, model), before, strict=True):
         np.testing.assert_array_equal(value, old)
     reference = compiled(one(), normed)
     for variable, value in zip([*reference.trainable_variables, *moving_statistics(reference)], averaged, strict=True):
         variable.assign(value)
     expected = reference.evaluate(batches(one(), IMAGES, LABELS), steps=5, verbose=0, return_dict=True)
-    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert results["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     model.averages = None
-    assert abs(model.evaluate(fed, steps=5, verbose=0, return_dict=True)["loss"] - found["loss"]) > 1e-3
+    assert abs(model.evaluate(fed, steps=5, verbose=0, return_dict=True)["loss"] - results["loss"]) > 1e-3
 
 
 def test_the_weights_are_restored_if_evaluation_fails() -> None:
@@ -125,15 +128,15 @@ def test_batch_norm_statistics_are_recomputed_for_the_averaged_weights(replicas:
     model, _ = train_with(replicas, averaging.swa(first_step=5, every_steps=EVERY_STEPS))
     model.statistics_batches = (batches(model.distribute_strategy, IMAGES, LABELS), 6)
     norm = next(layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
-    seen: list[np.ndarray] = []
+    recorded: list[np.ndarray] = []
 
     class StatisticsRecorder(keras.callbacks.Callback):
         def on_test_begin(self, logs: Any = None) -> None:
-            seen.extend([norm.moving_mean.numpy(), norm.moving_variance.numpy()])
+            recorded.extend([norm.moving_mean.numpy(), norm.moving_variance.numpy()])
 
     before = [norm.moving_mean.numpy(), norm.moving_variance.numpy()]
     for _ in range(2):  # a second evaluation starts from the same batches
-        seen.clear()
+        recorded.clear()
         model.evaluate(
             batches(model.distribute_strategy, IMAGES, LABELS), steps=2, verbose=0, callbacks=[StatisticsRecorder()]
         )
@@ -141,7 +144,7 @@ def test_batch_norm_statistics_are_recomputed_for_the_averaged_weights(replicas:
         size = BATCH // replicas
         # Both replicas get the same order of examples here, so each step is one batch of theirs.
         mean, variance = moments(model, (IMAGES[i * size : (i + 1) * size] for i in range(6 * replicas)))
-    np.testing.assert_allclose(seen[0], mean, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(seen[1], variance, rtol=1e-3)
-    assert np.abs(seen[0] - before[0]).max() > 1e-3
+    np.testing.assert_allclose(recorded[0], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(recorded[1], variance, rtol=1e-3)
+    assert np.abs(recorded[0] - before[0]).max() > 1e-3
     np.testing.assert_array_equal(norm.moving_mean.numpy(), before[0])

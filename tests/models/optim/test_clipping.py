@@ -48,9 +48,9 @@ def test_adaptive_clipping_matches_its_formula_for_each_unit(shape: tuple[int, .
     weight = RNG.normal(size=shape) * np.logspace(-6, 1, shape[-1])
     gradient = RNG.normal(size=shape) * np.logspace(-2, 0, shape[-1])[::-1]
     variable = tf.Variable(weight, dtype=tf.float32, name="kernel")
-    (found,) = clipping.clip_adaptively([tf.constant(gradient, tf.float32)], [variable], 0.05)
+    (clipped,) = clipping.clip_adaptively([tf.constant(gradient, tf.float32)], [variable], 0.05)
     expected = clip_units(gradient, weight, 0.05)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(clipped.numpy(), expected, rtol=1e-5)
     if len(shape) > 1:
         changed = np.abs(expected - gradient).reshape(-1, shape[-1]).max(axis=0) > 0
         assert changed.any()
@@ -61,8 +61,8 @@ def test_the_units_of_a_depthwise_kernel_are_its_channels() -> None:
     weight = np.ones((3, 3, 2, 1))
     gradient = weight * np.array([1.0, 100.0])[:, None]
     variable = tf.Variable(weight, dtype=tf.float32, name="depthwise_conv2d/depthwise_kernel")
-    (found,) = clipping.clip_adaptively([tf.constant(gradient, tf.float32)], [variable], 2.0)
-    np.testing.assert_allclose(found.numpy(), weight * np.array([1.0, 2.0])[:, None], rtol=1e-6)
+    (clipped,) = clipping.clip_adaptively([tf.constant(gradient, tf.float32)], [variable], 2.0)
+    np.testing.assert_allclose(clipped.numpy(), weight * np.array([1.0, 2.0])[:, None], rtol=1e-6)
 
 
 def test_the_last_layer_is_the_classifier() -> None:

@@ -34,9 +34,9 @@ def find_shift(images: np.ndarray) -> int:
         flat = images.reshape(COUNT, -1)
         return bool(((flat >= low[:, None]) & (flat <= high[:, None])).all())
 
-    found = [shift for shift in range(1, COUNT) if explains(shift)]
-    assert len(found) == 1
-    return found[0]
+    shifts = [shift for shift in range(1, COUNT) if explains(shift)]
+    assert len(shifts) == 1
+    return shifts[0]
 
 
 @pytest.mark.parametrize("key", range(3))
@@ -44,8 +44,8 @@ def test_cutmix_pastes_one_rectangle_and_the_targets_have_its_share(key: int) ->
     images, targets = mix(0, 1.0, key)
     shift = find_shift(images)
     for number in range(COUNT):
-        theirs = VALUES[number - shift]
-        pasted = (images[number] == theirs).all(axis=-1)
+        partner = VALUES[number - shift]
+        pasted = (images[number] == partner).all(axis=-1)
         assert ((images[number] == VALUES[number]).all(axis=-1) | pasted).all()
         rows, columns = np.flatnonzero(pasted.any(axis=1)), np.flatnonzero(pasted.any(axis=0))
         assert pasted.sum() == len(rows) * len(columns), "a rectangle"
@@ -60,11 +60,11 @@ def test_mixup_blends_pixels_with_the_weights_of_the_targets(key: int) -> None:
     images, targets = mix(1.0, 0, key)
     shift = find_shift(images)
     for number in range(COUNT):
-        mine, theirs = LABELS[number], LABELS[number - shift]
-        if mine == theirs:
+        mine, partner = LABELS[number], LABELS[number - shift]
+        if mine == partner:
             continue
         own = targets[number, mine]
-        assert targets[number, theirs] == pytest.approx(1 - own, abs=1e-6)
+        assert targets[number, partner] == pytest.approx(1 - own, abs=1e-6)
         value = own * VALUES[number] + (1 - own) * VALUES[number - shift]
         np.testing.assert_allclose(images[number], value, atol=0.501)
 
@@ -73,17 +73,17 @@ def test_with_both_each_image_draws_one_of_the_two() -> None:
     images, _ = mix(1.0, 1.0)
     flat = images.reshape(COUNT, -1)
     shift = find_shift(images)
-    theirs = np.roll(VALUES, shift)
-    blended = ((flat != VALUES[:, None]) & (flat != theirs[:, None])).all(axis=1)
-    pasted = ((flat == VALUES[:, None]) | (flat == theirs[:, None])).all(axis=1)
+    partner = np.roll(VALUES, shift)
+    blended = ((flat != VALUES[:, None]) & (flat != partner[:, None])).all(axis=1)
+    pasted = ((flat == VALUES[:, None]) | (flat == partner[:, None])).all(axis=1)
     assert (blended | pasted).all()
     assert 15 < blended.sum() < 49
 
 
 def test_the_same_key_mixes_in_the_same_way_and_another_key_does_not() -> None:
     for parameters in ((0.4, 0), (0, 0.4), (0.4, 0.4)):
-        first, again, other = (mix(*parameters, key=key) for key in (1, 1, 2))
-        for a, b in zip(first, again, strict=True):
+        first, repeated, other = (mix(*parameters, key=key) for key in (1, 1, 2))
+        for a, b in zip(first, repeated, strict=True):
             np.testing.assert_array_equal(a, b)
         assert (first[0] != other[0]).any()
 

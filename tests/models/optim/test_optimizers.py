@@ -98,12 +98,12 @@ def test_weight_decay_shrinks_kernels_by_rate_times_decay_and_nothing_else(name:
 
 def weights_after(config: OptimizerConfig, gradients: np.ndarray) -> np.ndarray:
     """The weight [3, 2] after each of the gradients, beginning with START."""
-    weight, seen = tf.Variable(START, dtype=tf.float32), []
+    weight, expected_weights = tf.Variable(START, dtype=tf.float32), []
     optimizer = optimizers.create_optimizer(config, schedule(config, len(gradients)), [weight])
     for gradient in gradients:
         optimizer.apply_gradients([(tf.constant(gradient, tf.float32), weight)])
-        seen.append(weight.numpy())
-    return np.array(seen)
+        expected_weights.append(weight.numpy())
+    return np.array(expected_weights)
 
 
 RNG = np.random.default_rng(3)
@@ -113,37 +113,37 @@ START, GRADIENTS = RNG.normal(size=(3, 2)), RNG.normal(size=(14, 3, 2))
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_matches_its_formula(nesterov: bool) -> None:
     config = OptimizerConfig(learning_rate=0.1, momentum=0.8, nesterov=nesterov, schedule="constant")
-    weight, velocity, seen = START, 0.0, []
+    weight, velocity, expected_weights = START, 0.0, []
     for gradient in GRADIENTS:
         velocity = 0.8 * velocity - 0.1 * gradient
         weight = weight + (0.8 * velocity - 0.1 * gradient if nesterov else velocity)
-        seen.append(weight)
-    np.testing.assert_allclose(weights_after(config, GRADIENTS), seen, rtol=1e-5)
+        expected_weights.append(weight)
+    np.testing.assert_allclose(weights_after(config, GRADIENTS), expected_weights, rtol=1e-5)
 
 
 def test_adam_matches_its_formula() -> None:
     config = OptimizerConfig(name="adam", learning_rate=0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-3, schedule="constant")
-    weight, first, second, seen = START, 0.0, 0.0, []
+    weight, first, second, expected_weights = START, 0.0, 0.0, []
     for step, gradient in enumerate(GRADIENTS, 1):
         first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
         # Keras's form: epsilon is added to the uncorrected root (Kingma and Ba 2015, end of section 2).
         rate = 0.1 * np.sqrt(1 - 0.95**step) / (1 - 0.8**step)
         weight = weight - rate * first / (np.sqrt(second) + 1e-3)
-        seen.append(weight)
-    np.testing.assert_allclose(weights_after(config, GRADIENTS), seen, rtol=1e-5)
+        expected_weights.append(weight)
+    np.testing.assert_allclose(weights_after(config, GRADIENTS), expected_weights, rtol=1e-5)
 
 
 def test_rmsprop_matches_its_formula() -> None:
     config = OptimizerConfig(
         name="rmsprop", learning_rate=0.1, momentum=0.7, beta_2=0.9, epsilon=1e-3, schedule="constant"
     )
-    weight, second, velocity, seen = START, 0.0, 0.0, []
+    weight, second, velocity, expected_weights = START, 0.0, 0.0, []
     for gradient in GRADIENTS:
         second = 0.9 * second + 0.1 * gradient**2
         velocity = 0.7 * velocity + 0.1 * gradient / np.sqrt(second + 1e-3)
         weight = weight - velocity
-        seen.append(weight)
-    np.testing.assert_allclose(weights_after(config, GRADIENTS), seen, rtol=1e-5)
+        expected_weights.append(weight)
+    np.testing.assert_allclose(weights_after(config, GRADIENTS), expected_weights, rtol=1e-5)
 
 
 def test_sgdw_and_adamw_decay_the_weights_separately() -> None:
@@ -152,7 +152,7 @@ def test_sgdw_and_adamw_decay_the_weights_separately() -> None:
             OptimizerConfig(name=name.removesuffix("w"), learning_rate=0.1, schedule="constant"), GRADIENTS
         )
         config = OptimizerConfig(name=name, learning_rate=0.1, schedule="constant", weight_decay=0.3)
-        found, expected, before, change = (
+        weights, expected, before, change = (
             weights_after(config, GRADIENTS),
             [],
             START,
@@ -161,7 +161,7 @@ def test_sgdw_and_adamw_decay_the_weights_separately() -> None:
         for step in change:  # neither rule depends on the weight, so the plain steps stay the same
             before = before * (1 - 0.1 * 0.3) + step
             expected.append(before)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(weights, expected, rtol=1e-4, atol=1e-6)
 
 
 MOMENTS = {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3, "schedule": "constant"}
@@ -170,14 +170,14 @@ MOMENTS = {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-3,
 @needs_addons
 def test_lamb_matches_its_formula() -> None:
     """You et al. 2020, algorithm 2; the decay is part of the trust ratio."""
-    weight, first, second, seen = START, 0.0, 0.0, []
+    weight, first, second, expected_weights = START, 0.0, 0.0, []
     for step, gradient in enumerate(GRADIENTS, 1):
         first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
         direction = first / (1 - 0.8**step) / (np.sqrt(second / (1 - 0.95**step)) + 1e-3) + 0.3 * weight
         weight = weight - 0.1 * np.linalg.norm(weight) / np.linalg.norm(direction) * direction
-        seen.append(weight)
+        expected_weights.append(weight)
     np.testing.assert_allclose(
-        weights_after(OptimizerConfig(name="lamb", weight_decay=0.3, **MOMENTS), GRADIENTS), seen, rtol=1e-4
+        weights_after(OptimizerConfig(name="lamb", weight_decay=0.3, **MOMENTS), GRADIENTS), expected_weights, rtol=1e-4
     )
 
 
@@ -200,38 +200,38 @@ def rectified_adam(weight: np.ndarray, gradients: np.ndarray, decay: float) -> I
 
 @needs_addons
 def test_radam_matches_its_formula() -> None:
-    found = weights_after(OptimizerConfig(name="radam", weight_decay=0.3, **MOMENTS), GRADIENTS)
-    np.testing.assert_allclose(found, list(rectified_adam(START, GRADIENTS, 0.3)), rtol=1e-4, atol=1e-6)
+    weights = weights_after(OptimizerConfig(name="radam", weight_decay=0.3, **MOMENTS), GRADIENTS)
+    np.testing.assert_allclose(weights, list(rectified_adam(START, GRADIENTS, 0.3)), rtol=1e-4, atol=1e-6)
 
 
 @needs_addons
 def test_lookahead_goes_halfway_back_every_sixth_step() -> None:
     """Zhang et al. 2019, algorithm 1, around radam."""
-    inner, slow, seen = rectified_adam(START, GRADIENTS, 0.3), START, []
+    inner, slow, expected_weights = rectified_adam(START, GRADIENTS, 0.3), START, []
     weight = next(inner)
     for step in range(1, len(GRADIENTS) + 1):
         if step % 6 == 0:
             slow = weight = slow + 0.5 * (weight - slow)
-        seen.append(weight)
+        expected_weights.append(weight)
         if step < len(GRADIENTS):
             weight = inner.send(weight)
-    found = weights_after(OptimizerConfig(name="lookahead", weight_decay=0.3, **MOMENTS), GRADIENTS)
-    np.testing.assert_allclose(found, seen, rtol=1e-4, atol=1e-6)
+    weights = weights_after(OptimizerConfig(name="lookahead", weight_decay=0.3, **MOMENTS), GRADIENTS)
+    np.testing.assert_allclose(weights, expected_weights, rtol=1e-4, atol=1e-6)
 
 
 @needs_addons
 def test_novograd_matches_its_formula() -> None:
     """Ginsburg et al. 2019, algorithm 1 without its averaging of gradients, with decoupled decay."""
-    weight, velocity, second, seen = START, 0.0, 0.0, []
+    weight, velocity, second, expected_weights = START, 0.0, 0.0, []
     for step, gradient in enumerate(GRADIENTS):
         square = (gradient**2).sum()
         second = square if step == 0 else 0.95 * second + 0.05 * square
         weight = weight * (1 - 0.1 * 0.3)
         velocity = 0.8 * velocity - 0.1 * gradient / (np.sqrt(second) + 1e-3)
         weight = weight + velocity
-        seen.append(weight)
-    found = weights_after(OptimizerConfig(name="novograd", weight_decay=0.3, **MOMENTS), GRADIENTS)
-    np.testing.assert_allclose(found, seen, rtol=1e-4, atol=1e-6)
+        expected_weights.append(weight)
+    weights = weights_after(OptimizerConfig(name="novograd", weight_decay=0.3, **MOMENTS), GRADIENTS)
+    np.testing.assert_allclose(weights, expected_weights, rtol=1e-4, atol=1e-6)
 
 
 def test_weight_decay_is_for_kernels_only() -> None:

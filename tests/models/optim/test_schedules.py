@@ -41,10 +41,10 @@ OPTIONS = {"power": 1.5, "milestones": "10,15", "step_factor": 0.2, "restart_epo
 @pytest.mark.parametrize("shape", SCHEDULES)
 def test_a_schedule_matches_its_formula(shape: str) -> None:
     rate = schedule(schedule=shape, warmup_epochs=2.5, **OPTIONS)
-    found = [float(rate(tf.constant(step, tf.int64))) for step in STEPS]
-    np.testing.assert_allclose(found, expected(shape, STEPS), rtol=1e-5, atol=1e-7)
-    again = Schedule.from_config(rate.get_config())
-    np.testing.assert_allclose([float(again(step)) for step in STEPS[:20]], found[:20])
+    rates = [float(rate(tf.constant(step, tf.int64))) for step in STEPS]
+    np.testing.assert_allclose(rates, expected(shape, STEPS), rtol=1e-5, atol=1e-7)
+    restored = Schedule.from_config(rate.get_config())
+    np.testing.assert_allclose([float(restored(step)) for step in STEPS[:20]], rates[:20])
 
 
 @pytest.mark.parametrize("shape", SCHEDULES)

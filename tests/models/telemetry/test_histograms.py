@@ -54,9 +54,9 @@ def exact_values(shape: tuple[int, ...] = (10, 20, 5)) -> np.ndarray:
 def test_counts_match_numpy(dtype: type, xla: bool) -> None:
     values: Any = exact_values().astype(dtype)
     edges, counts = count(values, xla)
-    expected, at = np.histogram(values.astype(np.float64), BINS)
+    expected, bounds = np.histogram(values.astype(np.float64), BINS)
     assert counts.tolist() == [*expected, 0]
-    np.testing.assert_array_equal(bin_table(edges, counts), np.stack([at[:-1], at[1:], expected], axis=1))
+    np.testing.assert_array_equal(bin_table(edges, counts), np.stack([bounds[:-1], bounds[1:], expected], axis=1))
 
 
 def test_counts_of_normal_values_match_numpy_up_to_rounding_at_edges() -> None:

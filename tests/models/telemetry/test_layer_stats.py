@@ -63,8 +63,8 @@ def test_only_due_steps_have_statistics() -> None:
     _, values = train_and_unpack(one(), every=3)
     due = np.arange(STEPS) % 3 == 0
     for name in ("gradient_norm", "weight_norm", "update_norm", "deviation", "training_loss"):
-        seen = np.isfinite(values[name].reshape(STEPS, -1))
-        assert (seen == due[:, None]).all(), name
+        present = np.isfinite(values[name].reshape(STEPS, -1))
+        assert (present == due[:, None]).all(), name
 
 
 def test_norms_match_numpy() -> None:
@@ -143,16 +143,16 @@ def test_deviations_and_losses_are_of_the_first_images() -> None:
     )
     model.fit(batches(one(), PICTURES, LABELS), steps_per_epoch=1, epochs=1, verbose=0)
     values = {name: value[0] for name, value in model.layer_stats.unpack(model.layer_rows).items()}
-    some, labels = PICTURES[:LAYER_STATS_IMAGES], LABELS[:LAYER_STATS_IMAGES]
+    images, labels = PICTURES[:LAYER_STATS_IMAGES], LABELS[:LAYER_STATS_IMAGES]
     inner = model.get_layer(model.name)
-    normal = model.get_layer("normalize")(some)
+    normal = model.get_layer("normalize")(images)
     taps = keras.Model(inner.inputs, {name: inner.get_layer(name).output for name in model.layer_stats.activations})
-    seen = taps(normal, training=False)
-    assert seen
-    deviations = [np.std(np.asarray(seen[name], np.float64)) for name in model.layer_stats.activations]
+    outputs = taps(normal, training=False)
+    assert outputs
+    deviations = [np.std(np.asarray(outputs[name], np.float64)) for name in model.layer_stats.activations]
     np.testing.assert_allclose(values["deviation"], deviations, rtol=1e-4)
     loss = lambda logits: np.mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))  # noqa: E731
-    assert values["inference_loss"] == pytest.approx(loss(model(some, training=False)), rel=1e-4)
+    assert values["inference_loss"] == pytest.approx(loss(model(images, training=False)), rel=1e-4)
     # BatchNorm uses the statistics of the whole batch, as in training.
     assert values["training_loss"] == pytest.approx(
         loss(model(PICTURES[:BATCH], training=True)[:LAYER_STATS_IMAGES]), rel=1e-3
@@ -170,8 +170,8 @@ def test_the_shift_is_in_moving_standard_deviations() -> None:
     model.fit(batches(one(), PICTURES, LABELS), steps_per_epoch=1, epochs=1, verbose=0)
     norm = inner.get_layer(first)
     mean, variance = x.mean((0, 1, 2)), norm.moving_variance.numpy()
-    found = model.layer_stats.unpack(model.layer_rows)["shift"][0, 0]
-    assert found == pytest.approx(np.mean(np.abs(mean) / np.sqrt(variance + norm.epsilon)), rel=1e-3)
+    shift = model.layer_stats.unpack(model.layer_rows)["shift"][0, 0]
+    assert shift == pytest.approx(np.mean(np.abs(mean) / np.sqrt(variance + norm.epsilon)), rel=1e-3)
     values = model.layer_stats.unpack(model.layer_rows)
     assert values["log_variance"][0, 0] == pytest.approx(np.mean(np.log(variance + norm.epsilon)), rel=1e-4)
     unbiased = x.var((0, 1, 2)) * x[..., 0].size / (x[..., 0].size - 1)
@@ -181,20 +181,20 @@ def test_the_shift_is_in_moving_standard_deviations() -> None:
 
 def test_the_shift_of_a_batch_in_parts_is_the_mean_over_the_parts() -> None:
     """Only nearly, because later parts have slightly larger weights: each one decays the earlier ones."""
-    found = []
+    shifts = []
     for parts in (1, 4):
         rate = OptimizerConfig(learning_rate=1e-9)
         model = compiled(one(), normed, layer_stats_every=1, per_call=1, config=rate, accumulate=parts)
         model.fit(batches(one(), PICTURES, LABELS), steps_per_epoch=1, epochs=1, verbose=0)
-        found.append(model.layer_stats.unpack(model.layer_rows)["shift"][0])
-    np.testing.assert_allclose(found[1], found[0], rtol=0.3)
+        shifts.append(model.layer_stats.unpack(model.layer_rows)["shift"][0])
+    np.testing.assert_allclose(shifts[1], shifts[0], rtol=0.3)
 
 
 def test_the_noise_scale_matches_the_gradients() -> None:
     model, values = train_and_unpack(two(), steps=1, every=1)
     fresh = compiled(one())
     halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
-    parts = [np.concatenate([g.ravel() for g in by_hand(fresh, PICTURES[of], LABELS[of])]) for of in halves]
+    parts = [np.concatenate([g.ravel() for g in by_hand(fresh, PICTURES[half], LABELS[half])]) for half in halves]
     whole = np.mean(parts, axis=0)
     small, large = np.sum(parts[0] ** 2), np.sum(whole**2)
     gradient = (BATCH * large - BATCH / 2 * small) / (BATCH / 2)
@@ -210,8 +210,8 @@ def test_the_noise_scale_recovers_the_parameters_of_random_gradients() -> None:
     for _ in range(400):
         parts = gradient + deviation / np.sqrt(batch) * rng.normal(size=(replicas, 1000))
         squares.append((np.sum(parts[0] ** 2), np.sum(parts.mean(0) ** 2)))
-    found = gradient_noise_scale(*np.mean(squares, axis=0), batch, replicas)
-    assert found == pytest.approx(1000 * deviation**2 / np.sum(gradient**2), rel=0.1)
+    noise_scale = gradient_noise_scale(*np.mean(squares, axis=0), batch, replicas)
+    assert noise_scale == pytest.approx(1000 * deviation**2 / np.sum(gradient**2), rel=0.1)
     assert np.isnan(gradient_noise_scale(1.0, 1.0, batch, replicas=1))
 
 

@@ -53,9 +53,9 @@ def test_every_step_has_its_scalars() -> None:
 
 
 def last_scores(model_dir: str) -> dict[str, float]:
-    found = evaluate_run(model_dir, "last").scores
-    assert set(found) == {"macro_f1", "kappa", "matthews", "top_5", "calibration_error"}
-    return found
+    scores = evaluate_run(model_dir, "last").scores
+    assert set(scores) == {"macro_f1", "kappa", "matthews", "top_5", "calibration_error"}
+    return scores
 
 
 def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
@@ -66,13 +66,13 @@ def test_every_epoch_has_its_scalars_in_training_and_validation() -> None:
     assert [step for step, _ in epochs] == [STEPS - 1, 2 * STEPS - 1]
     np.testing.assert_allclose([value for _, value in epochs], per_step.mean(axis=1), rtol=1e-5)
     for name, value in last_scores(model_dir).items():
-        found = scalars(validation, f"epoch/{name}")
-        assert [step for step, _ in found] == [STEPS - 1, 2 * STEPS - 1]
-        assert found[-1][1] == pytest.approx(value, rel=1e-5)
+        written = scalars(validation, f"epoch/{name}")
+        assert [step for step, _ in written] == [STEPS - 1, 2 * STEPS - 1]
+        assert written[-1][1] == pytest.approx(value, rel=1e-5)
     for name in ("loss", "accuracy"):
-        found = scalars(validation, f"epoch/{name}")
-        assert [step for step, _ in found] == [STEPS - 1, 2 * STEPS - 1]
-        assert found[-1][1] == pytest.approx(summary["final"][name], rel=1e-6)
+        written = scalars(validation, f"epoch/{name}")
+        assert [step for step, _ in written] == [STEPS - 1, 2 * STEPS - 1]
+        assert written[-1][1] == pytest.approx(summary["final"][name], rel=1e-6)
         assert [step for step, _ in scalars(training, f"epoch/{name}")] == [STEPS - 1, 2 * STEPS - 1]
 
 
@@ -96,11 +96,11 @@ def test_the_augmented_training_images_are_shown() -> None:
 
 def test_every_evaluation_has_its_confusion_matrix() -> None:
     model_dir, _ = finished()
-    found = events(model_dir, "validation").Tensors("confusion matrix")
-    assert [event.step for event in found] == [STEPS - 1, 2 * STEPS - 1]
+    written = events(model_dir, "validation").Tensors("confusion matrix")
+    assert [event.step for event in written] == [STEPS - 1, 2 * STEPS - 1]
     evaluation = evaluate_run(model_dir, "last")
     expected = pictures.draw_confusion_matrix(evaluation.matrix, evaluation.classes)
-    np.testing.assert_array_equal(pixels(make_ndarray(found[-1].tensor_proto)), expected)
+    np.testing.assert_array_equal(pixels(make_ndarray(written[-1].tensor_proto)), expected)
 
 
 def test_the_configuration_is_written_as_text_and_as_hyperparameters() -> None:
