@@ -17,7 +17,7 @@ from evenkeel.pipeline.config import DataConfig, PrepareConfig
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.storage import open_index
-from evenkeel.pipeline.jpeg.seek_index import with_entries
+from evenkeel.pipeline.jpeg.seek_index import open_seek_index
 from evenkeel.pipeline.prepare import prepare
 from evenkeel.pipeline.reading.reader import use_memory_map
 from evenkeel.pipeline.sources import resolve
@@ -55,12 +55,12 @@ def load_dataset(config: DataConfig) -> Dataset:
     """The data set of `config`: prepares the source if needed, opens its index and selects the splits.
 
     Raises:
-      UsageError: the source or a split cannot be used, there are fewer than two classes, or too many images are corrupt.
+      UsageError: the source or a split cannot be used, it has fewer than two classes, or too many images are corrupt.
     """
     builder = resolve.resolve(prepare_storage_tier(config))
     index = open_index(builder, cache_dir(), config.max_pixels)
     if config.entries and use_memory_map(config, index):
-        index = with_entries(index, str(builder.data_dir), cache_dir())
+        index = open_seek_index(index, str(builder.data_dir), cache_dir())
     elif config.entries:
         logging.warning(
             "data.entries has no effect: %s is streamed, and JPEGs are read whole; copy it to a local disk",
@@ -144,7 +144,7 @@ def _check_corrupt(index: Index, split: str, config: DataConfig) -> Index:
         )
     if len(corrupt) == len(index):
         raise UsageError(
-            f"split {split!r} holds no image that can be decoded; the first is {corrupt[0]}. Repair the images or choose"
-            " another split."
+            f"split {split!r} holds no image that can be decoded; the first is {corrupt[0]}. Repair the images or"
+            " choose another split."
         )
     return index

@@ -1,12 +1,13 @@
-"""MCUs that were never in an image: they bring a JPEG's decoder to where the codes of another MCU can follow.
+"""Filler MCUs: codes inserted into a JPEG that bring its decoder into the state in which an MCU can be decoded.
 
-    made_up = MadeUp(layout)
-    codes, lengths = made_up.enter(predictions, phases, rest)    # before an MCU: from nothing to what it goes on from
-    codes, lengths = made_up.leave(predictions, phases, rest)    # after one: back to nothing
+    filler = FillerMcus(layout, predictions)
+    codes, lengths = filler.encode_entries(predictions, phases, split_bytes)    # before an MCU: from the neutral state
+    codes, lengths = filler.encode_exits(predictions, phases, split_bytes)      # after an MCU: to the neutral state
 
-A decoder must stand at the right bit of a byte, and know the last DC coefficient of each component, which the codes
-only tell differences from. `nothing` is a whole number of bytes and predictions of 0, so what leaves one MCU can be
-followed by what enters any other. Blocks are flat, and as many coefficients as bits are missing fill the last.
+The codes of an MCU start at any bit of a byte, and give DC coefficients as differences from the last one of the same
+component, the prediction. In the neutral state the decoder is at the start of a byte and all predictions are 0, so the
+exit filler of any MCU can be followed by the entry filler of any other. Filler blocks are flat; AC coefficients in the
+last block fill up the bits to a whole byte.
 """
 
 from __future__ import annotations
@@ -15,144 +16,182 @@ import functools
 
 import numpy as np
 
-from evenkeel.pipeline.jpeg.layout import Layout, Table
+from evenkeel.pipeline.jpeg.layout import HuffmanTable, Layout
 
-END_OF_BLOCK = 0
-MOST = 4  # MCUs in a row; a table that no large difference has a code in takes several
-LARGEST = 11  # bits of a DC difference
-COEFFICIENTS = 63  # of a block, beside DC
-
-
-class Impossible(Exception):
-    """The image's tables lack codes that this takes."""
+END_OF_BLOCK = 0  # a symbol
+MAX_FILLER_MCUS = 4  # in a row; a table without codes for large differences needs several
+MAX_DC_BITS = 11  # of a DC difference
+AC_COEFFICIENTS = 63  # of a block
+MAX_FILL_BITS = 62  # what an int64 can hold
 
 
-class MadeUp:
-    """For one image. `count`: how many MCUs `enter` and `leave` make, each of them, so that rows stay equally wide.
+class UnsupportedTables(Exception):
+    """The image's Huffman tables lack codes that the filler needs."""
 
-    Raises:
-      Impossible: its tables lack the codes for `predictions`, int64 [n, 3], all that will be asked for.
+
+class FillerMcus:
+    """The filler MCUs of one image.
+
+    Attributes:
+      count: MCUs in each entry and in each exit filler; constant, so that all rows of MCUs have the same width.
     """
 
     def __init__(self, layout: Layout, predictions: np.ndarray) -> None:
+        """`predictions` is int64 [n, 3], all that `encode_entries` and `encode_exits` will be called with.
+
+        Raises:
+          UnsupportedTables: the image's tables lack codes for them.
+        """
         tables = layout.tables
-        self._dc = [_Differences(tables[0, dc]) for _, dc, _ in layout.blocks]
+        self._dc = [_DifferenceCodes(tables[0, dc]) for _, dc, _ in layout.blocks]
         ends = [tables[1, ac].codes.get(END_OF_BLOCK) for _, _, ac in layout.blocks]
         self._ends = [end for end in ends if end is not None]
         if len(self._ends) < len(ends):
-            raise Impossible
-        self._fillings = np.array(_fillings(tables[1, layout.blocks[-1][2]]), np.int64)
+            raise UnsupportedTables
+        self._fill_codes = np.array(_fill_codes(tables[1, layout.blocks[-1][2]]), np.int64)
         components = [component for component, _, _ in layout.blocks]
-        # The first block of each component gets to the prediction, the others of the MCU stay there.
-        self._first = {components.index(component): component for component in set(components)}
+        # {block: its component}: the first block of each component changes the prediction, the others keep it.
+        self._first_blocks = {components.index(component): component for component in set(components)}
         self.count = 1
-        while self._left(predictions, self.count).any() or self._left(-predictions, self.count).any():
+        while self._remainder(predictions, self.count).any() or self._remainder(-predictions, self.count).any():
             self.count += 1
-            if self.count > MOST:
-                raise Impossible
+            if self.count > MAX_FILLER_MCUS:
+                raise UnsupportedTables
 
-    def enter(self, predictions: np.ndarray, phases: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What stands before MCUs of these `predictions` (int64 [n, 3]), which begin at bit `phases` (int64 [n]) of a
-        byte that is `rest` (int64 [n]) altogether: (bytes uint8 [m], int64 [n] of them for each)."""
-        parts, length = self._parts(predictions, np.zeros_like(phases), phases)
-        missing = -phases % 8
-        parts.append((rest & (1 << missing) - 1, missing))
-        return _stuffed(parts, length + missing)
+    def encode_entries(
+        self, predictions: np.ndarray, phases: np.ndarray, split_bytes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The entry fillers of n MCUs: from the neutral state to the first bit of each MCU.
 
-    def leave(self, predictions: np.ndarray, phases: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `enter`, for what stands behind MCUs whose codes end before bit `phases` of a byte."""
-        parts, length = self._parts(-predictions, phases, np.zeros_like(phases))
-        return _stuffed([(rest >> 8 - phases, phases), *parts], length + phases)
+        Args:
+          predictions: int64 [n, 3], DC predictions at the MCU.
+          phases: int64 [n], the bit of its byte at which the MCU begins.
+          split_bytes: int64 [n], the value of that byte, whose last bits belong to the MCU.
 
-    def _parts(
-        self, change: np.ndarray, begin: np.ndarray, end: np.ndarray
+        Returns:
+          codes: uint8 [m], the fillers of all MCUs, concatenated.
+          lengths: int64 [n], bytes of each.
+        """
+        parts, length = self._encode(predictions, np.zeros_like(phases), phases)
+        mcu_bits = -phases % 8
+        parts.append((split_bytes & (1 << mcu_bits) - 1, mcu_bits))
+        return _join_bits(parts, length + mcu_bits)
+
+    def encode_exits(
+        self, predictions: np.ndarray, phases: np.ndarray, split_bytes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The exit fillers of n MCUs, from the end of each to the neutral state; the MCU ends before bit `phases`.
+
+        Arguments and results are those of `encode_entries`.
+        """
+        parts, length = self._encode(-predictions, phases, np.zeros_like(phases))
+        return _join_bits([(split_bytes >> 8 - phases, phases), *parts], length + phases)
+
+    def _encode(
+        self, change: np.ndarray, start_phase: np.ndarray, end_phase: np.ndarray
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-        """(values, bits of them) one behind the other, from one phase to another, and how many bits they are."""
-        rest, parts, zeros = change.copy(), [], np.zeros_like(begin)
+        """The codes that change predictions by `change` (int64 [n, 3]) and lead from one bit of a byte to another.
+
+        Returns:
+          parts: [(values int64 [n], bits of each int64 [n])], in order.
+          length: int64 [n], the sum of the bits.
+        """
+        rest, parts, zeros = change.copy(), [], np.zeros_like(start_phase)
         for _ in range(self.count):
             for number, (dc, (code, bits)) in enumerate(zip(self._dc, self._ends, strict=True)):
-                step = zeros
-                if number in self._first:
-                    component = self._first[number]
-                    step = dc.step(rest[:, component])
-                    rest[:, component] -= step
-                parts += [dc.coded(step), (zeros + code, zeros + bits)]
+                difference = zeros
+                if number in self._first_blocks:
+                    component = self._first_blocks[number]
+                    difference = dc.largest_step(rest[:, component])
+                    rest[:, component] -= difference
+                parts += [dc.encode(difference), (zeros + code, zeros + bits)]
         length = np.sum([bits for _, bits in parts], axis=0)
-        values, bits = self._fillings[(end - begin - length) % 8].T
-        parts.insert(-1, (values, bits))  # before the last block's end
+        values, bits = self._fill_codes[(end_phase - start_phase - length) % 8].T
+        parts.insert(-1, (values, bits))  # before the end of the last block
         return parts, length + bits
 
-    def _left(self, change: np.ndarray, count: int) -> np.ndarray:
+    def _remainder(self, change: np.ndarray, count: int) -> np.ndarray:
+        """The part of `change` (int64 [n, 3]) that `count` MCUs cannot reach."""
         rest = change.copy()
-        for number, component in self._first.items():
+        for number, component in self._first_blocks.items():
             for _ in range(count):
-                rest[:, component] -= self._dc[number].step(rest[:, component])
+                rest[:, component] -= self._dc[number].largest_step(rest[:, component])
         return rest
 
 
-class _Differences:
-    """Codes of DC differences by one table, T.81, section F.1.2.1."""
+class _DifferenceCodes:
+    """The codes of DC differences in one table (T.81, section F.1.2.1)."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: HuffmanTable) -> None:
         codes = table.codes
         if 0 not in codes:
-            raise Impossible
-        self._codes = np.array([codes.get(size, (0, 0)) for size in range(LARGEST + 1)], np.int64)
-        # Of each size the largest that has a code and is no larger.
-        self._size = np.maximum.accumulate(np.where(self._codes[:, 1] > 0, np.arange(LARGEST + 1), 0))
+            raise UnsupportedTables
+        self._codes = np.array([codes.get(bits, (0, 0)) for bits in range(MAX_DC_BITS + 1)], np.int64)
+        # For each number of bits the largest one that has a code and does not exceed it.
+        self._codable_bits = np.maximum.accumulate(np.where(self._codes[:, 1] > 0, np.arange(MAX_DC_BITS + 1), 0))
 
-    def step(self, to: np.ndarray) -> np.ndarray:
-        """The largest difference on the way to `to` that has a code."""
-        size = np.minimum(_size(to), LARGEST)
-        possible = self._size[size]
-        return np.where(_size(to) == possible, to, np.sign(to) * ((1 << possible) - 1))
+    def largest_step(self, difference: np.ndarray) -> np.ndarray:
+        """The largest part of each `difference` that has a code."""
+        bits = np.minimum(_bit_length(difference), MAX_DC_BITS)
+        codable = self._codable_bits[bits]
+        return np.where(_bit_length(difference) == codable, difference, np.sign(difference) * ((1 << codable) - 1))
 
-    def coded(self, difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        size = _size(difference)
-        code, length = self._codes[size].T
-        number = np.where(difference >= 0, difference, difference + (1 << size) - 1)
-        return code << size | number, length + size
-
-
-def _size(of: np.ndarray) -> np.ndarray:
-    """How many bits a number has, without its sign."""
-    return np.frexp(np.abs(of).astype(np.float64))[1].astype(np.int64)
+    def encode(self, difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(values, bits of each) of the codes of differences."""
+        bits = _bit_length(difference)
+        code, length = self._codes[bits].T
+        number = np.where(difference >= 0, difference, difference + (1 << bits) - 1)
+        return code << bits | number, length + bits
 
 
-def _stuffed(parts: list[tuple[np.ndarray, np.ndarray]], length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Parts joined to whole bytes, with a zero after each 0xFF, T.81, section F.1.2.3."""
+def _bit_length(numbers: np.ndarray) -> np.ndarray:
+    """Number of bits of the absolute values."""
+    return np.frexp(np.abs(numbers).astype(np.float64))[1].astype(np.int64)
+
+
+def _join_bits(parts: list[tuple[np.ndarray, np.ndarray]], length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joins the bits of all parts to whole bytes and stuffs a zero after each 0xFF (T.81, section F.1.2.3).
+
+    Args:
+      parts: [(values int64 [n], bits of each int64 [n])], in order.
+      length: int64 [n], the sum of the bits: a multiple of 8.
+
+    Returns:
+      codes: uint8 [m], the bytes of all n, concatenated.
+      lengths: int64 [n], bytes of each.
+    """
     bits = np.zeros((len(length), int(length.max(initial=0))), np.uint8)
-    rows, at = np.arange(len(length)), np.zeros_like(length)
+    rows, position = np.arange(len(length)), np.zeros_like(length)
     for values, count in parts:
         for bit in range(int(count.max(initial=0))):
-            here = np.flatnonzero(bit < count)
-            bits[rows[here], at[here] + bit] = values[here] >> (count[here] - 1 - bit) & 1
-        at = at + count
+            present = np.flatnonzero(bit < count)
+            bits[rows[present], position[present] + bit] = values[present] >> (count[present] - 1 - bit) & 1
+        position = position + count
     packed = np.packbits(bits, axis=1)
     inside = np.arange(packed.shape[1]) < length[:, None] // 8
-    full = (packed == 0xFF) & inside
-    whole = np.repeat(packed[inside], 1 + full[inside])
-    whole[np.flatnonzero(np.repeat(full[inside], 1 + full[inside]))[1::2]] = 0
-    return whole, length // 8 + full.sum(axis=1)
+    is_ff = (packed == 0xFF) & inside
+    stuffed = np.repeat(packed[inside], 1 + is_ff[inside])
+    stuffed[np.flatnonzero(np.repeat(is_ff[inside], 1 + is_ff[inside]))[1::2]] = 0
+    return stuffed, length // 8 + is_ff.sum(axis=1)
 
 
 @functools.lru_cache(maxsize=1024)
-def _fillings(table: Table) -> tuple[tuple[int, int], ...]:
-    """(codes of coefficients, their bits), of as few as possible, for 0 to 7 bits more than whole bytes."""
-    best: dict[int, tuple[int, int, int]] = {0: (0, 0, 0)}  # bits modulo 8: coefficients, codes, bits
-    used = [0]
+def _fill_codes(table: HuffmanTable) -> tuple[tuple[int, int], ...]:
+    """(codes of AC coefficients, their bits) that lengthen a block by 0 to 7 bits, modulo 8, with few coefficients."""
+    best: dict[int, tuple[int, int, int]] = {0: (0, 0, 0)}  # {bits modulo 8: (coefficients, codes, bits)}
+    queue = [0]
     candidates = [
         ((symbol >> 4) + 1, code << (symbol & 15), length + (symbol & 15))
         for symbol, (code, length) in table.codes.items()
         if symbol & 15
     ]
-    while used:
-        taken, codes, bits = best[used.pop(0)]
+    while queue:
+        coefficients, codes, bits = best[queue.pop(0)]
         for more, added, length in candidates:
-            at = (bits + length) % 8
-            if taken + more <= COEFFICIENTS and (at not in best or taken + more < best[at][0]):
-                best[at] = taken + more, codes << length | added, bits + length
-                used.append(at)
-    if len(best) < 8 or max(bits for _, _, bits in best.values()) > 62:
-        raise Impossible
+            phase = (bits + length) % 8
+            if coefficients + more <= AC_COEFFICIENTS and (phase not in best or coefficients + more < best[phase][0]):
+                best[phase] = coefficients + more, codes << length | added, bits + length
+                queue.append(phase)
+    if len(best) < 8 or max(bits for _, _, bits in best.values()) > MAX_FILL_BITS:
+        raise UnsupportedTables
     return tuple((codes, bits) for _, (_, codes, bits) in sorted(best.items()))

@@ -1,11 +1,11 @@
-"""Where MCUs of a JPEG begin in its Huffman codes, for many images at once.
+"""Finds where the MCUs of JPEGs begin in their Huffman codes, for many images at once.
 
-    for number, starts in mcu_starts((number, layout, coded) for ...):
+    for number, starts in find_mcu_starts((number, layout, scan) for ...):
         mcu, bit, *predictions = starts[0]
 
-A code's place is known only when all before it have been read, one by one; so images are read side by side, as lanes
-of one compiled loop: 3 ms of CPU for a photograph of 103 KB, in a process whose operations use one thread. A
-decoder takes half of that, but none of TensorFlow's says where it is.
+The position of a code is known only when all codes before it have been read, one by one. So images are read side by
+side, as lanes of one compiled loop: 3 ms of CPU for a photograph of 103 KB, in a process whose operations use one
+thread. A decoder takes half of that, but no decoder in TensorFlow reports positions.
 """
 
 from __future__ import annotations
@@ -17,49 +17,51 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from evenkeel.pipeline.jpeg.layout import Coded, Layout, Table
+from evenkeel.pipeline.jpeg.layout import MAX_BLOCKS, HuffmanTable, Layout, Scan
 from evenkeel.pipeline.system import tensor_memory
 
 LANES = 256
-ROOM = 8 * 16001  # words of 4 bytes that a lane holds (an odd number of cache lines): longer images are not followed
-STEPS = 12  # codes between two looks at where the lanes are, one or two at a time
-LOOKS = 512  # in a call: every call costs 1 ms, and lanes that have ended wait for its end
-COLUMNS = 16  # of an image's MCUs, at most, are told of in each row
-LONGEST = 16  # bits of a code
-FIRST = 9  # bits looked up at once: more know more pairs of codes, and take more of the cache
-LONG = 2048  # of the 65,536 ways 16 bits can be, those that begin with a code of more than FIRST
-TABLE = (1 << FIRST) + LONG + 16
-TABLES = 4  # two of DC and two of AC, which is what baseline allows
-BLOCKS = 10  # in an MCU, at most
-SPACE = 20  # bits for each component's prediction, in one integer
-LARGEST = 1 << 15  # prediction: far beyond what pixels can come to
-DC_BITS = 11  # of a difference: T.81, table F.1
-SIDE = 1 << 13  # MCUs in a row, and rows of them, that there is room for
-END = 128  # coefficients on: the end of a block
+LANE_WORDS = 8 * 16001  # words of 4 bytes per lane (an odd number of cache lines): longer images are not supported
+CODES_PER_CHECK = 12  # codes, or pairs of them, between two checks of where the lanes are
+CHECKS_PER_CALL = 512  # every call costs 1 ms, and lanes that have ended wait for its end
+MAX_GRID_COLUMNS = 16  # grid points in a row of MCUs
+MAX_CODE_BITS = 16
+SHORT_CODE_BITS = 9  # bits looked up at once: more bits find more pairs of codes, but need more of the cache
+MAX_LONG_ENTRIES = 2048  # of the 65,536 values of 16 bits, those that begin with a code of more than SHORT_CODE_BITS
+TABLE_ENTRIES = (1 << SHORT_CODE_BITS) + MAX_LONG_ENTRIES + 16
+MAX_TABLES = 4  # two for DC and two for AC: the most that baseline allows
+PREDICTION_BITS = 20  # for each component's prediction, three of which share an integer
+MAX_PREDICTION = 1 << 15  # far beyond the predictions of any pixels
+MAX_DC_BITS = 11  # of a difference (T.81, table F.1)
+MAX_MCUS_PER_SIDE = 1 << 13  # MCUs in a row, and rows of MCUs, that the state has room for
+END_OF_BLOCK = 128  # coefficients that the end of a block advances by: more than a block has
 
 
-def step_of(layout: Layout) -> int:
-    """Columns of MCUs between two that are told of: a power of two."""
-    step, fewest = 1, -(-STEPS // (2 * len(layout.blocks)))
-    # Every block has two codes or more, so that no two such MCUs lie between two looks, unless a row has fewer codes.
-    while -(-layout.across // step) > COLUMNS or ((layout.across % step or step) < fewest and step < layout.across):
+def grid_step(layout: Layout) -> int:
+    """Columns of MCUs between two grid points of a row: a power of two."""
+    step, min_step = 1, -(-CODES_PER_CHECK // (2 * len(layout.blocks)))
+    # Every block has two or more codes. So no two grid points lie between two checks, unless a row has too few codes.
+    while -(-layout.mcus_across // step) > MAX_GRID_COLUMNS or (
+        (layout.mcus_across % step or step) < min_step and step < layout.mcus_across
+    ):
         step *= 2
     return step
 
 
-def mcu_starts(images: Iterable[tuple[int, Layout, Coded]]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, int64 [n, 5]) of each image, as they end: an MCU, the bit of the coded data that it begins at, and the
-    DC predictions there.
+def find_mcu_starts(images: Iterable[tuple[int, Layout, Scan]]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, starts) of each image, in the order in which they end.
 
-    Of the MCUs in columns 0, `step_of`, ..., row by row, and of the end: of all of them, or of none where the codes are
-    damaged or end too soon, the tables are like no encoder's, or the image is too long, too tall or too narrow.
+    `starts` is int64 [n, 5]: the number of an MCU, the bit of the codes at which it begins, and its three DC
+    predictions. The MCUs are those of the grid (columns 0, `grid_step`, ... of each row), row by row, and the end of
+    the codes. n is 0 if the codes are damaged or end too soon, if no encoder writes such tables, or if the image is too
+    long, too tall or too narrow.
     """
     waiting = iter(images)
     lanes = _Lanes()
     while True:
-        for lane in lanes.idle():
-            for number, layout, codes in waiting:
-                if lanes.take(lane, number, layout, codes):
+        for lane in lanes.idle_lanes():
+            for number, layout, scan in waiting:
+                if lanes.load(lane, number, layout, scan):
                     break
                 yield number, np.zeros((0, 5), np.int64)
         if not lanes.numbers:
@@ -68,65 +70,77 @@ def mcu_starts(images: Iterable[tuple[int, Layout, Coded]]) -> Iterator[tuple[in
 
 
 class _Lanes:
-    """The compiled loop's memory, and what it has told so far."""
+    """The memory of the compiled loop, and the grid points seen so far.
+
+    Attributes:
+      numbers: {lane: number of its image}.
+    """
 
     def __init__(self) -> None:
-        # Written between two calls, none of which keeps anything: shared with tensors and not copied every time.
-        self._words = tensor_memory.allocate_bytes(8 * LANES * ROOM).view(np.uint64).reshape(LANES, ROOM)
-        self._blocks = tensor_memory.allocate_bytes(8 * LANES * BLOCKS).view(np.int64).reshape(LANES, BLOCKS)
-        self._tables = tensor_memory.allocate_bytes(4 * LANES * TABLES * TABLE).view(np.uint32).reshape(LANES, TABLES, TABLE)
-        self._shared = [tensor_memory.share_as_tensor(of.reshape(-1)) for of in (self._words, self._blocks, self._tables)]
+        # Written between two calls, which keep no reference to it. So tensors share it and no call copies it.
+        self._words = tensor_memory.allocate_bytes(8 * LANES * LANE_WORDS).view(np.uint64).reshape(LANES, LANE_WORDS)
+        self._blocks = tensor_memory.allocate_bytes(8 * LANES * MAX_BLOCKS).view(np.int64).reshape(LANES, MAX_BLOCKS)
+        self._tables = (
+            tensor_memory.allocate_bytes(4 * LANES * MAX_TABLES * TABLE_ENTRIES)
+            .view(np.uint32)
+            .reshape(LANES, MAX_TABLES, TABLE_ENTRIES)
+        )
+        self._tensors = [
+            tensor_memory.share_as_tensor(array.reshape(-1)) for array in (self._words, self._blocks, self._tables)
+        ]
         self._across, self._last_block = np.ones((2, LANES), np.int32)
         self._grid, self._bits, self._mcus = np.zeros((3, LANES), np.int64)
         self._state = np.zeros((4, LANES), np.int64)
-        self.numbers: dict[int, int] = {}  # lane: its image
-        self._seen: dict[int, list[np.ndarray]] = {}
-        self._expected: dict[int, np.ndarray] = {}  # lane: the MCUs that are to be seen
+        self.numbers: dict[int, int] = {}
+        self._seen: dict[int, list[np.ndarray]] = {}  # lane: (state, predictions) at each grid point
+        self._expected: dict[int, np.ndarray] = {}  # lane: the MCUs on the grid
 
-    def idle(self) -> list[int]:
+    def idle_lanes(self) -> list[int]:
         return [lane for lane in range(LANES) if lane not in self.numbers]
 
-    def take(self, lane: int, number: int, layout: Layout, codes: Coded) -> bool:
-        """False where this image cannot be followed."""
-        found = {(kind, which): _lookup(table, kind == 0) for (kind, which), table in layout.tables.items()}
-        lookups = {at: lookup for at, lookup in found.items() if lookup is not None and at[1] < 2}
+    def load(self, lane: int, number: int, layout: Layout, scan: Scan) -> bool:
+        """Puts an image into a lane; False if it is not supported."""
+        all_lookups = {(kind, which): _lookup(table, kind == 0) for (kind, which), table in layout.tables.items()}
+        lookups = {key: lookup for key, lookup in all_lookups.items() if lookup is not None and key[1] < 2}
         if not all((0, dc) in lookups and (1, ac) in lookups for _, dc, ac in layout.blocks):
             return False
-        size = len(codes.data) // 4 + 3
-        # Lanes that have ended go on to the end of a call, into rows that there are not.
-        if size > ROOM or layout.across >= SIDE or layout.down >= SIDE // 2:
+        size = len(scan.codes) // 4 + 3
+        # Lanes that have ended continue to the end of a call, into rows that do not exist: hence half of the rows.
+        if size > LANE_WORDS or layout.mcus_across >= MAX_MCUS_PER_SIDE or layout.mcus_down >= MAX_MCUS_PER_SIDE // 2:
             return False
         padded = np.zeros(4 * size, np.uint8)
-        padded[: len(codes.data)] = codes.data
+        padded[: len(scan.codes)] = scan.codes
         words = padded.view(">u4").astype(np.uint64)
         self._words[lane, : size - 1] = words[:-1] << np.uint64(32) | words[1:]
         for (kind, which), lookup in lookups.items():
             self._tables[lane, 2 * kind + which] = lookup.entries
-        for place, (component, dc, ac) in enumerate(layout.blocks):
-            first, second = lookups[0, dc].long_from, lookups[1, ac].long_from
-            self._blocks[lane, place] = component * SPACE | dc << 6 | 2 + ac << 8 | first << 10 | second << 27
-        self._across[lane], self._last_block[lane] = layout.across, len(layout.blocks) - 1
-        self._grid[lane] = 255 << COEFFICIENT | 15 << BLOCK | step_of(layout) - 1 << COLUMN
-        self._bits[lane], self._mcus[lane] = 8 * len(codes.data), layout.across * layout.down
-        columns = np.arange(0, layout.across, step_of(layout))
-        rows = np.arange(0, self._mcus[lane], layout.across)
+        for block, (component, dc, ac) in enumerate(layout.blocks):
+            dc_long_from, ac_long_from = lookups[0, dc].long_from, lookups[1, ac].long_from
+            self._blocks[lane, block] = (
+                component * PREDICTION_BITS | dc << 6 | 2 + ac << 8 | dc_long_from << 10 | ac_long_from << 27
+            )
+        self._across[lane], self._last_block[lane] = layout.mcus_across, len(layout.blocks) - 1
+        self._grid[lane] = 255 << COEFFICIENT | 15 << BLOCK | grid_step(layout) - 1 << COLUMN
+        self._bits[lane], self._mcus[lane] = 8 * len(scan.codes), layout.mcus_across * layout.mcus_down
+        columns = np.arange(0, layout.mcus_across, grid_step(layout))
+        rows = np.arange(0, self._mcus[lane], layout.mcus_across)
         self._expected[lane] = np.append(rows[:, None] + columns, self._mcus[lane])
         self._state[:, lane] = 0
         self.numbers[lane], self._seen[lane] = number, []
         return True
 
     def advance(self) -> list[tuple[int, np.ndarray]]:
-        """LOOKS times STEPS codes further; the images that have ended."""
-        before, fixed = self._state[0], (self._across, self._last_block, self._grid)
-        told, state = (of.numpy() for of in _advance()(*self._shared, *fixed, self._state))
+        """Reads CHECKS_PER_CALL times CODES_PER_CHECK codes in every lane; returns the images that have ended."""
+        previous, constants = self._state[0], (self._across, self._last_block, self._grid)
+        checks, state = (tensor.numpy() for tensor in _compiled_advance()(*self._tensors, *constants, self._state))
         self._state = state.copy()
-        new = np.flatnonzero((told[1:, 0] != told[:-1, 0]).T)  # by lanes, and in each of them by time
-        lane_of, at = new // LOOKS, new % LOOKS + 1
-        seen = told[at, :, lane_of]
+        changes = np.flatnonzero((checks[1:, 0] != checks[:-1, 0]).T)  # by lane, and in a lane by time
+        lane_of, time = changes // CHECKS_PER_CALL, changes % CHECKS_PER_CALL + 1
+        seen = checks[time, :, lane_of]
         ends = np.searchsorted(lane_of, np.arange(LANES + 1))
-        done = self._mcu(state[0]) >= self._mcus
+        is_done = self._mcu(state[0]) >= self._mcus
         ended = []
-        for lane in np.flatnonzero(done | (state[0] == before)).tolist():
+        for lane in np.flatnonzero(is_done | (state[0] == previous)).tolist():
             if lane not in self.numbers:
                 continue
             parts = [*self._seen.pop(lane), seen[ends[lane] : ends[lane + 1]]]
@@ -136,80 +150,88 @@ class _Lanes:
         return ended
 
     def _mcu(self, state: np.ndarray, lane: int | slice = slice(None)) -> np.ndarray:
-        return (state >> ROW) * self._across[lane] + (state >> COLUMN & SIDE - 1)
+        """The number of the MCU in which a lane is."""
+        return (state >> ROW) * self._across[lane] + (state >> COLUMN & MAX_MCUS_PER_SIDE - 1)
 
     def _starts(self, lane: int, seen: np.ndarray) -> np.ndarray:
-        """(state, predictions in one integer) at each look -> as `mcu_starts`."""
-        mcus, bits, rest = self._mcu(seen[:, 0], lane), seen[:, 0] & BIT, seen[:, 1]
+        """The starts of `find_mcu_starts` from int64 [n, 2]: the state and the predictions at each grid point."""
+        mcus, bits, rest = self._mcu(seen[:, 0], lane), seen[:, 0] & BIT_MASK, seen[:, 1]
         predictions = []
         for _ in range(3):
-            low = (rest + (1 << SPACE - 1)) % (1 << SPACE) - (1 << SPACE - 1)
+            low = (rest + (1 << PREDICTION_BITS - 1)) % (1 << PREDICTION_BITS) - (1 << PREDICTION_BITS - 1)
             predictions.append(low)
-            rest = (rest - low) >> SPACE
+            rest = (rest - low) >> PREDICTION_BITS
         starts = np.stack([mcus, bits, *predictions], axis=1)[mcus <= self._mcus[lane]]
         starts = np.concatenate([np.zeros((1, 5), np.int64), starts])
-        sound = starts[-1, 1] <= self._bits[lane] and np.abs(starts[:, 2:]).max() < LARGEST
-        return starts if sound and np.array_equal(starts[:, 0], self._expected[lane]) else starts[:0]
+        is_sound = starts[-1, 1] <= self._bits[lane] and np.abs(starts[:, 2:]).max() < MAX_PREDICTION
+        return starts if is_sound and np.array_equal(starts[:, 0], self._expected[lane]) else starts[:0]
 
 
 class _Lookup(NamedTuple):
-    """`entries`, uint32 [TABLE]: what the next bits mean: FIRST of them, or from `long_from` on all 16, whose place is
-    then (1 << FIRST) + what they exceed it by.
+    """A lookup table of codes.
 
-    From the lowest bit on: bits that the code and its number take (5), coefficients that it goes on (8), bits of the
-    code (5); and of the pair, where the next code is known too, bits (5) and coefficients (9). 0 where there is no such
-    code.
+    Attributes:
+      entries: uint32 [TABLE_ENTRIES], indexed by the next SHORT_CODE_BITS bits; or, if the next 16 bits are
+        `long_from` or more, by (1 << SHORT_CODE_BITS) + their excess over `long_from`. From the lowest bit on, an entry
+        holds: bits of the code and its number (5), coefficients to advance (8), bits of the code (5); and, if the next
+        code is known too, bits (5) and coefficients (9) of both together. 0 if there is no such code.
+      long_from: see `entries`.
     """
 
     entries: np.ndarray
     long_from: int
 
 
-@functools.lru_cache(maxsize=4 * LANES)  # many files have the standard's own
-def _lookup(table: Table, of_dc: bool) -> _Lookup | None:
-    """None where too many codes are long, or where they are no code."""
-    lengths, symbols = np.zeros((2, 1 << LONGEST), np.int64)
+@functools.lru_cache(maxsize=4 * LANES)  # many files have the standard's tables
+def _lookup(table: HuffmanTable, is_dc: bool) -> _Lookup | None:
+    """The lookup table; None if too many codes are long, or if the table is invalid."""
+    lengths, symbols = np.zeros((2, 1 << MAX_CODE_BITS), np.int64)
     for symbol, (code, length) in table.codes.items():
-        if code >> length or (of_dc and symbol > DC_BITS):
+        if code >> length or (is_dc and symbol > MAX_DC_BITS):
             return None
-        chosen = slice(code << LONGEST - length, code + 1 << LONGEST - length)
-        lengths[chosen], symbols[chosen] = length, symbol
-    short = 1 << LONGEST - FIRST
-    long = np.flatnonzero((lengths > FIRST) | (lengths == 0))
-    long_from = int(long[0]) // short * short if len(long) else 1 << LONGEST
-    if (1 << LONGEST) - long_from > LONG:
+        values = slice(code << MAX_CODE_BITS - length, code + 1 << MAX_CODE_BITS - length)
+        lengths[values], symbols[values] = length, symbol
+    short = 1 << MAX_CODE_BITS - SHORT_CODE_BITS
+    long = np.flatnonzero((lengths > SHORT_CODE_BITS) | (lengths == 0))
+    long_from = int(long[0]) // short * short if len(long) else 1 << MAX_CODE_BITS
+    if (1 << MAX_CODE_BITS) - long_from > MAX_LONG_ENTRIES:
         return None
-    runs, sizes = (symbols >> 4, symbols & 15) if not of_dc else (np.zeros_like(symbols), symbols)
+    runs, sizes = (symbols >> 4, symbols & 15) if not is_dc else (np.zeros_like(symbols), symbols)
     bits = lengths + sizes
-    on = np.where(of_dc | (sizes > 0), runs + 1, np.where(runs == 15, 16, END))
-    single = np.where(lengths > 0, bits | on << 5 | lengths << 13, 0)
-    begin = np.arange(0, 1 << LONGEST, short)
-    after = begin << np.minimum(bits[begin], LONGEST) & (1 << LONGEST) - 1
-    known = (lengths[begin] > 0) & (on[begin] < END) & (lengths[after] > 0) & (bits[begin] + lengths[after] <= FIRST)
-    pair = np.where(known & (not of_dc), bits[begin] + bits[after] | on[begin] + on[after] << 5, 0)
-    entries = np.zeros(TABLE, np.uint32)
-    entries[: 1 << FIRST] = single[begin] | pair << 18
-    entries[1 << FIRST : (1 << FIRST) + (1 << LONGEST) - long_from] = single[long_from:]
+    advance = np.where(is_dc | (sizes > 0), runs + 1, np.where(runs == 15, 16, END_OF_BLOCK))
+    single = np.where(lengths > 0, bits | advance << 5 | lengths << 13, 0)
+    first = np.arange(0, 1 << MAX_CODE_BITS, short)
+    second = first << np.minimum(bits[first], MAX_CODE_BITS) & (1 << MAX_CODE_BITS) - 1
+    is_pair = (
+        (lengths[first] > 0)
+        & (advance[first] < END_OF_BLOCK)
+        & (lengths[second] > 0)
+        & (bits[first] + lengths[second] <= SHORT_CODE_BITS)
+    )
+    pair = np.where(is_pair & (not is_dc), bits[first] + bits[second] | advance[first] + advance[second] << 5, 0)
+    entries = np.zeros(TABLE_ENTRIES, np.uint32)
+    entries[: 1 << SHORT_CODE_BITS] = single[first] | pair << 18
+    entries[1 << SHORT_CODE_BITS : (1 << SHORT_CODE_BITS) + (1 << MAX_CODE_BITS) - long_from] = single[long_from:]
     return _Lookup(entries, long_from)
 
 
-# A lane's state is four integers: where it stands, the DC predictions, and both at the last MCU on the grid. Where it
-# stands, from the lowest bit on: the bit, the coefficient, the block, the column of MCUs, and their row.
+# The state of a lane is four integers: its position, its DC predictions, and both at the last grid point. A position
+# consists of, from the lowest bit on: the bit, the coefficient, the block, the column of MCUs, and the row of MCUs.
 COEFFICIENT, BLOCK, COLUMN, ROW = 25, 33, 37, 50
-BIT = (1 << COEFFICIENT) - 1
+BIT_MASK = (1 << COEFFICIENT) - 1
 
 
 @functools.cache
-def _advance() -> tf.types.experimental.PolymorphicFunction:
-    """Compiled when it is first needed, for 2 CPU seconds."""
-    right, left, both = tf.bitwise.right_shift, tf.bitwise.left_shift, tf.bitwise.bitwise_and
+def _compiled_advance() -> tf.types.experimental.PolymorphicFunction:
+    """The compiled loop. Compilation takes 2 s of CPU, so it happens at the first use."""
+    right, left, bit_and = tf.bitwise.right_shift, tf.bitwise.left_shift, tf.bitwise.bitwise_and
     lanes = tf.range(LANES)
 
-    def part(of: tf.Tensor, at: int, bits: int) -> tf.Tensor:
-        return tf.cast(both(right(of, at), (1 << bits) - 1), tf.int32)
+    def bit_field(value: tf.Tensor, lowest: int, bits: int) -> tf.Tensor:
+        return tf.cast(bit_and(right(value, lowest), (1 << bits) - 1), tf.int32)
 
-    def wide(of: tf.Tensor) -> tf.Tensor:
-        return tf.cast(of, tf.uint64)
+    def uint64(value: tf.Tensor) -> tf.Tensor:
+        return tf.cast(value, tf.uint64)
 
     @tf.function(jit_compile=True, autograph=False)
     def advance(
@@ -221,58 +243,70 @@ def _advance() -> tf.types.experimental.PolymorphicFunction:
         grid: tf.Tensor,
         state: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The last MCU on the grid and the predictions there, after each of LOOKS times STEPS codes and before the
-        first, int64 [1 + LOOKS, 2, LANES]; and the state after all, int64 [4, LANES]."""
+        """Reads CHECKS_PER_CALL times CODES_PER_CHECK codes in every lane.
 
-        def step(at: tf.Tensor, predictions: tf.Tensor, *last: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            bit, coefficient, block, column = part(at, 0, 25), part(at, 25, 8), part(at, 33, 4), part(at, 37, 13)
+        Returns:
+          checks: int64 [1 + CHECKS_PER_CALL, 2, LANES], the position and the predictions at the last grid point:
+            before the first codes, and after each CODES_PER_CHECK codes.
+          state: int64 [4, LANES], after all codes.
+        """
+
+        def read_code(position: tf.Tensor, predictions: tf.Tensor, *last: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            bit, coefficient = bit_field(position, 0, 25), bit_field(position, 25, 8)
+            block, column = bit_field(position, 33, 4), bit_field(position, 37, 13)
             # 33 bits or more from here on: the longest code, 16, and the bits of its number, 11 at most.
-            ahead = left(tf.gather(words, lanes * ROOM + right(bit, 5)), wide(both(bit, 31)))
-            of_block = tf.gather(blocks, lanes * BLOCKS + block)
+            next_bits = left(tf.gather(words, lanes * LANE_WORDS + right(bit, 5)), uint64(bit_and(bit, 31)))
+            block_info = tf.gather(blocks, lanes * MAX_BLOCKS + block)
             is_dc = tf.equal(coefficient, 0)
-            table = tf.where(is_dc, part(of_block, 6, 2), part(of_block, 8, 2))
-            long_from = tf.where(is_dc, part(of_block, 10, 17), part(of_block, 27, 17))
-            next16 = tf.cast(right(ahead, wide(48)), tf.int32)
-            beyond = next16 - long_from
-            place = tf.where(beyond >= 0, (1 << FIRST) + beyond, right(next16, LONGEST - FIRST))
-            entry = tf.cast(tf.gather(tables, (lanes * TABLES + table) * TABLE + place), tf.int64)
+            table = tf.where(is_dc, bit_field(block_info, 6, 2), bit_field(block_info, 8, 2))
+            long_from = tf.where(is_dc, bit_field(block_info, 10, 17), bit_field(block_info, 27, 17))
+            next16 = tf.cast(right(next_bits, uint64(48)), tf.int32)
+            excess = next16 - long_from
+            index = tf.where(
+                excess >= 0, (1 << SHORT_CODE_BITS) + excess, right(next16, MAX_CODE_BITS - SHORT_CODE_BITS)
+            )
+            entry = tf.cast(tf.gather(tables, (lanes * MAX_TABLES + table) * TABLE_ENTRIES + index), tf.int64)
 
-            bits, on, length = part(entry, 0, 5), part(entry, 5, 8), part(entry, 13, 5)
-            value = tf.cast(right(right(left(ahead, wide(length)), wide(1)), wide(63 - (bits - length))), tf.int32)
-            whole = left(1, bits - length)
-            difference = tf.where(value < right(whole, 1), value - whole + 1, value)  # T.81, figure F.12
-            difference = left(tf.cast(difference, tf.int64), both(of_block, 63))
+            bits, step, length = bit_field(entry, 0, 5), bit_field(entry, 5, 8), bit_field(entry, 13, 5)
+            value = tf.cast(
+                right(right(left(next_bits, uint64(length)), uint64(1)), uint64(63 - (bits - length))), tf.int32
+            )
+            limit = left(1, bits - length)
+            difference = tf.where(value < right(limit, 1), value - limit + 1, value)  # T.81, figure F.12
+            difference = left(tf.cast(difference, tf.int64), bit_and(block_info, 63))
             predictions += tf.where(is_dc, difference, tf.constant(0, tf.int64))
 
-            pair = part(entry, 18, 5)
-            both_fit = (pair > 0) & (coefficient + on < 64)  # else the block ends with the first of them
-            bits, on = tf.where(both_fit, pair, bits), tf.where(both_fit, part(entry, 23, 9), on)
-            after = coefficient + on
-            damaged = (after > 64) & (after < END)  # it stays where it is, and so it is found
-            bit, after = tf.where(damaged, bit, bit + bits), tf.where(damaged, coefficient, after)
-            done = after >= 64
-            full = done & tf.equal(block, last_block)
-            block = tf.where(full, 0, block + tf.cast(done, tf.int32))
-            column += tf.cast(full, tf.int32)
-            wrapped = tf.equal(column, across)
-            at = left(right(at, ROW) + tf.cast(wrapped, tf.int64), ROW)
-            for of, place in (bit, 0), (tf.where(done, 0, after), COEFFICIENT), (block, BLOCK):
-                at += left(tf.cast(of, tf.int64), place)
-            at += left(tf.cast(tf.where(wrapped, 0, column), tf.int64), COLUMN)
-            on_grid = tf.equal(both(at, grid), 0)
+            pair = bit_field(entry, 18, 5)
+            is_pair = (pair > 0) & (coefficient + step < 64)  # else the block ends with the first code
+            bits, step = tf.where(is_pair, pair, bits), tf.where(is_pair, bit_field(entry, 23, 9), step)
+            after = coefficient + step
+            is_damaged = (after > 64) & (after < END_OF_BLOCK)  # the lane stops here, which `_Lanes.advance` detects
+            bit, after = tf.where(is_damaged, bit, bit + bits), tf.where(is_damaged, coefficient, after)
+            block_ends = after >= 64
+            mcu_ends = block_ends & tf.equal(block, last_block)
+            block = tf.where(mcu_ends, 0, block + tf.cast(block_ends, tf.int32))
+            column += tf.cast(mcu_ends, tf.int32)
+            row_ends = tf.equal(column, across)
+            position = left(right(position, ROW) + tf.cast(row_ends, tf.int64), ROW)
+            for value, lowest in (bit, 0), (tf.where(block_ends, 0, after), COEFFICIENT), (block, BLOCK):
+                position += left(tf.cast(value, tf.int64), lowest)
+            position += left(tf.cast(tf.where(row_ends, 0, column), tf.int64), COLUMN)
+            on_grid = tf.equal(bit_and(position, grid), 0)
             return (
-                at,
+                position,
                 predictions,
-                *(tf.where(on_grid, new, old) for new, old in zip((at, predictions), last, strict=True)),
+                *(tf.where(on_grid, new, old) for new, old in zip((position, predictions), last, strict=True)),
             )
 
-        def look(n: tf.Tensor, told: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            told = tf.tensor_scatter_nd_update(told, [[n]], tf.stack(state[2:])[None])
-            _, *state = tf.while_loop(lambda n, *_: n < STEPS, lambda n, *of: (n + 1, *step(*of)), (0, *state))
-            return n + 1, told, *state
+        def check(n: tf.Tensor, checks: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            checks = tf.tensor_scatter_nd_update(checks, [[n]], tf.stack(state[2:])[None])
+            _, *state = tf.while_loop(
+                lambda n, *_: n < CODES_PER_CHECK, lambda n, *lane: (n + 1, *read_code(*lane)), (0, *state)
+            )
+            return n + 1, checks, *state
 
-        told = tf.zeros([1 + LOOKS, 2, LANES], tf.int64)
-        _, told, *state = tf.while_loop(lambda n, *_: n < LOOKS, look, (0, told, *tf.unstack(state)))
-        return tf.tensor_scatter_nd_update(told, [[LOOKS]], tf.stack(state[2:])[None]), tf.stack(state)
+        checks = tf.zeros([1 + CHECKS_PER_CALL, 2, LANES], tf.int64)
+        _, checks, *state = tf.while_loop(lambda n, *_: n < CHECKS_PER_CALL, check, (0, checks, *tf.unstack(state)))
+        return tf.tensor_scatter_nd_update(checks, [[CHECKS_PER_CALL]], tf.stack(state[2:])[None]), tf.stack(state)
 
     return advance

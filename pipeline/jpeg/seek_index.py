@@ -1,12 +1,15 @@
-"""Where the JPEGs of a data set can be entered and left, so that no more is read of them than a crop needs.
+"""The JPEG seek index of a data set: only the part of each JPEG that its crop needs is read and decoded.
 
-    index = with_entries(index, directory, cache_dir)    # found once, and kept on disk
-    index.entries.points, index.columns["entry"]
+    index = open_seek_index(index, directory, cache_dir)     # built once and stored on disk
+    cropper = make_jpeg_cropper(index, memory, offsets)
+    plans = cropper.plan(rows, regions)                      # inside tf.data, per batch
+    contents = cropper.crop(plan)                            # per image: a smaller JPEG
 
-A decoder reads a JPEG's codes from the first on: to crop a window it reads all above and beside it, and that is most of
-what it does. Where the codes of some MCUs in each row begin, and what to write before them, is found here once for a
-data set, for 7 ms of CPU an image of 103 KB, and stored in a sixth of its bytes. `cut` then makes of an image a
-smaller one, of the MCUs under its crop.
+A decoder reads a JPEG's codes from the first on: to crop a window it reads everything above and beside the window, and
+that is most of its work. The seek index stores where the codes of some MCUs in each row begin, and what to write before
+them. It takes 7 ms of CPU for an image of 103 KB, and a sixth of the images' bytes.
+
+This is the only module of the package that other packages import.
 """
 
 from __future__ import annotations
@@ -18,233 +21,170 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.index import JPEG, Entries, Index
-from evenkeel.pipeline.jpeg import huffman
-from evenkeel.pipeline.jpeg import worker as entering
-from evenkeel.pipeline.jpeg.filler import Impossible, MadeUp
-from evenkeel.pipeline.jpeg.layout import (
-    Coded,
-    Layout,
-    coded,
-    read_layout,
-)
-from evenkeel.pipeline.system import file_lock
+from evenkeel.pipeline.index.index import JPEG, Index, SeekArrays
+from evenkeel.pipeline.jpeg import lossless_crop, worker
+from evenkeel.pipeline.jpeg.seek_points import NO_SEEK_POINTS
+from evenkeel.pipeline.jpeg.worker import FILLER_FILE, IMAGES_FILE, POINTS_FILE, RECORDS_FILE
 from evenkeel.pipeline.system.cpu import cores
+from evenkeel.pipeline.system.file_lock import exclusive_lock
 
-STORED = "evenkeel-entries"
-VERSION = 1  # a change of what is stored gets a new number: what is older is then found anew
-SMALLEST = 12 << 10  # bytes of an image: of smaller ones too little is left out
-MEAN = 32 << 10  # bytes of a data set's JPEGs: 38 KB gain 5% of the pipeline, 30 KB 1%
-POINTS, MADE_UP, RECORDS, HEADER = "points.bin", "made_up.bin", "records.npy", "header.json"
-FILES = (POINTS, MADE_UP, RECORDS)
-IMAGES = "images.npz"  # what a process is to look at
-EACH = 500  # images for a process at least: it takes 5 s to start
+SEEK_INDEX_DIR = "evenkeel-entries"
+HEADER_FILE = "header.json"
+ARRAY_FILES = (POINTS_FILE, FILLER_FILE, RECORDS_FILE)
+FORMAT_VERSION = 1  # raised when the format changes: older seek indexes are then built anew
+MIN_IMAGE_BYTES = 12 << 10  # smaller images have no seek points: too little would be left out
+MIN_MEAN_BYTES = 32 << 10  # of a data set's JPEGs: 38 KB speed up the pipeline by 5%, 30 KB by 1%
+IMAGES_PER_WORKER = 500  # at least: a process takes 5 s to start
 
 
-class Record(NamedTuple):
-    """An image, in the column `entry`: where its points and what was made up begin, and its MCUs.
+class JpegCropper(NamedTuple):
+    """Crops JPEGs without decoding them.
 
-    `first` is -1 where it cannot be entered. `scan`: where its coded bytes begin. `head`: bytes of its header, which
-    what was made up begins with; `width_at`: where in it the width stands. `columns`, `lines`: of pixels in an MCU.
-    `across`: MCUs in a row. `step`: between two points of a row. `beside`: MCUs made up on either side. `mcus`: all.
+    Attributes:
+      plan: (rows int64 [b], regions int32 [b, 5] as in `crop.decode_regions`) -> plans int64 [b, n]. The first five
+        numbers of a plan are its region in pixels of the cropped JPEG.
+      crop: (plan int64 [n]) -> the cropped JPEG, or the whole file if cropping does not pay, string [].
     """
 
-    first: int
-    made_up: int
-    scan: int
-    head: int
-    width_at: int
-    columns: int
-    lines: int
-    across: int
-    step: int
-    beside: int
-    mcus: int
+    plan: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    crop: Callable[[tf.Tensor], tf.Tensor]
 
 
-NONE = Record(-1, *[0] * (len(Record._fields) - 1))
+def make_jpeg_cropper(index: Index, memory: tf.Tensor, offsets: np.ndarray) -> JpegCropper:
+    """The cropper of an index with seek points; its files lie in `memory` (uint8 [n]) at `offsets` (int64 [rows])."""
+    crop = lossless_crop.make_cropper(index, memory)
+    return JpegCropper(lossless_crop.make_planner(index, offsets), crop)
 
 
-class Found(NamedTuple):
-    """Of one image. `points` int32 [n, 3], row by row, and the end: where its codes go on behind what enters here
-    (counted from the scan's first byte); how many bytes before that the codes end that what leaves here follows, and
-    the lengths of what enters and what leaves, as `packed` says; and where in `made_up` (uint8 [m]) both begin."""
+def open_seek_index(index: Index, directory: str, cache_dir: str) -> Index:
+    """`index`, over all rows of a data set, with its seek points: the stored ones if up to date, else newly built.
 
-    record: Record
-    points: np.ndarray
-    made_up: np.ndarray
+    The seek points are stored in `directory`, or below `cache_dir` if that cannot be written to. `index` is returned
+    unchanged if its JPEGs are so small that seek points would not pay.
 
-
-def packed(back: Any, enter: Any, leave: Any) -> Any:
-    return back | enter << BACK_BITS | leave << BACK_BITS + LENGTH_BITS
-
-
-BACK_BITS, LENGTH_BITS = 2, 14
-
-
-def find(images: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Found | None]]:
-    """(number, where it can be entered) of each (number, contents of a file), in the order in which they are found.
-
-    None of what is not a baseline JPEG in one scan without restart markers, of 512 KB at most.
+    Raises:
+      UsageError: the seek index cannot be built or stored.
     """
-    read: dict[int, tuple[Layout, Coded]] = {}
-    without: list[int] = []
-
-    def followed() -> Iterator[tuple[int, Layout, Coded]]:
-        for number, contents in images:
-            layout = read_layout(contents)
-            codes = coded(contents, layout) if layout else None
-            if layout is None or codes is None:
-                without.append(number)
-            else:
-                read[number] = layout, codes
-                yield number, layout, codes
-
-    for number, starts in huffman.mcu_starts(followed()):
-        yield number, _found(*read.pop(number), starts)
-        while without:
-            yield without.pop(), None
-    yield from ((number, None) for number in without)
-
-
-def _found(layout: Layout, codes: Coded, starts: np.ndarray) -> Found | None:
-    if not len(starts):
-        return None
-    bits, predictions = starts[:, 1], starts[:, 2:]
-    try:
-        made_up = MadeUp(layout, predictions)
-    except Impossible:
-        return None
-    phases, inside = bits % 8, bits // 8
-    rest = np.append(codes.data, np.uint8(0))[inside].astype(np.int64)
-    ends, go_on = codes.places(inside), codes.places(inside + (phases > 0))
-    enter, entering = made_up.enter(predictions, phases, rest)
-    leave, leaving = made_up.leave(predictions, phases, rest)
-    lengths = np.stack([entering, leaving], axis=1)
-    begin = len(layout.header) + np.cumsum(lengths) - lengths.reshape(-1)
-    both = np.empty(len(layout.header) + lengths.sum(), np.uint8)
-    both[: len(layout.header)] = np.frombuffer(layout.header, np.uint8)
-    for of, length, at in (enter, entering, begin[0::2]), (leave, leaving, begin[1::2]):
-        both[np.arange(len(of)) + np.repeat(at - (np.cumsum(length) - length), length)] = of
-    record = Record(
-        first=0,
-        made_up=0,
-        scan=layout.scan,
-        head=len(layout.header),
-        width_at=layout.width_at,
-        columns=layout.columns,
-        lines=layout.lines,
-        across=layout.across,
-        step=huffman.step_of(layout),
-        beside=made_up.count,
-        mcus=layout.across * layout.down,
-    )
-    points = np.stack([go_on, packed(go_on - ends, entering, leaving), begin[0::2]], axis=1)
-    return Found(record, points.astype(np.int32), both)
-
-
-def with_entries(index: Index, directory: str, cache_dir: str) -> Index:
-    """`index`, all of a data set, with its entries: read back, or found where there are none that fit."""
-    lengths = index.columns["length"][_wanted(index)]
-    if not len(lengths) or lengths.mean() < MEAN:
-        logging.info("data.entries: JPEGs of less than %d KB would not gain by them: none are sought", MEAN >> 10)
+    lengths = index.columns["length"][_has_seek_points(index)]
+    if not len(lengths) or lengths.mean() < MIN_MEAN_BYTES:
+        logging.info(
+            "data.entries: no seek index is built, because JPEGs of less than %d KB on average gain nothing by it",
+            MIN_MEAN_BYTES >> 10,
+        )
         return index
-    state = _state(index)
+    state = _index_state(index)
     name = hashlib.blake2b(directory.encode(), digest_size=8).hexdigest()
-    places = [os.path.join(directory, STORED), os.path.join(cache_dir, "entries", name)]
+    places = [os.path.join(directory, SEEK_INDEX_DIR), os.path.join(cache_dir, "entries", name)]
     place = next((place for place in places if os.access(os.path.dirname(place), os.W_OK)), places[-1])
     for stored in places:
-        if _state_of(stored) == state:
-            return _opened(index, stored)
-    with file_lock.exclusive_lock(place):
-        if _state_of(place) != state:
+        if _read_state(stored) == state:
+            return _load(index, stored)
+    with exclusive_lock(place):
+        if _read_state(place) != state:
             try:
-                _store(index, state, place)
+                _build(index, state, place)
             except OSError as error:
                 raise UsageError(
-                    f"entries cannot be stored as {place} ({error.strerror}): make room for a sixth of the images'"
-                    " bytes, or do without them by --data.entries=false."
+                    f"the seek index of JPEGs cannot be stored as {place} ({error.strerror}): make room for a sixth of"
+                    " the images' bytes, or do without it by --data.entries=false."
                 ) from error
-    return _opened(index, place)
+    return _load(index, place)
 
 
-def _wanted(index: Index) -> np.ndarray:
+def _has_seek_points(index: Index) -> np.ndarray:
+    """bool [rows]: the images whose seek points are looked for."""
     columns = index.columns
-    return (columns["kind"] == JPEG) & columns["keep"] & (columns["length"] >= SMALLEST)
+    return (columns["kind"] == JPEG) & columns["keep"] & (columns["length"] >= MIN_IMAGE_BYTES)
 
 
-def _state(index: Index) -> dict[str, Any]:
+def _index_state(index: Index) -> dict[str, Any]:
+    """Everything that the seek points depend on; stored ones of another state are out of date."""
     columns = hashlib.blake2b(digest_size=8)
     for name in ("shard", "offset", "length", "kind", "keep"):
         columns.update(np.ascontiguousarray(index.columns[name]).tobytes())
     times = [os.stat(path).st_mtime_ns for path in index.shards]
-    return {"version": VERSION, "sizes": list(index.sizes), "times": times, "rows": columns.hexdigest()}
+    return {"version": FORMAT_VERSION, "sizes": list(index.sizes), "times": times, "rows": columns.hexdigest()}
 
 
-def _state_of(place: str) -> dict[str, Any] | None:
-    """What the entries there are of; None where there are none, or not all of them."""
+def _read_state(place: str) -> dict[str, Any] | None:
+    """The state of the seek index stored in `place`; None if there is none or if it is incomplete."""
     try:
-        with open(os.path.join(place, HEADER)) as file:
+        with open(os.path.join(place, HEADER_FILE)) as file:
             header = json.load(file)
-        sizes = [os.path.getsize(os.path.join(place, name)) for name in FILES]
+        sizes = [os.path.getsize(os.path.join(place, name)) for name in ARRAY_FILES]
         return header["state"] if header["bytes"] == sizes else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None  # there is none, or it was cut short
+        return None
 
 
-def _opened(index: Index, place: str) -> Index:
-    points = np.memmap(os.path.join(place, POINTS), np.int32, "c").reshape(-1, 3)
-    made_up = np.memmap(os.path.join(place, MADE_UP), np.uint8, "c")
-    records = np.load(os.path.join(place, RECORDS))
-    entered, wanted = int(np.sum(records[:, 0] >= 0)), int(_wanted(index).sum())
-    logging.info("%d of %d JPEGs can be entered where their crops begin", entered, wanted)
-    columns = {**index.columns, "entry": records}
-    return dataclasses.replace(index, columns=columns, entries=Entries(points, made_up))
+def _load(index: Index, place: str) -> Index:
+    points = np.memmap(os.path.join(place, POINTS_FILE), np.int32, "c").reshape(-1, 3)
+    filler = np.memmap(os.path.join(place, FILLER_FILE), np.uint8, "c")
+    records = np.load(os.path.join(place, RECORDS_FILE))
+    logging.info("%d of %d JPEGs have seek points", int(np.sum(records[:, 0] >= 0)), int(_has_seek_points(index).sum()))
+    columns = {**index.columns, "seek_record": records}
+    return dataclasses.replace(index, columns=columns, seek_arrays=SeekArrays(points, filler))
 
 
-def _store(index: Index, state: dict[str, Any], place: str) -> None:
-    """Beside and renamed, so that nothing partial ever looks complete."""
-    columns = index.columns
-    rows = np.flatnonzero(_wanted(index))
+def _build(index: Index, state: dict[str, Any], place: str) -> None:
+    """Finds the seek points of all JPEGs and stores them as the directory `place`.
+
+    They are written into a temporary directory beside it, which is renamed at the end, so `place` is never incomplete.
+    """
+    rows = np.flatnonzero(_has_seek_points(index))
     directory, name = os.path.split(place)
     os.makedirs(directory, exist_ok=True)
-    for left in glob.glob(os.path.join(glob.escape(directory), f".{name}.*", "")):  # by one that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as beside:
-        workers = max(1, min(cores(), len(rows) // EACH))
-        parts = [os.path.join(beside, str(number)) for number in range(workers)]
-        with tqdm(total=len(rows), desc="finding entries", unit=" images", delay=1, disable=None) as bar:
-            for part, chosen in zip(parts, np.array_split(rows, workers), strict=True):
-                os.mkdir(part)
-                shard, offset, length = (columns[name][chosen] for name in ("shard", "offset", "length"))
-                of = os.path.join(part, IMAGES)
-                np.savez(of, shards=np.array(index.shards), shard=shard, offset=offset, length=length)
-            entering.run(parts, bar.update)
-        whole = os.path.join(beside, "whole")
-        os.mkdir(whole)
-        records = np.tile(np.array(NONE, np.int64), (len(index), 1))
-        with open(os.path.join(whole, POINTS), "wb") as points, open(os.path.join(whole, MADE_UP), "wb") as made_up:
-            for part, chosen in zip(parts, np.array_split(rows, workers), strict=True):
-                of = np.load(os.path.join(part, RECORDS))
-                of[of[:, 0] >= 0, :2] += points.tell() // 12, made_up.tell()
-                records[chosen] = of
-                for name, file in (POINTS, points), (MADE_UP, made_up):
-                    with open(os.path.join(part, name), "rb") as own:
-                        shutil.copyfileobj(own, file)
+    # What killed processes have left behind.
+    for leftover in glob.glob(os.path.join(glob.escape(directory), f".{name}.*", "")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as temporary:
+        parts = _find_seek_points(index, rows, temporary)
+        merged = os.path.join(temporary, "whole")
+        os.mkdir(merged)
+        records = np.tile(np.array(NO_SEEK_POINTS, np.int64), (len(index), 1))
+        with (
+            open(os.path.join(merged, POINTS_FILE), "wb") as points,
+            open(os.path.join(merged, FILLER_FILE), "wb") as filler,
+        ):
+            for part, part_rows in parts:
+                part_records = np.load(os.path.join(part, RECORDS_FILE))
+                part_records[part_records[:, 0] >= 0, :2] += points.tell() // 12, filler.tell()
+                records[part_rows] = part_records
+                for name, file in (POINTS_FILE, points), (FILLER_FILE, filler):
+                    with open(os.path.join(part, name), "rb") as part_file:
+                        shutil.copyfileobj(part_file, file)
             # An empty file cannot be mapped.
             points.write(bytes(12))
-            made_up.write(bytes(1))
-        np.save(os.path.join(whole, RECORDS), records)
-        with open(os.path.join(whole, HEADER), "w") as header:
-            sizes = [os.path.getsize(os.path.join(whole, name)) for name in FILES]
+            filler.write(bytes(1))
+        np.save(os.path.join(merged, RECORDS_FILE), records)
+        with open(os.path.join(merged, HEADER_FILE), "w") as header:
+            sizes = [os.path.getsize(os.path.join(merged, name)) for name in ARRAY_FILES]
             json.dump({"state": state, "bytes": sizes}, header)
         shutil.rmtree(place, ignore_errors=True)
-        os.rename(whole, place)
+        os.rename(merged, place)
+
+
+def _find_seek_points(index: Index, rows: np.ndarray, temporary: str) -> list[tuple[str, np.ndarray]]:
+    """Runs a worker process per core; returns (directory, rows) of each."""
+    count = max(1, min(cores(), len(rows) // IMAGES_PER_WORKER))
+    parts = [
+        (os.path.join(temporary, str(number)), part_rows)
+        for number, part_rows in enumerate(np.array_split(rows, count))
+    ]
+    with tqdm(total=len(rows), desc="indexing JPEGs", unit=" images", delay=1, disable=None) as bar:
+        for directory, part_rows in parts:
+            os.mkdir(directory)
+            shard, offset, length = (index.columns[name][part_rows] for name in ("shard", "offset", "length"))
+            path = os.path.join(directory, IMAGES_FILE)
+            np.savez(path, shards=np.array(index.shards), shard=shard, offset=offset, length=length)
+        worker.run_workers([directory for directory, _ in parts], bar.update)
+    return parts

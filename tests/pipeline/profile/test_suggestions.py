@@ -1,4 +1,4 @@
-"""Which changes an input is told of, and against what they are reckoned."""
+"""The changes that are suggested for an input, and what their savings are compared with."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import tensorflow as tf
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.images.decode import decode_crop
-from evenkeel.pipeline.index.index import Entries, Index
+from evenkeel.pipeline.index.index import Index, SeekArrays
 from evenkeel.pipeline.profile import suggestions
+from evenkeel.pipeline.profile.decode_timing import contents_as_read
 from evenkeel.pipeline.reading import reader
-from tests.pipeline.jpeg.test_seek_index import jpeg
+from tests.pipeline.jpeg.jpegs import encode_jpeg
 
-ENTERED = {"entries": True}
-SPENT = {"read": 0.1, "plan": 0.1, "decode": 1.0, "augment": 0.2}
+SEEK_INDEX = {"entries": True}
+STAGE_MS = {"read": 0.1, "plan": 0.1, "decode": 1.0, "augment": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(12):
         label = folder / ("validation" if number > 7 else "train") / "ab"[number % 2]
         label.mkdir(parents=True, exist_ok=True)
-        (label / f"{number}.jpg").write_bytes(jpeg(300, 400 + number, seed=number, quality=95))
+        (label / f"{number}.jpg").write_bytes(encode_jpeg(300, 400 + number, seed=number, quality=95))
     return folder
 
 
@@ -37,50 +38,52 @@ def config_of(folder: Path, **changes: Any) -> DataConfig:
     return dataclasses.replace(DataConfig(str(folder), image_size=48, batch_size=4, augment=augment), **changes)
 
 
-def changes_of(config: DataConfig, data: Dataset) -> list[suggestions.Candidate]:
-    return suggestions.candidate_changes("decode", SPENT, 0.0, {}, data, config, seed=0)
+def candidates(config: DataConfig, data: Dataset) -> list[suggestions.Candidate]:
+    return suggestions.candidate_changes("decode", STAGE_MS, 0.0, {}, data, config, seed=0)
 
 
 def options_of(config: DataConfig, data: Dataset) -> list[dict[str, Any]]:
-    return [each.options for each in changes_of(config, data)]
+    return [candidate.options for candidate in candidates(config, data)]
 
 
-def test_entries_are_found_and_tried_for_a_sample(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what a tier gains is reckoned against what is read of a file now."""
+def test_a_seek_index_is_built_and_tried_for_a_sample(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage tiers are compared with the bytes that are read of a file now."""
     tried: list[Index] = []
 
-    def taken(data: Dataset, config: DataConfig, seed: int) -> tuple[float, float]:
+    def time_chain(data: Dataset, config: DataConfig, seed: int) -> tuple[float, float]:
         tried.append(data.train)
-        assert config.cache in ("none", "memory"), "what all images have no room for, a few would have"
-        return (2.0 if data.train.entries is None else 1.5), 0.0
+        assert config.cache in ("none", "memory"), "a sample would fit into memory even if the data set does not"
+        return (2.0 if data.train.seek_arrays is None else 1.5), 0.0
 
-    monkeypatch.setattr(suggestions, "taken", taken)
+    monkeypatch.setattr(suggestions, "time_chain", time_chain)
     config = config_of(photographs)
     data = load_dataset(config)
     before = sorted(path.name for path in Path(data.train.shards[0]).parent.iterdir())
-    (of,) = [each for each in changes_of(config, data) if each.options == ENTERED]
-    assert of.cpu == pytest.approx(sum(SPENT.values()) / 4)
+    (candidate,) = [each for each in candidates(config, data) if each.options == SEEK_INDEX]
+    assert candidate.saved_cpu_ms == pytest.approx(sum(STAGE_MS.values()) / 4)
     assert sorted(path.name for path in Path(data.train.shards[0]).parent.iterdir()) == before
 
-    (entered,) = [index for index in tried if index.entries is not None]
-    stored = list(reader.stored_images(entered)(tf.range(len(entered), dtype=tf.int64)).as_numpy_iterator())
+    (indexed,) = [index for index in tried if index.seek_arrays is not None]
+    stored = list(reader.make_record_reader(indexed)(tf.range(len(indexed), dtype=tf.int64)).as_numpy_iterator())
     windows = tf.constant([[100, 120, 90, 110]] * 8)
-    assert suggestions._as_read(dataclasses.replace(entered, entries=None), stored, windows)[0] == stored
-    for contents, less, its in zip(stored, *suggestions._as_read(entered, stored, windows), strict=True):
-        assert len(less) < len(contents) / 2
-        np.testing.assert_array_equal(decode_crop(less, its, True, 3), decode_crop(contents, windows[0], True, 3))
+    assert contents_as_read(dataclasses.replace(indexed, seek_arrays=None), stored, windows)[0] == stored
+    for contents, part, window in zip(stored, *contents_as_read(indexed, stored, windows), strict=True):
+        assert len(part) < len(contents) / 2
+        np.testing.assert_array_equal(decode_crop(part, window, True, 3), decode_crop(contents, windows[0], True, 3))
 
 
-def test_entries_are_not_sought_where_they_cannot_be_had(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suggestions, "taken", lambda *of: (1.0, 0.0))
+def test_no_seek_index_is_built_where_it_cannot_be_used(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suggestions, "time_chain", lambda *arguments: (1.0, 0.0))
     tried: list[Index] = []
-    monkeypatch.setattr(suggestions.entries, "with_entries", lambda index, *_: tried.append(index) or index)
+    monkeypatch.setattr(suggestions.seek_index, "open_seek_index", lambda index, *_: tried.append(index) or index)
     config = config_of(photographs)
-    of = load_dataset(config)
-    assert ENTERED not in options_of(config, of)
+    data = load_dataset(config)
+    assert SEEK_INDEX not in options_of(config, data)
     assert len(tried.pop()) == 8
     for changes in ({"service": "grpc://a:1"}, {"reader": "streaming"}, {"cache": "memory"}):
-        assert ENTERED not in options_of(config_of(photographs, **changes), of), changes
-    entered = dataclasses.replace(of, train=dataclasses.replace(of.train, entries=Entries(np.zeros(0), np.zeros(0))))
-    assert ENTERED not in options_of(config, entered)
+        assert SEEK_INDEX not in options_of(config_of(photographs, **changes), data), changes
+    indexed = dataclasses.replace(
+        data, train=dataclasses.replace(data.train, seek_arrays=SeekArrays(np.zeros(0), np.zeros(0)))
+    )
+    assert SEEK_INDEX not in options_of(config, indexed)
     assert tried == []
