@@ -1,9 +1,10 @@
-"""From trials to causes: how probable each is, and which flags are the fix.
+"""Attribution: from trials to the probability of each cause, and the flags of the fix.
 
-suspects, fix = verdict(case, trials.unchanged, tried, joint, without)
+suspects, fix = attribute_causes(evidence, trials.unchanged, single_trials, joint, ablations)
 
-Odds multiply: exp(prior) for what speaks for a cause beforehand, exp(WEIGHT * share) for the share of all that can be
-gained which its change alone gains. Causes exclude each other, unless only their changes together were enough.
+Odds multiply: exp(prior) for what supports a cause beforehand, times exp(GAIN_LOG_ODDS * share) for the share of the
+possible gain that its intervention alone achieves. Causes exclude each other, unless only several interventions
+together were enough.
 """
 
 from __future__ import annotations
@@ -12,154 +13,193 @@ import math
 import os
 from typing import Any, NamedTuple
 
-from evenkeel.models.config import TrainConfig
-from evenkeel.models.doctor import interventions
-from evenkeel.models.doctor.interventions import Case
-from evenkeel.models.doctor.replay import changed
-from evenkeel.models.doctor.trials import GAIN, Trial
+from evenkeel.models.config import TrainConfig, with_options
+from evenkeel.models.doctor.interventions import PRIOR_FOUND, RunEvidence, causes_without_intervention
+from evenkeel.models.doctor.trials import MIN_GAIN, Trial
 from evenkeel.models.networks import surgery
 from evenkeel.models.stability.causes import CAUSES
 from evenkeel.models.stability.diagnosis import Replay, Suspect
 
-WEIGHT = 4.0  # log odds of a change that gains all there is to gain, against one that gains nothing
-EVEN = 0.02  # utility by which a specific change may be behind the control arm
-BEHIND = 0.5  # what the share of one that is farther behind counts
-REPORTED = 0.02  # least probability
-OTHERWISE = 1.0  # the odds of what is not known here
-OF_RATE = ("learning_rate_high", "learning_rate_low", "no_warmup")
+GAIN_LOG_ODDS = 4.0  # log odds of an intervention that achieves the whole gain, against one that achieves none
+CONTROL_TOLERANCE = 0.02  # utility by which a specific intervention may be worse than the control arm
+BEHIND_CONTROL_WEIGHT = 0.5  # factor on the share of one that is worse than that
+MIN_PROBABILITY = 0.02  # of a suspect
+UNKNOWN_CAUSE_ODDS = 1.0  # odds that the cause is none of these
+LEARNING_RATE_CAUSES = ("learning_rate_high", "learning_rate_low", "no_warmup")
 
 
 class _Score(NamedTuple):
+    """Evidence for one cause.
+
+    Attributes:
+      log_odds: of the cause.
+      share: of the possible gain that the intervention achieves.
+      reasons: sentences from before the trials.
+      trial: of the intervention; None if there is none.
+      together: whether `share` is what is lost without the intervention.
+    """
+
     log_odds: float
     share: float
-    why: tuple[str, ...]
+    reasons: tuple[str, ...]
     trial: Trial | None
     together: bool = False
 
 
-def verdict(
-    case: Case, unchanged: Trial, tried: list[Trial], joint: Trial | None, without: list[Trial]
+def attribute_causes(
+    evidence: RunEvidence,
+    unchanged: Trial,
+    single_trials: list[Trial],
+    joint: Trial | None,
+    ablations: list[Trial],
 ) -> tuple[tuple[Suspect, ...], dict[str, Any]]:
-    """(suspects, the most probable first; the flags of the fix, none where nothing helps)."""
-    curing = [trial for trial in tried if trial.change.cures]
-    best = max([unchanged, *curing, *([joint] if joint else [])], key=lambda trial: trial.utility)
+    """(suspects, the most probable first; flags of the fix, empty if nothing helps)."""
+    cures = [trial for trial in single_trials if trial.intervention.cures]
+    best = max([unchanged, *cures, *([joint] if joint else [])], key=lambda trial: trial.utility)
     gain = best.utility - unchanged.utility
-    scores: dict[str, _Score] = {}
-    for trial in tried:
-        share = _share(trial, unchanged, gain)
-        if _behind(trial, tried, unchanged):
-            share *= BEHIND
-        needed = _needed(trial.change.cause, joint, without, unchanged) if joint else 0.0
-        together, share = needed > share, max(share, needed)
-        score = _Score(trial.change.prior + WEIGHT * share, share, trial.change.why, trial, together)
-        known = scores.get(trial.change.cause)
-        if share > 0 or trial.change.prior >= interventions.SHOWN:
-            scores[trial.change.cause] = _of_one_cause(score, known) if known else score
-    for change in interventions.unchangeable(case, [trial.change for trial in tried]):
-        scores[change.cause] = _Score(change.prior, 0.0, change.why, None)
-    total = sum(math.exp(score.log_odds) for score in scores.values()) + OTHERWISE
+    scores = _score_causes(evidence, unchanged, single_trials, joint, ablations, gain)
+    total = sum(math.exp(score.log_odds) for score in scores.values()) + UNKNOWN_CAUSE_ODDS
     suspects = []
     for cause, score in scores.items():
         probability = math.exp(score.log_odds) / total
-        if any(trial.change.cause == cause for trial in without):
-            probability = math.exp(score.log_odds) / (math.exp(score.log_odds) + OTHERWISE)
-        if probability >= REPORTED:
-            suspects.append(_suspect(case, cause, probability, score, unchanged, joint, without))
+        if any(trial.intervention.cause == cause for trial in ablations):
+            probability = math.exp(score.log_odds) / (math.exp(score.log_odds) + UNKNOWN_CAUSE_ODDS)
+        if probability >= MIN_PROBABILITY:
+            suspects.append(_suspect(evidence, cause, probability, score, unchanged, joint, ablations))
     suspects.sort(key=lambda suspect: -suspect.probability)
-    return tuple(suspects), _fix(suspects, scores, best, gain, joint)
+    return tuple(suspects), _choose_fix(suspects, scores, best, gain, joint)
 
 
-def _of_one_cause(score: _Score, other: _Score) -> _Score:
-    """The more probable one; a cure that gains lends it what it did, where the other only shows the cause."""
-    likelier, rarer = (score, other) if score.log_odds >= other.log_odds else (other, score)
-    shows_only = likelier.trial and not likelier.trial.change.cures
-    if shows_only and rarer.trial and rarer.trial.change.cures and rarer.share > 0:
-        return rarer._replace(log_odds=likelier.log_odds)
-    return likelier
-
-
-def _fix(
-    suspects: list[Suspect], scores: dict[str, _Score], best: Trial, gain: float, joint: Trial | None
-) -> dict[str, Any]:
-    """Flags: against the most probable cause alone where that does as well as anything, else of what did best."""
-    if gain < GAIN:
-        return {}
-    trial = scores[suspects[0].cause].trial if suspects else None
-    if trial and trial.change.cures and not joint and trial.utility >= best.utility - GAIN:
-        return dict(trial.change.flags)
-    return dict(best.change.flags)
-
-
-def replay(trial: Trial, name: str = "") -> Replay:
-    """What is told of a trial, under the words of its flags unless it has another `name`."""
+def to_replay(trial: Trial, name: str = "") -> Replay:
+    """The record of a trial; its flags in words unless it has another `name`."""
     _, accuracy, loss = trial.run.validated[-1]
     return Replay(
-        name=name or in_words(trial.change.flags),
-        flags=trial.change.flags,
+        name=name or describe_flags(trial.intervention.flags),
+        flags=trial.intervention.flags,
         loss=trial.run.loss,
         gradient_norm=trial.run.gradient_norm,
         accuracy=accuracy,
         validation_loss=loss,
-        generic=trial.change.generic,
+        generic=trial.intervention.generic,
         seconds=trial.seconds,
     )
 
 
-def in_words(flags: dict[str, Any]) -> str:
-    """As a person would say it: learning rate 0.003, normalize on."""
-    own = {"optimizer.name": "optimizer", "data.drop": "leave out"}
-    named = {name: own.get(name, name.rpartition(".")[2].replace("_", " ")) for name in flags}
-    return ", ".join(f"{named[name]} {_plain(value)}" for name, value in flags.items())
+def describe_flags(flags: dict[str, Any]) -> str:
+    """`flags` in words, such as "learning rate 0.003, normalize on"."""
+    special = {"optimizer.name": "optimizer", "data.drop": "drop"}
+    words = {name: special.get(name, name.rpartition(".")[2].replace("_", " ")) for name in flags}
+    return ", ".join(f"{words[name]} {_describe_value(value)}" for name, value in flags.items())
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return ", ".join(os.path.basename(each) for each in str(value).split(","))
+def added_patches(config: TrainConfig, flags: dict[str, Any]) -> list[str]:
+    """Patches of the network that `flags` add to those of `config`."""
+    return [name for name in with_options(config, flags).model.patches if name not in config.model.patches]
 
 
-def _share(trial: Trial, unchanged: Trial, gain: float) -> float:
-    return min(max(0.0, (trial.utility - unchanged.utility) / gain), 1.0) if gain >= GAIN else 0.0
+def _score_causes(
+    evidence: RunEvidence,
+    unchanged: Trial,
+    single_trials: list[Trial],
+    joint: Trial | None,
+    ablations: list[Trial],
+    gain: float,
+) -> dict[str, _Score]:
+    scores: dict[str, _Score] = {}
+    for trial in single_trials:
+        intervention = trial.intervention
+        share = _gain_share(trial, unchanged, gain)
+        if _is_behind_control(trial, single_trials, unchanged):
+            share *= BEHIND_CONTROL_WEIGHT
+        lost_share = _lost_share(intervention.cause, joint, ablations, unchanged) if joint else 0.0
+        together, share = lost_share > share, max(share, lost_share)
+        log_odds = intervention.prior + GAIN_LOG_ODDS * share
+        score = _Score(log_odds, share, intervention.reasons, trial, together)
+        known = scores.get(intervention.cause)
+        if share > 0 or intervention.prior >= PRIOR_FOUND:
+            scores[intervention.cause] = _merge_scores(score, known) if known else score
+    for intervention in causes_without_intervention(evidence, [trial.intervention for trial in single_trials]):
+        scores[intervention.cause] = _Score(intervention.prior, 0.0, intervention.reasons, None)
+    return scores
 
 
-def _behind(trial: Trial, tried: list[Trial], unchanged: Trial) -> bool:
-    """Whether a specific change does worse than what calms any run."""
-    calming = [each.utility for each in tried if each.change.generic and each.change.cause in OF_RATE]
-    control = max(calming, default=-math.inf)
-    specific = trial.change.cause not in OF_RATE
-    return specific and control - unchanged.utility > GAIN and trial.utility < control - EVEN
+def _merge_scores(score: _Score, other: _Score) -> _Score:
+    """The more probable score of one cause; if that only demonstrates the cause, a cure that helps gets its odds."""
+    likelier, rarer = (score, other) if score.log_odds >= other.log_odds else (other, score)
+    only_demonstrates = likelier.trial and not likelier.trial.intervention.cures
+    if only_demonstrates and rarer.trial and rarer.trial.intervention.cures and rarer.share > 0:
+        return rarer._replace(log_odds=likelier.log_odds)
+    return likelier
 
 
-def _needed(cause: str, joint: Trial, without: list[Trial], unchanged: Trial) -> float:
-    """The share of all that the changes gain together which is lost when that of `cause` is left out."""
-    losses = [joint.utility - trial.utility for trial in without if trial.change.cause == cause]
+def _gain_share(trial: Trial, unchanged: Trial, gain: float) -> float:
+    """Share of the possible `gain` that the trial achieves, 0 to 1."""
+    return min(max(0.0, (trial.utility - unchanged.utility) / gain), 1.0) if gain >= MIN_GAIN else 0.0
+
+
+def _lost_share(cause: str, joint: Trial, ablations: list[Trial], unchanged: Trial) -> float:
+    """Share of the joint trial's gain that is lost without the intervention against `cause`, 0 to 1."""
+    losses = [joint.utility - trial.utility for trial in ablations if trial.intervention.cause == cause]
     return min(max(0.0, max(losses, default=0.0) / (joint.utility - unchanged.utility)), 1.0)
 
 
+def _is_behind_control(trial: Trial, single_trials: list[Trial], unchanged: Trial) -> bool:
+    """Whether a specific intervention does worse than a learning-rate change that calms any run."""
+    control_arm = [
+        other.utility
+        for other in single_trials
+        if other.intervention.generic and other.intervention.cause in LEARNING_RATE_CAUSES
+    ]
+    control = max(control_arm, default=-math.inf)
+    specific = trial.intervention.cause not in LEARNING_RATE_CAUSES
+    return specific and control - unchanged.utility > MIN_GAIN and trial.utility < control - CONTROL_TOLERANCE
+
+
+def _choose_fix(
+    suspects: list[Suspect], scores: dict[str, _Score], best: Trial, gain: float, joint: Trial | None
+) -> dict[str, Any]:
+    """Flags against the most probable cause alone, if they do as well as any others; else those that did best."""
+    if gain < MIN_GAIN:
+        return {}
+    trial = scores[suspects[0].cause].trial if suspects else None
+    if trial and trial.intervention.cures and not joint and trial.utility >= best.utility - MIN_GAIN:
+        return dict(trial.intervention.flags)
+    return dict(best.intervention.flags)
+
+
 def _suspect(
-    case: Case,
+    evidence: RunEvidence,
     cause: str,
     probability: float,
     score: _Score,
     unchanged: Trial,
     joint: Trial | None,
-    without: list[Trial],
+    ablations: list[Trial],
 ) -> Suspect:
-    evidence, trial = list(score.why), score.trial
+    sentences, trial = list(score.reasons), score.trial
     if trial:
-        told = f"with this one change, accuracy after {trial.length} steps is {trial.accuracy:.1%} instead of"
-        evidence.append(f"{told} {unchanged.accuracy:.1%}")
-    for other in without:
-        if joint and other.change.cause == cause and joint.utility - other.utility > GAIN:
-            told = f"with all other changes but this one, accuracy is {other.accuracy:.1%} instead of"
-            evidence.append(f"{told} {joint.accuracy:.1%}")
-    edit = "\n".join(surgery.edits(case.network, new_patches(case.config, trial.change.flags))) if trial else ""
-    proof = replay(trial) if trial and trial.change.cures else None
-    return Suspect(cause, CAUSES[cause].title, probability, tuple(evidence), proof, score.share, edit, score.together)
+        sentences.append(
+            f"with this one change, accuracy after {trial.steps} steps is {trial.accuracy:.1%} instead of"
+            f" {unchanged.accuracy:.1%}"
+        )
+    for ablation in ablations:
+        if joint and ablation.intervention.cause == cause and joint.utility - ablation.utility > MIN_GAIN:
+            sentences.append(
+                f"with all other changes but without this one, accuracy is {ablation.accuracy:.1%} instead of"
+                f" {joint.accuracy:.1%}"
+            )
+    edit = ""
+    if trial:
+        patches = added_patches(evidence.config, trial.intervention.flags)
+        edit = "\n".join(surgery.describe_edits(evidence.network, patches))
+    replay = to_replay(trial) if trial and trial.intervention.cures else None
+    title, together = CAUSES[cause].title, score.together
+    return Suspect(cause, title, probability, tuple(sentences), replay, score.share, edit, together)
 
 
-def new_patches(config: TrainConfig, flags: dict[str, Any]) -> list[str]:
-    """What `flags` change in the architecture that `config` does not."""
-    return [name for name in changed(config, flags).model.patches if name not in config.model.patches]
+def _describe_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return ", ".join(os.path.basename(part) for part in str(value).split(","))

@@ -1,6 +1,6 @@
-"""Why does this run not train well? A probe, detectors, then controlled replays of every plausible cause.
+"""Finds the cause of bad training: a probe with detectors, then controlled replays of every plausible cause.
 
-diagnosis = diagnose(config, Bench(config.strategy), findings)
+diagnosis = diagnose(config, ReplayEngine(config.strategy), findings)
 print(diagnosis.suspects[0].cause, diagnosis.fix)
 """
 
@@ -11,77 +11,89 @@ import time
 
 import numpy as np
 
-from evenkeel.models import train as training
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.doctor import confident_learning, interventions
+from evenkeel.models.doctor import confident_learning
 from evenkeel.models.doctor.attribution import (
-    in_words,
-    new_patches,
-    replay,
-    verdict,
+    added_patches,
+    attribute_causes,
+    describe_flags,
+    to_replay,
 )
-from evenkeel.models.doctor.interventions import Case, Change
-from evenkeel.models.doctor.refine_fix import improved
-from evenkeel.models.doctor.replay import Bench, Run
+from evenkeel.models.doctor.interventions import (
+    PRIOR_FOUND,
+    PRIOR_UNUSUAL,
+    Intervention,
+    RunEvidence,
+    drop_flags,
+    propose_interventions,
+)
+from evenkeel.models.doctor.refine_fix import refine_fix
+from evenkeel.models.doctor.replay import ReplayEngine, Run
 from evenkeel.models.doctor.trials import Trial, Trials
 from evenkeel.models.networks import surgery
 from evenkeel.models.stability import detectors
 from evenkeel.models.stability.causes import CAUSES
 from evenkeel.models.stability.diagnosis import Diagnosis, Finding, Picture
+from evenkeel.models.training.batches import count_steps_per_epoch
 
-PROBE = 300  # steps at most
+PROBE_STEPS = 300  # at most
+MIN_DROP_SHARE, MAX_DROP_SHARE = 0.02, 0.9  # of the training images, between which a drop is worth a trial
+MIN_TRAIN_LOSS_RATIO = 1.15  # training images fit worse than validation images only if the labels or images differ
 
 
 def diagnose(
     config: TrainConfig,
-    bench: Bench,
+    engine: ReplayEngine,
     findings: tuple[Finding, ...] = (),
     pictures: tuple[Picture, ...] = (),
     source: str = "",
     output: str = "",
-    steps: int = PROBE,
+    steps: int = PROBE_STEPS,
     checkpoint: str = "",
 ) -> Diagnosis:
-    """Everything that speaks for a cause of trouble in `config`, and replays that show which it is.
+    """Collects the evidence for each cause of trouble in `config`, and decides between them by replays.
 
     Args:
+      config: the configuration that trains badly.
+      engine: runs the replays.
       findings: of `preflight`.
-      pictures: of images that are worth a look; they are passed on.
-      source: what was examined, in words.
-      output: a directory for what a fix needs beside flags: a list of images to leave out.
-      steps: of the probe and of each replay, at most.
-      checkpoint: where the trouble begins late: what the replays start from, as far as they can.
+      pictures: of images that stand out; they are passed on.
+      source: what is examined, in words.
+      output: a directory for a file that a fix needs, a list of images to drop; empty for none.
+      steps: maximum steps of the probe and of each replay.
+      checkpoint: where replays start, as far as the changed network fits it; for trouble that begins late.
     """
     begun = time.process_time()
-    data = bench.data_of(config)
-    total = training.steps_in_epoch(config, data) * config.epochs
-    trials = Trials(bench, config, min(steps, total), checkpoint)
+    data = engine.load_data(config)
+    total_steps = count_steps_per_epoch(config, data) * config.epochs
+    trials = Trials(engine, config, min(steps, total_steps), checkpoint)
     probe = trials.unchanged.run
-    trace = bench.trace(probe)
+    trace = engine.trace(probe)
     alarms = tuple(detectors.alarms(trace))
-    case = Case(
+    evidence = RunEvidence(
         config=config,
-        network=bench.network(probe),
+        network=engine.initial_network(probe),
         findings=findings,
         trace=trace,
-        kinds=frozenset(alarm.kind for alarm in alarms),
-        images=len(data.train),
-        total_steps=total,
-        replicas=bench.replicas,
+        alarm_kinds=frozenset(alarm.kind for alarm in alarms),
+        train_images=len(data.train),
+        total_steps=total_steps,
+        replicas=engine.replicas,
     )
-    tried = trials.halved([*interventions.candidates(case), *_wrong_labels(bench, probe, case, output)])
-    tried += _judged_again(bench, trials, tried, case, output)
-    joint, without = trials.together(tried)
-    suspects, fix = verdict(case, trials.unchanged, tried, joint, without)
-    fix, finer = improved(trials, fix, [*tried, *([joint] if joint else [])])
-    replays = [replay(trials.unchanged, "as it was"), *map(replay, tried)]
-    replays += [replay(joint, "all likely changes at once")] if joint else []
-    replays += [replay(trial, f"all of them but against: {CAUSES[trial.change.cause].title}") for trial in without]
-    replays += [replay(trial, f"the fix: {in_words(trial.change.flags)}") for trial in finer]
+    interventions = [*propose_interventions(evidence), *_propose_label_drop(engine, probe, evidence, output)]
+    single_trials = trials.successive_halving(interventions)
+    single_trials += _repeat_label_trial(engine, trials, single_trials, evidence, output)
+    joint, ablations = trials.try_together(single_trials)
+    suspects, fix = attribute_causes(evidence, trials.unchanged, single_trials, joint, ablations)
+    fix, refinements = refine_fix(trials, fix, [*single_trials, *([joint] if joint else [])])
+    replays = [to_replay(trials.unchanged, "unchanged"), *map(to_replay, single_trials)]
+    replays += [to_replay(joint, "all likely changes together")] if joint else []
+    replays += [to_replay(trial, f"all but the change against: {_title(trial)}") for trial in ablations]
+    replays += [to_replay(trial, f"the fix: {describe_flags(trial.intervention.flags)}") for trial in refinements]
     return Diagnosis(
         source=source,
         trace=trace,
-        places=tuple(bench.places(probe)),
+        places=tuple(engine.layer_names(probe)),
         alarms=alarms,
         findings=findings,
         replays=tuple(replays),
@@ -89,55 +101,60 @@ def diagnose(
         pictures=pictures,
         cpu_seconds=time.process_time() - begun,
         fix=fix,
-        edit="\n".join(surgery.edits(case.network, new_patches(config, fix))),
-        activations=tuple(bench.activations(probe)),
+        edit="\n".join(surgery.describe_edits(evidence.network, added_patches(config, fix))),
+        activations=tuple(engine.activation_names(probe)),
     )
 
 
-def _wrong_labels(bench: Bench, probe: Run, case: Case, output: str) -> list[Change]:
-    """A list of images whose labels the probe does not believe, where something speaks for there being many."""
-    lines = case.finds("label_noise")
-    if not output or not (lines or _fits_worse(case)):
+def _title(trial: Trial) -> str:
+    return CAUSES[trial.intervention.cause].title
+
+
+def _propose_label_drop(engine: ReplayEngine, probe: Run, evidence: RunEvidence, output: str) -> list[Intervention]:
+    """Drops images whose labels contradict the probe, if preflight or the losses suggest many wrong labels."""
+    lines = evidence.finding_lines("label_noise")
+    if not output or not (lines or _train_images_fit_worse(evidence)):
         return []
     path = os.path.join(output, "wrong_labels.txt")
-    return _disbelieved(bench, probe, case, path, interventions.SHOWN if lines else interventions.UNUSUAL, lines)
+    return _drop_wrong_labels(engine, probe, evidence, path, PRIOR_FOUND if lines else PRIOR_UNUSUAL, lines)
 
 
-def _judged_again(bench: Bench, trials: Trials, tried: list[Trial], case: Case, output: str) -> list[Trial]:
-    """Where leaving these images out helps, the same by a network that learnt without them: it knows better.
+def _repeat_label_trial(
+    engine: ReplayEngine, trials: Trials, single_trials: list[Trial], evidence: RunEvidence, output: str
+) -> list[Trial]:
+    """If dropping wrong labels helped, repeats it with those that the network trained without them finds.
 
     With 30% of the labels of `shapes` wrong, accuracy went from 0.71 to 0.83, then to 0.86; a third time added 0.005
     (one run).
     """
-    trial = next((each for each in tried if each.change.cause == "label_noise"), None)
+    trial = next((trial for trial in single_trials if trial.intervention.cause == "label_noise"), None)
     if trial is None:
         return []
     trials.finish(trial)
     if trial.utility <= trials.unchanged.utility:
         return []
-    path = os.path.join(output, "wrong_labels_again.txt")
-    found = _disbelieved(bench, trial.run, case, path, trial.change.prior, case.finds("label_noise"))
-    return [again for change in found if (again := trials.whole(change))]
+    path, lines = os.path.join(output, "wrong_labels_again.txt"), evidence.finding_lines("label_noise")
+    repeated = _drop_wrong_labels(engine, trial.run, evidence, path, trial.intervention.prior, lines)
+    return [again for intervention in repeated if (again := trials.run_in_full(intervention))]
 
 
-def _disbelieved(bench: Bench, run: Run, case: Case, path: str, prior: float, lines: tuple[str, ...]) -> list[Change]:
-    """Leaves out what `run`'s network does not believe, and writes it to `path`; none where that is few or most."""
-    suspected = confident_learning.wrong_labels(bench, run, bench.data_of(case.config).train)
-    share = len(suspected) / case.images
-    if not LABELS[0] < share < LABELS[1]:
+def _drop_wrong_labels(
+    engine: ReplayEngine, run: Run, evidence: RunEvidence, path: str, prior: float, lines: tuple[str, ...]
+) -> list[Intervention]:
+    """Drops the images whose labels contradict `run`'s network, listed in `path`; [] if these are few or most."""
+    names = confident_learning.find_wrong_labels(engine, run, engine.load_data(evidence.config).train)
+    share = len(names) / evidence.train_images
+    if not MIN_DROP_SHARE < share < MAX_DROP_SHARE:
         return []
     with open(path, "w", encoding="utf-8") as file:
-        file.write("\n".join(suspected) + "\n")
-    why = (f"the network does not believe {share:.0%} of the labels", *lines)
-    return [Change("label_noise", interventions.dropped(case.config, path, share), prior, why)]
+        file.write("\n".join(names) + "\n")
+    reasons = (f"the trained network is confident of another class for {share:.0%} of the labels", *lines)
+    return [Intervention("label_noise", drop_flags(evidence.config, path, share), prior, reasons)]
 
 
-LABELS = (0.02, 0.9)  # shares of images between which leaving them out is worth a trial
-WORSE = 1.15  # times the validation loss: images learnt from are fitted worse than others only if they are unlike them
-
-
-def _fits_worse(case: Case) -> bool:
-    looks = case.trace.layers.get("inference_loss")
-    if looks is None or not len(looks) or not len(case.trace.validation_loss):
+def _train_images_fit_worse(evidence: RunEvidence) -> bool:
+    """Whether training images have a higher loss in inference mode than validation images."""
+    train_loss = evidence.trace.layers.get("inference_loss")
+    if train_loss is None or not len(train_loss) or not len(evidence.trace.validation_loss):
         return False
-    return float(np.nanmean(looks[-8:])) > WORSE * case.trace.validation_loss[-1]
+    return float(np.nanmean(train_loss[-8:])) > MIN_TRAIN_LOSS_RATIO * evidence.trace.validation_loss[-1]

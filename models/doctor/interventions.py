@@ -1,10 +1,11 @@
-"""Which changes are worth a replay: for each plausible cause, the flags that would remove it.
+"""Interventions worth a replay: for each plausible cause, the flags that would remove it.
 
-    for change in candidates(case): print(change.cause, change.flags, change.prior)
+    for intervention in propose_interventions(evidence):
+        print(intervention.cause, intervention.flags, intervention.prior)
 
-A change carries a prior: 0 where its cause is only possible, more where the configuration has an unusual value or a
-finding or an alarm speaks for it. Generic changes help nearly any run, whatever ails it: they explain least, and are
-what specific ones are held against.
+The prior of an intervention is 0 if its cause is merely possible, and higher if the configuration has an unusual value
+or a finding or an alarm supports the cause. Generic interventions help nearly any run, whatever its trouble. They
+explain least, and are the control arm for specific ones.
 """
 
 from __future__ import annotations
@@ -18,84 +19,107 @@ import tf_keras as keras
 
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.networks import surgery
-from evenkeel.models.networks.layers import DROPOUTS
+from evenkeel.models.networks.layers import DROPOUT_LAYERS
 from evenkeel.models.networks.layers import kernel as kernel_of
-from evenkeel.models.stability.detectors import Trace
 from evenkeel.models.stability.diagnosis import Finding
+from evenkeel.models.stability.trace import Trace
 from evenkeel.pipeline.config import AugmentConfig
 
 layers = keras.layers
 
-UNLIKELY, POSSIBLE, UNUSUAL, SHOWN = -2.0, 0.0, 1.5, 3.0  # log odds; a finding of preflight makes it SHOWN
-ADAMS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
-UPDATES = 200  # that a fix of a run with few of them comes to
-MILD = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
+# Log odds before any replay; a failed check of preflight raises the prior of its causes to `PRIOR_FOUND`.
+PRIOR_UNLIKELY, PRIOR_POSSIBLE, PRIOR_UNUSUAL, PRIOR_FOUND = -2.0, 0.0, 1.5, 3.0
+ADAM_LIKE_OPTIMIZERS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
+TARGET_UPDATES = 200  # updates that a fix gives a run which has too few
+MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
-    """`flags` that would remove `cause`; `why` are sentences about what makes it plausible.
+class Intervention:
+    """A change of the configuration that would remove a cause.
 
-    `cures` is False where the change shows the cause, and what to do about it is no flag.
+    Attributes:
+      cause: its name in `causes.CAUSES`; empty for the unchanged run and for several changes together.
+      flags: the change, {dotted name: value}.
+      prior: log odds of the cause before the replay.
+      reasons: sentences that make the cause plausible.
+      generic: whether the change helps nearly any run.
+      cures: False if the change only demonstrates the cause, and no flag removes it.
     """
 
     cause: str
     flags: dict[str, Any]
-    prior: float = POSSIBLE
-    why: tuple[str, ...] = ()
+    prior: float = PRIOR_POSSIBLE
+    reasons: tuple[str, ...] = ()
     generic: bool = False
     cures: bool = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Case:
-    """What is known of a run when changes are looked for."""
+class RunEvidence:
+    """What is known of a run before any change is tried.
+
+    Attributes:
+      config: the run's configuration.
+      network: its network with the initial weights.
+      findings: of preflight.
+      trace: telemetry of the probe.
+      alarm_kinds: kinds of the alarms in `trace`.
+      train_images: number of training images.
+      total_steps: steps of the whole run.
+      replicas: number of replicas.
+    """
 
     config: TrainConfig
     network: keras.Model
     findings: tuple[Finding, ...]
     trace: Trace
-    kinds: frozenset[str]  # of alarms
-    images: int  # to train on
+    alarm_kinds: frozenset[str]
+    train_images: int
     total_steps: int
     replicas: int = 1
 
-    def finds(self, cause: str) -> tuple[str, ...]:
-        """What preflight found that speaks for `cause`."""
+    def finding_lines(self, cause: str) -> tuple[str, ...]:
+        """The lines of failed checks that support `cause`."""
         return tuple(finding.line for finding in self.findings if not finding.ok and cause in finding.causes)
 
 
-def candidates(case: Case) -> list[Change]:
-    """Every change that could help, at most one or two for a cause; the control arm is among them."""
-    found = []
-    for source in SOURCES:
-        for change in source(case):
-            lines = case.finds(change.cause)
-            prior = max(change.prior, SHOWN) if lines else change.prior
-            found.append(dataclasses.replace(change, prior=prior, why=(*change.why, *lines)))
-    return found
+def propose_interventions(evidence: RunEvidence) -> list[Intervention]:
+    """Every intervention that could help, usually one or two per cause, with the control arm among them."""
+    interventions = []
+    for propose in PROPOSERS:
+        for intervention in propose(evidence):
+            lines = evidence.finding_lines(intervention.cause)
+            prior = max(intervention.prior, PRIOR_FOUND) if lines else intervention.prior
+            reasons = (*intervention.reasons, *lines)
+            interventions.append(dataclasses.replace(intervention, prior=prior, reasons=reasons))
+    return interventions
 
 
-def unchangeable(case: Case, tried: list[Change]) -> list[Change]:
-    """Causes that findings speak for and no flag can remove."""
-    known = {change.cause for change in tried}
-    named = dict.fromkeys(cause for finding in case.findings if not finding.ok for cause in finding.causes)
-    return [Change(cause, {}, SHOWN, case.finds(cause), cures=False) for cause in named if cause not in known]
+def causes_without_intervention(evidence: RunEvidence, tried: list[Intervention]) -> list[Intervention]:
+    """Causes that findings support and that none of the `tried` interventions is for, as ones without flags."""
+    tried_causes = {intervention.cause for intervention in tried}
+    supported = dict.fromkeys(cause for finding in evidence.findings if not finding.ok for cause in finding.causes)
+    return [
+        Intervention(cause, {}, PRIOR_FOUND, evidence.finding_lines(cause), cures=False)
+        for cause in supported
+        if cause not in tried_causes
+    ]
 
 
-def dropped(config: TrainConfig, what: str, share: float) -> dict[str, Any]:
-    """Flags that leave a `share` of the training images out, and train as many steps on the others."""
-    flags: dict[str, Any] = {"data.drop": ",".join(filter(None, [config.data.drop, what]))}
+def drop_flags(config: TrainConfig, drop: str, share: float) -> dict[str, Any]:
+    """Flags that drop a `share` of the training images, and raise the epochs so that the number of steps remains."""
+    flags: dict[str, Any] = {"data.drop": ",".join(filter(None, [config.data.drop, drop]))}
     epochs = round(config.epochs / max(1 - share, 0.01))
     return {**flags, "epochs": epochs} if epochs != config.epochs else flags
 
 
-# The control arm, and the learning rate.
+# Hyperparameters; the control arm first.
 
 
-def _rates(case: Case) -> Iterator[Change]:
-    rate = case.config.optimizer.learning_rate
-    wild = case.kinds & {
+def _propose_learning_rates(evidence: RunEvidence) -> Iterator[Intervention]:
+    rate = evidence.config.optimizer.learning_rate
+    unstable = evidence.alarm_kinds & {
         "nonfinite",
         "loss_spike",
         "divergence",
@@ -103,194 +127,232 @@ def _rates(case: Case) -> Iterator[Change]:
         "large_updates",
         "oscillation",
     }
-    slow = case.kinds & {"small_updates"}
-    high = UNUSUAL if wild else POSSIBLE
-    why = (f"alarms of {', '.join(sorted(wild))}",) if wild else ()
-    yield Change("learning_rate_high", {"optimizer.learning_rate": rate / 4}, high, why, generic=True)
-    if not case.config.optimizer.clip_norm:
-        yield Change("learning_rate_high", {"optimizer.clip_norm": 1.0}, high, why, generic=True)
-    for factor in () if slow else (32, 256) if wild else (32,):
-        yield Change("learning_rate_high", {"optimizer.learning_rate": rate / factor}, high, why)
-    if not wild:
-        why = ("updates are tiny against the weights",) if slow else ()
-        for factor in (8, 64) if slow or not _learns(case) else (8,):
-            yield Change("learning_rate_low", {"optimizer.learning_rate": rate * factor}, 2 * bool(slow), why)
+    slow = evidence.alarm_kinds & {"small_updates"}
+    prior = PRIOR_UNUSUAL if unstable else PRIOR_POSSIBLE
+    reasons = (f"alarms during the run: {', '.join(sorted(unstable))}",) if unstable else ()
+    yield Intervention("learning_rate_high", {"optimizer.learning_rate": rate / 4}, prior, reasons, generic=True)
+    if not evidence.config.optimizer.clip_norm:
+        yield Intervention("learning_rate_high", {"optimizer.clip_norm": 1.0}, prior, reasons, generic=True)
+    for factor in () if slow else (32, 256) if unstable else (32,):
+        yield Intervention("learning_rate_high", {"optimizer.learning_rate": rate / factor}, prior, reasons)
+    if not unstable:
+        reasons = ("updates are tiny relative to the weights",) if slow else ()
+        for factor in (8, 64) if slow or not _loss_has_fallen(evidence) else (8,):
+            flags = {"optimizer.learning_rate": rate * factor}
+            yield Intervention("learning_rate_low", flags, 2 * bool(slow), reasons)
 
 
-def _learns(case: Case) -> bool:
-    began = case.trace.began or np.nan
-    return bool(_last(case.trace.loss) < 0.9 * began)
+def _loss_has_fallen(evidence: RunEvidence) -> bool:
+    first_loss = evidence.trace.began or np.nan
+    return bool(_recent_median(evidence.trace.loss) < 0.9 * first_loss)
 
 
-def _warmup(case: Case) -> Iterator[Change]:
-    if case.config.optimizer.warmup_epochs or case.trace.steps[:1].sum() or not case.kinds:
+def _propose_warmup(evidence: RunEvidence) -> Iterator[Intervention]:
+    config = evidence.config
+    if config.optimizer.warmup_epochs or evidence.trace.steps[:1].sum() or not evidence.alarm_kinds:
         return
-    epochs = min(0.25 * case.config.epochs, 100 * case.config.data.batch_size / case.images)
-    large = "large_first_update" in case.kinds
-    why = ("the first update is large against the weights",) if large else ()
-    if epochs < case.config.epochs:
-        prior = UNUSUAL if large else POSSIBLE
-        yield Change("no_warmup", {"optimizer.warmup_epochs": round(epochs, 4)}, prior, why)
+    epochs = min(0.25 * config.epochs, 100 * config.data.batch_size / evidence.train_images)
+    large = "large_first_update" in evidence.alarm_kinds
+    reasons = ("the first update is large relative to the weights",) if large else ()
+    if epochs < config.epochs:
+        prior = PRIOR_UNUSUAL if large else PRIOR_POSSIBLE
+        yield Intervention("no_warmup", {"optimizer.warmup_epochs": round(epochs, 4)}, prior, reasons)
 
 
-def _optimizer(case: Case) -> Iterator[Change]:
-    optimizer = case.config.optimizer
+def _propose_optimizer(evidence: RunEvidence) -> Iterator[Intervention]:
+    optimizer = evidence.config.optimizer
+    flags: dict[str, Any]
     if optimizer.name in ("sgd", "sgdw"):
+        reason = f"the momentum is {optimizer.momentum:g}"
         if optimizer.momentum > 0.95:
-            why = (f"momentum {optimizer.momentum:g}: an update is {1 / (1 - optimizer.momentum):.0f} gradients",)
-            yield Change("momentum", {"optimizer.momentum": 0.9}, UNUSUAL, why)
+            reason += f": an update sums {1 / (1 - optimizer.momentum):.0f} gradients"
+            yield Intervention("momentum", {"optimizer.momentum": 0.9}, PRIOR_UNUSUAL, (reason,))
         elif optimizer.momentum < 0.5:
-            yield Change("momentum", {"optimizer.momentum": 0.9}, POSSIBLE, (f"momentum {optimizer.momentum:g}",))
+            yield Intervention("momentum", {"optimizer.momentum": 0.9}, PRIOR_POSSIBLE, (reason,))
     elif optimizer.beta_1 > 0.97 or not 0.9 <= optimizer.beta_2 < 1:
-        why = (f"beta_1 {optimizer.beta_1:g}, beta_2 {optimizer.beta_2:g}",)
-        yield Change("momentum", {"optimizer.beta_1": 0.9, "optimizer.beta_2": 0.999}, UNUSUAL, why)
-    if optimizer.name in ADAMS and optimizer.epsilon > 1e-3:
-        yield Change("epsilon", {"optimizer.epsilon": 1e-7}, UNUSUAL, (f"epsilon {optimizer.epsilon:g}",))
+        reason = f"beta_1 is {optimizer.beta_1:g} and beta_2 is {optimizer.beta_2:g}"
+        flags = {"optimizer.beta_1": 0.9, "optimizer.beta_2": 0.999}
+        yield Intervention("momentum", flags, PRIOR_UNUSUAL, (reason,))
+    if optimizer.name in ADAM_LIKE_OPTIMIZERS and optimizer.epsilon > 1e-3:
+        reason = f"epsilon is {optimizer.epsilon:g}"
+        yield Intervention("epsilon", {"optimizer.epsilon": 1e-7}, PRIOR_UNUSUAL, (reason,))
     if optimizer.name != "adam" or optimizer.learning_rate > 0.02 or optimizer.learning_rate < 5e-5:
-        yield Change("optimizer", {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3}, UNLIKELY, (), True)
+        flags = {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3}
+        yield Intervention("optimizer", flags, PRIOR_UNLIKELY, generic=True)
 
 
-def _batch(case: Case) -> Iterator[Change]:
-    batch = case.config.data.batch_size
-    each = batch // case.replicas // case.config.optimizer.accumulate
-    norms = any(isinstance(layer, layers.BatchNormalization) for layer in case.network._flatten_layers())
-    if norms and each < 8:
-        yield Change("batch_norm_batch", {"data.batch_size": 32 * case.replicas}, UNUSUAL, (f"{each} images each",))
+def _propose_batch_size(evidence: RunEvidence) -> Iterator[Intervention]:
+    batch, replicas = evidence.config.data.batch_size, evidence.replicas
+    per_pass = batch // replicas // evidence.config.optimizer.accumulate
+    has_batch_norm = any(isinstance(layer, layers.BatchNormalization) for layer in evidence.network._flatten_layers())
+    if has_batch_norm and per_pass < 8:
+        reason = f"BatchNorm takes its statistics from {per_pass} images"
+        yield Intervention("batch_norm_batch", {"data.batch_size": 32 * replicas}, PRIOR_UNUSUAL, (reason,))
     elif batch < 12:
-        yield Change("batch_small", {"data.batch_size": 32 * case.replicas}, UNUSUAL, (f"batches of {batch}",))
-    if batch > 64 and (case.total_steps < 150 or batch > case.images / 16):
+        reason = f"a batch has {batch} images"
+        yield Intervention("batch_small", {"data.batch_size": 32 * replicas}, PRIOR_UNUSUAL, (reason,))
+    if batch > 64 and (evidence.total_steps < 150 or batch > evidence.train_images / 16):
         sizes = [size for size in (64, 32, 16) if size <= batch // 8] or [batch // 8]
-        images = case.total_steps * batch
-        smaller = next((size for size in sizes if images >= UPDATES * size), sizes[-1])
-        smaller = max(case.replicas, smaller // case.replicas * case.replicas)
-        why = (f"batches of {batch}: {case.total_steps} updates in the run",)
-        yield Change("batch_large", {"data.batch_size": smaller}, UNUSUAL, why)
+        images_in_run = evidence.total_steps * batch
+        smaller = next((size for size in sizes if images_in_run >= TARGET_UPDATES * size), sizes[-1])
+        smaller = max(replicas, smaller // replicas * replicas)
+        reason = f"a batch has {batch} images, and the run has {evidence.total_steps} updates"
+        yield Intervention("batch_large", {"data.batch_size": smaller}, PRIOR_UNUSUAL, (reason,))
 
 
-def _length(case: Case) -> Iterator[Change]:
-    if case.total_steps < 120 and case.config.data.batch_size <= 64:
-        why = (f"the run is {case.total_steps} updates long",)
-        times = max(4, -(-UPDATES // case.total_steps))
-        yield Change("too_few_steps", {"epochs": case.config.epochs * times}, UNUSUAL, why)
+def _propose_longer_run(evidence: RunEvidence) -> Iterator[Intervention]:
+    if evidence.total_steps < 120 and evidence.config.data.batch_size <= 64:
+        reason = f"the run has {evidence.total_steps} updates"
+        factor = max(4, -(-TARGET_UPDATES // evidence.total_steps))
+        flags = {"epochs": evidence.config.epochs * factor}
+        yield Intervention("too_few_steps", flags, PRIOR_UNUSUAL, (reason,))
 
 
 # Data.
 
 
-def _data(case: Case) -> Iterator[Change]:
-    config = case.config.data
+def _propose_data_changes(evidence: RunEvidence) -> Iterator[Intervention]:
+    config = evidence.config.data
     if not (config.normalize or config.standardize):
-        yield Change("input_scale", {"data.normalize": True}, UNUSUAL, ("the network sees values of 0 to 255",))
-    found = next((each for each in case.findings if each.check == "outlier_images" and not each.ok), None)
-    if found:
-        yield Change("outlier_images", dropped(case.config, "outliers", found.evidence["share"]))
-    if case.finds("class_imbalance") and config.balance == "none":
-        yield Change("class_imbalance", {"data.balance": "classes"})
-    if any(each.check == "image_skew" and not each.ok for each in case.findings) and not config.standardize:
-        why = ("each image by its own mean and deviation: brightness and contrast count no more",)
-        yield Change("train_validation_skew", {"data.standardize": True}, why=why)
-    if case.finds("train_validation_skew"):
-        held_out = {"data.train_split": "train[:80%]", "data.validation_split": "train[80%:]"}
-        why = ("validation on training images held out",)
-        yield Change("train_validation_skew", held_out, why=why, cures=False)
+        reason = "the network's input has values of 0 to 255"
+        yield Intervention("input_scale", {"data.normalize": True}, PRIOR_UNUSUAL, (reason,))
+    failed = {finding.check: finding for finding in evidence.findings if not finding.ok}
+    if outliers := failed.get("outlier_images"):
+        yield Intervention("outlier_images", drop_flags(evidence.config, "outliers", outliers.evidence["share"]))
+    if evidence.finding_lines("class_imbalance") and config.balance == "none":
+        yield Intervention("class_imbalance", {"data.balance": "classes"})
+    if "image_skew" in failed and not config.standardize:
+        reason = "normalising each image by its own mean and deviation removes differences in brightness and contrast"
+        yield Intervention("train_validation_skew", {"data.standardize": True}, reasons=(reason,))
+    if evidence.finding_lines("train_validation_skew"):
+        flags = {"data.train_split": "train[:80%]", "data.validation_split": "train[80%:]"}
+        reason = "the replay validates on held-out training images"
+        yield Intervention("train_validation_skew", flags, reasons=(reason,), cures=False)
 
 
-def _augmentation(case: Case) -> Iterator[Change]:
-    augment, plain = case.config.data.augment, AugmentConfig()
+def _propose_augmentation(evidence: RunEvidence) -> Iterator[Intervention]:
+    augment, trace = evidence.config.data.augment, evidence.trace
     mild = AugmentConfig(flip=min(augment.flip, 0.5), pad_crop=min(augment.pad_crop, 4))
-    strong = {
+    weaker = {
         f"data.augment.{field.name}": getattr(mild, field.name)
-        for field in dataclasses.fields(plain)
+        for field in dataclasses.fields(AugmentConfig)
         if field.name != "randaugment_magnitude" and getattr(augment, field.name) != getattr(mild, field.name)
     }
-    mixing = case.config.mixing
-    strong |= {f"mixing.{name}": 0.0 for name in ("mixup", "cutmix") if getattr(mixing, name)}
-    if strong:
-        yield Change("too_much_augmentation", strong)
-    weak = {name: value for name, value in MILD.items() if not getattr(augment, name.rpartition(".")[2])}
-    if case.config.data.image_size < 16:
-        weak.pop("data.augment.pad_crop", None)
-    if weak and _learnt_by_heart(case):
-        why = (f"training loss {_last(case.trace.loss):.2g}, validation loss {case.trace.validation_loss[-1]:.2g}",)
-        more = {"optimizer.weight_decay": 5e-3} if not case.config.optimizer.weight_decay else {}
-        yield Change("overfitting", {**weak, **more}, UNUSUAL, why)
+    mixing = evidence.config.mixing
+    weaker |= {f"mixing.{name}": 0.0 for name in ("mixup", "cutmix") if getattr(mixing, name)}
+    if weaker:
+        yield Intervention("too_much_augmentation", weaker)
+    stronger = {
+        name: value for name, value in MILD_AUGMENTATION.items() if not getattr(augment, name.rpartition(".")[2])
+    }
+    if evidence.config.data.image_size < 16:
+        stronger.pop("data.augment.pad_crop", None)
+    if stronger and _overfits(evidence):
+        losses = _recent_median(trace.loss), trace.validation_loss[-1]
+        reason = f"the training loss is {losses[0]:.2g} and the validation loss {losses[1]:.2g}"
+        decay = {"optimizer.weight_decay": 5e-3} if not evidence.config.optimizer.weight_decay else {}
+        yield Intervention("overfitting", {**stronger, **decay}, PRIOR_UNUSUAL, (reason,))
 
 
-def _learnt_by_heart(case: Case) -> bool:
-    if "overfitting" in case.kinds:
+def _overfits(evidence: RunEvidence) -> bool:
+    if "overfitting" in evidence.alarm_kinds:
         return True
-    return len(case.trace.validation_loss) > 0 and case.trace.validation_loss[-1] > 1.5 * _last(case.trace.loss)
+    validation_loss = evidence.trace.validation_loss
+    return len(validation_loss) > 0 and validation_loss[-1] > 1.5 * _recent_median(evidence.trace.loss)
 
 
-def _last(x: np.ndarray) -> float:
+def _recent_median(x: np.ndarray) -> float:
     return float(np.median(x[-20:])) if len(x) else float("nan")
 
 
-# Regularization and architecture.
+# Regularization, architecture and numerics.
 
 
-def _regularizers(case: Case) -> Iterator[Change]:
-    model, decay = case.config.model, case.config.optimizer.weight_decay
-    rates = [layer.rate for layer in case.network._flatten_layers() if isinstance(layer, DROPOUTS)]
+def _propose_regularization(evidence: RunEvidence) -> Iterator[Intervention]:
+    model, decay = evidence.config.model, evidence.config.optimizer.weight_decay
+    is_users_network = ":" in model.name
+    network_layers = evidence.network._flatten_layers()
+    rates = [layer.rate for layer in network_layers if isinstance(layer, DROPOUT_LAYERS)]
     if max([model.dropout, model.stochastic_depth, *rates]) > 0.4:
-        own = ":" not in model.name
-        flags = {"model.dropout": 0.0, "model.stochastic_depth": 0.0} if own else _patch(case, "no_dropout")
-        yield Change("dropout", flags, UNUSUAL, (f"dropout of {max([model.dropout, *rates]):g}",))
+        flags = {"model.dropout": 0.0, "model.stochastic_depth": 0.0}
+        if is_users_network:
+            flags = _patch_flags(evidence, "no_dropout")
+        reason = f"the dropout rate is {max([model.dropout, *rates]):g}"
+        yield Intervention("dropout", flags, PRIOR_UNUSUAL, (reason,))
     flags = {f"model.{name}": 0.0 for name in ("l1", "l2") if getattr(model, name) > 1e-4}
-    if decay > 0.01 or (decay and decay * case.config.optimizer.learning_rate > 1e-3):
+    if decay > 0.01 or (decay and decay * evidence.config.optimizer.learning_rate > 1e-3):
         flags["optimizer.weight_decay"] = 5e-4
-    if ":" in model.name and surgery.changes_anything(case.network, "no_penalty"):
-        flags |= _patch(case, "no_penalty")
+    if is_users_network and surgery.has_effect(evidence.network, "no_penalty"):
+        flags |= _patch_flags(evidence, "no_penalty")
     if flags:
-        yield Change("penalty", flags, UNUSUAL, ("penalties on weights are strong",))
+        yield Intervention("penalty", flags, PRIOR_UNUSUAL, ("penalties on weights are strong",))
 
 
-def _architecture(case: Case) -> Iterator[Change]:
-    dead = case.trace.layers.get("dead")
-    share = float(np.nanmax(dead[-3:])) if dead is not None and np.isfinite(dead[-3:]).any() else 0.0
-    saturated = case.trace.layers.get("saturated")
-    for cause, name, prior, why in (
-        ("no_normalization", "batch_norm", UNLIKELY, "no normalization layer"),
-        ("saturating_activation", "relu", UNUSUAL, "activations that saturate on both sides"),
+def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
+    dead = evidence.trace.layers.get("dead")
+    dead_share = float(np.nanmax(dead[-3:])) if dead is not None and np.isfinite(dead[-3:]).any() else 0.0
+    saturated = evidence.trace.layers.get("saturated")
+    unusual_weights = _has_unusual_weights(evidence.network)
+    found = lambda cause: bool(evidence.finding_lines(cause))  # noqa: E731
+    for cause, patch, prior, plausible, reason in (
+        ("no_normalization", "batch_norm", PRIOR_UNLIKELY, True, "there is no normalization layer"),
+        (
+            "saturating_activation",
+            "relu",
+            PRIOR_UNUSUAL,
+            saturated is None or np.isfinite(saturated).any(),
+            "activations saturate at both ends",
+        ),
         (
             "dying_activation",
             "leaky_relu",
-            UNUSUAL if share > 0.5 else POSSIBLE,
-            f"{share:.0%} of a layer's units dead",
+            PRIOR_UNUSUAL if dead_share > 0.5 else PRIOR_POSSIBLE,
+            dead_share > 0.3 or found("dying_activation"),
+            f"{dead_share:.0%} of a layer's units are dead",
         ),
-        ("initialization", "he_normal", UNUSUAL if _far_from_usual(case.network) else POSSIBLE, "initial weights"),
-        ("output_activation", "logits", SHOWN, "the last layer has an activation; the loss takes logits"),
-        ("frozen_layers", "trainable", UNUSUAL, "some layers are not trainable"),
-        ("batch_norm_momentum", "norm_momentum", UNUSUAL, "BatchNorm's momentum"),
+        (
+            "initialization",
+            "he_normal",
+            PRIOR_UNUSUAL if unusual_weights else PRIOR_POSSIBLE,
+            unusual_weights or found("initialization"),
+            "the initial weights are unusual",
+        ),
+        (
+            "output_activation",
+            "logits",
+            PRIOR_FOUND,
+            True,
+            "the last layer has an activation, but the loss takes logits",
+        ),
+        ("frozen_layers", "trainable", PRIOR_UNUSUAL, True, "some layers are not trainable"),
+        (
+            "batch_norm_momentum",
+            "norm_momentum",
+            PRIOR_UNUSUAL,
+            not _has_usual_momentum(evidence),
+            "BatchNorm's momentum is unusual",
+        ),
     ):
-        if name == "norm_momentum" and _usual_momentum(case):
-            continue
-        if name == "leaky_relu" and share <= 0.3 and not case.finds(cause):
-            continue
-        if name == "he_normal" and not (_far_from_usual(case.network) or case.finds(cause)):
-            continue
-        if name == "relu" and saturated is not None and not np.isfinite(saturated).any():
-            continue
-        if surgery.changes_anything(case.network, name):
-            helps_any = name == "batch_norm" and not case.finds(cause)
-            yield Change(cause, _patch(case, name), prior, (why,), generic=helps_any)
+        if plausible and surgery.has_effect(evidence.network, patch):
+            generic = patch == "batch_norm" and not found(cause)
+            yield Intervention(cause, _patch_flags(evidence, patch), prior, (reason,), generic)
 
 
-def _usual_momentum(case: Case) -> bool:
-    momenta = [
-        layer.momentum for layer in case.network._flatten_layers() if isinstance(layer, layers.BatchNormalization)
-    ]
-    # Steps that the statistics reach back, against those that there are; Keras's 0.99 is 100.
-    return all(0.5 <= momentum <= 0.99 or 3 / (1 - momentum + 1e-12) < case.total_steps for momentum in momenta)
+def _has_usual_momentum(evidence: RunEvidence) -> bool:
+    """Whether every BatchNorm's momentum is 0.5 to 0.99, or averages fewer steps than the run has."""
+    network_layers = evidence.network._flatten_layers()
+    momenta = [layer.momentum for layer in network_layers if isinstance(layer, layers.BatchNormalization)]
+    # 3 / (1 - momentum) steps hold 95% of the weight; Keras's default, 0.99, averages 100.
+    return all(0.5 <= momentum <= 0.99 or 3 / (1 - momentum + 1e-12) < evidence.total_steps for momentum in momenta)
 
 
-def _far_from_usual(network: keras.Model) -> bool:
-    """Whether a kernel's values are 3 times larger or smaller than He's or Glorot's, or biases are far from zero.
+def _has_unusual_weights(network: keras.Model) -> bool:
+    """Whether a kernel's deviation is 3 times larger or smaller than He's or Glorot's, or a mean or bias far from 0.
 
-    Or BatchNorm's scales and offsets, see `patch.wild`.
+    BatchNorm's scales and offsets count as well, see `surgery.starts_extreme`.
     """
     for layer in network._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization) and surgery.wild(layer):
+        if isinstance(layer, layers.BatchNormalization) and surgery.starts_extreme(layer):
             return True
         kernel = kernel_of(layer) if not isinstance(layer, keras.Model) else None
         if kernel is None or len(kernel.shape) < 2:
@@ -307,24 +369,25 @@ def _far_from_usual(network: keras.Model) -> bool:
     return False
 
 
-def _numerics(case: Case) -> Iterator[Change]:
-    if case.config.precision == "mixed_float16":
-        yield Change("precision", {"precision": "float32"}, UNUSUAL, ("half precision",))
+def _propose_precision(evidence: RunEvidence) -> Iterator[Intervention]:
+    if evidence.config.precision == "mixed_float16":
+        reason = "the run computes in half precision"
+        yield Intervention("precision", {"precision": "float32"}, PRIOR_UNUSUAL, (reason,))
 
 
-def _patch(case: Case, name: str) -> dict[str, Any]:
-    return {"model.patch": ",".join([*case.config.model.patches, name])}
+def _patch_flags(evidence: RunEvidence, patch: str) -> dict[str, Any]:
+    return {"model.patch": ",".join([*evidence.config.model.patches, patch])}
 
 
-SOURCES: tuple[Callable[[Case], Iterator[Change]], ...] = (
-    _rates,
-    _warmup,
-    _optimizer,
-    _batch,
-    _length,
-    _data,
-    _augmentation,
-    _regularizers,
-    _architecture,
-    _numerics,
+PROPOSERS: tuple[Callable[[RunEvidence], Iterator[Intervention]], ...] = (
+    _propose_learning_rates,
+    _propose_warmup,
+    _propose_optimizer,
+    _propose_batch_size,
+    _propose_longer_run,
+    _propose_data_changes,
+    _propose_augmentation,
+    _propose_regularization,
+    _propose_patches,
+    _propose_precision,
 )

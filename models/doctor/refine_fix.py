@@ -1,6 +1,6 @@
-"""A fix made better: what is repaired may want another learning rate than what was broken, and something beside.
+"""Refinement of a fix: another learning rate, and further changes beside it.
 
-fix, tried = improved(trials, fix, known)
+fix, trials_made = refine_fix(trials, fix, known_trials)
 """
 
 from __future__ import annotations
@@ -8,58 +8,62 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from evenkeel.models.doctor.interventions import Change
-from evenkeel.models.doctor.trials import Trial, Trials, union
-from evenkeel.models.stability.diagnosis import PATCH, RATE
+from evenkeel.models.doctor.interventions import Intervention
+from evenkeel.models.doctor.trials import Trial, Trials, merge_flags
+from evenkeel.models.stability.diagnosis import LEARNING_RATE_FLAG, PATCH_FLAG
 
-WORTH = 0.02  # of utility: what a fix must gain by a flag that it did without so far
-BESIDE = 2  # changes that are tried in addition
+MIN_ADDED_UTILITY = 0.02  # utility that a further flag must gain
+MAX_ADDITIONS = 2  # further changes that are tried
 
 
-def improved(trials: Trials, fix: dict[str, Any], known: list[Trial]) -> tuple[dict[str, Any], list[Trial]]:
-    """(`fix`, or what does better; what was tried for that). `known` are the trials so far, that of the fix among them.
+def refine_fix(trials: Trials, fix: dict[str, Any], known_trials: list[Trial]) -> tuple[dict[str, Any], list[Trial]]:
+    """(`fix` or better flags, the trials made for it). `known_trials` are those so far, that of `fix` among them.
 
-    The rates that changes are tried with lie a factor of 8 apart, and those that do not set it keep one that the faulty
-    run was given: half and twice the rate is tried, and once more what is as much farther on the better side. Then, one
-    at a time, the changes that promise most of those that leave the fix in place.
+    Interventions try learning rates that are a factor of 8 apart, and the others keep the rate of the faulty run. So
+    half and twice the rate are tried, and once more a factor of 2 on the better side. Then the most promising
+    interventions that leave the fix in place are added, one at a time.
     """
-    start = next((trial for trial in known if trial.change.flags == fix), None)
+    start = next((trial for trial in known_trials if trial.intervention.flags == fix), None)
     if not fix or start is None:
         return fix, []
     trials.finish(start)
-    rates = _rates(trials, start)
-    best = _better(start, rates, 0.0 if RATE in fix else WORTH)
-    more = [trial for change in _beside(best.change, known)[:BESIDE] if (trial := trials.whole(change))]
-    return _better(best, more, WORTH).change.flags, rates + more
+    rate_trials = _try_learning_rates(trials, start)
+    best = _best_trial(start, rate_trials, 0.0 if LEARNING_RATE_FLAG in fix else MIN_ADDED_UTILITY)
+    additions = _combine_with_others(best.intervention, known_trials)[:MAX_ADDITIONS]
+    addition_trials = [trial for addition in additions if (trial := trials.run_in_full(addition))]
+    refined = _best_trial(best, addition_trials, MIN_ADDED_UTILITY)
+    return refined.intervention.flags, rate_trials + addition_trials
 
 
-def _rates(trials: Trials, start: Trial) -> list[Trial]:
-    def at(factor: float) -> list[Trial]:
-        flags = {**start.change.flags, RATE: factor * start.run.config.optimizer.learning_rate}
-        trial = trials.whole(dataclasses.replace(start.change, flags=flags))
+def _try_learning_rates(trials: Trials, start: Trial) -> list[Trial]:
+    def scale_learning_rate(factor: float) -> list[Trial]:
+        learning_rate = factor * start.run.config.optimizer.learning_rate
+        flags = {**start.intervention.flags, LEARNING_RATE_FLAG: learning_rate}
+        trial = trials.run_in_full(dataclasses.replace(start.intervention, flags=flags))
         return [trial] if trial else []
 
-    lower, higher = at(0.5), at(2.0)
+    lower, higher = scale_learning_rate(0.5), scale_learning_rate(2.0)
     best = max([start, *lower, *higher], key=lambda trial: trial.utility)
-    return [*lower, *higher, *(at(0.25) if best in lower else at(4.0) if best in higher else [])]
+    farther = scale_learning_rate(0.25) if best in lower else scale_learning_rate(4.0) if best in higher else []
+    return [*lower, *higher, *farther]
 
 
-def _better(start: Trial, others: list[Trial], least: float) -> Trial:
-    """The best of the `others`, if it is by more than `least` better than `start`."""
+def _best_trial(start: Trial, others: list[Trial], min_gain: float) -> Trial:
+    """The best of `others` if it exceeds `start` by more than `min_gain`, else `start`."""
     best = max([start, *others], key=lambda trial: trial.utility)
-    return best if best.utility > start.utility + least else start
+    return best if best.utility > start.utility + min_gain else start
 
 
-def _beside(fix: Change, known: list[Trial]) -> list[Change]:
-    """`fix` and another change in one, for every other that goes with it; those that promise most come first.
+def _combine_with_others(fix: Intervention, known_trials: list[Trial]) -> list[Intervention]:
+    """`fix` combined with each other intervention that changes none of its flags, the most promising first.
 
-    Of those with one cause only the first: they are strengths of one change.
+    One intervention per cause: others with the same cause differ in strength only.
     """
-    found: dict[str, Change] = {}
-    for trial in sorted(known, key=lambda trial: -trial.promise):
-        flags = trial.change.flags
-        apart = not {RATE, *fix.flags} & set(flags) - {PATCH}
-        both = union([fix, trial.change])
-        if trial.change.cures and apart and both != fix.flags:
-            found.setdefault(trial.change.cause, dataclasses.replace(fix, flags=both))
-    return list(found.values())
+    combined: dict[str, Intervention] = {}
+    for trial in sorted(known_trials, key=lambda trial: -trial.priority):
+        other = trial.intervention
+        independent = not {LEARNING_RATE_FLAG, *fix.flags} & set(other.flags) - {PATCH_FLAG}
+        flags = merge_flags([fix, other])
+        if other.cures and independent and flags != fix.flags:
+            combined.setdefault(other.cause, dataclasses.replace(fix, flags=flags))
+    return list(combined.values())

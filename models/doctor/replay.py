@@ -1,13 +1,13 @@
-"""Controlled replay: the same batches under one change, from the seed's weights or from a checkpoint.
+"""Controlled replay: the same batches under one change, from the seed's initial weights or from a checkpoint.
 
-    bench = Bench(config.strategy)
-    run = bench.begin(config)
-    bench.advance(run, steps=100)
-    accuracy, loss = bench.validate(run)
-    other = bench.begin(changed(config, {"optimizer.learning_rate": 0.01}))
+    engine = ReplayEngine(config.strategy)
+    run = engine.begin(config)
+    engine.advance(run, steps=100)
+    accuracy, loss = engine.validate(run)
+    other = engine.begin(with_options(config, {"optimizer.learning_rate": 0.01}))
 
-Runs take turns on compiled models: those that differ in seed, learning rate or images alone share one, and each keeps
-its own weights, slots and step, so that any of them can be gone on with.
+Runs take turns on compiled models. Runs that differ only in seed, learning rate or images share a model. Each run keeps
+its own weights, optimizer slots and step, so that any of them can be continued.
 """
 
 from __future__ import annotations
@@ -25,56 +25,47 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models import train as training
 from evenkeel.models.config import (
     StrategyConfig,
     TrainConfig,
     config_json,
-    from_dict,
-    to_dict,
+    with_options,
 )
 from evenkeel.models.distribute import strategy
-from evenkeel.models.networks import factory as network
-from evenkeel.models.stability.detectors import WINDOW, Trace, first_loss
+from evenkeel.models.networks import factory
+from evenkeel.models.stability.rolling import BASELINE_STEPS
+from evenkeel.models.stability.trace import Trace, first_loss
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training import build_model
+from evenkeel.models.training.batches import count_steps_per_epoch
 from evenkeel.models.training.checkpoints import Checkpoints
-from evenkeel.models.training.snapshots import changing
+from evenkeel.models.training.snapshots import state_variables
 from evenkeel.models.training.stable_model import StableModel
+from evenkeel.models.training.validation import evaluate
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.errors import require
 
-MODELS = 8  # compiled ones that are kept: each holds its weights twice, and its graphs
-VALIDATED = 1000  # images: an accuracy of a half is known to 1.6 points
-EVALUATED = 250  # images of a replica and step
-HELD = 64 * 2**20  # bytes of decoded images up to which these are kept
-HOPELESS = 40  # updates skipped in a row: the weights do not change any more
-
-
-def changed(config: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
-    """`config` with the options `flags`, by their dotted names.
-
-    Raises:
-      UsageError: there is no such option, or its value is a bad one.
-    """
-    values = to_dict(config)
-    for name, value in flags.items():
-        *groups, last = name.split(".")
-        group = values
-        for each in groups:
-            group = group.setdefault(each, {})
-            require(isinstance(group, dict), f"{name} is no option: {each} has none of its own.")
-        group[last] = value
-    return from_dict(TrainConfig, values)
+MAX_COMPILED_MODELS = 8  # each holds its weights twice, and its graphs
+VALIDATION_IMAGES = 1000  # an accuracy of a half has a standard error of 1.6 points
+EVALUATION_BATCH = 250  # images per replica and step
+MAX_CACHED_BYTES = 64 * 2**20  # decoded validation images up to this size are cached
+MAX_SKIPPED_UPDATES = 40  # consecutive skipped updates after which the weights will not change any more
 
 
 @dataclasses.dataclass(eq=False)
 class Run:
-    """A configuration on its way: what it has become after `step` steps, and what these left behind.
+    """State of a run, and the telemetry of its steps.
 
-    `rows` are float32 [steps, len(telemetry.ROW)], `layers` [steps, size of the model's probe].
+    Attributes:
+      config: its configuration.
+      data: its data set.
+      first_step: the step that the run started from.
+      step: the number of steps so far.
+      state: values of all variables that training changes.
+      rows: float32 [steps, len(step_row.COLUMNS)].
+      layers: float32 [steps, size of the model's layer statistics].
+      validated: (step, accuracy, loss) of each validation.
     """
 
     config: TrainConfig
@@ -84,97 +75,112 @@ class Run:
     state: list[np.ndarray]
     rows: np.ndarray
     layers: np.ndarray
-    validated: list[tuple[int, float, float]]  # step, accuracy, loss
+    validated: list[tuple[int, float, float]]
 
     @property
     def loss(self) -> np.ndarray:
+        """float64 [steps], in nats."""
         return step_row.column(self.rows, "loss").astype(np.float64)
 
     @property
     def gradient_norm(self) -> np.ndarray:
+        """float64 [steps]."""
         return step_row.column(self.rows, "gradient_norm").astype(np.float64)
 
 
 @dataclasses.dataclass(eq=False)
-class _Compiled:
+class _CompiledModel:
+    """A compiled model that runs share.
+
+    Attributes:
+      model: the model.
+      variables: those that training changes.
+      initial_values: of `variables`.
+      steps_per_call: steps in one compiled call.
+    """
+
     model: StableModel
     variables: list[tf.Variable]
-    start: list[np.ndarray]
+    initial_values: list[np.ndarray]
     steps_per_call: int
 
 
-class Bench:
-    """Makes runs and goes on with them, on the devices of a strategy; keeps the `models` compiled last."""
+class ReplayEngine:
+    """Starts and continues runs on the devices of a strategy; keeps the `max_models` models used last."""
 
-    def __init__(self, devices: StrategyConfig | None = None, models: int = MODELS) -> None:
-        self._kept = models
-        self.devices = strategy.create(devices or StrategyConfig(name="one"))
-        self._models: collections.OrderedDict[str, _Compiled] = collections.OrderedDict()
-        self._data = functools.lru_cache(maxsize=4)(dataset.load_dataset)
-        self._open: tuple[Run, Any] | None = None
-        self._evaluation = functools.lru_cache(maxsize=4)(self._evaluation_batches)
+    def __init__(self, devices: StrategyConfig | None = None, max_models: int = MAX_COMPILED_MODELS) -> None:
+        self._max_models = max_models
+        self.devices = strategy.create_strategy(devices or StrategyConfig(name="one"))
+        self._models: collections.OrderedDict[str, _CompiledModel] = collections.OrderedDict()
+        self._load_dataset = functools.lru_cache(maxsize=4)(dataset.load_dataset)
+        self._open_batches: tuple[Run, Any] | None = None
+        self._cached_evaluation_batches = functools.lru_cache(maxsize=4)(self._create_evaluation_batches)
 
-    def data_of(self, config: TrainConfig) -> Dataset:
-        return self._data(_as_read(config.data))
+    @property
+    def replicas(self) -> int:
+        return self.devices.num_replicas_in_sync
+
+    def load_data(self, config: TrainConfig) -> Dataset:
+        return self._load_dataset(_without_batch_options(config.data))
 
     def begin(self, config: TrainConfig, checkpoint: str = "") -> Run:
-        """A run at its start, or as the `checkpoint` (a directory) of a run with the same variables left it."""
-        data = self.data_of(config)
-        compiled = self._compiled(config, data)
+        """A run at its start, or at a `checkpoint` (a directory) of a run with the same variables."""
+        data = self.load_data(config)
+        compiled = self._compiled_model(config, data)
         model = compiled.model
-        for variable, value in zip(compiled.variables, compiled.start, strict=True):
+        for variable, value in zip(compiled.variables, compiled.initial_values, strict=True):
             variable.assign(value)
         if checkpoint:
             Checkpoints(os.path.dirname(checkpoint), model).restore(checkpoint)
         else:
-            model.get_layer(model.name).set_weights(self._fresh(config, data).get_weights())
+            model.get_layer(model.name).set_weights(self._create_network(config, data).get_weights())
             model.data_step.assign(0)
-        size = model.probe.size if model.probe else 0
-        nothing = np.zeros((0, len(step_row.ROW)), np.float32), np.zeros((0, size), np.float32)
-        return Run(config, data, model.step, model.step, self._values(compiled.variables), *nothing, [])
+        size = model.layer_stats.size if model.layer_stats else 0
+        rows, layers = np.zeros((0, len(step_row.COLUMNS)), np.float32), np.zeros((0, size), np.float32)
+        return Run(config, data, model.step, model.step, self._copy_values(compiled.variables), rows, layers, [])
 
     def advance(self, run: Run, steps: int) -> None:
-        """Trains `run` for so many steps more; fewer where every update of many in a row was skipped.
+        """Trains `run` for `steps` more steps; fewer if `MAX_SKIPPED_UPDATES` updates in a row were skipped.
 
-        As `fit` does, but on batches that stay open: to make them anew takes as long as 10 steps of a small network.
+        Like `fit`, but the iterator over batches stays open: a new one takes as long as 10 steps of a small network.
         """
-        compiled, batches = self._placed(run), self._batches(run)
+        compiled, batches = self._load_state(run), self._batches(run)
         model = compiled.model
-        call, end = model.make_train_function(), run.step + steps
+        train_function, end = model.make_train_function(), run.step + steps
         with self.devices.scope():
-            while run.step < end and not _hopeless(run):
+            while run.step < end and not _is_stuck(run):
                 count = min(compiled.steps_per_call, end - run.step)
                 model._steps_per_execution.assign(count)
-                call(batches)
+                train_function(batches)
                 run.rows, run.layers = (
                     np.concatenate([run.rows, model.rows]),
-                    np.concatenate([run.layers, model.layers_rows]),
+                    np.concatenate([run.layers, model.layer_rows]),
                 )
                 run.step += count
-        run.state = self._values(compiled.variables)
+        run.state = self._copy_values(compiled.variables)
 
     def validate(self, run: Run) -> tuple[float, float]:
-        """(accuracy, mean loss) on up to `VALIDATED` validation images, drawn once."""
-        model = self._placed(run).model
-        batches, steps = self.evaluation(run.config)
-        results = training.evaluate(model, batches, steps)
+        """(accuracy, mean loss) on at most `VALIDATION_IMAGES` validation images, the same in every call."""
+        model = self._load_state(run).model
+        batches, steps = self.evaluation_batches(run.config)
+        results = evaluate(model, batches, steps)
         run.validated.append((run.step, results["accuracy"], results["loss"]))
         return results["accuracy"], results["loss"]
 
-    def evaluation(self, config: TrainConfig) -> tuple[Any, int]:
-        """The batches of those images, and how many there are."""
-        return self._evaluation(_as_read(config.data))
+    def evaluation_batches(self, config: TrainConfig) -> tuple[Any, int]:
+        """(batches that `validate` uses, their number)."""
+        return self._cached_evaluation_batches(_without_batch_options(config.data))
 
     def trace(self, run: Run) -> Trace:
-        """The run's telemetry as `detectors` want it."""
-        model = self._compiled(run.config, run.data).model
-        probe = model.probe
+        """The run's telemetry, for detectors."""
+        model = self._compiled_model(run.config, run.data).model
+        stats = model.layer_stats
         column = lambda name: step_row.column(run.rows, name).astype(np.float64)  # noqa: E731
         steps = np.arange(run.first_step, run.first_step + len(run.rows))
         due = np.isfinite(run.layers).any(axis=1)
-        per_epoch = training.steps_in_epoch(run.config, run.data)
-        at = np.array([step - run.first_step for step, _, _ in run.validated], np.int64)
-        before = [np.median(run.loss[max(0, end - WINDOW) : end]) if end else np.nan for end in at]
+        steps_per_epoch = count_steps_per_epoch(run.config, run.data)
+        ends = np.array([step - run.first_step for step, _, _ in run.validated], np.int64)
+        training_loss = [np.median(run.loss[max(0, end - BASELINE_STEPS) : end]) if end else np.nan for end in ends]
         return Trace(
             steps=steps,
             loss=run.loss,
@@ -182,150 +188,145 @@ class Bench:
             learning_rate=column("learning_rate"),
             loss_scale=column("loss_scale"),
             nonfinite=column("nonfinite"),
-            warmup=round(run.config.optimizer.warmup_epochs * per_epoch),
+            warmup=round(run.config.optimizer.warmup_epochs * steps_per_epoch),
             due=steps[due],
-            layers=probe.read(run.layers[due].astype(np.float64)) if probe and due.any() else {},
+            layers=stats.unpack(run.layers[due].astype(np.float64)) if stats and due.any() else {},
             validated=np.array([step for step, _, _ in run.validated], np.int64),
             validation_loss=np.array([loss for _, _, loss in run.validated]),
-            training_loss=np.array(before),
+            training_loss=np.array(training_loss),
             began=first_loss(run.loss) if run.first_step == 0 and len(run.rows) else None,
-            guess=model.guess,
+            guess=model.chance_loss,
         )
 
-    def model(self, run: Run) -> StableModel:
-        """A compiled model with `run`'s weights in it, until the next call."""
-        return self._placed(run).model
+    def load_model(self, run: Run) -> StableModel:
+        """A compiled model with `run`'s weights, until the next call of any method."""
+        return self._load_state(run).model
 
-    def network(self, run: Run) -> keras.Model:
-        """The network of `run` with the weights that it began with."""
-        return self._fresh(run.config, run.data)
+    def initial_network(self, run: Run) -> keras.Model:
+        """The network of `run` with its initial weights."""
+        return self._create_network(run.config, run.data)
 
-    def places(self, run: Run) -> list[str]:
-        """The layers that its telemetry is of, from the input on."""
-        probe = self._compiled(run.config, run.data).model.probe
-        return probe.groups if probe else []
+    def layer_names(self, run: Run) -> list[str]:
+        """Names of the layers in the run's trace, from the input on."""
+        stats = self._compiled_model(run.config, run.data).model.layer_stats
+        return stats.groups if stats else []
 
-    def activations(self, run: Run) -> list[str]:
-        """Those of them that have an activation, or are one."""
-        probe = self._compiled(run.config, run.data).model.probe
-        return probe.activations if probe else []
+    def activation_names(self, run: Run) -> list[str]:
+        """Names of the layers in the run's trace that have or are an activation."""
+        stats = self._compiled_model(run.config, run.data).model.layer_stats
+        return stats.activations if stats else []
 
-    @property
-    def replicas(self) -> int:
-        return self.devices.num_replicas_in_sync
-
-    # What is shared.
-
-    def _compiled(self, config: TrainConfig, data: Dataset) -> _Compiled:
-        key = _key(config, data)
+    def _compiled_model(self, config: TrainConfig, data: Dataset) -> _CompiledModel:
+        key = _sharing_key(config, data)
+        build_model.configure_process(config)
         if key in self._models:
             self._models.move_to_end(key)
-            build_model.set_up(config)
             return self._models[key]
-        build_model.set_up(config)
-        per_epoch = training.steps_in_epoch(config, data)
-        # The rate is 1 in the compiled function, and scaled to what a run's configuration says.
-        plain = changed(config, {"optimizer.learning_rate": 1.0, "seed": 0, "histograms_every": 0, "guard": "act"})
-        model = build_model.create_model(plain, data, self.devices, per_epoch)
-        variables = changing(model)
-        at_once = int(model._steps_per_execution.numpy())
-        self._models[key] = _Compiled(model, variables, self._values(variables), at_once)
-        while len(self._models) > self._kept:
+        steps_per_epoch = count_steps_per_epoch(config, data)
+        # The compiled function has a rate of 1; `_load_state` scales it to that of a run's configuration.
+        shared = with_options(
+            config, {"optimizer.learning_rate": 1.0, "seed": 0, "histograms_every": 0, "guard": "act"}
+        )
+        model = build_model.create_model(shared, data, self.devices, steps_per_epoch)
+        variables = state_variables(model)
+        steps_per_call = int(model._steps_per_execution.numpy())
+        self._models[key] = _CompiledModel(model, variables, self._copy_values(variables), steps_per_call)
+        while len(self._models) > self._max_models:
             self._models.popitem(last=False)
         return self._models[key]
 
-    def _placed(self, run: Run) -> _Compiled:
-        compiled = self._compiled(run.config, run.data)
+    def _load_state(self, run: Run) -> _CompiledModel:
+        """The compiled model of `run`, with the run's state in its variables."""
+        compiled = self._compiled_model(run.config, run.data)
         for variable, value in zip(compiled.variables, run.state, strict=True):
             variable.assign(value)
         compiled.model.data_step.assign(run.step)
-        compiled.model.scale_rate(run.config.optimizer.learning_rate)
-        compiled.model.usual_norm.assign(np.inf)
+        compiled.model.scale_learning_rate(run.config.optimizer.learning_rate)
+        compiled.model.gradient_norm_median.assign(np.inf)
         return compiled
 
-    def _values(self, variables: list[tf.Variable]) -> list[np.ndarray]:
+    def _copy_values(self, variables: list[tf.Variable]) -> list[np.ndarray]:
         local = self.devices.experimental_local_results
-        # Copies: on a CPU, what .numpy() gives is the variable's own memory.
+        # Copies: on a CPU, .numpy() returns the variable's own memory.
         return [np.array(local(variable)[0].numpy()) for variable in variables]
 
-    def _fresh(self, config: TrainConfig, data: Dataset) -> keras.Model:
-        """The network, and the weights, that `train` would begin with."""
-        build_model.set_up(config)
+    def _create_network(self, config: TrainConfig, data: Dataset) -> keras.Model:
+        """A network with the layer names and initial weights that `train` would give it."""
+        build_model.configure_process(config)
         size, channels = config.data.image_size, config.data.channels
-        with self.devices.scope(), named_anew():
-            return network.create(config.model, (size, size, channels), len(data.classes))
+        with self.devices.scope(), fresh_layer_names():
+            return factory.create_network(config.model, (size, size, channels), len(data.classes))
 
     def _batches(self, run: Run) -> Any:
-        """An iterator over what `run` is to see next: of the run that was gone on with last, the one it has."""
-        if self._open is None or self._open[0] is not run:
+        """Iterator over `run`'s next batches; stays open while the same run advances."""
+        if self._open_batches is None or self._open_batches[0] is not run:
             config = run.config.data
-            share = strategy.share(self.devices, config.batch_size)
+            shard = strategy.replica_shard(self.devices, config.batch_size)
             ds = self.devices.distribute_datasets_from_function(
-                lambda _: build.training_batches(run.data, config, run.config.seed, share, run.step)
+                lambda _: build.training_batches(run.data, config, run.config.seed, shard, run.step)
             )
-            self._open = None  # before another one is made: each has threads and buffers
-            self._open = run, iter(ds)
-        return self._open[1]
+            self._open_batches = None  # frees the threads and buffers of the old iterator first
+            self._open_batches = run, iter(ds)
+        return self._open_batches[1]
 
-    def _evaluation_batches(self, config: DataConfig) -> tuple[Any, int]:
-        data = self._data(config)
-        rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATED]
+    def _create_evaluation_batches(self, config: DataConfig) -> tuple[Any, int]:
+        data = self._load_dataset(config)
+        rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATION_IMAGES]
         index = data.validation.take(np.sort(rows))
-        share = strategy.share(self.devices, EVALUATED * self.devices.num_replicas_in_sync)
-        small = len(index) * config.image_size**2 * config.channels <= HELD
+        shard = strategy.replica_shard(self.devices, EVALUATION_BATCH * self.devices.num_replicas_in_sync)
+        fits_in_memory = len(index) * config.image_size**2 * config.channels <= MAX_CACHED_BYTES
 
-        def batches(_: tf.distribute.InputContext) -> tf.data.Dataset:
-            ds = build.evaluation_batches(index, config, share)
-            return ds.cache() if small else ds
+        def create_batches(_: tf.distribute.InputContext) -> tf.data.Dataset:
+            ds = build.evaluation_batches(index, config, shard)
+            return ds.cache() if fits_in_memory else ds
 
-        ds = self.devices.distribute_datasets_from_function(batches)
-        return ds, -(-len(index) // share.global_batch_size)
-
-
-def _hopeless(run: Run) -> bool:
-    """Whether so many updates in a row were skipped, in calls of many steps, that the next ones will be as well."""
-    last = run.rows[-HOPELESS:]
-    skipped = step_row.column(last, "nonfinite") > 0
-    # A loss scale above 1 is still on its way down.
-    return len(last) == HOPELESS and bool(skipped.all()) and step_row.column(last, "loss_scale")[-1] <= 1
+        ds = self.devices.distribute_datasets_from_function(create_batches)
+        return ds, -(-len(index) // shard.global_batch_size)
 
 
 @contextlib.contextmanager
-def named_anew() -> Iterator[None]:
-    """Layers are named as in a process that makes no other network: Keras counts on from the last one."""
+def fresh_layer_names() -> Iterator[None]:
+    """Names layers as in a process without other networks; by default Keras counts on from the last network."""
     names = keras.src.backend.get_default_graph_uid_map()
-    before = dict(names)
+    saved_names = dict(names)
     names.clear()
     try:
         yield
     finally:
         names.clear()
-        names.update(before)
+        names.update(saved_names)
 
 
-def _as_read(config: DataConfig) -> DataConfig:
-    """Without what does not matter to which images there are."""
-    plain = DataConfig()
+def _is_stuck(run: Run) -> bool:
+    """Whether the last `MAX_SKIPPED_UPDATES` updates were all skipped, and no lower loss scale can help."""
+    last = run.rows[-MAX_SKIPPED_UPDATES:]
+    skipped = step_row.column(last, "nonfinite") > 0
+    # A loss scale above 1 is still being halved.
+    return len(last) == MAX_SKIPPED_UPDATES and bool(skipped.all()) and step_row.column(last, "loss_scale")[-1] <= 1
+
+
+def _without_batch_options(config: DataConfig) -> DataConfig:
+    """`config` without the options that do not affect which images the data set has."""
+    default = DataConfig()
     return dataclasses.replace(
-        config, augment=plain.augment, batch_size=plain.batch_size, balance=plain.balance, standardize=False
+        config, augment=default.augment, batch_size=default.batch_size, balance=default.balance, standardize=False
     )
 
 
-def _key(config: TrainConfig, data: Dataset) -> str:
-    """What two runs must have in common to share a compiled model."""
-    rate = config.optimizer
-    timeless = rate.schedule == "constant" and rate.warmup_epochs == 0 and config.averaging.name != "swa"
-    read = config.data
+def _sharing_key(config: TrainConfig, data: Dataset) -> str:
+    """Hash of everything that runs must have in common to share a compiled model."""
+    optimizer, read = config.optimizer, config.data
+    timeless = optimizer.schedule == "constant" and optimizer.warmup_epochs == 0 and config.averaging.name != "swa"
     plain = DataConfig(image_size=read.image_size, channels=read.channels, standardize=read.standardize)
-    same = dataclasses.replace(
+    shared = dataclasses.replace(
         config,
         seed=0,
         guard="act",
         histograms_every=0,
         epochs=1 if timeless else config.epochs,
-        optimizer=dataclasses.replace(rate, learning_rate=1.0),
+        optimizer=dataclasses.replace(optimizer, learning_rate=1.0),
         data=dataclasses.replace(plain, batch_size=read.batch_size),
     )
-    steps = 0 if timeless else training.steps_in_epoch(config, data)
+    steps = 0 if timeless else count_steps_per_epoch(config, data)
     counts = data.class_counts.tolist() if config.class_weights == "balanced" else len(data.classes)
-    return hashlib.sha256(f"{config_json(same)} {data.mean} {data.std} {counts} {steps}".encode()).hexdigest()
+    return hashlib.sha256(f"{config_json(shared)} {data.mean} {data.std} {counts} {steps}".encode()).hexdigest()

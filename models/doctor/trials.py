@@ -1,12 +1,12 @@
-"""Every plausible change tried on the same batches, the hopeless ones not for long.
+"""Trials of interventions: replays of the same batches, in which the unpromising ones are stopped early.
 
-    trials = Trials(bench, config, steps=300)
-    tried = trials.halved(changes)
-    joint, without = trials.together(tried)
+    trials = Trials(engine, config, steps=300)
+    single_trials = trials.successive_halving(interventions)
+    joint, ablations = trials.try_together(single_trials)
 
-The first is the run as it is. Each change is replayed for a part of its steps; the best go on (sequential halving,
-Karnin et al. 2013). Where no single change is enough the likely ones are made together: what then fails again without
-one of them has that as a cause.
+The first trial is the unchanged run. Each intervention is replayed for a part of its steps; the best go on (sequential
+halving, Karnin et al. 2013). If no single intervention is enough, the likely ones are tried together, and then without
+each of them in turn: if the run fails again without one, its cause is a cause of the run's trouble.
 """
 
 from __future__ import annotations
@@ -18,167 +18,189 @@ from typing import Any
 
 from absl import logging
 
-from evenkeel.models.config import TrainConfig
-from evenkeel.models.doctor.interventions import SHOWN, UNUSUAL, Change
-from evenkeel.models.doctor.replay import Bench, Run, changed
-from evenkeel.models.stability.diagnosis import PATCH
+from evenkeel.models.config import TrainConfig, with_options
+from evenkeel.models.doctor.interventions import PRIOR_FOUND, PRIOR_UNUSUAL, Intervention
+from evenkeel.models.doctor.replay import ReplayEngine, Run
+from evenkeel.models.stability.diagnosis import PATCH_FLAG
 from evenkeel.pipeline.errors import UsageError
 
-PARTS = 4  # of the steps: the first is all that most changes get
-LEAST = 60  # steps of a replay, however large its batch
-KEPT = 3  # changes that go on after the first part
-TOGETHER = 4  # changes at once
-GAIN = 0.03  # of utility, accuracy above all: below, two runs are alike. 1,000 images tell 0.02 apart
-PROMISE = 0.1  # utility that a unit of prior is worth when it is chosen what goes on
+PARTS = 4  # of a trial's steps; most interventions get only the first
+MIN_STEPS = 60  # of a full trial, however large its batch
+MAX_FINALISTS = 3  # interventions that go on after the first part
+MAX_JOINT = 4  # interventions that are tried together
+MIN_GAIN = 0.03  # of utility, mostly accuracy; below, two runs are equal. 1,000 images resolve 0.02
+UTILITY_PER_PRIOR = 0.1  # utility that a unit of prior is worth when the finalists are chosen
 
 
 @dataclasses.dataclass(eq=False)
 class Trial:
-    """A change, and the run that it makes."""
+    """An intervention and its replay.
 
-    change: Change
+    Attributes:
+      intervention: what was changed.
+      run: the replay so far.
+      seconds: CPU time.
+    """
+
+    intervention: Intervention
     run: Run
-    seconds: float = 0.0  # of CPU time
+    seconds: float = 0.0
 
     @property
     def utility(self) -> float:
-        """Accuracy on validation, less a tenth of the loss there.
+        """Validation accuracy, less a tenth of the validation loss.
 
-        The loss breaks ties, and sees progress before an accuracy does; it counts up to twice that of guessing.
+        The loss breaks ties and shows progress before accuracy does; it counts up to twice the loss of guessing.
         """
         _, accuracy, loss = self.run.validated[-1]
-        worst = 2 * math.log(len(self.run.data.classes))
-        return accuracy - 0.1 * min(loss if math.isfinite(loss) else worst, worst)
+        max_loss = 2 * math.log(len(self.run.data.classes))
+        return accuracy - 0.1 * min(loss if math.isfinite(loss) else max_loss, max_loss)
 
     @property
     def accuracy(self) -> float:
+        """Of the newest validation."""
         return self.run.validated[-1][1]
 
     @property
-    def promise(self) -> float:
-        return self.utility + PROMISE * self.change.prior
+    def priority(self) -> float:
+        """Utility, raised by the prior of the intervention."""
+        return self.utility + UTILITY_PER_PRIOR * self.intervention.prior
 
     @property
-    def length(self) -> int:
+    def steps(self) -> int:
+        """Steps replayed so far."""
         return self.run.step - self.run.first_step
 
 
 class Trials:
-    """Trials of `config`, from its start or from a `checkpoint`, over the images of `steps` of its batches."""
+    """Trials of changes to `config`, from its start or a `checkpoint`, on the images of `steps` of its batches.
 
-    def __init__(self, bench: Bench, config: TrainConfig, steps: int, checkpoint: str = "") -> None:
-        self._bench, self._config, self._checkpoint = bench, config, checkpoint
-        self._steps, self._images = steps, len(bench.data_of(config).train)
-        self.unchanged = self._begun(Change("", {}))
+    Attributes:
+      unchanged: the trial of the unchanged run.
+    """
+
+    def __init__(self, engine: ReplayEngine, config: TrainConfig, steps: int, checkpoint: str = "") -> None:
+        self._engine, self._config, self._checkpoint = engine, config, checkpoint
+        self._steps, self._train_images = steps, len(engine.load_data(config).train)
+        self.unchanged = self._start(Intervention("", {}))
         for part in range(PARTS):
             count = (part + 1) * steps // PARTS - part * steps // PARTS
             if count:
-                self._go_on(self.unchanged, count)
+                self._advance(self.unchanged, count)
 
-    def halved(self, changes: list[Change]) -> list[Trial]:
-        """A trial of each of `changes`, those that promise most in full."""
-        tried = []
-        for change in changes:
-            if trial := self._possible(change):
-                self._go_on(trial, math.ceil(self._full(trial) / PARTS))
-                tried.append(trial)
-        best = sorted(tried, key=lambda trial: -trial.promise)[:KEPT]
-        for trial in tried:
-            # What something speaks for is heard to the end, and so is the first of the control arm.
-            if trial in best or trial is tried[0] or trial.change.prior >= SHOWN:
+    def successive_halving(self, interventions: list[Intervention]) -> list[Trial]:
+        """A trial of each valid intervention; the most promising ones over all of their steps."""
+        trials = []
+        for intervention in interventions:
+            if trial := self._start_if_valid(intervention):
+                self._advance(trial, math.ceil(self._full_steps(trial) / PARTS))
+                trials.append(trial)
+        finalists = sorted(trials, key=lambda trial: -trial.priority)[:MAX_FINALISTS]
+        for trial in trials:
+            # Interventions that a finding supports are finished, and so is the first of the control arm.
+            if trial in finalists or trial is trials[0] or trial.intervention.prior >= PRIOR_FOUND:
                 self.finish(trial)
-        if not any(self._gains(trial) for trial in tried if not trial.change.generic):
-            for trial in tried:  # where nothing moves yet, a part of the steps was too few to tell
+        if not any(self._improves(trial) for trial in trials if not trial.intervention.generic):
+            for trial in trials:  # no specific one has helped yet: one part of the steps may be too few to tell
                 self.finish(trial)
-        return tried
+        return trials
 
-    def together(self, tried: list[Trial]) -> tuple[Trial | None, list[Trial]]:
-        """(the likely changes at once, all of them but one for each); (None, []) where one does as well as all.
+    def try_together(self, single_trials: list[Trial]) -> tuple[Trial | None, list[Trial]]:
+        """(trial of the likely interventions together, ablations: for each of them, a trial of all the others).
 
-        Two faults at a time hide each other: each change alone then leaves the other one in.
+        (None, []) if a single intervention does as well. Two faults at a time hide each other: each intervention alone
+        leaves the other fault in.
         """
-        likely = self._likely(tried)
+        likely = self._likely_interventions(single_trials)
         if len(likely) < 2:
             return None, []
-        joint = self.whole(Change("", union(likely)))
+        joint = self.run_in_full(Intervention("", merge_flags(likely)))
         if joint is None:
             return None, []
-        specific = [trial for trial in tried if not trial.change.generic]
-        if joint.utility < max(trial.utility for trial in [self.unchanged, *specific]) + GAIN:
+        specific = [trial for trial in single_trials if not trial.intervention.generic]
+        if joint.utility < max(trial.utility for trial in [self.unchanged, *specific]) + MIN_GAIN:
             return None, []
-        without = []
-        for change in likely:
-            rest = union([other for other in likely if other is not change])
-            if trial := self.whole(Change(change.cause, rest, change.prior)):
-                without.append(trial)
-        return joint, without
+        ablations = []
+        for intervention in likely:
+            others = merge_flags([other for other in likely if other is not intervention])
+            if trial := self.run_in_full(Intervention(intervention.cause, others, intervention.prior)):
+                ablations.append(trial)
+        return joint, ablations
 
-    def whole(self, change: Change) -> Trial | None:
-        """A trial of `change` over all of its steps; None if the configuration that it makes is refused."""
-        if trial := self._possible(change):
+    def run_in_full(self, intervention: Intervention) -> Trial | None:
+        """A trial over all of its steps; None if the changed configuration is invalid."""
+        if trial := self._start_if_valid(intervention):
             self.finish(trial)
         return trial
 
     def finish(self, trial: Trial) -> None:
-        """Goes on with what was given up early."""
-        left = self._full(trial) - trial.length
+        """Runs the remaining steps of a trial."""
+        left = self._full_steps(trial) - trial.steps
         if left > 0:
-            self._go_on(trial, left)
+            self._advance(trial, left)
 
-    def _likely(self, tried: list[Trial]) -> list[Change]:
-        """Changes of different causes and flags that something speaks for or that help, the most promising first."""
-        chosen: list[Change] = []
-        for trial in sorted(tried, key=lambda trial: -trial.promise):
-            change = trial.change
-            # Whatever else ails a run, its learning rate may be wrong as well.
-            speaks = change.prior >= UNUSUAL or self._gains(trial) or change.cause == "learning_rate_high"
-            taken = {name for other in chosen for name in other.flags} & set(change.flags) - {PATCH}
-            again = any(change.cause == other.cause for other in chosen)
-            if speaks and change.cures and not (change.generic or taken or again):
-                chosen.append(change)
-        return chosen[:TOGETHER]
+    def _likely_interventions(self, trials: list[Trial]) -> list[Intervention]:
+        """The best supported interventions that can be combined, at most `MAX_JOINT`, the most promising first.
 
-    def _gains(self, trial: Trial) -> bool:
-        return trial.utility > self.unchanged.utility + GAIN
+        Each must be supported by evidence or have helped; causes differ, and so do flags.
+        """
+        likely: list[Intervention] = []
+        for trial in sorted(trials, key=lambda trial: -trial.priority):
+            intervention = trial.intervention
+            # Besides any other fault, the learning rate may be wrong as well.
+            supported = (
+                intervention.prior >= PRIOR_UNUSUAL
+                or self._improves(trial)
+                or intervention.cause == "learning_rate_high"
+            )
+            used_flags = {name for other in likely for name in other.flags} - {PATCH_FLAG}
+            conflicts = used_flags & set(intervention.flags) or intervention.cause in {other.cause for other in likely}
+            if supported and intervention.cures and not intervention.generic and not conflicts:
+                likely.append(intervention)
+        return likely[:MAX_JOINT]
 
-    def _possible(self, change: Change) -> Trial | None:
+    def _improves(self, trial: Trial) -> bool:
+        return trial.utility > self.unchanged.utility + MIN_GAIN
+
+    def _start_if_valid(self, intervention: Intervention) -> Trial | None:
         try:
-            return self._begun(change)
+            return self._start(intervention)
         except UsageError as error:
-            logging.warning("not tried: %s: %s", change.flags, error)
+            logging.warning("not tried: %s: %s", intervention.flags, error)
             return None
 
-    def _begun(self, change: Change) -> Trial:
+    def _start(self, intervention: Intervention) -> Trial:
         begun = time.process_time()
-        config = changed(self._config, change.flags)
-        run = self._bench.begin(config, self._checkpoint if _keeps_variables(change) else "")
-        return Trial(change, run, time.process_time() - begun)
+        config = with_options(self._config, intervention.flags)
+        run = self._engine.begin(config, self._checkpoint if _fits_checkpoint(intervention) else "")
+        return Trial(intervention, run, time.process_time() - begun)
 
-    def _go_on(self, trial: Trial, steps: int) -> None:
+    def _advance(self, trial: Trial, steps: int) -> None:
         begun = time.process_time()
-        self._bench.advance(trial.run, steps)
-        self._bench.validate(trial.run)
+        self._engine.advance(trial.run, steps)
+        self._engine.validate(trial.run)
         trial.seconds += time.process_time() - begun
 
-    def _full(self, trial: Trial) -> int:
-        """So many steps that it sees as many images, and more where a longer run is what it is about."""
-        after = trial.run.config
-        longer = after.epochs * len(trial.run.data.train) / (self._config.epochs * self._images)
-        return max(LEAST, round(self._steps * longer * self._config.data.batch_size / after.data.batch_size))
+    def _full_steps(self, trial: Trial) -> int:
+        """Steps in which a trial sees as many images as the unchanged one; more if the change lengthens the run."""
+        config = trial.run.config
+        lengthening = config.epochs * len(trial.run.data.train) / (self._config.epochs * self._train_images)
+        steps = self._steps * lengthening * self._config.data.batch_size / config.data.batch_size
+        return max(MIN_STEPS, round(steps))
 
 
-def _keeps_variables(change: Change) -> bool:
-    """Whether a checkpoint of the run fits the changed one."""
-    rebuilt = ("model.", "optimizer.name", "optimizer.momentum", "precision", "data.train_split")
-    return not any(name.startswith(rebuilt) for name in change.flags)
-
-
-def union(changes: list[Change]) -> dict[str, Any]:
-    """All their flags: patches one after another, in the order of the changes."""
+def merge_flags(interventions: list[Intervention]) -> dict[str, Any]:
+    """The flags of all interventions together; patches are concatenated in the order of the interventions."""
     flags: dict[str, Any] = {}
-    for change in changes:
-        patches = [*flags.get(PATCH, "").split(","), *change.flags.get(PATCH, "").split(",")]
-        flags |= change.flags
+    for intervention in interventions:
+        patches = [*flags.get(PATCH_FLAG, "").split(","), *intervention.flags.get(PATCH_FLAG, "").split(",")]
+        flags |= intervention.flags
         if any(patches):
-            flags[PATCH] = ",".join(dict.fromkeys(filter(None, patches)))
+            flags[PATCH_FLAG] = ",".join(dict.fromkeys(filter(None, patches)))
     return flags
+
+
+def _fits_checkpoint(intervention: Intervention) -> bool:
+    """Whether a checkpoint of the unchanged run has the variables of the changed one."""
+    rebuilt = ("model.", "optimizer.name", "optimizer.momentum", "precision", "data.train_split")
+    return not any(name.startswith(rebuilt) for name in intervention.flags)

@@ -1,9 +1,9 @@
-"""What the configuration alone says against a run: numbers outside of what trains, a check for each.
+"""Checks of the configuration alone: values outside the range that trains.
 
-    for finding in checks(config, images=len(data.train), replicas=1):
+    for finding in check_config(config, images=len(data.train), replicas=1):
         print(finding.line)
 
-Nothing is computed but with the numbers given; `network_checks` looks at the network, `data_checks` at the images.
+Nothing is computed but with the given numbers. `data_checks`, `image_checks` and `network_checks` look at the rest.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.optim import schedules
 from evenkeel.models.stability.diagnosis import Finding
 
-LEAST_STEPS = 100  # the quickest preset takes 564; what trains in fewer is no network
-LARGEST_SHARE = 0.25  # of the training split in a batch: four updates an epoch
-SMALLEST_BATCH = 4  # up to here the gradient of one image is most of an update's
-MOST_MOMENTUM = 0.98  # 50 steps are averaged; 0.9 to 0.95 are usual (Smith 2018, section 4.3)
-MOST_EPSILON = 1e-2  # 1e-8 to 1e-3 are usual; second moments of 1e-4 and below are swallowed from here on
-MOST_DECAY = 0.01  # of the weights in each step: halved in 69. The presets come to 2e-4 to 8e-4
-MOST_MIXUP = 1.5  # Zhang et al. 2018 take 0.2 to 0.4 on ImageNet and 1 on CIFAR; at 5 most images are halves of two
-ADAPTIVE = ("adam", "adamw", "rmsprop", "radam", "lookahead")
-LAYERWISE = ("lamb", "novograd")
-# Peak rates from which an update is as large as the weights: 30 times Adam's usual 1e-3; LAMB's and NovoGrad's are
-# 0.01 or so; SGD's counts times 1 / (1 - momentum), 0.1 / (1 - 0.9) = 1 being usual and the presets' largest 4.
-MOST_ADAPTIVE, MOST_LAYERWISE, MOST_SGD = 0.03, 1.0, 50.0
+MIN_STEPS = 100  # the shortest preset takes 564; what is learnt in fewer steps needs no network
+MAX_BATCH_SHARE = 0.25  # of the training split in a batch: four updates an epoch
+NOISY_BATCH = 4  # images up to which one image's gradient dominates the update
+MAX_MOMENTUM = 0.98  # averages 50 steps; 0.9 to 0.95 are usual (Smith 2018, section 4.3)
+MAX_EPSILON = 1e-2  # 1e-8 to 1e-3 are usual; above this, second moments of 1e-4 and less have no effect
+MAX_DECAY_PER_STEP = 0.01  # of the weights: halves them in 69 steps. The presets have 2e-4 to 8e-4
+MAX_MIXING_ALPHA = 1.5  # Zhang et al. 2018 use 0.2 to 0.4 on ImageNet, 1 on CIFAR; at 5 most images are half and half
+ADAPTIVE_OPTIMIZERS = ("adam", "adamw", "rmsprop", "radam", "lookahead")
+LAYERWISE_OPTIMIZERS = ("lamb", "novograd")
+# Peak learning rates at which an update is as large as the weights. Adam: 30 times its usual 1e-3. LAMB and NovoGrad
+# usually have 0.01. SGD's rate counts times 1 / (1 - momentum): 0.1 / (1 - 0.9) = 1 is usual, the presets have up to 4.
+MAX_ADAPTIVE_RATE, MAX_LAYERWISE_RATE, MAX_SGD_RATE = 0.03, 1.0, 50.0
 
 
-def checks(config: TrainConfig, images: int, replicas: int) -> list[Finding]:
-    """Every check, for a training split of so many images on so many replicas."""
+def check_config(config: TrainConfig, images: int, replicas: int) -> list[Finding]:
+    """Findings of all checks, for a training split of `images` images on that many replicas."""
     return [
-        steps(config, images),
-        large_batch(config, images),
-        small_batch(config),
-        divides(config, replicas),
-        learning_rate(config),
-        momentum(config),
-        epsilon(config),
-        weight_decay(config, images),
-        mixing(config),
+        check_steps(config, images),
+        check_large_batch(config, images),
+        check_small_batch(config),
+        check_replica_batches(config, replicas),
+        check_learning_rate(config),
+        check_momentum(config),
+        check_epsilon(config),
+        check_weight_decay(config, images),
+        check_mixing(config),
     ]
 
 
@@ -45,132 +45,136 @@ def steps_in_run(config: TrainConfig, images: int) -> int:
     return max(1, round(images / config.data.batch_size)) * config.epochs
 
 
-def steps(config: TrainConfig, images: int) -> Finding:
-    count = steps_in_run(config, images)
+def check_steps(config: TrainConfig, images: int) -> Finding:
+    steps = steps_in_run(config, images)
     return Finding(
         "steps",
-        count >= LEAST_STEPS,
-        f"{config.epochs} epochs of {images} images in batches of {config.data.batch_size} make {count} updates",
-        f"a network learns little in fewer than {LEAST_STEPS}",
+        steps >= MIN_STEPS,
+        f"{config.epochs} epochs of {images} images in batches of {config.data.batch_size} are {steps} updates",
+        f"a network learns little in fewer than {MIN_STEPS} updates",
         "Raise --epochs or lower --data.batch_size.",
-        {"steps": count},
+        {"steps": steps},
         ("too_few_steps",),
     )
 
 
-def large_batch(config: TrainConfig, images: int) -> Finding:
+def check_large_batch(config: TrainConfig, images: int) -> Finding:
     batch = config.data.batch_size
     return Finding(
         "batch_large",
-        batch <= LARGEST_SHARE * images,
-        f"data.batch_size is {batch}, the training split {images} images",
-        f"a batch is at most {LARGEST_SHARE:.0%} of them",
-        f"Use --data.batch_size={max(1, int(LARGEST_SHARE * images / 4))}.",
+        batch <= MAX_BATCH_SHARE * images,
+        f"data.batch_size is {batch}, and the training split has {images} images",
+        f"a batch must hold at most {MAX_BATCH_SHARE:.0%} of them",
+        f"Use --data.batch_size={max(1, int(MAX_BATCH_SHARE * images / 4))}.",
         {"share": batch / images},
         ("batch_large",),
     )
 
 
-def small_batch(config: TrainConfig) -> Finding:
+def check_small_batch(config: TrainConfig) -> Finding:
     batch = config.data.batch_size
     return Finding(
         "batch_small",
-        batch > SMALLEST_BATCH,
+        batch > NOISY_BATCH,
         f"data.batch_size is {batch}",
-        f"of {SMALLEST_BATCH} images or fewer an update is mostly noise",
+        f"with {NOISY_BATCH} images or fewer, an update is mostly noise",
         "Use --data.batch_size=32 or more.",
         {"batch": batch},
         ("batch_small",),
     )
 
 
-def divides(config: TrainConfig, replicas: int) -> Finding:
-    """`strategy.share` and `creation.refuse_on_replicas` refuse such a run; here it is one finding among others."""
+def check_replica_batches(config: TrainConfig, replicas: int) -> Finding:
+    """Whether the batch divides by replicas and accumulated parts.
+
+    `strategy.replica_shard` and `build_model.check_replica_support` refuse such a run; here it is one finding of many.
+    """
     parts = replicas * config.optimizer.accumulate
     batch = config.data.batch_size
     return Finding(
         "replica_batches",
         batch % parts == 0,
-        f"data.batch_size is {batch} for {replicas} replicas that take it in {config.optimizer.accumulate} parts",
-        "it divides by both, so that no replica gets a partial batch",
+        f"data.batch_size is {batch}, for {replicas} replicas with optimizer.accumulate={config.optimizer.accumulate}",
+        f"the batch must be a multiple of {parts}, or a replica gets a partial batch",
         f"Use --data.batch_size={max(1, round(batch / parts)) * parts}.",
         {"left_over": batch % parts},
         ("replica_batch",),
     )
 
 
-def learning_rate(config: TrainConfig) -> Finding:
-    """Only what is out of the question; a range test finds what a network bears."""
-    rate, name = schedules.peak(config.optimizer, config.data.batch_size), config.optimizer.name
+def check_learning_rate(config: TrainConfig) -> Finding:
+    """Only rates that no network can train with; the range test finds the limit of a given network."""
+    rate, name = schedules.peak_learning_rate(config.optimizer, config.data.batch_size), config.optimizer.name
     if name in ("sgd", "sgdw"):
-        seen, most = rate / (1 - config.optimizer.momentum), MOST_SGD
-        words = f" with momentum {config.optimizer.momentum:g}: {seen:g} in the long run"
+        effective, limit = rate / (1 - config.optimizer.momentum), MAX_SGD_RATE
+        explanation = f", and {effective:g} after division by 1 - momentum ({config.optimizer.momentum:g})"
     else:
-        seen, most, words = rate, MOST_ADAPTIVE if name in ADAPTIVE else MOST_LAYERWISE, ""
+        limit = MAX_ADAPTIVE_RATE if name in ADAPTIVE_OPTIMIZERS else MAX_LAYERWISE_RATE
+        effective, explanation = rate, ""
     return Finding(
         "learning_rate",
-        seen < most,
-        f"the peak learning rate of {name} is {rate:g}{words}",
-        f"it stays below {most:g}",
-        f"Use --optimizer.learning_rate={config.optimizer.learning_rate * most / seen / 30:.1g}.",
-        {"learning_rate": rate, "limit": most},
+        effective < limit,
+        f"the peak learning rate of {name} is {rate:g}{explanation}",
+        f"it must be below {limit:g}, or an update is as large as the weights",
+        f"Use --optimizer.learning_rate={config.optimizer.learning_rate * limit / effective / 30:.1g}.",
+        {"learning_rate": rate, "limit": limit},
         ("learning_rate_high",),
     )
 
 
-def momentum(config: TrainConfig) -> Finding:
-    of = config.optimizer
-    option = "momentum" if of.name in ("sgd", "sgdw", "rmsprop") else "beta_1"
-    value = getattr(of, option)
+def check_momentum(config: TrainConfig) -> Finding:
+    optimizer = config.optimizer
+    option = "momentum" if optimizer.name in ("sgd", "sgdw", "rmsprop") else "beta_1"
+    value = getattr(optimizer, option)
     return Finding(
         "momentum",
-        value < MOST_MOMENTUM,
-        f"optimizer.{option} is {value:g}: an update is the mean of {1 / (1 - value):.0f} gradients",
-        f"it stays below {MOST_MOMENTUM:g}",
+        value < MAX_MOMENTUM,
+        f"optimizer.{option} is {value:g}: an update averages {1 / (1 - value):.0f} gradients",
+        f"it must be below {MAX_MOMENTUM:g}",
         f"Use --optimizer.{option}=0.9.",
         {"momentum": value},
         ("momentum",),
     )
 
 
-def epsilon(config: TrainConfig) -> Finding:
-    of = config.optimizer
-    used = of.name in (*ADAPTIVE, *LAYERWISE)
+def check_epsilon(config: TrainConfig) -> Finding:
+    optimizer = config.optimizer
+    used = optimizer.name in (*ADAPTIVE_OPTIMIZERS, *LAYERWISE_OPTIMIZERS)
     return Finding(
         "epsilon",
-        not used or of.epsilon <= MOST_EPSILON,
-        f"optimizer.epsilon is {of.epsilon:g}" + ("" if used else f", and {of.name} has no use for it"),
-        f"it is at most {MOST_EPSILON:g}, or it is all that gradients are divided by",
+        not used or optimizer.epsilon <= MAX_EPSILON,
+        f"optimizer.epsilon is {optimizer.epsilon:g}" + ("" if used else f"; {optimizer.name} does not use it"),
+        f"it must be at most {MAX_EPSILON:g}, or gradients are divided by epsilon alone",
         "Use --optimizer.epsilon=1e-7.",
-        {"epsilon": of.epsilon},
+        {"epsilon": optimizer.epsilon},
         ("epsilon",),
     )
 
 
-def weight_decay(config: TrainConfig, images: int) -> Finding:
-    """Decoupled decay takes rate times weight_decay of the weights in each step, and half of that on average."""
-    rate = schedules.peak(config.optimizer, config.data.batch_size)
-    each = rate * config.optimizer.weight_decay
-    whole = each / 2 * steps_in_run(config, images)
+def check_weight_decay(config: TrainConfig, images: int) -> Finding:
+    """Decoupled decay removes learning rate times weight_decay of the weights in a step; half of that on average."""
+    rate = schedules.peak_learning_rate(config.optimizer, config.data.batch_size)
+    per_step = rate * config.optimizer.weight_decay
+    in_run = per_step / 2 * steps_in_run(config, images)
     return Finding(
         "weight_decay",
-        each < MOST_DECAY or whole < 1,
-        f"learning rate times optimizer.weight_decay takes {each:.2g} of the weights in a step",
-        f"it takes less than {MOST_DECAY:g}, or they are gone before they have learnt",
-        f"Use --optimizer.weight_decay={MOST_DECAY / rate / 20:.1g}.",
-        {"each": each, "whole": whole},
+        per_step < MAX_DECAY_PER_STEP or in_run < 1,
+        f"learning rate times optimizer.weight_decay removes {per_step:.2g} of the weights in a step",
+        f"it must remove less than {MAX_DECAY_PER_STEP:g}, or weights vanish before they have learnt",
+        f"Use --optimizer.weight_decay={MAX_DECAY_PER_STEP / rate / 20:.1g}.",
+        {"each": per_step, "whole": in_run},
         ("penalty",),
     )
 
 
-def mixing(config: TrainConfig) -> Finding:
+def check_mixing(config: TrainConfig) -> Finding:
     """mixup and CutMix draw an image's share from Beta(alpha, alpha), of deviation 1 / (2 sqrt(2 alpha + 1))."""
     alpha = max(config.mixing.mixup, config.mixing.cutmix)
     return Finding(
         "mixing",
-        alpha <= MOST_MIXUP,
+        alpha <= MAX_MIXING_ALPHA,
         f"mixing draws shares from Beta({alpha:g}, {alpha:g})" if alpha else "images are not mixed",
-        f"its parameter is at most {MOST_MIXUP:g}, so that most images are mostly one",
+        f"its parameter must be at most {MAX_MIXING_ALPHA:g}, so that one image dominates most mixtures",
         "Use --mixing.mixup=0.2 or --mixing.cutmix=1.",
         {"alpha": alpha},
         ("too_much_augmentation",),

@@ -1,8 +1,8 @@
-"""Learning-rate range test: how large a rate the network bears, from one short run in which it grows (Smith 2017).
+"""Learning-rate range test: a short run with a growing learning rate, which finds where the loss diverges (Smith 2017).
 
-found = range_test(config, data)
-found.suggested, found.diverged_at
-Image.fromarray(picture(found, peak=0.1)).save("range.png")
+result = run_range_test(config, data)
+result.suggested, result.diverged_at
+Image.fromarray(draw_curve(result, peak=0.1)).save("range.png")
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.models.optim import losses, optimizers, schedules
 from evenkeel.models.optim.clipping import Clipping
-from evenkeel.models.preflight import data_checks
+from evenkeel.models.preflight import image_checks
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training import build_model
@@ -27,21 +27,27 @@ from evenkeel.pipeline import build
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.shuffle import ReplicaShard
 
-STEPS, CALL = 120, 20  # and those in one compiled call
-USUAL = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.01, "novograd": 0.01}  # else 0.001; the range lies around it
-BELOW, ABOVE = 1e-3, 1e3  # six decades: 20 steps each
+RANGE_STEPS, STEPS_PER_CALL = 120, 20
+TYPICAL_RATE = 0.001
+TYPICAL_RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.01, "novograd": 0.01}  # of the others `TYPICAL_RATE`
+LOW_FACTOR, HIGH_FACTOR = 1e-3, 1e3  # times the typical rate: six decades of 20 steps
 SMOOTHING = 0.9
-DIVERGED, RISEN = 4.0, 2.0  # times the best smoothed loss (fastai's limit), and times the first
-FROM_BEST = 10.0  # the suggested rate is the best one's tenth
-TOO_LOW = 300.0
+DIVERGED_OVER_BEST, DIVERGED_OVER_FIRST = 4.0, 2.0  # times the best smoothed loss (as in fastai), times the first loss
+BEST_OVER_SUGGESTED = 10.0
+SUGGESTED_OVER_TOO_LOW = 300.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class RangeTest:
-    """`rates` and `losses`, float64 [steps], up to where it stopped; `smoothed` likewise.
+class RangeTestResult:
+    """Loss by learning rate.
 
-    `diverged_at` is the rate at which the smoothed loss was 4 times its best, twice its first, or not a number; None if
-    it never was.
+    Attributes:
+      rates: float64 [steps], up to where the test stopped.
+      losses: float64 [steps], in nats.
+      smoothed: float64 [steps]; moving average of `losses`.
+      suggested: the suggested learning rate.
+      diverged_at: the rate at which the smoothed loss was 4 times its best, twice the first loss, or not finite; None
+        if it never was.
     """
 
     rates: np.ndarray
@@ -51,8 +57,8 @@ class RangeTest:
     diverged_at: float | None
 
 
-class Growing(keras.optimizers.schedules.LearningRateSchedule):
-    """From `low` at step 0 to `high` at step `steps` - 1, by equal factors."""
+class ExponentialRate(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate that grows from `low` at step 0 to `high` at step `steps` - 1 by equal factors."""
 
     def __init__(self, low: float, high: float, steps: int) -> None:
         self.low, self.high, self.steps = low, high, steps
@@ -65,94 +71,92 @@ class Growing(keras.optimizers.schedules.LearningRateSchedule):
         return {"low": self.low, "high": self.high, "steps": self.steps}
 
 
-def range_test(config: TrainConfig, data: Dataset, steps: int = STEPS) -> RangeTest:
-    """Trains a fresh network as `config` says, on one device, but for the rate, which grows through six decades.
+def run_range_test(config: TrainConfig, data: Dataset, steps: int = RANGE_STEPS) -> RangeTestResult:
+    """Trains a fresh network as `config` says, on one device, while the learning rate grows through six decades.
 
-    The optimizer, its clipping and the batches are those of the run; dropout and augmentation, too. It stops where the
-    loss has diverged.
+    Optimizer, clipping, batches, dropout and augmentation are those of the run. It stops once the loss has diverged.
     """
-    usual = USUAL.get(config.optimizer.name, 1e-3)
-    of, model = config.optimizer, build_model.behind_normalization(config, data)
-    high = max(ABOVE * usual, 10 * schedules.peak(of, config.data.batch_size))
+    typical = TYPICAL_RATES.get(config.optimizer.name, TYPICAL_RATE)
+    optimizer, model = config.optimizer, build_model.wrap_network(config, data)
+    high = max(HIGH_FACTOR * typical, 10 * schedules.peak_learning_rate(optimizer, config.data.batch_size))
+    rate = ExponentialRate(LOW_FACTOR * typical, high, steps)
     model.compile(
-        optimizers.create(of, Growing(BELOW * usual, high, steps), model.trainable_variables),
-        losses.create(config.loss, config.label_smoothing, config.focal_gamma),
+        optimizers.create_optimizer(optimizer, rate, model.trainable_variables),
+        losses.create_loss(config.loss, config.label_smoothing, config.focal_gamma),
         xla=strategy.use_xla(config.xla),
-        clipping=Clipping(of.clip_adaptive, of.clip_value, of.clip_norm),
-        accumulate=of.accumulate,
+        clipping=Clipping(optimizer.clip_adaptive, optimizer.clip_value, optimizer.clip_norm),
+        accumulate=optimizer.accumulate,
         mixing=config.mixing,
-        steps_per_execution=min(CALL, steps),
+        steps_per_execution=min(STEPS_PER_CALL, steps),
     )
     batches = build.training_batches(
-        data, data_checks.local(config.data), config.seed, ReplicaShard(config.data.batch_size)
+        data, image_checks.local_data_config(config.data), config.seed, ReplicaShard(config.data.batch_size)
     )
-    rows = _Rows()
-    model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[rows], verbose=0)
-    found = np.concatenate(rows.seen)
-    rates = step_row.column(found, "learning_rate").astype(np.float64)
-    loss = step_row.column(found, "loss").astype(np.float64)
-    bad = step_row.column(found, "nonfinite") > 0
-    return judged(rates, np.where(bad, np.inf, loss))
+    recorder = _RowRecorder()
+    model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[recorder], verbose=0)
+    rows = recorder.rows()
+    rates = step_row.column(rows, "learning_rate").astype(np.float64)
+    return analyse_curve(rates, _losses_with_nonfinite(rows).astype(np.float64))
 
 
-def judged(rates: np.ndarray, losses: np.ndarray) -> RangeTest:
-    """What a curve says: all of it up to where it diverged.
+def analyse_curve(rates: np.ndarray, losses: np.ndarray) -> RangeTestResult:
+    """Finds where the loss diverges, and the rate to suggest: a tenth of that with the lowest smoothed loss.
 
-    The suggested rate is a tenth of the one with the lowest smoothed loss (fastai's rule after Smith 2017, section 3.3:
-    short of where the curve turns). Smoothing is behind by some 10 steps, half a decade, so that both are generous.
+    That is fastai's rule after Smith 2017, section 3.3: short of where the curve turns. Smoothing lags by about 10
+    steps, half a decade, so that both rates are on the high side.
     """
-    smooth = smoothed(losses)
-    best = np.minimum.accumulate(smooth)
+    smoothed = smooth_losses(losses)
+    best = np.minimum.accumulate(smoothed)
     first = np.median(losses[:10])
-    over = np.flatnonzero(~np.isfinite(smooth) | (smooth > np.minimum(DIVERGED * best, RISEN * first)))
-    end = int(over[0]) + 1 if len(over) else len(rates)
-    at = int(np.argmin(smooth[:end]))
-    diverged_at = float(rates[over[0]]) if len(over) else None
-    return RangeTest(rates[:end], losses[:end], smooth[:end], float(rates[at]) / FROM_BEST, diverged_at)
+    limit = np.minimum(DIVERGED_OVER_BEST * best, DIVERGED_OVER_FIRST * first)
+    diverged = np.flatnonzero(~np.isfinite(smoothed) | (smoothed > limit))
+    end = int(diverged[0]) + 1 if len(diverged) else len(rates)
+    suggested = float(rates[int(np.argmin(smoothed[:end]))]) / BEST_OVER_SUGGESTED
+    diverged_at = float(rates[diverged[0]]) if len(diverged) else None
+    return RangeTestResult(rates[:end], losses[:end], smoothed[:end], suggested, diverged_at)
 
 
-def smoothed(losses: np.ndarray) -> np.ndarray:
-    """Exponential moving average, its start corrected as Adam's moments are; infinite from the first infinite loss."""
-    average, found = 0.0, np.empty(len(losses))
+def smooth_losses(losses: np.ndarray) -> np.ndarray:
+    """Exponential moving average with the bias correction of Adam's moments; infinite from the first infinite loss."""
+    average, smoothed = 0.0, np.empty(len(losses))
     for step, loss in enumerate(losses):
         average = SMOOTHING * average + (1 - SMOOTHING) * (loss if math.isfinite(loss) else math.inf)
-        found[step] = average / (1 - SMOOTHING ** (step + 1))
-    return found
+        smoothed[step] = average / (1 - SMOOTHING ** (step + 1))
+    return smoothed
 
 
-def finding(config: TrainConfig, found: RangeTest) -> Finding:
-    """The peak rate against where the loss diverges, and against a 300th of what is suggested."""
-    peak = schedules.peak(config.optimizer, config.data.batch_size)
-    high = found.diverged_at is not None and peak >= found.diverged_at
-    low = peak <= found.suggested / TOO_LOW
-    where = "nowhere" if found.diverged_at is None else f"at {found.diverged_at:.2g}"
+def check_learning_rate_range(config: TrainConfig, result: RangeTestResult) -> Finding:
+    """Whether the peak rate lies below where the loss diverges, and above a 300th of the suggested rate."""
+    peak = schedules.peak_learning_rate(config.optimizer, config.data.batch_size)
+    high = result.diverged_at is not None and peak >= result.diverged_at
+    low = peak <= result.suggested / SUGGESTED_OVER_TOO_LOW
+    diverged = "the loss never diverged" if result.diverged_at is None else f"diverged at {result.diverged_at:.2g}"
     return Finding(
         "learning_rate_range",
         not high and not low,
-        f"the peak learning rate is {peak:g}; in a run in which it grew, {found.suggested:.2g} was good and the loss"
-        f" diverged {where}",
-        f"it lies above {found.suggested / TOO_LOW:.2g} and below where the loss diverges",
-        f"Use --optimizer.learning_rate={config.optimizer.learning_rate * found.suggested / peak:.2g}.",
-        {"peak": peak, "suggested": found.suggested, "diverged_at": found.diverged_at or math.inf},
+        f"the peak learning rate is {peak:g}; a run with a growing rate suggests {result.suggested:.2g} and {diverged}",
+        f"the rate must lie above {result.suggested / SUGGESTED_OVER_TOO_LOW:.2g} and below where the loss diverges",
+        f"Use --optimizer.learning_rate={config.optimizer.learning_rate * result.suggested / peak:.2g}.",
+        {"peak": peak, "suggested": result.suggested, "diverged_at": result.diverged_at or math.inf},
         ("learning_rate_low",) if low else ("learning_rate_high", "no_warmup"),
     )
 
 
-def picture(found: RangeTest, peak: float) -> np.ndarray:
-    """uint8 [height, width, 3]: loss by rate, with the suggested rate, the configured one and where it diverged."""
+def draw_curve(result: RangeTestResult, peak: float) -> np.ndarray:
+    """uint8 [height, width, 3]: loss by rate, with marks at the suggested, the configured and the diverging rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=90, layout="constrained")
     axes = figure.subplots()
-    finite = np.isfinite(found.losses)
-    axes.plot(found.rates[finite], found.losses[finite], color="lightgray", label="loss")
-    axes.plot(found.rates, np.where(np.isfinite(found.smoothed), found.smoothed, np.nan), label="smoothed")
-    marks = {"suggested": (found.suggested, "green"), "configured": (peak, "black")}
-    if found.diverged_at is not None:
-        marks["diverged"] = (found.diverged_at, "red")
-    for name, (rate, colour) in marks.items():
-        axes.axvline(rate, color=colour, linestyle="--", label=f"{name}: {rate:.2g}")
+    finite = np.isfinite(result.losses)
+    axes.plot(result.rates[finite], result.losses[finite], color="lightgray", label="loss")
+    axes.plot(result.rates, np.where(np.isfinite(result.smoothed), result.smoothed, np.nan), label="smoothed")
+    marks = {"suggested": (result.suggested, "green"), "configured": (peak, "black")}
+    if result.diverged_at is not None:
+        marks["diverged"] = (result.diverged_at, "red")
+    for name, (rate, color) in marks.items():
+        axes.axvline(rate, color=color, linestyle="--", label=f"{name}: {rate:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
     axes.legend()
     canvas = FigureCanvasAgg(figure)
@@ -160,18 +164,24 @@ def picture(found: RangeTest, peak: float) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-class _Rows(keras.callbacks.Callback):
-    """Keeps the telemetry of each call, and stops where the loss has diverged."""
+class _RowRecorder(keras.callbacks.Callback):
+    """Records the telemetry rows of every call, and stops training once the loss has diverged."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[np.ndarray] = []
+        self._calls: list[np.ndarray] = []
+
+    def rows(self) -> np.ndarray:
+        return np.concatenate(self._calls)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        rows = self.model.rows
-        self.seen.append(rows)
-        so_far = np.concatenate(self.seen)
-        bad = step_row.column(so_far, "nonfinite") > 0
-        losses = np.where(bad, np.inf, step_row.column(so_far, "loss"))
-        if judged(np.ones(len(losses)), losses).diverged_at is not None:
+        self._calls.append(self.model.rows)
+        losses = _losses_with_nonfinite(self.rows())
+        if analyse_curve(np.ones(len(losses)), losses).diverged_at is not None:
             self.model.stop_training = True
+
+
+def _losses_with_nonfinite(rows: np.ndarray) -> np.ndarray:
+    """The loss [steps], infinite where a gradient was not finite."""
+    nonfinite = step_row.column(rows, "nonfinite") > 0
+    return np.where(nonfinite, np.inf, step_row.column(rows, "loss"))

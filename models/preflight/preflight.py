@@ -1,14 +1,14 @@
-"""What can be known before training: every check of configuration, data and a throw-away network.
+"""Checks before training: of the configuration, the data, and a throw-away network.
 
-    for finding in preflight(config, data, devices):
+    for finding in run_checks(config, data, devices):
         print(finding.line)
-    tell(findings, incidents)          # those that are not ok: a line of the log and an incident each
+    report_findings(findings, incidents)          # a warning and an incident for each failed check
 
-The quick checks take about eight CPU seconds (7.7 with `--preset=quick`, two runs on 2 cores of an EPYC): the network's
-making and its two passes; the labels and, of 2,500 images or more, what augmentation leaves of them. Those of the
-images are five of the eight seconds: `train` makes them in a thread, beside the steps that follow the first ones.
-`--preflight=full` adds those that take longer: one batch learnt by heart (1 to 3), a learning-rate range test (20 with
-`--preset=quick`: 120 steps of the run's own batches).
+The checks take about eight CPU seconds (7.7 with `--preset=quick`, two runs on 2 cores of an EPYC). Three are spent on
+the network: its creation and two passes. Five are spent on images: their labels and, from 2,500 images on, what the
+augmentation leaves of them; `train` runs these checks in a thread, beside the steps after the first ones.
+`--preflight=full` adds slower checks: overfitting one batch (1 to 3 CPU seconds) and a learning-rate range test (20
+CPU seconds with `--preset=quick`: 120 steps of the run's own batches).
 """
 
 from __future__ import annotations
@@ -27,136 +27,143 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.preflight import (
     config_checks,
     data_checks,
+    image_checks,
     lr_range_test,
     network_checks,
+    overfit_check,
 )
-from evenkeel.models.preflight.first_batch import Look
-from evenkeel.models.preflight.lr_range_test import RangeTest
+from evenkeel.models.preflight.first_batch import FirstBatchPass
+from evenkeel.models.preflight.lr_range_test import RangeTestResult
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry.incidents import Incidents
 from evenkeel.pipeline.dataset import Dataset
 
-OfImages = Callable[[], list[Finding]]
+ImageChecks = Callable[[], list[Finding]]
 
 
-def preflight(
+def run_checks(
     config: TrainConfig,
     data: Dataset,
     devices: tf.distribute.Strategy,
-    shown: Callable[[RangeTest], None] | None = None,
+    on_range_test: Callable[[RangeTestResult], None] | None = None,
 ) -> list[Finding]:
-    """A finding of every check, ok or not."""
-    findings, of_images = before(config, data, devices, shown)
-    return [*findings, *of_images()]
+    """Findings of all checks, failed or not. `on_range_test` receives the range test of `--preflight=full`."""
+    findings, check_images = run_early_checks(config, data, devices, on_range_test)
+    return [*findings, *check_images()]
 
 
-def before(
+def run_early_checks(
     config: TrainConfig,
     data: Dataset,
     devices: tf.distribute.Strategy,
-    shown: Callable[[RangeTest], None] | None = None,
-) -> tuple[list[Finding], OfImages]:
-    """(findings of settings, index and network, what finds those of the images); with "full" slow ones, too.
+    on_range_test: Callable[[RangeTestResult], None] | None = None,
+) -> tuple[list[Finding], ImageChecks]:
+    """Findings of all checks but those of images, and a function that runs those.
 
-    Call it when the process has been seeded (`creation.set_up`) and nothing been made of that: it leaves seeds and
-    names of layers as it found them, so that a run after it is bit for bit the one without. The network is one
-    device's; on several workers none is made and no image read, as what one of them does alone the others would wait
-    for. `shown` gets the range test.
+    Call it after `build_model.configure_process` has seeded the process and before anything uses the seed: it restores
+    seeds and Keras's layer names, so that the run after it is bit for bit the run without it. The network runs on one
+    device. On several workers neither the network nor images are checked: what one worker does alone, the others would
+    wait for.
 
     Raises:
-      UsageError: the network cannot be made.
+      UsageError: the network cannot be created.
     """
-    replicas, available = devices.num_replicas_in_sync, len(data.train)
-    findings = config_checks.checks(config, available, replicas)
-    with thrown_away(config.seed):
-        findings += data_checks.checks(config, data)
+    replicas, train_images = devices.num_replicas_in_sync, len(data.train)
+    findings = config_checks.check_config(config, train_images, replicas)
+    with isolate_keras_state(config.seed):
+        findings += data_checks.check_index(config, data)
         if isinstance(devices, tf.distribute.MultiWorkerMirroredStrategy):
-            rule = "on several workers only settings and the index are checked"
-            untouched = Finding("network", True, "neither network nor augmentation has been looked at", rule)
-            return [*findings, untouched], list
-        images, labels = data_checks.first_batch(config, data)
-        look = Look(config, data, images, labels)
-        findings += network_checks.checks(config, look, config_checks.steps_in_run(config, available), replicas)
+            rule = "on several workers only the configuration and the index are checked"
+            return [*findings, Finding("network", True, "network, images and labels were not checked", rule)], list
+        images, labels = image_checks.read_first_batch(config, data)
+        batch_pass = FirstBatchPass(config, data, images, labels)
+        steps = config_checks.steps_in_run(config, train_images)
+        findings += network_checks.check_network(config, batch_pass, steps, replicas)
         if config.preflight == "full":
-            findings.append(network_checks.overfits(look))
-            found = lr_range_test.range_test(config, data)
-            findings.append(lr_range_test.finding(config, found))
-            if shown:
-                shown(found)
-    return findings, functools.partial(data_checks.of_images, config, data, images)
+            findings.append(overfit_check.check_one_batch(batch_pass))
+            range_test = lr_range_test.run_range_test(config, data)
+            findings.append(lr_range_test.check_learning_rate_range(config, range_test))
+            if on_range_test:
+                on_range_test(range_test)
+    return findings, functools.partial(image_checks.check_images, config, data, images)
 
 
-def of_images(config: TrainConfig, data: Dataset) -> OfImages:
-    """What finds those of the images, for a run that goes on."""
-    images, _ = data_checks.first_batch(config, data)
-    return functools.partial(data_checks.of_images, config, data, images)
+def defer_image_checks(config: TrainConfig, data: Dataset) -> ImageChecks:
+    """A function that runs the checks of images, for a resumed run whose checkpoint has none of their findings."""
+    images, _ = image_checks.read_first_batch(config, data)
+    return functools.partial(image_checks.check_images, config, data, images)
 
 
 def is_pending(state: dict[str, Any]) -> bool:
-    """Whether the run that left this `state` in a checkpoint was not told what the images show."""
+    """Whether the run that left this checkpoint `state` had not yet reported the checks of images."""
     return not state.get("preflight", {"told": True})["told"]
 
 
-class Telling(keras.callbacks.Callback):
-    """Checks the images beside training, from its first call on, and tells what that found as soon as it has ended.
+class BackgroundPreflight(keras.callbacks.Callback):
+    """Runs the checks of images in a thread beside training, and reports their findings once they end.
 
-    Not before: tracing and compiling want the cores themselves. Before a checkpoint it waits for them. `in_haste`, as
-    after a signal, it does not: `state` says so, and a run that goes on checks the images anew.
+    The thread starts after the first compiled call: tracing and compiling need the cores themselves. Before a
+    checkpoint, `finish` waits for the thread.
+
+    Attributes:
+      no_wait: `finish` does not wait any more, as after a signal; `state` then says that the checks are pending, and a
+        resumed run repeats them.
     """
 
-    def __init__(self, of_images: OfImages, incidents: Incidents) -> None:
+    def __init__(self, check_images: ImageChecks, incidents: Incidents) -> None:
         super().__init__()
-        self._of_images, self._incidents = of_images, incidents
-        self._found: Future[list[Finding]] | None = None
-        self._told = self.in_haste = False
+        self._check_images, self._incidents = check_images, incidents
+        self._future: Future[list[Finding]] | None = None
+        self._reported = self.no_wait = False
 
     def state(self) -> dict[str, Any]:
-        return {"told": self._told}
+        return {"told": self._reported}
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if self._begun().done():
+        if self._start().done():
             self.finish()
 
     def finish(self) -> None:
-        """Waits for them. What breaks a check stops no run: that is an error in the log."""
-        if self._told or (self.in_haste and not (self._found and self._found.done())):
+        """Waits for the checks and reports them. An exception in them is logged as an error and stops no run."""
+        if self._reported or (self.no_wait and not (self._future and self._future.done())):
             return
-        found, self._told = self._begun(), True
-        if error := found.exception():
+        future, self._reported = self._start(), True
+        if error := future.exception():
             logging.error("preflight: the images could not be checked: %s: %s", type(error).__name__, error)
         else:
-            tell(found.result(), self._incidents)
+            report_findings(future.result(), self._incidents)
 
-    def _begun(self) -> Future[list[Finding]]:
-        if self._found is None:
-            beside = ThreadPoolExecutor(1, "preflight")
-            self._found = beside.submit(self._of_images)
-            beside.shutdown(wait=False)
-        return self._found
+    def _start(self) -> Future[list[Finding]]:
+        if self._future is None:
+            executor = ThreadPoolExecutor(1, "preflight")
+            self._future = executor.submit(self._check_images)
+            executor.shutdown(wait=False)
+        return self._future
 
 
 @contextlib.contextmanager
-def thrown_away(seed: int) -> Iterator[None]:
-    """What is made here leaves no trace: Keras names later layers as if it had not been, and seeds start anew.
+def isolate_keras_state(seed: int) -> Iterator[None]:
+    """Restores Keras's layer names on exit, and sets the seed on entry and on exit.
 
-    TensorFlow's warnings, of graphs traced again or of its old names, would be read as the run's: they are not shown.
+    TensorFlow's warnings inside, of retraced graphs or deprecated names, are suppressed: they would be read as the
+    run's.
     """
     names, logger = keras.src.backend.get_default_graph_uid_map(), tf.get_logger()
-    before, level = dict(names), logger.level
+    saved_names, level = dict(names), logger.level
     keras.utils.set_random_seed(seed)
     logger.setLevel("ERROR")
     try:
         yield
     finally:
         names.clear()
-        names.update(before)
+        names.update(saved_names)
         logger.setLevel(level)
         keras.utils.set_random_seed(seed)
 
 
-def tell(findings: Sequence[Finding], incidents: Incidents) -> None:
-    """Those that are not ok."""
+def report_findings(findings: Sequence[Finding], incidents: Incidents) -> None:
+    """Logs a warning and records an incident for each failed check."""
     for finding in findings:
         if not finding.ok:
             logging.warning("preflight: %s", finding.line)
-            incidents.tell(0, f"preflight_{finding.check}", finding.evidence, "none")
+            incidents.record(0, f"preflight_{finding.check}", finding.evidence, "none")

@@ -1,4 +1,4 @@
-"""Why a CNN may train badly: the causes that the doctor knows, by name, family and in words.
+"""The causes of bad training that the doctor knows: name, family and title of each.
 
 CAUSES["learning_rate_high"].title
 """
@@ -9,7 +9,12 @@ from typing import NamedTuple
 
 
 class Cause(NamedTuple):
-    """`family` is data, hyperparameters, architecture or numerics."""
+    """A cause of bad training.
+
+    Attributes:
+      family: data, hyperparameters, architecture or numerics.
+      title: a clause that states the cause.
+    """
 
     family: str
     title: str
@@ -17,31 +22,33 @@ class Cause(NamedTuple):
 
 CAUSES = {
     "input_scale": Cause("data", "the input is not normalised"),
-    "outlier_images": Cause("data", "some images are outliers, or on a scale of their own"),
+    "outlier_images": Cause("data", "some images are outliers, or have another value range than the rest"),
     "label_noise": Cause("data", "many labels are wrong"),
     "class_imbalance": Cause("data", "some classes are much rarer than others"),
     "train_validation_skew": Cause("data", "training and validation images differ"),
-    "overfitting": Cause("data", "too little augmentation or regularization: the training images are learnt by heart"),
-    "too_much_augmentation": Cause("data", "the augmentation hides what is to be learnt"),
+    "overfitting": Cause(
+        "data", "too little augmentation or regularization: the network memorises the training images"
+    ),
+    "too_much_augmentation": Cause("data", "the augmentation destroys what the network should learn"),
     "learning_rate_high": Cause("hyperparameters", "the learning rate is too high"),
     "learning_rate_low": Cause("hyperparameters", "the learning rate is too low"),
     "no_warmup": Cause("hyperparameters", "the learning rate starts too high: it needs a warm-up"),
     "batch_small": Cause("hyperparameters", "the batch is too small: updates are mostly noise"),
     "batch_large": Cause("hyperparameters", "the batch is too large: there are too few updates"),
-    "momentum": Cause("hyperparameters", "the momentum does not suit"),
-    "epsilon": Cause("hyperparameters", "the optimizer's epsilon swallows its second moments"),
+    "momentum": Cause("hyperparameters", "the momentum is unsuitable"),
+    "epsilon": Cause("hyperparameters", "the optimizer's epsilon is larger than its second moments"),
     "optimizer": Cause("hyperparameters", "the optimizer does not suit the network at this learning rate"),
     "too_few_steps": Cause("hyperparameters", "the run ends before the network has learnt"),
-    "dropout": Cause("architecture", "too much dropout"),
-    "penalty": Cause("architecture", "the weight penalty or decay is too strong"),
-    "no_normalization": Cause("architecture", "a deep network without normalization layers"),
+    "dropout": Cause("architecture", "the dropout rate is too high"),
+    "penalty": Cause("architecture", "the weight penalty or weight decay is too strong"),
+    "no_normalization": Cause("architecture", "the network is deep and has no normalization layers"),
     "batch_norm_batch": Cause("architecture", "BatchNorm sees too few images on each replica"),
     "batch_norm_momentum": Cause("architecture", "BatchNorm's moving statistics do not follow its batches"),
     "initialization": Cause("architecture", "the initial weights are too small or too large"),
-    "saturating_activation": Cause("architecture", "activations that saturate keep gradients from the first layers"),
-    "dying_activation": Cause("architecture", "most units are dead: they are zero for every image"),
+    "saturating_activation": Cause("architecture", "saturating activations keep gradients from the first layers"),
+    "dying_activation": Cause("architecture", "most units are dead: they output zero for every image"),
     "output_activation": Cause("architecture", "the output does not match the loss: it must be logits"),
-    "frozen_layers": Cause("architecture", "layers do not train"),
+    "frozen_layers": Cause("architecture", "some layers are not trained"),
     "precision": Cause("numerics", "numbers overflow or vanish in half precision"),
     "replica_batch": Cause("numerics", "replicas get partial or empty batches"),
 }

@@ -1,6 +1,6 @@
-"""What is said of a run that does not train well: findings before it, replays of it, and the verdict.
+"""The record of a diagnosis: findings before a run, replays of it, suspected causes, and the fix.
 
-Plain data: `preflight` and `doctor` make it, `report` shows it, and `Diagnosis.json` holds what can be read again.
+Plain data: `preflight` and `doctor` create it, `report` shows it. diagnosis.json holds the fields under these names.
 """
 
 from __future__ import annotations
@@ -10,16 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from evenkeel.models.stability.detectors import Alarm, Trace
+from evenkeel.models.stability.trace import Alarm, Trace
 
-RATE, PATCH = "optimizer.learning_rate", "model.patch"  # flags of which a fix may have more than a change has
+# Flags whose value in a fix may differ from that in the change it is made of: a tuned rate, more patches.
+LEARNING_RATE_FLAG, PATCH_FLAG = "optimizer.learning_rate", "model.patch"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one check says: in words the value `seen`, the `rule` it is held against and, unless `ok`, the `remedy`.
+    """Result of one check.
 
-    `evidence` are the numbers, `causes` the names of those in `causes.CAUSES` that it speaks for.
+    Attributes:
+      check: name of the check.
+      ok: whether the rule holds.
+      seen: the value that was measured, in words.
+      rule: what the value must satisfy, in words.
+      remedy: what to do if it does not.
+      evidence: the numbers.
+      causes: names in `causes.CAUSES` that a failed check supports.
     """
 
     check: str
@@ -32,13 +40,19 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """Value, rule, remedy."""
+        """Check, value, rule, and the remedy if the check failed."""
         return f"{self.check}: {self.seen}; {self.rule}." + (f" {self.remedy}" if self.remedy and not self.ok else "")
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image of the data that is worth a look: `pixels` uint8 [h, w, c]."""
+    """An image of the data that a person should look at.
+
+    Attributes:
+      name: of the image in its data set.
+      pixels: uint8 [h, w, c].
+      reason: what is unusual about it.
+    """
 
     name: str
     pixels: np.ndarray
@@ -47,10 +61,17 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """The same steps under one change: `flags` of `tools.train`, none for the run as it was.
+    """The same steps under one change.
 
-    `loss` and `gradient_norm` are float64 [steps]; `accuracy` and `validation_loss` are those on validation images at
-    its end. `generic` changes are the control arm: they calm any run, so that they explain none.
+    Attributes:
+      name: the change in words.
+      flags: the change as flags of `tools.train`; empty for the unchanged run.
+      loss: float64 [steps], in nats.
+      gradient_norm: float64 [steps].
+      accuracy: on validation images, after the last step.
+      validation_loss: likewise.
+      generic: whether the change calms any run; such changes are the control arm and explain no run.
+      seconds: CPU time.
     """
 
     name: str
@@ -65,11 +86,18 @@ class Replay:
 
 @dataclasses.dataclass(frozen=True)
 class Suspect:
-    """A cause, by its name in `causes.CAUSES`, as probable as all that was seen makes it.
+    """A suspected cause.
 
-    `evidence` are sentences; `replay` is the change that was tried for it, None where nothing could be; `recovered` is
-    the share of what the best replay gained that this change alone gained or, where changes help only `together`, that
-    is lost without it; `edit` is what to change in the source of a model that no flag reaches.
+    Attributes:
+      cause: its name in `causes.CAUSES`.
+      title: its title there.
+      probability: given all evidence.
+      evidence: sentences.
+      replay: the change that was tried against it; None if there is none.
+      recovered: share of the best replay's gain that this change alone gains; with `together`, the share that is lost
+        without it.
+      edit: what to change in the source code of a model that flags do not reach.
+      together: whether the change helps only in combination with others.
     """
 
     cause: str
@@ -83,18 +111,27 @@ class Suspect:
 
     @property
     def flags(self) -> list[str]:
-        """The fix, as written on the command line of `tools.train`."""
+        """The change as command-line flags of `tools.train`."""
         return command_line(self.replay.flags) if self.replay else []
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """All that the doctor found. `suspects` come most probable first; there is none in a run that is sound.
+    """Everything that the doctor found.
 
-    `trace` is the run's telemetry, or that of a probe; `places` are the names of the layers in it,
-    `activations` of those with an activation; `replays` holds the
-    run as it was first, then every change tried; `fix` are the flags that did best, several changes together perhaps,
-    and `edit` is what to change in the source of a model in place of its patches.
+    Attributes:
+      source: what was examined, in words.
+      trace: telemetry of the run or of a probe.
+      places: names of the layers in the trace.
+      alarms: of the detectors, in the order of steps.
+      findings: of preflight.
+      replays: the unchanged run first, then every change that was tried.
+      suspects: most probable first; none if the run is sound.
+      pictures: images that stand out.
+      cpu_seconds: CPU time of the diagnosis.
+      fix: the flags that did best, possibly several changes together; empty if nothing helps.
+      edit: what to change in the source code of the model instead of the patches in `fix`.
+      activations: names of the layers with an activation in the trace.
     """
 
     source: str
@@ -112,7 +149,7 @@ class Diagnosis:
 
 
 def command_line(flags: dict[str, Any]) -> list[str]:
-    """`--name=value`, or --name and --noname for what is true or false."""
+    """`flags` as command-line arguments: --name=value, or --name and --noname for booleans."""
     return [
         (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
         for name, value in flags.items()

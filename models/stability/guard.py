@@ -1,12 +1,14 @@
-"""A Keras callback that watches a StableModel's training, and acts where it goes wrong.
+"""Keras callback that watches a StableModel's training, and rolls it back when it goes wrong.
 
-    model.compile(optimizer, loss, watch_every=20, guarded=True)
+    model.compile(optimizer, loss, StepOptions(layer_stats_every=20, guarded=True))
     model.fit(batches, callbacks=[StabilityGuard(act=True)], ...)
 
-Every trouble that `detectors` find is an incident. With `act`, a loss that spikes, diverges or is not a number is also
-answered, a rung higher each time: (the step itself skips an update that is not finite, and clips a gradient `OUTLYING`
-times as long as usual) -> roll back and go on with batches not yet seen -> roll back, a quarter of the learning rate,
-warm up again -> stop with advice.
+Every alarm of the detectors becomes an incident. With `act`, a loss that spikes, diverges or is not finite is also
+answered, each time more strongly:
+1. The training step itself skips an update that is not finite, and clips a gradient of 10 times the median norm.
+2. Rollback; training continues with batches that it has not seen.
+3. Rollback, a quarter of the learning rate, and a new warm-up.
+4. Training stops with advice.
 """
 
 from __future__ import annotations
@@ -17,142 +19,152 @@ import numpy as np
 import tf_keras as keras
 
 from evenkeel.models.errors import TrainingFailed
-from evenkeel.models.stability.detectors import Alarm
-from evenkeel.models.stability.telemetry_window import History
+from evenkeel.models.stability.telemetry_window import TelemetryWindow
+from evenkeel.models.stability.trace import Alarm
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.telemetry.incidents import Incidents
 from evenkeel.models.training.snapshots import Snapshots
-from evenkeel.models.training.stable_model import OUTLYING
+from evenkeel.models.training.step_options import OUTLIER_NORM_FACTOR
 
-ACUTE = ("nonfinite", "loss_spike", "divergence", "collapse", "statistics_jump")  # what a rollback undoes
-TAKE_EVERY = 20  # steps between snapshots, a rollback's least loss: copying 26 MB takes 4 ms
-MARGIN = 10  # steps before an alarm in which its cause may already have been at work
-ROLLBACKS = 2  # before the learning rate is cut, within `FORGIVEN` steps
-BUDGET = 5  # answers within `FORGIVEN` steps; then training stops
-FORGIVEN = 1000  # steps after which an answer does not count any more
-IN_VAIN = 40  # steps after a rollback in which trouble is still the old one: the copy was of a model already spoilt
-FARTHEST = 200  # steps that are given up for that
-CUT = 0.25
-REWARMED = 50  # steps in which a cut learning rate rises again
+ROLLBACK_ALARMS = ("nonfinite", "loss_spike", "divergence", "collapse", "statistics_jump")  # a rollback undoes these
+SNAPSHOT_EVERY_STEPS = 20  # the fewest steps that a rollback loses; a copy of 26 MB takes 4 ms
+ALARM_LAG_STEPS = 10  # steps before an alarm in which its cause may already have been active
+ROLLBACKS_BEFORE_CUT = 2  # rollbacks within `BUDGET_WINDOW_STEPS` before the learning rate is cut
+MAX_ROLLBACKS = 5  # rollbacks within `BUDGET_WINDOW_STEPS`; then training stops
+BUDGET_WINDOW_STEPS = 1000  # steps after which a rollback no longer counts
+RELAPSE_STEPS = 40  # an alarm this soon after a rollback means that the snapshot was already damaged
+MAX_RELAPSE_ROLLBACK_STEPS = 200  # steps that a rollback after a relapse may lose
+LEARNING_RATE_CUT = 0.25
+REWARMUP_STEPS = 50  # steps in which a cut learning rate rises again
 
 
 class StabilityGuard(keras.callbacks.Callback):
-    """Watches; acts, if `act`. All that happens is told to `incidents`; `warmup` is in steps.
+    """Records an incident for every alarm; with `act`, also answers those in `ROLLBACK_ALARMS`.
 
-    A run in which nothing happens is bit for bit the one without it. `state` is what a checkpoint held of an earlier
-    one; nothing from before it can be rolled back to.
+    A run without incidents is bit for bit the run without the guard.
+
+    Args:
+      act: roll back and cut the learning rate; the model must be compiled with `guarded=True`.
+      incidents: where incidents are recorded.
+      warmup: steps in which the learning rate rises at the start of the run.
+      state: `state()` of an earlier guard, from a checkpoint; it has no snapshots, so that no rollback goes back before
+        the checkpoint.
 
     Raises (from `fit`):
-      TrainingFailed: the budget is spent.
+      TrainingFailed: more than `MAX_ROLLBACKS` rollbacks would be needed.
     """
 
     def __init__(
         self, act: bool, incidents: Incidents | None = None, warmup: int = 0, state: dict[str, Any] | None = None
     ) -> None:
         super().__init__()
-        self._act, self.incidents, self._warmup, self._resumed = act, incidents or Incidents(), warmup, state
-        self._answers: list[int] = []  # steps
-        self._last: tuple[int, int] | None = None  # the last rollback: from this step to that
-        self._rewarming_since: int | None = None
-        self._usual = float("inf")
+        self._act, self.incidents, self._warmup, self._restored_state = act, incidents or Incidents(), warmup, state
+        self._rollback_steps: list[int] = []  # steps at which a rollback was made
+        self._last_rollback: tuple[int, int] | None = None  # from this step to that
+        self._rewarmup_start: int | None = None
+        self._median_norm = float("inf")
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._history = History(self.model.probe, self._warmup, self.model.guess)
+        self._window = TelemetryWindow(self.model.layer_stats, self._warmup, self.model.chance_loss)
         self._snapshots = Snapshots(self.model)
-        if state := self._resumed:
-            self._history.resume(state["history"])
-            self._answers, self._usual = state["answers"], state["usual"]
-            self._rewarming_since = state["rewarming_since"]
+        if state := self._restored_state:
+            self._window.restore(state["history"])
+            self._rollback_steps, self._median_norm = state["answers"], state["usual"]
+            self._rewarmup_start = state["rewarming_since"]
         if self._act:
-            self.model.usual_norm.assign(self._usual)
+            self.model.gradient_norm_median.assign(self._median_norm)
             if state:
-                self.model.scale_rate(self._rewarmed(self.model.step) * float(self.model.rate_cut.numpy()))
-            elif float(self.model.rate_cut.numpy()) < 1:
-                self._warm_up(self.model.step)
+                self._scale_learning_rate(self.model.step)
+            elif float(self.model.lr_scale_target.numpy()) < 1:
+                self._begin_rewarmup(self.model.step)
             self._snapshots.take()
 
     def state(self) -> dict[str, Any]:
         return {
-            "history": self._history.state(),
-            "answers": self._answers,
-            "rewarming_since": self._rewarming_since,
-            "usual": self._usual,
+            "history": self._window.state(),
+            "answers": self._rollback_steps,
+            "rewarming_since": self._rewarmup_start,
+            "usual": self._median_norm,
         }
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         rows, step = self.model.rows, self.model.step
-        self._tell_of_clipped(rows, step - len(rows))
-        self._history.add(step - len(rows), rows, self.model.layers_rows)
-        alarms = self._history.new_alarms()
-        acute = next((alarm for alarm in alarms if alarm.kind in ACUTE), None) if self._act else None
+        self._record_clipped_gradients(rows, step - len(rows))
+        self._window.append(step - len(rows), rows, self.model.layer_rows)
+        alarms = self._window.new_alarms()
+        acute = next((alarm for alarm in alarms if alarm.kind in ROLLBACK_ALARMS), None) if self._act else None
         for alarm in alarms:
             if alarm is not acute:
-                self._tell(alarm, "none")
+                self._record(alarm, "none")
         if acute:
-            self._answer(acute)
+            self._roll_back(acute)
         elif self._act:
-            self._go_on(step)
+            self._continue_from(step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         if logs and "val_loss" in logs:
-            self._history.add_validation(self.model.step, logs["val_loss"])
+            self._window.append_validation(self.model.step, logs["val_loss"])
 
-    def _go_on(self, step: int) -> None:
-        """What a call without trouble is followed by: the learning rate's way back, what is usual, a copy."""
-        if self._rewarming_since is not None:
-            done = self._rewarmed(step)
-            self.model.scale_rate(done * float(self.model.rate_cut.numpy()))
-            if done == 1:
-                self._rewarming_since = None
-        self._usual = self._history.usual("gradient_norm")
-        self.model.usual_norm.assign(np.float32(self._usual))  # TensorFlow keeps a tensor of every Python number
-        if step >= self._snapshots.steps[-1] + TAKE_EVERY:
+    def _continue_from(self, step: int) -> None:
+        """After a call without acute alarm: warms the learning rate up, updates the median norm, takes a snapshot."""
+        if self._rewarmup_start is not None and self._scale_learning_rate(step) == 1:
+            self._rewarmup_start = None
+        self._median_norm = self._window.column_median("gradient_norm")
+        # As a numpy number: TensorFlow keeps a tensor of every Python number.
+        self.model.gradient_norm_median.assign(np.float32(self._median_norm))
+        if step >= self._snapshots.steps[-1] + SNAPSHOT_EVERY_STEPS:
             self._snapshots.take()
 
-    def _warm_up(self, step: int) -> None:
-        self._rewarming_since = step
-        self.model.scale_rate(self._rewarmed(step) * float(self.model.rate_cut.numpy()))
+    def _begin_rewarmup(self, step: int) -> None:
+        self._rewarmup_start = step
+        self._scale_learning_rate(step)
 
-    def _rewarmed(self, step: int) -> float:
-        """The share of the cut learning rate that is back at `step`."""
-        if self._rewarming_since is None:
-            return 1.0
-        return min(1.0, max(1, step - self._rewarming_since) / REWARMED)
+    def _scale_learning_rate(self, step: int) -> float:
+        """Sets the learning rate's scale at `step`; returns which share of the cut rate that is, up to 1."""
+        share = 1.0
+        if self._rewarmup_start is not None:
+            share = min(1.0, max(1, step - self._rewarmup_start) / REWARMUP_STEPS)
+        self.model.scale_learning_rate(share * float(self.model.lr_scale_target.numpy()))
+        return share
 
-    def _tell_of_clipped(self, rows: np.ndarray, first: int) -> None:
+    def _record_clipped_gradients(self, rows: np.ndarray, first_step: int) -> None:
         norms = step_row.column(rows, "gradient_norm")
-        for number in np.flatnonzero(np.isfinite(norms) & (norms > OUTLYING * self._usual)):
-            evidence = {"gradient_norm": float(norms[number]), "usual": self._usual}
-            self._tell(Alarm("outlying_gradient", first + int(number), evidence), "clipped to the usual norm")
+        for index in np.flatnonzero(np.isfinite(norms) & (norms > OUTLIER_NORM_FACTOR * self._median_norm)):
+            evidence = {"gradient_norm": float(norms[index]), "usual": self._median_norm}
+            self._record(Alarm("outlying_gradient", first_step + int(index), evidence), "clipped to the median norm")
 
-    def _answer(self, alarm: Alarm) -> None:
+    def _roll_back(self, alarm: Alarm) -> None:
         step = self.model.step
-        self._answers = [answered for answered in self._answers if step - answered < FORGIVEN] + [step]
-        if len(self._answers) > BUDGET:
-            self._tell(alarm, "stopped")
+        self._rollback_steps = [earlier for earlier in self._rollback_steps if step - earlier < BUDGET_WINDOW_STEPS] + [
+            step
+        ]
+        if len(self._rollback_steps) > MAX_ROLLBACKS:
+            self._record(alarm, "stopped")
             raise TrainingFailed(
-                f"{alarm.kind} at step {alarm.step}, after {BUDGET} rollbacks within {FORGIVEN} steps: lower"
-                " --optimizer.learning_rate, lengthen --optimizer.warmup_epochs, or look at the data"
-                " (python -m tools.prepare names outliers)."
+                f"{alarm.kind} at step {alarm.step}, after {MAX_ROLLBACKS} rollbacks within {BUDGET_WINDOW_STEPS}"
+                " steps: lower --optimizer.learning_rate, lengthen --optimizer.warmup_epochs, or check the data"
+                " (python -m tools.prepare lists outliers)."
             )
-        restored = self._snapshots.restore(before=self._sound_before(alarm))
-        self._last = step, restored
-        action = f"rolled back to step {restored}"
-        if len(self._answers) > ROLLBACKS:
-            self.model.rate_cut.assign(CUT * self.model.rate_cut)
-            self._warm_up(step)
-            action += f", learning rate times {self.model.rate_cut.numpy():g} after {REWARMED} steps of warm-up"
-        self._history.forget(restored)
-        self._history.tell_again()
-        self._tell(alarm, action)
+        restored_step = self._snapshots.restore(max_step=self._last_sound_step(alarm))
+        self._last_rollback = step, restored_step
+        action = f"rolled back to step {restored_step}"
+        if len(self._rollback_steps) > ROLLBACKS_BEFORE_CUT:
+            self.model.lr_scale_target.assign(LEARNING_RATE_CUT * self.model.lr_scale_target)
+            self._begin_rewarmup(step)
+            scale = self.model.lr_scale_target.numpy()
+            action += f", learning rate times {scale:g} after {REWARMUP_STEPS} steps of warm-up"
+        self._window.discard_from(restored_step)
+        self._window.reset_reported()
+        self._record(alarm, action)
 
-    def _sound_before(self, alarm: Alarm) -> int:
-        """A step, not before the first one held, at which all was well: before what was gone back to in vain."""
-        before = int(alarm.evidence.get("since", alarm.step)) - MARGIN
-        if self._last and alarm.step < self._last[0] + IN_VAIN:
-            older = [step for step in self._snapshots.steps if self.model.step - FARTHEST <= step < self._last[1]]
-            before = min(before, older[-1] if older else self._last[1])
-        return max(self._snapshots.steps[0], before)
+    def _last_sound_step(self, alarm: Alarm) -> int:
+        """The newest step that may be restored; after a relapse, one before the snapshot that was restored last."""
+        sound = int(alarm.evidence.get("since", alarm.step)) - ALARM_LAG_STEPS
+        if self._last_rollback and alarm.step < self._last_rollback[0] + RELAPSE_STEPS:
+            oldest, damaged = self.model.step - MAX_RELAPSE_ROLLBACK_STEPS, self._last_rollback[1]
+            older = [step for step in self._snapshots.steps if oldest <= step < damaged]
+            sound = min(sound, older[-1] if older else damaged)
+        return max(self._snapshots.steps[0], sound)
 
-    def _tell(self, alarm: Alarm, action: str) -> None:
-        self.incidents.tell(alarm.step, alarm.kind, alarm.evidence, action)
+    def _record(self, alarm: Alarm, action: str) -> None:
+        self.incidents.record(alarm.step, alarm.kind, alarm.evidence, action)

@@ -1,8 +1,8 @@
-"""The newest part of a run's telemetry, as `detectors` want it.
+"""The newest steps of a run's telemetry, as detectors read them during training.
 
-history = History(probe, warmup=100)
-history.add(first_step, rows, layers)
-for alarm in history.new_alarms(): ...
+window = TelemetryWindow(layer_stats, warmup=100)
+window.append(first_step, rows, layers)
+for alarm in window.new_alarms(): ...
 """
 
 from __future__ import annotations
@@ -12,70 +12,74 @@ from typing import Any
 import numpy as np
 
 from evenkeel.models.stability import detectors
-from evenkeel.models.stability.detectors import Alarm, Trace
+from evenkeel.models.stability.rolling import BASELINE_STEPS
+from evenkeel.models.stability.trace import FIRST_LOSS_STEPS, Alarm, Trace, first_loss
 from evenkeel.models.telemetry import step_row
-from evenkeel.models.telemetry.layer_stats import Probe
+from evenkeel.models.telemetry.layer_stats import LayerStats
 
-KEPT = 256  # steps: reading them takes 5 ms once a call, which 20 steps share
+CAPACITY_STEPS = 256  # running the detectors over them takes 5 ms a call of 20 steps
 
 
-class History:
-    """What the steps of a run left behind, the newest `KEPT` of them; `warmup` is in steps, `guess` as in `Trace`."""
+class TelemetryWindow:
+    """Telemetry of the newest `CAPACITY_STEPS` steps of a run.
 
-    def __init__(self, probe: Probe | None, warmup: int = 0, guess: float | None = None) -> None:
-        self._probe, self._warmup, self._guess = probe, warmup, guess
+    `warmup` is in steps. `chance_loss` is the loss of a prediction that favours no class, None if unknown.
+    """
+
+    def __init__(self, layer_stats: LayerStats | None, warmup: int = 0, chance_loss: float | None = None) -> None:
+        self._layer_stats, self._warmup, self._chance_loss = layer_stats, warmup, chance_loss
         self._steps = np.zeros(0, np.int64)
-        self._rows = np.zeros((0, len(step_row.ROW)))
-        self._layers = np.zeros((0, probe.size if probe else 0))
-        self._validated: list[tuple[int, float, float]] = []  # step, loss, training loss
-        self._told: dict[str, int] = {}
-        self._began: float | None = None
+        self._rows = np.zeros((0, len(step_row.COLUMNS)))
+        self._layers = np.zeros((0, layer_stats.size if layer_stats else 0))
+        self._validations: list[tuple[int, float, float]] = []  # step, validation loss, training loss
+        self._reported: dict[str, int] = {}  # step of the newest alarm of each kind
+        self._first_loss: float | None = None
 
     def state(self) -> dict[str, Any]:
-        """All that `resume` needs to go on from here."""
+        """The window as JSON values, for `restore`."""
         arrays = {"steps": self._steps, "rows": self._rows, "layers": self._layers}
         lists = {name: array.tolist() for name, array in arrays.items()}
-        return {**lists, "validated": self._validated, "told": self._told, "began": self._began}
+        return {**lists, "validated": self._validations, "told": self._reported, "began": self._first_loss}
 
-    def resume(self, state: dict[str, Any]) -> None:
-        """Goes on from another one's `state`; what that saw of other layers is left."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from the `state` of another window; statistics of a different number of layers are dropped."""
         self._steps = np.array(state["steps"], np.int64)
-        self._rows = np.array(state["rows"]).reshape(len(self._steps), len(step_row.ROW))
-        of_each = len(state["layers"][0]) if state["layers"] else -1
-        same = of_each == self._layers.shape[1]
-        self._layers = np.array(state["layers"]) if same else np.full((len(self._steps), self._layers.shape[1]), np.nan)
-        self._validated = [(int(step), loss, training) for step, loss, training in state["validated"]]
-        self._told, self._began = dict(state["told"]), state["began"]
+        self._rows = np.array(state["rows"]).reshape(len(self._steps), len(step_row.COLUMNS))
+        saved_size, size = len(state["layers"][0]) if state["layers"] else -1, self._layers.shape[1]
+        self._layers = np.array(state["layers"]) if saved_size == size else np.full((len(self._steps), size), np.nan)
+        self._validations = [(int(step), loss, training) for step, loss, training in state["validated"]]
+        self._reported, self._first_loss = dict(state["told"]), state["began"]
 
-    def add(self, first_step: int, rows: np.ndarray, layers: np.ndarray) -> None:
-        """`rows` [n, len(telemetry.ROW)] and `layers` [n, probe.size] of the steps from `first_step` on."""
+    def append(self, first_step: int, rows: np.ndarray, layers: np.ndarray) -> None:
+        """Adds the steps from `first_step` on: `rows` [n, len(step_row.COLUMNS)], `layers` [n, layer_stats.size]."""
         steps = np.arange(first_step, first_step + len(rows))
-        self._steps = np.concatenate([self._steps, steps])[-KEPT:]
-        self._rows = np.concatenate([self._rows, rows])[-KEPT:]
-        self._layers = np.concatenate([self._layers, layers])[-KEPT:]
-        if self._began is None and self._steps[0] == 0 and len(self._steps) >= detectors.FIRST:
-            self._began = detectors.first_loss(step_row.column(self._rows, "loss"))
+        self._steps = np.concatenate([self._steps, steps])[-CAPACITY_STEPS:]
+        self._rows = np.concatenate([self._rows, rows])[-CAPACITY_STEPS:]
+        self._layers = np.concatenate([self._layers, layers])[-CAPACITY_STEPS:]
+        if self._first_loss is None and self._steps[0] == 0 and len(self._steps) >= FIRST_LOSS_STEPS:
+            self._first_loss = first_loss(step_row.column(self._rows, "loss"))
 
-    def add_validation(self, step: int, loss: float) -> None:
-        training = step_row.column(self._rows, "loss")[-detectors.WINDOW :]
-        self._validated.append((step, loss, float(np.median(training))))
+    def append_validation(self, step: int, loss: float) -> None:
+        """Adds the validation `loss` after `step`, beside the median training loss of the newest 64 steps."""
+        training = step_row.column(self._rows, "loss")[-BASELINE_STEPS:]
+        self._validations.append((step, loss, float(np.median(training))))
 
-    def forget(self, since: int) -> None:
-        """Steps from `since` on, which a rollback has undone, are nothing to compare later ones with."""
-        kept = self._steps < since
+    def discard_from(self, step: int) -> None:
+        """Drops the steps from `step` on, which a rollback has undone: later steps must not be compared with them."""
+        kept = self._steps < step
         self._steps, self._rows, self._layers = self._steps[kept], self._rows[kept], self._layers[kept]
-        self._validated = [each for each in self._validated if each[0] <= since]
+        self._validations = [validation for validation in self._validations if validation[0] <= step]
 
-    def usual(self, name: str) -> float:
-        """The median of a column of `telemetry.ROW`, where it is finite; infinite before there are `WINDOW` steps."""
+    def column_median(self, name: str) -> float:
+        """Median of the finite values of a telemetry column; infinite while there are fewer than 64."""
         values = step_row.column(self._rows, name)
         values = values[np.isfinite(values)]
-        return float(np.median(values)) if len(values) >= detectors.WINDOW else float("inf")
+        return float(np.median(values)) if len(values) >= BASELINE_STEPS else float("inf")
 
     def trace(self) -> Trace:
         column = lambda name: step_row.column(self._rows, name)  # noqa: E731
         due = np.isfinite(self._layers).any(axis=1)
-        validated = np.array(self._validated).reshape(-1, 3)
+        validations = np.array(self._validations).reshape(-1, 3)
         return Trace(
             steps=self._steps,
             loss=column("loss"),
@@ -85,24 +89,24 @@ class History:
             nonfinite=column("nonfinite"),
             warmup=self._warmup,
             due=self._steps[due],
-            layers=self._probe.read(self._layers[due]) if self._probe and due.any() else {},
-            validated=validated[:, 0].astype(np.int64),
-            validation_loss=validated[:, 1],
-            training_loss=validated[:, 2],
-            began=self._began,
-            guess=self._guess,
+            layers=self._layer_stats.unpack(self._layers[due]) if self._layer_stats and due.any() else {},
+            validated=validations[:, 0].astype(np.int64),
+            validation_loss=validations[:, 1],
+            training_loss=validations[:, 2],
+            began=self._first_loss,
+            guess=self._chance_loss,
         )
 
     def new_alarms(self) -> list[Alarm]:
-        """Alarms that were not given before, in the order of steps: of one kind, once in `KEPT` steps."""
-        found = []
+        """Alarms that were not returned before, in the order of steps; each kind once in `CAPACITY_STEPS` steps."""
+        new = []
         for alarm in detectors.alarms(self.trace()):
-            told = self._told.get(alarm.kind)
-            if told is None or alarm.step >= told + KEPT:
-                self._told[alarm.kind] = alarm.step
-                found.append(alarm)
-        return found
+            reported_step = self._reported.get(alarm.kind)
+            if reported_step is None or alarm.step >= reported_step + CAPACITY_STEPS:
+                self._reported[alarm.kind] = alarm.step
+                new.append(alarm)
+        return new
 
-    def tell_again(self) -> None:
-        """After a rollback, every kind of alarm is news."""
-        self._told = {}
+    def reset_reported(self) -> None:
+        """Makes every kind of alarm new again, as after a rollback."""
+        self._reported = {}

@@ -10,14 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.models.stability import detectors
-from evenkeel.models.stability.detectors import (
-    ALONE,
-    TOGETHER,
-    Trace,
-    alarms,
-    signals,
-)
+from evenkeel.models.stability import detectors, rolling
+from evenkeel.models.stability.detectors import CORROBORATED, STANDALONE, alarms, signals
+from evenkeel.models.stability.trace import Trace, first_loss
 
 STEPS, EVERY, PLACES = 600, 20, 5
 PER_LAYER = (
@@ -68,8 +63,8 @@ def healthy(steps: int = STEPS, seed: int = 0, noise: float = 0.1, unit: float =
         layers=layers,
         validated=validated,
         validation_loss=np.linspace(2, 1, len(validated)) * unit,
-        training_loss=np.array([np.median(loss[max(0, step - detectors.WINDOW) : step]) for step in validated]),
-        began=detectors.first_loss(loss),
+        training_loss=np.array([np.median(loss[max(0, step - rolling.BASELINE_STEPS) : step]) for step in validated]),
+        began=first_loss(loss),
     )
 
 
@@ -123,7 +118,7 @@ def test_noise_around_a_plateau_is_neither_spike_nor_divergence(seed: int, level
     rng = np.random.default_rng(seed)
     falling = np.linspace(3, 1, 50)
     loss = level * np.concatenate([falling, np.ones(550)]) * np.exp(noise * rng.normal(size=STEPS))
-    found = kinds(dataclasses.replace(healthy(), loss=loss, began=detectors.first_loss(loss)))
+    found = kinds(dataclasses.replace(healthy(), loss=loss, began=first_loss(loss)))
     assert not found & {"loss_spike", "divergence", "stall"}
 
 
@@ -142,7 +137,7 @@ def test_collapse_is_more_than_half_of_the_gain_given_back(back_to: float, expec
 def test_a_noisy_start_without_gain_does_not_collapse(noise: float) -> None:
     for seed in range(20):
         loss = 2.3 * np.exp(noise * np.random.default_rng(seed).normal(size=300))
-        trace = dataclasses.replace(healthy(300), loss=loss, began=detectors.first_loss(loss))
+        trace = dataclasses.replace(healthy(300), loss=loss, began=first_loss(loss))
         assert not signals(trace)["collapse"].on.any()
 
 
@@ -162,7 +157,7 @@ def test_the_unit_of_the_loss_changes_no_alarm(unit: float) -> None:
     assert [(a.kind, a.step) for a in alarms(scaled)] == [(a.kind, a.step) for a in alarms(trace)]
 
 
-@pytest.mark.parametrize("kind", [*ALONE, *TOGETHER])
+@pytest.mark.parametrize("kind", [*STANDALONE, *CORROBORATED])
 def test_nothing_later_changes_what_was_said(kind: str) -> None:
     trace = changed(healthy(), slice(300, None), loss=lambda x: x * np.linspace(1, 50, len(x)), gradient_norm=100.0)
     whole, cut = signals(trace)[kind], 400
@@ -230,7 +225,7 @@ def test_a_loss_that_is_not_a_number_has_diverged() -> None:
 def test_a_stall(end: float, expected: int | None) -> None:
     rng = np.random.default_rng(0)
     loss = np.log(10) * (end + (1 - end) * np.exp(-np.arange(STEPS) / 50)) * np.exp(0.01 * rng.normal(size=STEPS))
-    trace = dataclasses.replace(healthy(), loss=loss, began=detectors.first_loss(loss))
+    trace = dataclasses.replace(healthy(), loss=loss, began=first_loss(loss))
     assert first_on(trace, "stall") == expected
     assert first_on(dataclasses.replace(trace, began=None), "stall") is None, "who has not seen the start cannot say"
     late = dataclasses.replace(trace, warmup=200)
@@ -239,7 +234,7 @@ def test_a_stall(end: float, expected: int | None) -> None:
 
 def test_large_first_logits_unlearnt_are_a_stall_still() -> None:
     loss = np.log(10) * (1 + np.exp(-np.arange(STEPS) / 50))
-    trace = dataclasses.replace(healthy(), loss=loss, began=detectors.first_loss(loss))
+    trace = dataclasses.replace(healthy(), loss=loss, began=first_loss(loss))
     assert first_on(trace, "stall") is None, "it came to half of where it began"
     assert first_on(dataclasses.replace(trace, guess=np.log(10)), "stall") == 150
     assert first_on(dataclasses.replace(trace, loss=0.8 * loss, guess=np.log(10)), "stall") is None
@@ -442,7 +437,7 @@ def test_an_alarm_says_when_it_begins_and_why() -> None:
     spikes = [alarm for alarm in alarms(twice) if alarm.kind == "loss_spike"]
     assert [alarm.step for alarm in spikes] == [302, 452]
     assert spikes[0].evidence["times"] == pytest.approx(10, rel=0.5)
-    assert spikes[0].evidence["z"] > detectors.FAR
+    assert spikes[0].evidence["z"] > detectors.SPIKE_SIGMAS
 
 
 # Running figures.
@@ -453,8 +448,8 @@ def test_an_alarm_says_when_it_begins_and_why() -> None:
 def test_running_figures_are_those_of_each_window(values: list[float], window: int) -> None:
     x = np.array(values)
     windows = [x[max(0, at - window + 1) : at + 1] for at in range(len(x))]
-    np.testing.assert_allclose(detectors.moving_median(x, window), [np.median(w) for w in windows])
-    np.testing.assert_allclose(detectors.moving_sum(x, window), [w.sum() for w in windows], atol=1e-6)
+    np.testing.assert_allclose(rolling.moving_median(x, window), [np.median(w) for w in windows])
+    np.testing.assert_allclose(rolling.moving_sum(x, window), [w.sum() for w in windows], atol=1e-6)
 
 
 @given(st.lists(st.booleans(), max_size=30))
@@ -463,14 +458,14 @@ def test_run_lengths(on: list[bool]) -> None:
     for each in on:
         length = length + 1 if each else 0
         expected.append(length)
-    assert detectors.run_lengths(np.array(on, bool)).tolist() == expected
+    assert rolling.run_lengths(np.array(on, bool)).tolist() == expected
 
 
 def test_what_a_step_is_compared_with_comes_before_it() -> None:
     x = np.random.default_rng(0).normal(size=200)
-    center, spread = detectors.before(x)
-    assert np.isnan(center[: detectors.LEAST]).all()
+    center, spread = rolling.rolling_baseline(x)
+    assert np.isnan(center[: rolling.MIN_BASELINE_STEPS]).all()
     for at in (16, 50, 63, 64, 65, 199):
         past = x[max(0, at - 64) : at]
         assert center[at] == pytest.approx(np.median(past))
-        assert spread[at] == pytest.approx(detectors.SIGMA * np.median(np.abs(past - np.median(past))))
+        assert spread[at] == pytest.approx(rolling.MAD_TO_SIGMA * np.median(np.abs(past - np.median(past))))

@@ -11,8 +11,8 @@ import tf_keras as keras
 from evenkeel.models.config import OptimizerConfig
 from evenkeel.models.errors import TrainingFailed
 from evenkeel.models.stability import guard as module
-from evenkeel.models.stability.detectors import Alarm
-from evenkeel.models.stability.guard import IN_VAIN, MARGIN, StabilityGuard
+from evenkeel.models.stability.guard import ALARM_LAG_STEPS, RELAPSE_STEPS, StabilityGuard
+from evenkeel.models.stability.trace import Alarm
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.telemetry.incidents import Incidents
 from tests.models.networks.test_factory import normed
@@ -56,7 +56,7 @@ def guarded(
 ) -> tuple[Any, StabilityGuard, list[tuple[int, str, dict, str]], np.ndarray]:
     """A model trained under guard: (model, guard, its incidents, losses)."""
     devices = devices or one()
-    model = compiled(devices, options.pop("network", normed), config, watch_every=5, guarded=act, **options)
+    model = compiled(devices, options.pop("network", normed), config, layer_stats_every=5, guarded=act, **options)
     told: list[tuple[int, str, dict, str]] = []
     incidents = Incidents()
     incidents.listeners.append(lambda *incident: told.append(incident))
@@ -120,18 +120,18 @@ def test_spoilt_statistics_are_rolled_back() -> None:
 
 def test_a_copy_that_was_spoilt_already_is_not_gone_back_to_twice() -> None:
     """Trouble soon after a rollback is the old trouble: the next one goes farther back."""
-    model = compiled(one(), normed, SOUND, watch_every=5, guarded=True)
+    model = compiled(one(), normed, SOUND, layer_stats_every=5, guarded=True)
     guard = StabilityGuard(True)
     fed = batches(one(), IMAGES, LABELS)
     model.fit(fed, steps_per_epoch=160, epochs=1, verbose=0, callbacks=[guard])
     told: list[str] = []
     guard.incidents.listeners.append(lambda step, kind, evidence, action: told.append(action))
     held = guard._snapshots.steps
-    guard._answer(Alarm("loss_spike", 155, {"times": 3.0}))
-    guard._answer(Alarm("loss_spike", 165, {"times": 3.0}))
-    guard._answer(Alarm("loss_spike", 165 + IN_VAIN, {"times": 3.0}))
+    guard._roll_back(Alarm("loss_spike", 155, {"times": 3.0}))
+    guard._roll_back(Alarm("loss_spike", 165, {"times": 3.0}))
+    guard._roll_back(Alarm("loss_spike", 165 + RELAPSE_STEPS, {"times": 3.0}))
     back = [int(action.split(",")[0].split()[-1]) for action in told]
-    assert back[0] == max(step for step in held if step <= 155 - MARGIN)
+    assert back[0] == max(step for step in held if step <= 155 - ALARM_LAG_STEPS)
     assert back[1] == max(step for step in held if step < back[0])
     assert back[2] == back[1], "that is trouble of its own, and no copy has been taken since"
 
@@ -157,7 +157,7 @@ def test_a_single_outlying_gradient_is_cut_down() -> None:
     """A batch of labels that contradict all that was learned has a gradient many times as long as usual."""
     images, labels = IMAGES.copy(), LABELS.copy()
     config = OptimizerConfig(learning_rate=0.05, schedule="constant")
-    model = compiled(one(), normed, config, watch_every=5, guarded=True)
+    model = compiled(one(), normed, config, layer_stats_every=5, guarded=True)
     told: list[tuple] = []
     incidents = Incidents()
     incidents.listeners.append(lambda *incident: told.append(incident))
@@ -168,7 +168,7 @@ def test_a_single_outlying_gradient_is_cut_down() -> None:
         verbose=0,
         callbacks=[StabilityGuard(True, incidents)],
     )
-    usual = float(model.usual_norm.numpy())
+    usual = float(model.gradient_norm_median.numpy())
     assert np.isfinite(usual)
     before = weights(model)
     model.fit(batches(one(), images, (labels + 5) % 10), steps_per_epoch=1, epochs=1, verbose=0)
@@ -185,7 +185,7 @@ def test_what_cannot_be_helped_is_stopped_with_advice() -> None:
 
 
 def test_the_learning_rate_is_cut_after_two_rollbacks_and_warms_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REWARMED", 20)
+    monkeypatch.setattr(module, "REWARMUP_STEPS", 20)
     strikes = [75, 120, 180, 10**6]
 
     class Again(Shock):
@@ -199,13 +199,13 @@ def test_the_learning_rate_is_cut_after_two_rollbacks_and_warms_up_again(monkeyp
     assert len(actions) == 3
     assert "learning rate" not in actions[1]
     assert actions[2].endswith("learning rate times 0.25 after 20 steps of warm-up")
-    assert model.rate_factor.numpy() == 0.25
+    assert model.lr_scale.numpy() == 0.25
     assert model.rows[-1, 3] == pytest.approx(0.25 * SOUND.learning_rate)
 
 
 def test_a_run_resumed_while_it_warms_up_comes_to_the_cut_rate() -> None:
-    model = compiled(one(), normed, SOUND, watch_every=5, guarded=True)
-    model.rate_cut.assign(0.25)
+    model = compiled(one(), normed, SOUND, layer_stats_every=5, guarded=True)
+    model.lr_scale_target.assign(0.25)
     fed = batches(one(), IMAGES, LABELS)
     model.fit(fed, steps_per_epoch=100, epochs=1, verbose=0, callbacks=[StabilityGuard(True)])
     assert model.rows[-1, 3] == pytest.approx(0.25 * SOUND.learning_rate)
@@ -218,11 +218,11 @@ def test_any_optimizers_rate_can_be_scaled(family: Any, rate: Any) -> None:
     fed = batches(one(), IMAGES, LABELS)
     model.fit(fed, steps_per_epoch=1, epochs=1, verbose=0)
     whole = model.rows[-1, 3]
-    model.scale_rate(0.25)
+    model.scale_learning_rate(0.25)
     model.fit(fed, steps_per_epoch=1, epochs=1, verbose=0)
     decayed = 1.0 if isinstance(rate, float) else 0.5**0.1
     assert model.rows[-1, 3] == pytest.approx(0.25 * decayed * whole, rel=1e-5)
-    model.scale_rate(1.0)
+    model.scale_learning_rate(1.0)
     model.fit(fed, steps_per_epoch=1, epochs=1, verbose=0)
     assert model.rows[-1, 3] == pytest.approx(decayed**2 * whole, rel=1e-5)
 
@@ -236,7 +236,7 @@ def test_after_a_rollback_the_schedule_goes_back_as_well_and_comes_to_its_end() 
             self.rates.extend(step_row.column(self.model.rows, "learning_rate"))
 
     config = OptimizerConfig(learning_rate=0.02, schedule="cosine")
-    model = compiled(one(), normed, config, watch_every=5, guarded=True)
+    model = compiled(one(), normed, config, layer_stats_every=5, guarded=True)
     rates, shock = Rates(), Shock(80, corrupt)
     told: list[str] = []
     incidents = Incidents()

@@ -1,0 +1,189 @@
+"""Checks that read images: what the augmentation leaves of them, and whether their labels fit. No network is needed.
+
+images, labels = read_first_batch(config, data)
+for finding in check_images(config, data, images):
+    print(finding.line)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from evenkeel.models.config import TrainConfig
+from evenkeel.models.preflight import label_noise
+from evenkeel.models.preflight.data_checks import train_outliers
+from evenkeel.models.stability.diagnosis import Finding
+from evenkeel.pipeline.build import evaluation_batches, training_batches
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.shuffle import ReplicaShard
+
+FIRST_BATCH_IMAGES = 64
+POOL_PIXELS = 4  # detail is what is smaller than a square of this side
+MIN_CONTRAST_LEFT = 0.25  # of an image's contrast, or of its contrast over detail; below, the image is destroyed
+MAX_DESTROYED_SHARE = 0.35  # 3 operations of RandAugment destroy 0.19, brightness=1 0.3, noise=200 0.4 or more
+# Training images that a cheap model is fitted to, plain and augmented. With fewer the comparison is chance: from 1,000
+# images of 16 pixels with 2 operations of RandAugment it learns 0.43 of what it learns without, from 2,500 images 0.48.
+CHEAP_MODEL_IMAGES, CHEAP_MODEL_BATCH = 2500, 250
+# Of its accuracy above chance, on CIFAR-10: 2 operations of RandAugment leave 0.6, 3 at full strength 0.5, noise=60
+# 0.57; noise=120 leaves 0.37, 8 operations 0.22.
+MIN_ACCURACY_RATIO = 0.45
+MIN_ABOVE_CHANCE = 0.1  # accuracy on plain images; with 2,500 images the standard error is 0.01
+LABEL_TRAIN_IMAGES, LABEL_VALIDATION_IMAGES = 4000, 2000  # images that labels are judged by
+MIN_WRONG_LABEL_SHARE, MIN_WRONG_LABEL_Z = 0.12, 3.5  # z in standard errors; clean data sets have up to 0.02 and 0.4
+
+
+def check_images(config: TrainConfig, data: Dataset, images: np.ndarray) -> list[Finding]:
+    """Findings of both checks, in five CPU seconds. `images` are those of `read_first_batch`.
+
+    Neither check uses Keras, so that both may run in a thread beside training.
+    """
+    return [check_augmentation(config, data, images), check_labels(config, data)]
+
+
+def check_augmentation(config: TrainConfig, data: Dataset, images: np.ndarray) -> Finding:
+    """Compares augmented images with plain ones, by contrast and by what a cheap model learns from them."""
+    none = AugmentConfig()
+    plain, ratio = images, 1.0
+    if config.data.augment != none:
+        plain, ratio = read_first_batch(config, data, none)[0], _augmented_accuracy_ratio(data, config.data)
+    share = float(np.mean(destroyed_mask(plain, images)))
+    return Finding(
+        "augmentation",
+        share <= MAX_DESTROYED_SHARE and ratio >= MIN_ACCURACY_RATIO,
+        f"{share:.0%} of augmented images lose three quarters of their contrast or drown in noise; a cheap model fitted"
+        f" to augmented images exceeds chance by {ratio:.2f} times as much as one fitted to plain images",
+        f"at most {MAX_DESTROYED_SHARE:.0%} may, and the ratio must be at least {MIN_ACCURACY_RATIO:g}",
+        "Weaken --data.augment.* (python -m tools.show_augmentations draws them).",
+        {"share": share, "left": ratio},
+        ("too_much_augmentation",),
+    )
+
+
+@functools.lru_cache(maxsize=4)  # replays of a run ask for the same again
+def _augmented_accuracy_ratio(data: Dataset, config: DataConfig) -> float:
+    """Accuracy above chance of a cheap model fitted to augmented images, over that of one fitted to plain images.
+
+    1 if there are few images, or if plain images teach it next to nothing. Images have `label_noise.IMAGE_PIXELS` a
+    side; augmentation in pixels is scaled down with them, and so is noise, as that of means of pixels. About 2 CPU
+    seconds.
+    """
+    if len(data.train) < CHEAP_MODEL_IMAGES:
+        return 1.0
+    scale = min(1.0, label_noise.IMAGE_PIXELS / config.image_size)
+    augment = config.augment
+    scaled = dataclasses.replace(augment, pad_crop=round(scale * augment.pad_crop), noise=scale * augment.noise)
+    above_chance = []
+    for variant in (AugmentConfig(), scaled):
+        small = local_data_config(
+            config,
+            augment=variant,
+            batch_size=CHEAP_MODEL_BATCH,
+            image_size=label_noise.IMAGE_PIXELS,
+            balance="none",
+        )
+        batches = training_batches(data, small, 0, ReplicaShard(CHEAP_MODEL_BATCH))
+        batches = batches.take(CHEAP_MODEL_IMAGES // CHEAP_MODEL_BATCH)
+        images, labels = (np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True))
+        chance = np.bincount(labels).max() / len(labels)
+        accuracy = label_noise.leave_one_out_accuracy(images, labels, len(data.classes))
+        above_chance.append(max(accuracy - chance, 0.0))
+    return above_chance[1] / above_chance[0] if above_chance[0] > MIN_ABOVE_CHANCE else 1.0
+
+
+def read_first_batch(
+    config: TrainConfig, data: Dataset, augment: AugmentConfig | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The run's first `FIRST_BATCH_IMAGES` images uint8 [n, s, s, c] and labels int64 [n], read in this process.
+
+    `augment` replaces the run's own augmentation; it does not change which images these are.
+    """
+    augment = augment or config.data.augment
+    return _read_first_batch(
+        data, local_data_config(config.data, augment=augment, batch_size=FIRST_BATCH_IMAGES), config.seed
+    )
+
+
+@functools.lru_cache(maxsize=16)  # a second of CPU time each: with and without augmentation, for some seeds
+def _read_first_batch(data: Dataset, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    batches = training_batches(data, config, seed, ReplicaShard(FIRST_BATCH_IMAGES))
+    images, labels = (tensor.numpy() for tensor in next(iter(batches)))
+    images.flags.writeable = labels.flags.writeable = False  # the cache returns the same arrays again
+    return images, labels
+
+
+def local_data_config(config: DataConfig, **changes: Any) -> DataConfig:
+    """`config` for reading in this process, without a cache or a data service; `changes` are further fields."""
+    return dataclasses.replace(config, **{"cache": "none", "service": "", "reader": "auto", **changes})
+
+
+def destroyed_mask(plain: np.ndarray, augmented: np.ndarray) -> np.ndarray:
+    """bool [n]: the augmented image has under `MIN_CONTRAST_LEFT` of the plain one's contrast, or contrast over detail.
+
+    Contrast is the deviation of means over squares of `POOL_PIXELS`; detail is the deviation of pixels from these
+    means. Rotation, mirroring and colouring change neither. A plain image without contrast cannot be destroyed.
+    """
+    (contrast, detail), (contrast_after, detail_after) = contrast_and_detail(plain), contrast_and_detail(augmented)
+    flattened = contrast_after < MIN_CONTRAST_LEFT * contrast
+    # 1 gray level is JPEG's own noise, in an image without detail.
+    noisy = contrast_after / (detail_after + 1) < MIN_CONTRAST_LEFT * contrast / (detail + 1)
+    return (contrast > 2) & (flattened | noisy)
+
+
+def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [n] each, in gray levels, of `images` uint8 [n, s, s, c].
+
+    What independent noise adds to the deviation of means is subtracted.
+    """
+    gray = images.astype(np.float64).mean(-1)
+    pool = min(POOL_PIXELS, gray.shape[1])
+    side = gray.shape[1] // pool * pool
+    blocks = gray[:, :side, :side].reshape(len(gray), side // pool, pool, side // pool, pool)
+    means = blocks.mean((2, 4), keepdims=True)
+    detail = np.mean((blocks - means) ** 2, (1, 2, 3, 4))
+    contrast = means.var((1, 2, 3, 4)) - detail / max(1, pool**2 - 1)
+    return np.sqrt(np.maximum(contrast, 0)), np.sqrt(detail)
+
+
+def check_labels(config: TrainConfig, data: Dataset) -> Finding:
+    """`label_noise.estimate_label_noise` on some of the images; its limits are described there. About 2 CPU seconds."""
+    small = {"image_size": label_noise.IMAGE_PIXELS, "augment": AugmentConfig(), "batch_size": 1, "balance": "none"}
+    noise = _label_noise(data, local_data_config(config.data, **small))
+    return Finding(
+        "label_noise",
+        noise.share < MIN_WRONG_LABEL_SHARE or noise.z < MIN_WRONG_LABEL_Z,
+        f"a cheap model agrees with {noise.training:.0%} of the training labels that it has not seen and with"
+        f" {noise.validation:.0%} of the validation labels, as if {max(noise.share, 0):.0%} of the training labels were"
+        f" wrong ({noise.z:.1f} standard errors)",
+        f"under {MIN_WRONG_LABEL_SHARE:.0%} may be wrong, or it must be uncertain (under {MIN_WRONG_LABEL_Z:g}"
+        " standard errors)",
+        "Correct the labels, or train so that they harm less: --label_smoothing=0.1, fewer --epochs, --early_stopping.",
+        {"share": noise.share, "z": noise.z, "training": noise.training, "validation": noise.validation},
+        ("label_noise",),
+    )
+
+
+@functools.lru_cache(maxsize=4)  # replays of a run ask for the same again
+def _label_noise(data: Dataset, config: DataConfig) -> label_noise.LabelNoiseEstimate:
+    # Without outliers: no label fits an image of noise.
+    inliers = np.setdiff1d(np.arange(len(data.train)), [outlier.row for outlier in train_outliers(data)])
+    train = data.train.take(inliers) if len(inliers) else data.train
+    training = sample_images(train, config, LABEL_TRAIN_IMAGES)
+    validation = sample_images(data.validation, config, LABEL_VALIDATION_IMAGES)
+    return label_noise.estimate_label_noise(*training, *validation, len(data.classes))
+
+
+def sample_images(index: Index, config: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, s, s, c] and labels [n] of at most `count` random rows; the same rows in every call."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(index))[:count])
+    shard = ReplicaShard(min(len(rows), 250))
+    images, labels = [], []
+    for batch, batch_labels, weights in evaluation_batches(index.take(rows), config, shard).as_numpy_iterator():
+        images.append(batch[weights > 0])
+        labels.append(batch_labels[weights > 0])
+    return np.concatenate(images), np.concatenate(labels)

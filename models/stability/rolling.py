@@ -1,0 +1,50 @@
+"""Rolling statistics of a series of steps; the value at a step depends on that step and earlier ones only.
+
+median, sigma = rolling_baseline(log_loss)         # of up to 64 steps before each step
+jumps = moving_sum(log_loss - median > 7 * sigma, 5)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+BASELINE_STEPS = 64  # steps before a step that it is compared with
+MIN_BASELINE_STEPS = 16  # with fewer earlier steps there is no baseline
+MAD_TO_SIGMA = 1.4826  # standard deviations per median absolute deviation, for a normal distribution
+
+
+def rolling_baseline(x: np.ndarray, window: int = BASELINE_STEPS) -> tuple[np.ndarray, np.ndarray]:
+    """Median and robust standard deviation of up to `window` values before each value, float64 [n] each.
+
+    NaN where there are fewer than `MIN_BASELINE_STEPS` earlier values.
+    """
+    center, spread = np.full((2, len(x)), np.nan)
+    for index in range(MIN_BASELINE_STEPS, min(window, len(x))):
+        center[index] = np.median(x[:index])
+        spread[index] = MAD_TO_SIGMA * np.median(np.abs(x[:index] - center[index]))
+    if len(x) > window:
+        past = sliding_window_view(x, window)[:-1]
+        center[window:] = np.median(past, axis=1)
+        spread[window:] = MAD_TO_SIGMA * np.median(np.abs(past - center[window:, None]), axis=1)
+    return center, spread
+
+
+def moving_median(x: np.ndarray, window: int) -> np.ndarray:
+    """Median of the last `window` values up to each value; of all earlier values at the start."""
+    start = np.array([np.median(x[: end + 1]) for end in range(min(window - 1, len(x)))])
+    if len(x) < window:
+        return start
+    return np.concatenate([start, np.median(sliding_window_view(x, window), axis=1)])
+
+
+def moving_sum(x: np.ndarray, window: int) -> np.ndarray:
+    """Sum of the last `window` values up to each value; of all earlier values at the start."""
+    total = np.cumsum(np.asarray(x, np.float64))
+    return total - np.concatenate([np.zeros(min(window, len(x))), total[: max(0, len(x) - window)]])
+
+
+def run_lengths(on: np.ndarray) -> np.ndarray:
+    """int64 [n]: the number of consecutive true values that end at each value."""
+    position = np.arange(1, len(on) + 1)
+    return position - np.maximum.accumulate(np.where(on, 0, position)) if len(on) else position

@@ -1,0 +1,99 @@
+"""Telemetry of a run as detectors read it (`Trace`), and what they return (`Signal`, `Alarm`)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+FIRST_LOSS_STEPS = 10  # steps whose median loss is the first loss of a run
+LOG_LOSS_OFFSET = 0.05  # of the first loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+    """Trouble that a detector found.
+
+    Attributes:
+      kind: the detector's name.
+      step: the step at which the trouble became certain.
+      evidence: the numbers that show it.
+    """
+
+    kind: str
+    step: int
+    evidence: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trace:
+    """Telemetry of a run, or of its newest steps. diagnosis.json holds the fields under these names.
+
+    Attributes:
+      steps: int64 [n].
+      loss: float64 [n], in nats.
+      gradient_norm: float64 [n].
+      learning_rate: float64 [n].
+      loss_scale: float64 [n].
+      nonfinite: float64 [n]; 1 where a gradient was not finite.
+      warmup: steps from the start of the run in which the learning rate rises.
+      due: int64 [m]; the steps at which layer statistics were sampled.
+      layers: {statistic: float64 [m] or [m, layers]}, as `LayerStats.unpack` returns it.
+      validated: int64 [k]; the steps after which validation ran.
+      validation_loss: float64 [k].
+      training_loss: float64 [k]; the median loss of the 64 steps before each validation.
+      began: `first_loss` of the run; None if its start was not recorded.
+      guess: the loss of a prediction that favours no class; None if unknown.
+    """
+
+    steps: np.ndarray
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    learning_rate: np.ndarray
+    loss_scale: np.ndarray
+    nonfinite: np.ndarray
+    warmup: int = 0
+    due: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    layers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    validated: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    validation_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    training_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
+    began: float | None = None
+    guess: float | None = None
+
+    @property
+    def chance_loss(self) -> float:
+        """`guess`; infinite if unknown."""
+        return np.inf if self.guess is None else self.guess
+
+    @property
+    def log_loss(self) -> np.ndarray:
+        """log(loss / first loss + 0.05), float64 [n].
+
+        The offset makes a loss of a hundredth and of a thousandth of the first loss nearly equal: there, differences
+        are noise. A loss that is not finite counts as a million times the first loss.
+        """
+        unit = first_loss(self.loss) if self.began is None else self.began
+        relative = np.where(np.isfinite(self.loss), np.maximum(self.loss, 0) / unit, 1e6)
+        return np.log(relative + LOG_LOSS_OFFSET)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Signal:
+    """Output of one detector.
+
+    Attributes:
+      steps: int64 [m].
+      on: bool [m]; whether there is trouble at each step.
+      evidence: {name: float64 [m]}; the numbers that `on` was decided by.
+    """
+
+    steps: np.ndarray
+    on: np.ndarray
+    evidence: dict[str, np.ndarray]
+
+
+def first_loss(loss: np.ndarray) -> float:
+    """Median of the first `FIRST_LOSS_STEPS` finite losses, at least 1e-30; 1 if none is finite."""
+    finite = loss[np.isfinite(loss)][:FIRST_LOSS_STEPS]
+    return max(float(np.median(finite)), 1e-30) if len(finite) else 1.0

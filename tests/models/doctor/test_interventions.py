@@ -1,0 +1,132 @@
+"""Which interventions are proposed for which evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tf_keras as keras
+
+from evenkeel.models.config import ModelConfig, OptimizerConfig, TrainConfig
+from evenkeel.models.doctor.interventions import (
+    PRIOR_FOUND,
+    PRIOR_POSSIBLE,
+    PRIOR_UNUSUAL,
+    RunEvidence,
+    drop_flags,
+    propose_interventions,
+)
+from evenkeel.models.stability.diagnosis import Finding
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from tests.models.doctor.cases import network, run_evidence, trace
+
+
+def flags_by_cause(evidence: RunEvidence) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for intervention in propose_interventions(evidence):
+        found.setdefault(intervention.cause, []).append(intervention.flags)
+    return found
+
+
+def test_a_usual_configuration_gets_learning_rates_and_generic_interventions() -> None:
+    assert set(flags_by_cause(run_evidence())) == {
+        "learning_rate_high",
+        "learning_rate_low",
+        "optimizer",
+        "no_normalization",
+    }
+
+
+@pytest.mark.parametrize(
+    ("cause", "config", "expected"),
+    [
+        ("momentum", TrainConfig(optimizer=OptimizerConfig(momentum=0.99)), {"optimizer.momentum": 0.9}),
+        ("epsilon", TrainConfig(optimizer=OptimizerConfig(name="adam", epsilon=0.1)), {"optimizer.epsilon": 1e-7}),
+        ("batch_small", TrainConfig(data=DataConfig(batch_size=4)), {"data.batch_size": 32}),
+        ("batch_large", TrainConfig(data=DataConfig(batch_size=1024)), {"data.batch_size": 64}),
+        ("input_scale", TrainConfig(data=DataConfig(normalize=False)), {"data.normalize": True}),
+        ("precision", TrainConfig(precision="mixed_float16"), {"precision": "float32"}),
+        ("penalty", TrainConfig(model=ModelConfig(l2=0.1)), {"model.l2": 0.0}),
+        ("dropout", TrainConfig(model=ModelConfig(dropout=0.8)), {"model.dropout": 0.0, "model.stochastic_depth": 0.0}),
+        (
+            "too_much_augmentation",
+            TrainConfig(data=DataConfig(augment=AugmentConfig(flip=0.5, rotation=90, cutout=0.5))),
+            {"data.augment.rotation": 0.0, "data.augment.cutout": 0.0},
+        ),
+    ],
+)
+def test_an_unusual_option_is_set_back(cause: str, config: TrainConfig, expected: dict) -> None:
+    assert expected in flags_by_cause(run_evidence(config))[cause]
+
+
+def test_a_short_run_may_be_too_short() -> None:
+    config = TrainConfig(epochs=2, data=DataConfig(batch_size=32))
+    assert flags_by_cause(run_evidence(config, total_steps=60))["too_few_steps"] == [{"epochs": 8}]
+    assert flags_by_cause(run_evidence(config, total_steps=10))["too_few_steps"] == [{"epochs": 40}], "to 200 updates"
+    assert "too_few_steps" not in flags_by_cause(run_evidence(config, total_steps=600))
+
+
+@pytest.mark.parametrize(
+    ("cause", "changed", "name"),
+    [
+        ("output_activation", network(activation="softmax"), "logits"),
+        ("output_activation", network(activation="tanh"), "logits"),
+        ("initialization", network(kernel_initializer=keras.initializers.RandomNormal(stddev=5.0)), "he_normal"),
+        ("initialization", network(kernel_initializer="zeros"), "he_normal"),
+        ("penalty", network(kernel_regularizer="l2"), "no_penalty"),
+    ],
+)
+def test_an_unusual_network_is_patched(cause: str, changed: keras.Model, name: str) -> None:
+    config = TrainConfig(model=ModelConfig(name="mine.py:net"))
+    assert {"model.patch": name} in flags_by_cause(run_evidence(config, network=changed))[cause]
+
+
+def test_a_frozen_layer_is_made_trainable() -> None:
+    model = network()
+    model.layers[1].trainable = False
+    assert flags_by_cause(run_evidence(network=model))["frozen_layers"] == [{"model.patch": "trainable"}]
+
+
+def test_dead_units_suggest_another_activation() -> None:
+    found = [
+        intervention
+        for intervention in propose_interventions(run_evidence(trace=trace(dead=0.9)))
+        if intervention.cause == "dying_activation"
+    ]
+    assert [(intervention.flags, intervention.prior) for intervention in found] == [
+        ({"model.patch": "leaky_relu"}, PRIOR_UNUSUAL)
+    ]
+    assert "dying_activation" not in flags_by_cause(run_evidence(trace=trace(dead=0.1)))
+
+
+def test_overfitting_is_proposed_if_the_training_loss_is_far_lower() -> None:
+    ahead = trace(loss=np.full(100, 0.2), validated=np.array([100]), validation_loss=np.array([1.5]))
+    more = flags_by_cause(run_evidence(trace=ahead))["overfitting"][0]
+    assert more["data.augment.flip"] == 0.5
+    level = trace(loss=np.full(100, 1.2), validated=np.array([100]), validation_loss=np.array([1.5]))
+    assert "overfitting" not in flags_by_cause(run_evidence(trace=level))
+
+
+def test_alarms_suggest_lower_rates_and_tiny_updates_higher_rates() -> None:
+    assert "learning_rate_low" not in flags_by_cause(run_evidence(alarm_kinds=frozenset({"divergence"})))
+    assert "no_warmup" in flags_by_cause(run_evidence(alarm_kinds=frozenset({"divergence"})))
+    slow = flags_by_cause(run_evidence(alarm_kinds=frozenset({"small_updates"})))
+    assert [round(each["optimizer.learning_rate"], 6) for each in slow["learning_rate_low"]] == [0.8, 6.4]
+
+
+def test_a_finding_raises_the_prior_and_is_a_reason() -> None:
+    finding = Finding("momentum", False, "0.97", "usual are 0.9", "lower it", causes=("momentum",))
+    config = TrainConfig(optimizer=OptimizerConfig(momentum=0.97))
+    intervention = next(
+        each for each in propose_interventions(run_evidence(config, findings=(finding,))) if each.cause == "momentum"
+    )
+    assert intervention.prior == PRIOR_FOUND
+    assert finding.line in intervention.reasons
+    assert PRIOR_POSSIBLE < PRIOR_UNUSUAL < PRIOR_FOUND
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.02, {}), (0.6, {"epochs": 5})])
+def test_dropping_images_keeps_the_number_of_steps(share: float, expected: dict[str, int]) -> None:
+    config = TrainConfig(epochs=2, data=DataConfig(drop="duplicates"))
+    assert drop_flags(config, "outliers", share) == {"data.drop": "duplicates,outliers", **expected}

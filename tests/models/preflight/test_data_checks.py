@@ -1,0 +1,93 @@
+"""Each check of the index on both sides of its limit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evenkeel.models.preflight import data_checks
+from evenkeel.models.stability.diagnosis import Finding
+from evenkeel.pipeline.prepare import skew
+from tests.models.preflight.cases import by_check, failed, load_shapes
+
+
+def index_findings(**corruptions: Any) -> dict[str, Finding]:
+    return by_check(data_checks.check_index(*load_shapes(**corruptions)))
+
+
+def test_clean_data_passes() -> None:
+    assert failed(index_findings()) == set()
+
+
+@pytest.mark.parametrize("corruptions", [{"outliers": 0.05}, {"unnormalised": 0.1}])
+def test_outliers_are_counted(corruptions: dict[str, float]) -> None:
+    findings = index_findings(**corruptions)
+    assert failed(findings) == {"outlier_images"}
+    assert findings["outlier_images"].evidence["share"] == pytest.approx(sum(corruptions.values()), abs=0.01)
+    assert index_findings(outliers=0.02)["outlier_images"].ok
+
+
+def test_classes_must_not_be_too_imbalanced() -> None:
+    assert index_findings(imbalance=5.0)["class_imbalance"].ok
+    config, data = load_shapes(imbalance=20.0)
+    findings = by_check(data_checks.check_index(config, data))
+    assert failed(findings) == {"class_imbalance"}, "class_skew would report the same fault again"
+    balanced = dataclasses.replace(config, class_weights="balanced")
+    assert data_checks.check_index(balanced, data)[1].ok
+    resampled = dataclasses.replace(config, data=dataclasses.replace(config.data, balance="classes"))
+    assert data_checks.check_index(resampled, data)[1].ok
+
+
+def test_a_class_without_images_cannot_be_balanced() -> None:
+    _, data = load_shapes()
+    train = data.train.take(data.train.columns["label"] != 3)
+    counts = np.bincount(train.columns["label"], minlength=10)
+    dataset = dataclasses.replace(data, train=train, class_counts=counts)
+    finding = data_checks.check_class_imbalance(dataset, balanced=True)
+    assert not finding.ok
+    assert data.classes[3] in finding.seen
+    assert data_checks.check_class_imbalance(data, balanced=True).ok
+
+
+def test_splits_that_look_different_are_found() -> None:
+    _, data = load_shapes()
+    _, dark = load_shapes(unnormalised=0.9)
+    finding = data_checks.check_image_skew(dataclasses.replace(data, train=dark.train), explained=False)
+    assert not finding.ok
+    assert finding.causes == ("train_validation_skew",)
+    assert "--data.standardize" in finding.line
+    assert data_checks.check_image_skew(data, explained=False).ok
+
+
+def test_splits_with_different_classes_are_found() -> None:
+    _, data = load_shapes()
+    circles = data.validation.take(data.validation.columns["label"] == 0)
+    skewed = dataclasses.replace(data, validation=circles)
+    assert not data_checks.check_class_skew(skewed, known=False).ok
+    assert data_checks.check_class_skew(data, known=False).ok
+
+
+def test_ks_distance_of_samples_is_that_of_their_distributions() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=20_000)
+    assert skew.ks_distance(a, a) == 0
+    # Two normal distributions a deviation apart: 2 Phi(1/2) - 1.
+    assert skew.ks_distance(a, rng.normal(1, size=20_000)) == pytest.approx(0.3829, abs=0.02)
+    assert skew.ks_distance(a, a + 100) == 1
+    assert skew.ks_distance(np.append(a, np.nan), a) == 0
+
+
+def test_pictures_show_the_outliers() -> None:
+    _, data = load_shapes(outliers=0.05)
+    pictures = data_checks.outlier_pictures(data)
+    assert 10 <= len(pictures) <= 16
+    assert len(data_checks.outlier_pictures(data, count=3)) == 3
+    for picture in pictures:
+        assert picture.pixels.dtype == np.uint8
+        assert picture.pixels.shape == (16, 16, 3)
+        assert picture.name.startswith("train_")
+        assert "the median is" in picture.reason
+    assert any(picture.pixels.std() < 1 for picture in pictures), "one is all black or all white"
