@@ -215,12 +215,13 @@ def _row_spans(points: tf.Tensor, crop: _McuCrop, length: tf.Tensor, row: tf.Ten
         tf.unstack(tf.cast(tf.gather(points, point), tf.int64), axis=2)
         for point in (start_point, start_point + crop.span[:, None])
     )
-    is_cropped = crop.is_cropped[:, None]
-    begin = tf.where(is_cropped, begin, 0)
-    end = tf.where(is_cropped, resume - tf.bitwise.bitwise_and(packed_end, (1 << BACK_BITS) - 1), length[:, None])
+    begin = tf.where(crop.is_cropped[:, None], begin, 0)
+    end = tf.where(
+        crop.is_cropped[:, None], resume - tf.bitwise.bitwise_and(packed_end, (1 << BACK_BITS) - 1), length[:, None]
+    )
     end_filler += _entry_bytes(packed_end)
     entry, entry_bytes, exit, exit_bytes = (
-        tf.where(is_cropped, number, 0)
+        tf.where(crop.is_cropped[:, None], number, 0)
         for number in (entry, _entry_bytes(packed_start), end_filler, _exit_bytes(packed_end))
     )
     return _RowSpans(begin, end, entry, entry_bytes, exit, exit_bytes)
