@@ -1,21 +1,21 @@
-"""The same work by evenkeel and by its peers, each in an environment of its own, measured in turns.
+"""Compares evenkeel with its peers on the same work, each in its own environment, in alternating turns.
 
     python -m benchmarks.peers --data.source=/data/photos --data.small_source=tfds:cifar10 --output=result.json
 
-jpeg224, bounded224, prepared224, raw224: batches of 64 uint8 images of 224x224x3, a random crop of 8% to 100% of the
-area scaled bilinearly, flipped at random; out of JPEG files as they are, of quality 90 and a longer side of 400 pixels
-or a shorter side of 256, and the decoded pixels of the latter. small32: batches of 512 uint8 images of 32x32x3 out of
-memory, padded by 4 and cropped at random, flipped at random, a square of 8x8 cut out.
+jpeg224, bounded224, prepared224, raw224: batches of 64 uint8 images of 224x224x3, each a random crop of 8% to 100% of
+the area, scaled bilinearly and randomly flipped. jpeg224 reads unchanged JPEG files; bounded224 JPEG files of quality
+90 with a longer side of at most 400 pixels; prepared224 the same with a shorter side of at most 256; raw224 the decoded
+pixels of prepared224. small32: batches of 512 uint8 images of 32x32x3 from memory, padded by 4 and randomly cropped,
+randomly flipped, with a square of 8x8 cut out.
 
-step32: the training step of one network on a batch of 128 uint8 images of 32x32x3 in memory, on the CPU, in bfloat16:
-normalization, forward, backward, SGD with Nesterov momentum. The network: 3x3 convolutions with BatchNorm and ReLU to
-32 and 64 channels, pooling, 128, pooling, 256, mean, 10 logits.
+step32: a training step on a batch of 128 uint8 images of 32x32x3 in memory, on the CPU, in bfloat16: normalization,
+forward, backward, SGD with Nesterov momentum. The network has 3x3 convolutions with BatchNorm and ReLU: 32 and 64
+channels, pooling, 128 channels, pooling, 256 channels, global average, 10 logits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from absl import flags, logging
@@ -23,90 +23,90 @@ from absl import flags, logging
 from evenkeel.benchmarks import command, results
 from evenkeel.benchmarks.peers import environments
 from evenkeel.benchmarks.peers.tasks import (
-    LOADING,
-    OWN,
+    LOADING_TASKS,
+    OWN_PEER,
     TASKS,
     Task,
-    compare,
+    compare_peers,
 )
 from evenkeel.pipeline.errors import one_of, require
 
 FLAGS = flags.FLAGS
 
 
-def peers() -> tuple[str, ...]:
+def peer_names() -> tuple[str, ...]:
+    """The peers of all tasks."""
     return tuple(dict.fromkeys(peer for task in TASKS.values() for peer in task.peers))
 
 
 def define_flags() -> None:
     flags.DEFINE_list("only", list(TASKS), f"tasks to run, of: {', '.join(TASKS)}")
-    flags.DEFINE_list("loaders", list(peers()), f"peers that take part, of: {', '.join(peers())}")
+    flags.DEFINE_list("loaders", list(peer_names()), f"peers that take part, of: {', '.join(peer_names())}")
     flags.DEFINE_string(
         "data.source",
         "shapes",
-        "images of the tasks at 224 pixels: shapes (rendered, of 320x320 pixels; real photographs are what to quote)"
+        "images of the tasks at 224 pixels: shapes (rendered, 320x320 pixels; quote only results with real photographs)"
         " | tfds:NAME | a TFDS directory | a folder of images",
     )
     flags.DEFINE_string("data.small_source", "shapes", "images of small32, all of 32x32 pixels; like data.source")
     flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
-    flags.DEFINE_integer("rounds", 5, "rounds that count; in each of them every peer has a turn")
-    flags.DEFINE_string("environments", str(environments.default_directory()), "where the peers' environments are kept")
+    flags.DEFINE_integer("rounds", 5, "rounds that count; every peer has one turn per round")
+    flags.DEFINE_string("environments", str(environments.default_directory()), "directory of the peers' environments")
 
 
-def check(extra: list[str]) -> None:
-    """Raises `UsageError`; now, not after minutes of measuring."""
-    require(not extra, f"argument ({' '.join(extra)}) is not understood: every option starts with --.")
+def check_flags() -> None:
+    """Raises `UsageError` for bad flags, before minutes of measuring."""
     require(bool(FLAGS.only), f"only () names no task: give some of {', '.join(TASKS)}.")
     for name in FLAGS.only:
         one_of("only", name, tuple(TASKS))
-    require(bool(FLAGS.loaders), f"loaders () names none: give some of {', '.join(peers())}.")
+    require(bool(FLAGS.loaders), f"loaders () names none: give some of {', '.join(peer_names())}.")
     for name in FLAGS.loaders:
-        one_of("loaders", name, peers())
+        one_of("loaders", name, peer_names())
     for name in FLAGS.only:
-        taking_part = [peer for peer in TASKS[name].peers if peer in FLAGS.loaders]
-        known = ", ".join(TASKS[name].peers)
-        require(bool(taking_part), f"loaders ({', '.join(FLAGS.loaders)}): {name} has none of them, it has {known}.")
-    require(FLAGS.rounds >= 5, f"rounds ({FLAGS.rounds}) must be at least 5: fewer give no interval worth the name.")
-    if FLAGS.output:
-        output = Path(FLAGS.output)
-        usable = output.parent.is_dir() and os.access(output.parent, os.W_OK) and not output.is_dir()
-        require(usable, f"output ({output}) must be a file in a directory that exists and can be written.")
+        known = TASKS[name].peers
+        require(
+            bool(set(known) & set(FLAGS.loaders)),
+            f"loaders ({', '.join(FLAGS.loaders)}): {name} has none of them, it has {', '.join(known)}.",
+        )
+    require(FLAGS.rounds >= 5, f"rounds ({FLAGS.rounds}) must be at least 5: fewer give no usable interval.")
 
 
-def prepared(name: str) -> Task:
-    """The task with the peers that were asked for, and with what they read written where it reads anything.
+def prepare_task(name: str) -> Task:
+    """The task with the peers of --loaders; writes the data that a loading task reads.
 
     Raises:
-      UsageError: a source cannot be used.
+      UsageError: the source cannot be used.
     """
     task = TASKS[name]
     task = dataclasses.replace(task, peers=tuple(peer for peer in task.peers if peer in FLAGS.loaders))
-    if name not in LOADING:
+    if name not in LOADING_TASKS:
         return task
     logging.set_verbosity(logging.WARNING)
-    from evenkeel.benchmarks.peers import sources  # loads TensorFlow
+    from evenkeel.benchmarks.peers import sources  # imports TensorFlow
 
     source = FLAGS["data.small_source" if name == "small32" else "data.source"].value
-    return dataclasses.replace(task, settings={"folder": str(sources.written(name, str(source)))})
+    return dataclasses.replace(task, settings={"folder": str(sources.write_task_data(name, str(source)))})
 
 
 def main(argv: list[str]) -> int:
-    check(argv[1:])
+    command.check_arguments(argv)
+    check_flags()
+    command.check_output("output", FLAGS.output)
     directory = Path(FLAGS.environments).expanduser()
-    # What is read is written for all tasks before the first is measured: a bad source is found now.
-    chosen = {name: prepared(name) for name in FLAGS.only}
-    compared = {name: compare(name, FLAGS.rounds, directory, task) for name, task in chosen.items()}
-    found = [result for one in compared.values() for result in one.results]
-    skipped = [entry for one in compared.values() for entry in one.skipped]
+    # The data of all tasks is written before the first is measured, so that a bad source fails early.
+    tasks = {name: prepare_task(name) for name in FLAGS.only}
+    comparisons = {name: compare_peers(name, FLAGS.rounds, directory, task) for name, task in tasks.items()}
+    measured = [result for comparison in comparisons.values() for result in comparison.results]
+    skipped = [entry for comparison in comparisons.values() for entry in comparison.skipped]
     if FLAGS.output:
-        about = {name: one.about for name, one in compared.items()}
-        results.write(FLAGS.output, found, {**results.environment(), "peers": about}, skipped)
-    if found:
-        print(results.table(found))
-    for one in compared.values():
-        print(one.summary)
-    # A peer may be missing; our own side may not.
-    return 4 if any(entry.case.startswith(f"{OWN}/") for entry in skipped) else 0
+        about = {name: comparison.about for name, comparison in comparisons.items()}
+        results.write(FLAGS.output, measured, {**results.environment(), "peers": about}, skipped)
+    if measured:
+        print(results.table(measured))
+    for comparison in comparisons.values():
+        print(comparison.summary)
+    # A peer may be missing; evenkeel may not.
+    return 4 if any(entry.case.startswith(f"{OWN_PEER}/") for entry in skipped) else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""One virtual environment a peer, outside the project's lock: rivals may want what the project must not have.
+"""One virtual environment per peer, outside the lock file: peers may need packages that the project must not have.
 
-    python = python_of("torch", ("torch",), Path("~/.cache/evenkeel/peers").expanduser())
+    python = install_environment("torch", ("torch",), Path("~/.cache/evenkeel/peers").expanduser())
 
-What to install stands once, in pyproject.toml's extra `peers`; it is read back from the installed project's metadata.
+The versions to install are in one place, the extra `peers` of pyproject.toml, and are read from the metadata of the
+installed project.
 """
 
 from __future__ import annotations
@@ -16,71 +17,75 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-INSTALL_SECONDS = 1800
+INSTALL_TIMEOUT_SECONDS = 1800
 
 
-class Unavailable(Exception):
-    """A peer that cannot be installed or run here; the text is the reason, one line."""
+class UnavailableError(Exception):
+    """A peer or a version cannot be installed or run here; the message is the reason, in one line."""
 
 
 def default_directory() -> Path:
+    """The cache directory that holds the environments."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evenkeel" / "peers"
 
 
-def requirements(packages: Sequence[str]) -> list[str]:
-    """pip's lines for `packages`: the version of the extra `peers`, or else the very one that this project runs on."""
-    try:
-        lines = importlib.metadata.requires("evenkeel") or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise Unavailable("evenkeel is not installed here, so its extra is unknown: pip install -e .") from error
-    listed = {}
-    for line in lines:
-        requirement, _, marker = line.partition(";")
-        if re.search(r"""extra\s*==\s*['"]peers['"]""", marker):
-            listed[re.split(r"[^\w.-]", requirement.strip())[0].lower()] = requirement.strip()
-    return [listed.get(name) or f"{name}=={_installed(name)}" for name in packages]
-
-
-def python_of(name: str, packages: Sequence[str], directory: Path, say: Callable[[str], None] = print) -> Path:
-    """The interpreter of `directory/name`, built or rebuilt first where its requirements are not what it holds.
+def install_environment(
+    name: str, packages: Sequence[str], directory: Path, log: Callable[[str], None] = print
+) -> Path:
+    """Returns the interpreter of `directory/name`; installs the environment first if its requirements have changed.
 
     Raises:
-      Unavailable: it cannot be installed.
+      UnavailableError: it cannot be installed.
     """
-    wanted = "\n".join([f"# Python {sys.version.split()[0]} of {sys.base_prefix}", *requirements(packages), ""])
-    home = directory / name
-    python, stamp = home / "bin" / "python", home / "requirements.txt"
-    if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
+    stamp_text = "\n".join([f"# Python {sys.version.split()[0]} of {sys.base_prefix}", *requirements(packages), ""])
+    environment = directory / name
+    python, stamp = environment / "bin" / "python", environment / "requirements.txt"
+    if python.exists() and stamp.is_file() and stamp.read_text() == stamp_text:
         return python
-    say(f"{name}: installing {', '.join(wanted.split(chr(10))[1:-1])} into {home}")
+    log(f"{name}: installing {', '.join(stamp_text.split(chr(10))[1:-1])} into {environment}")
     try:
-        shutil.rmtree(home, ignore_errors=True)
-        _call(sys.executable, "-m", "venv", str(home))
-        unfinished = home / "wanted.txt"
-        unfinished.write_text(wanted)
-        _call(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(unfinished))
-        unfinished.rename(stamp)  # the last thing: an interrupted installation has no stamp
+        shutil.rmtree(environment, ignore_errors=True)
+        _run(sys.executable, "-m", "venv", str(environment))
+        unfinished = environment / "wanted.txt"
+        unfinished.write_text(stamp_text)
+        _run(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(unfinished))
+        unfinished.rename(stamp)  # last, so that an interrupted installation has no stamp
     except OSError as error:
-        raise Unavailable(f"{home} cannot be written: {error.strerror}") from error
+        raise UnavailableError(f"{environment} cannot be written: {error.strerror}") from error
     return python
 
 
-def _installed(package: str) -> str:
+def requirements(packages: Sequence[str]) -> list[str]:
+    """pip requirements of `packages`: the version of the extra `peers`, else the version that is installed here."""
+    try:
+        lines = importlib.metadata.requires("evenkeel") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UnavailableError(
+            "evenkeel is not installed, so its extra `peers` cannot be read: pip install -e ."
+        ) from error
+    pinned = {}
+    for line in lines:
+        requirement, _, marker = line.partition(";")
+        if re.search(r"""extra\s*==\s*['"]peers['"]""", marker):
+            pinned[re.split(r"[^\w.-]", requirement.strip())[0].lower()] = requirement.strip()
+    return [pinned.get(name) or f"{name}=={_installed_version(name)}" for name in packages]
+
+
+def _installed_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError as error:
-        raise Unavailable(f"{package} is neither in the extra peers nor installed here") from error
+        raise UnavailableError(f"{package} is neither in the extra peers nor installed here") from error
 
 
-def _call(*command: str) -> None:
-    what = "venv" if "venv" in command else "pip"
+def _run(*command: str) -> None:
+    tool = "venv" if "venv" in command else "pip"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{what} did not finish in {INSTALL_SECONDS} s") from error
-    if done.returncode:
-        lines = [line.strip() for line in (done.stdout + "\n" + done.stderr).splitlines() if line.strip()]
-        errors = (
-            [line for line in lines if line.lower().startswith("error")] or lines or [f"exit code {done.returncode}"]
-        )
-        raise Unavailable(f"{what} failed: {errors[-1][:300]}")
+        raise UnavailableError(f"{tool} did not finish in {INSTALL_TIMEOUT_SECONDS} s") from error
+    if process.returncode:
+        lines = [line.strip() for line in (process.stdout + "\n" + process.stderr).splitlines() if line.strip()]
+        errors = [line for line in lines if line.lower().startswith("error")]
+        reason = (errors or lines or [f"exit code {process.returncode}"])[-1]
+        raise UnavailableError(f"{tool} failed: {reason[:300]}")

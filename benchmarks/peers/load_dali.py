@@ -8,12 +8,12 @@ from nvidia.dali import fn, types
 
 
 def prepare(threads: int, folder: str):
-    work = loading.read(folder)
+    work = loading.read_work(folder)
 
     @dali.pipeline_def(batch_size=work.batch, num_threads=threads, device_id=None, seed=0)
     def pipeline():
         contents, labels = fn.readers.file(file_root=str(work.files), random_shuffle=True, name="files")
-        # The accurate DCT, as evenkeel's decoder has it.
+        # The accurate DCT, which evenkeel's decoder uses, too.
         images = fn.decoders.image_random_crop(
             contents,
             device="cpu",
@@ -23,13 +23,13 @@ def prepare(threads: int, folder: str):
             use_fast_idct=False,
             adjust_orientation=False,
         )
-        # DALI's triangular filter, which averages where it shrinks, costs more.
+        # Plain bilinear: DALI's triangular filter, which averages when it shrinks, costs more.
         images = fn.resize(images, size=[work.size, work.size], interp_type=types.INTERP_LINEAR, antialias=False)
         return fn.flip(images, horizontal=fn.random.coin_flip()), labels
 
-    built = pipeline()
-    built.build()
-    work = loading.Work(work.task, work.folder, built.reader_meta("files")["epoch_size"])
-    batches = loading.endless(lambda: [built.run()])
+    instance = pipeline()
+    instance.build()
+    work = loading.Work(work.task, work.folder, instance.reader_meta("files")["epoch_size"])
+    batches = loading.repeat_epochs(lambda: [instance.run()])
     about = f"DALI {dali.__version__}, CPU, uint8 out, {threads} threads"
-    return loading.served(batches, work, about, lambda batch: batch[0].as_array())
+    return loading.serve_batches(batches, work, about, lambda batch: batch[0].as_array())

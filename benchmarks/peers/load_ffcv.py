@@ -1,7 +1,7 @@
 """Loading with FFCV: its decoder with the random resized crop, its flip, translation and cutout; uint8 out.
 
-JPEG files are written into its format byte for byte. Its translation fills the border with one colour instead of
-reflecting it.
+The bytes of the JPEG files are copied unchanged into FFCV's format. FFCV's translation fills the border with one colour
+instead of reflecting it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import Cutout, RandomHorizontalFlip, RandomTranslate
 from ffcv.writer import DatasetWriter
 
-EPOCH = 1 << 18  # images: every epoch starts its thread and allocates its buffers again
+EPOCH_IMAGES = 1 << 18  # long, because every epoch starts its thread and allocates its buffers again
 
 
 class JpegFiles(RGBImageField):
-    """Takes a JPEG file for an image and stores its bytes; FFCV's own field would encode pixels again."""
+    """An image field that stores the bytes of a JPEG file; FFCV's own field would encode the pixels again."""
 
     def encode(self, destination: np.ndarray, path: str, malloc: Callable) -> None:
         contents = np.fromfile(path, np.uint8)
@@ -37,9 +37,9 @@ class JpegFiles(RGBImageField):
 
 
 class Rows:
-    """(image, label) by row, as the writer wants it."""
+    """The indexed data set that FFCV's writer expects: (image, label) by row."""
 
-    def __init__(self, images: Sequence | loading.Pixels | np.ndarray, labels: Sequence | np.ndarray) -> None:
+    def __init__(self, images: Sequence | loading.RawImages | np.ndarray, labels: Sequence | np.ndarray) -> None:
         self.images, self.labels = images, labels
 
     def __len__(self) -> int:
@@ -49,8 +49,8 @@ class Rows:
         return self.images[row], int(self.labels[row])
 
 
-def written(work: loading.Work) -> Path:
-    """The work in FFCV's format, written once."""
+def write_beton(work: loading.Work) -> Path:
+    """Writes the images in FFCV's format, once, and returns the file."""
     path = work.folder / "ffcv.beton"
     if path.is_file():
         return path
@@ -59,16 +59,16 @@ def written(work: loading.Work) -> Path:
         field = RGBImageField(write_mode="raw")
     else:
         rows, field = Rows(*work.paths()), JpegFiles()
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    writer = DatasetWriter(str(beside), {"image": field, "label": IntField()}, num_workers=2)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    writer = DatasetWriter(str(unfinished), {"image": field, "label": IntField()}, num_workers=2)
     writer.from_indexed_dataset(rows)
-    beside.rename(path)
+    unfinished.rename(path)
     return path
 
 
 def prepare(threads: int, folder: str):
-    work = loading.read(folder)
-    path = written(work)
+    work = loading.read_work(folder)
+    path = write_beton(work)
     if work.small:
         gray = (loading.GRAY,) * 3
         pipeline = [
@@ -87,11 +87,11 @@ def prepare(threads: int, folder: str):
         num_workers=threads,
         os_cache=True,
         order=OrderOption.RANDOM,
-        indices=np.tile(np.arange(work.images), -(-EPOCH // work.images)),
+        indices=np.tile(np.arange(work.images), -(-EPOCH_IMAGES // work.images)),
         pipelines={"image": pipeline, "label": [IntDecoder()]},
         custom_fields={"image": RGBImageField},
         drop_last=True,
     )
-    batches = loading.endless(lambda: loader)
+    batches = loading.repeat_epochs(lambda: loader)
     about = f"ffcv {version('ffcv')}, uint8 out, {threads} threads"
-    return loading.served(batches, work, about, lambda batch: batch[0])
+    return loading.serve_batches(batches, work, about, lambda batch: batch[0])

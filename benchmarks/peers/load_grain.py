@@ -12,7 +12,7 @@ from PIL import Image
 
 
 class Rows:
-    """Grain's source: a row is its number, so that nothing is copied before it is wanted."""
+    """Grain's source: element i is the number i, so that images are read only in the worker processes."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -24,7 +24,7 @@ class Rows:
         return row
 
 
-class Augmented(grain.transforms.RandomMap):
+class LoadAndAugment(grain.transforms.RandomMap):
     def __init__(self, work: loading.Work) -> None:
         self.work = work
         if work.task in ("small32", "raw224"):
@@ -38,18 +38,18 @@ class Augmented(grain.transforms.RandomMap):
             image = loading.padded_crop(image, rng)
         else:
             image = Image.fromarray(image) if self.work.task == "raw224" else Image.open(image).convert("RGB")
-            image = loading.scaled_crop(image, self.work.size, rng)
+            image = loading.random_resized_crop(image, self.work.size, rng)
         return image, int(self.labels[row])
 
 
 def prepare(threads: int, folder: str):
-    work = loading.read(folder)
-    augmented = Augmented(work)
-    work = loading.Work(work.task, work.folder, len(augmented.labels))
+    work = loading.read_work(folder)
+    load_and_augment = LoadAndAugment(work)
+    work = loading.Work(work.task, work.folder, len(load_and_augment.labels))
     ds = grain.MapDataset.source(Rows(work.images)).seed(0).shuffle().repeat()
-    ds = ds.random_map(augmented)
+    ds = ds.random_map(load_and_augment)
     ds = ds.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=work.batch))
     ds = ds.batch(work.batch, drop_remainder=True)
     ds = ds.mp_prefetch(grain.MultiprocessingOptions(num_workers=threads))
     about = f"grain {version('grain')}, Pillow {PIL.__version__}, uint8 out, {threads} worker processes"
-    return loading.served(iter(ds), work, about, lambda batch: batch[0])
+    return loading.serve_batches(iter(ds), work, about, lambda batch: batch[0])

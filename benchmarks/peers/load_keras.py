@@ -1,7 +1,7 @@
 """Loading with Keras 3: `image_dataset_from_directory`, then random crops of whole batches; uint8 out.
 
-It decodes and scales every image to one size, here 256x256, before anything can be cropped: the crop is taken out of
-that and scaled again, for a batch at a time. Small images are cached decoded.
+Keras decodes every image and scales it to one size, here 256x256, before it can be cropped. The crops are taken from
+those images and scaled again, a batch at a time. Small images are cached decoded.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import loading
 import loading_tf
 import tensorflow as tf
 
-SIDE = 256
+DECODED_SIDE = 256
 
 
 def prepare(threads: int, folder: str):
-    work = loading.read(folder)
-    side = work.size if work.small else SIDE
+    work = loading.read_work(folder)
+    side = work.size if work.small else DECODED_SIDE
     ds = keras.utils.image_dataset_from_directory(
         str(work.files), image_size=(side, side), batch_size=None, shuffle=not work.small, seed=0, verbose=False
     )
@@ -33,22 +33,22 @@ def prepare(threads: int, folder: str):
         ds = ds.batch(work.batch, drop_remainder=True)
     else:
         ds = ds.repeat().batch(work.batch, drop_remainder=True)
-        ds = ds.map(lambda images, labels: (cropped(images, work), labels), num_parallel_calls=tf.data.AUTOTUNE)
-    ds = ds.prefetch(tf.data.AUTOTUNE).with_options(loading_tf.options(threads))
+        ds = ds.map(lambda images, labels: (random_crops(images, work), labels), num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.prefetch(tf.data.AUTOTUNE).with_options(loading_tf.thread_options(threads))
     about = f"keras {keras.__version__}, tensorflow {tf.__version__}, uint8 out, {threads} threads"
-    return loading_tf.served(ds, work, about)
+    return loading_tf.serve_dataset(ds, work, about)
 
 
-def cropped(images: tf.Tensor, work: loading.Work) -> tf.Tensor:
-    """float32 [b, side, side, 3] -> uint8 [b, size, size, 3]; a box with its left and right exchanged is a flip."""
+def random_crops(images: tf.Tensor, work: loading.Work) -> tf.Tensor:
+    """float32 [b, side, side, 3] -> uint8 [b, size, size, 3]; swapping left and right of a box flips its image."""
     batch = work.batch
     area = tf.random.uniform([batch], *loading.AREA)
     low, high = (tf.math.log(ratio) for ratio in loading.ASPECT)
     aspect = tf.exp(tf.random.uniform([batch], low, high))
-    tall, wide = tf.minimum(tf.sqrt(area / aspect), 1.0), tf.minimum(tf.sqrt(area * aspect), 1.0)
-    top, left = tf.random.uniform([batch]) * (1 - tall), tf.random.uniform([batch]) * (1 - wide)
+    height, width = tf.minimum(tf.sqrt(area / aspect), 1.0), tf.minimum(tf.sqrt(area * aspect), 1.0)
+    top, left = tf.random.uniform([batch]) * (1 - height), tf.random.uniform([batch]) * (1 - width)
     flip = tf.random.uniform([batch]) < 0.5
-    right = left + wide
-    boxes = tf.stack([top, tf.where(flip, right, left), top + tall, tf.where(flip, left, right)], axis=1)
+    right = left + width
+    boxes = tf.stack([top, tf.where(flip, right, left), top + height, tf.where(flip, left, right)], axis=1)
     images = tf.image.crop_and_resize(images, boxes, tf.range(batch), [work.size, work.size])
     return tf.saturate_cast(tf.round(images), tf.uint8)

@@ -1,8 +1,8 @@
-"""Loading with tf.data as tutorials write it: everything per image, z-scores in the input pipeline; float32 out.
+"""Loading with tf.data as tutorials do it: every operation per image, z-scores in the input pipeline; float32 out.
 
-The whole image is decoded, then cropped, scaled, flipped, and made darker or lighter. Small images lie decoded in
-memory. Brightness and z-score are work that the loaders with uint8 out leave to the device, or do for a batch at once,
-and they are what this loader stands for.
+The whole image is decoded, then cropped, scaled, flipped, and made darker or lighter. Small images are held decoded in
+memory. The loaders with uint8 output leave brightness and z-scores to the device, or compute them for a whole batch;
+this loader shows what they cost in the input pipeline.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ BRIGHTNESS = 0.1 * 255
 
 
 def prepare(threads: int, folder: str):
-    work = loading.read(folder)
+    work = loading.read_work(folder)
     if work.small:
         images, labels = work.small_images(), work.labels()
     else:
         images, labels = work.paths()
 
-    def augmented(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def augment(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if work.small:
             image = tf.cast(loading_tf.padded_crop(image, work.size), tf.float32)
         else:
@@ -33,8 +33,8 @@ def prepare(threads: int, folder: str):
 
     ds = tf.data.Dataset.from_tensor_slices((images, labels))
     ds = ds.shuffle(work.images).repeat()
-    ds = ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(work.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-    ds = ds.with_options(loading_tf.options(threads))
+    ds = ds.with_options(loading_tf.thread_options(threads))
     about = f"tensorflow {tf.__version__}, float32 out, {threads} threads"
-    return loading_tf.served(ds, work, about, (DEVIATION, MEAN))
+    return loading_tf.serve_dataset(ds, work, about, (DEVIATION, MEAN))

@@ -1,7 +1,7 @@
-"""Loading with TFDS: `as_dataset` decodes, then crop, scale and flip per image; uint8 out.
+"""Loading with TFDS: `as_dataset` decodes, then each image is cropped, scaled and flipped; uint8 out.
 
-Reads the same TFDS directory as evenkeel. Small images are cached decoded, as TFDS's own performance guide advises;
-large ones are not: by default TFDS would, but only below 250 MB, which a sample is and a data set is not.
+Reads the same TFDS directory as evenkeel. Small images are cached decoded, as TFDS's own performance guide advises.
+Large ones are not cached: TFDS does that by default only below 250 MB; the sample here is smaller, a data set is not.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from evenkeel.pipeline.sources import resolve
 
 
 def prepare(threads: int, folder: str):
-    work = loading.read(folder)
+    work = loading.read_work(folder)
     prepared = resolve.resolve(DataConfig(str(work.folder / "files")))
     builder = tfds.builder_from_directory(str(prepared.data_dir))
 
-    def augmented(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def augment(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if work.small:
             return loading_tf.padded_crop(tf.ensure_shape(image, [work.size, work.size, 3]), work.size), label
         return tf.cast(tf.round(loading_tf.random_resized_crop(image, work.size)), tf.uint8), label
 
-    reading = tfds.ReadConfig(try_autocache=False)
-    ds = builder.as_dataset("train", as_supervised=True, shuffle_files=True, read_config=reading)
+    read_config = tfds.ReadConfig(try_autocache=False)
+    ds = builder.as_dataset("train", as_supervised=True, shuffle_files=True, read_config=read_config)
     # A shuffle buffer of large decoded images would take gigabytes if it held them all.
     ds = ds.cache().shuffle(work.images).repeat() if work.small else ds.repeat().shuffle(256)
-    ds = ds.map(augmented, num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(work.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-    ds = ds.with_options(loading_tf.options(threads))
+    ds = ds.with_options(loading_tf.thread_options(threads))
     about = f"tensorflow-datasets {tfds.__version__}, tensorflow {tf.__version__}, uint8 out, {threads} threads"
     work = loading.Work(work.task, work.folder, builder.info.splits["train"].num_examples)
-    return loading_tf.served(ds, work, about)
+    return loading_tf.serve_dataset(ds, work, about)

@@ -1,7 +1,7 @@
-"""Loading with PyTorch's DataLoader and Pillow, worker processes that stay; normalized float32 out, channels first.
+"""Loading with PyTorch's DataLoader and Pillow, persistent worker processes; normalized float32 out, channels first.
 
-The transforms are torchvision's on Pillow images, as PyTorch's ImageNet example has them; those of small images are
-numpy's. Decoded images, small and raw, are arrays, in memory and mapped.
+Pillow images go through torchvision's transforms, as in PyTorch's ImageNet example; small images are transformed in
+NumPy. Decoded images are arrays: small ones in memory, raw ones memory-mapped.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 try:
     import torchvision
 except RuntimeError:
-    # PyPI's torchvision cannot load its operators beside a CPU build of torch, and stops at two of them that no
-    # transform of images uses.
+    # PyPI's torchvision cannot load its operators with a CPU build of torch. The import fails at two of them, which no
+    # image transform uses, so they are declared here.
     for name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     import torchvision
 from torchvision import transforms
 
 MEAN, DEVIATION = 0.5, 0.29  # of pixels in 0 to 1
-ENDLESS = 10**8  # images: an epoch's end would drain the workers' queues
+EPOCH_IMAGES = 10**8  # practically endless, because the end of an epoch would drain the workers' queues
 
 
 class Images(Dataset):
@@ -50,30 +50,31 @@ class Images(Dataset):
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
         image, label = self.images[row], int(self.labels[row])
         if self.work.small:
-            if self.rng is None:  # in the worker process, whose seed PyTorch sets
+            if self.rng is None:  # created in the worker process, whose seed PyTorch sets
                 self.rng = np.random.default_rng(torch.initial_seed())
-            return normalized(torch.from_numpy(loading.padded_crop(image, self.rng))), label
+            return normalize(torch.from_numpy(loading.padded_crop(image, self.rng))), label
         image = Image.fromarray(image) if self.work.task == "raw224" else Image.open(image).convert("RGB")
         return self.transform(image), label
 
 
-def normalized(image: torch.Tensor) -> torch.Tensor:
-    """What ToTensor and Normalize make of uint8 [h, w, 3]: float32 [3, h, w]."""
+def normalize(image: torch.Tensor) -> torch.Tensor:
+    """uint8 [h, w, 3] -> float32 [3, h, w], as ToTensor and Normalize do it."""
     image = image.permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
     return image.sub_(MEAN).div_(DEVIATION)
 
 
-def pixels(batch: list[torch.Tensor]) -> np.ndarray:
+def to_gray_levels(batch: list[torch.Tensor]) -> np.ndarray:
+    """A batch -> float32 [b, h, w, 3], 0 to 255."""
     return (255 * (batch[0] * DEVIATION + MEAN)).permute(0, 2, 3, 1).numpy()
 
 
 def prepare(threads: int, folder: str):
-    work = loading.read(folder)
+    work = loading.read_work(folder)
     images = Images(work)
     loader = DataLoader(
         images,
         work.batch,
-        sampler=RandomSampler(images, num_samples=ENDLESS),
+        sampler=RandomSampler(images, num_samples=EPOCH_IMAGES),
         num_workers=threads,
         drop_last=True,
         persistent_workers=True,
@@ -82,4 +83,4 @@ def prepare(threads: int, folder: str):
     work = loading.Work(work.task, work.folder, len(images))
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Pillow {PIL.__version__}"
     about = f"{versions}, float32 out, {threads} worker processes"
-    return loading.served(batches, work, about, pixels)
+    return loading.serve_batches(batches, work, about, to_gray_levels)

@@ -1,9 +1,9 @@
-"""What the loaders share, whatever their framework: the work, its random numbers, and how a turn pulls batches.
+"""What all loaders share, whatever their framework: the task, random crops in NumPy, and how a turn pulls batches.
 
-    work = read("/data/jpeg224-0123456789abcdef")
-    facts, run = served(endless_batches, work, "torch 2.13.0")
+    work = read_work("/data/jpeg224-0123456789abcdef")
+    facts, run = serve_batches(endless_batches, work, "torch 2.13.0")
 
-Standard library and numpy only: it runs in every peer's environment.
+Standard library and NumPy only, because it runs in every peer's environment.
 """
 
 from __future__ import annotations
@@ -18,15 +18,21 @@ from typing import Any
 import numpy as np
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # random resized crop (Szegedy et al. 2015, section 6)
-PAD, CUTOUT, GRAY = 4, 8, 128
-LOOKED_AT = 1024  # images, before the race, for the mean and deviation of what a loader puts out
+PAD, CUTOUT, GRAY = 4, 8, 128  # pixels, pixels, gray level
+PROBE_IMAGES = 1024  # images before the race from which mean and deviation of a loader's output are computed
 
 Facts = tuple[dict[str, Any], Callable[[int], dict[str, float]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What is read and how it leaves: `batch` images of `size` x `size` x 3."""
+    """A loading task and its data.
+
+    Attributes:
+      task: name of the task; it sets the batch size and the shape of the images.
+      folder: the folder that `sources.write_task_data` wrote.
+      images: number of training images.
+    """
 
     task: str
     folder: Path
@@ -34,14 +40,17 @@ class Work:
 
     @property
     def small(self) -> bool:
+        """Whether the images are held decoded in memory."""
         return self.task == "small32"
 
     @property
     def size(self) -> int:
+        """Height and width of the images in a batch."""
         return 32 if self.small else 224
 
     @property
     def batch(self) -> int:
+        """Images in a batch."""
         return 512 if self.small else 64
 
     @property
@@ -55,56 +64,100 @@ class Work:
         return [str(path) for path in paths], [int(path.parent.name) for path in paths]
 
     def labels(self) -> np.ndarray:
-        """int64 [images], of the decoded images."""
+        """int64 [images], labels of the decoded images."""
         return np.load(self.folder / "labels.npy")
 
     def small_images(self) -> np.ndarray:
         """uint8 [images, 32, 32, 3], in memory."""
         return np.load(self.folder / "pixels.npy").reshape(-1, self.size, self.size, 3)
 
-    def raw_images(self) -> Pixels:
-        return Pixels(self.folder)
+    def raw_images(self) -> RawImages:
+        return RawImages(self.folder)
 
 
-class Pixels:
-    """Decoded images of different sizes, mapped: `pixels[row]` is uint8 [height, width, 3]."""
+class RawImages:
+    """Decoded images of different sizes in a memory-mapped file: `images[row]` is uint8 [height, width, 3]."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.heights, self.widths = (np.load(folder / f"{name}.npy").astype(np.int64) for name in ("heights", "widths"))
         self._ends = np.cumsum(3 * self.heights * self.widths)
-        self._flat = np.load(folder / "pixels.npy", mmap_mode="r")
+        self._pixels = np.load(folder / "pixels.npy", mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, row: int) -> np.ndarray:
         height, width, end = int(self.heights[row]), int(self.widths[row]), int(self._ends[row])
-        return self._flat[end - 3 * height * width : end].reshape(height, width, 3)
+        return self._pixels[end - 3 * height * width : end].reshape(height, width, 3)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Pixels, (self._folder,)  # a worker process maps the file itself
+        return RawImages, (self._folder,)  # each worker process maps the file itself
 
 
-def read(folder: str) -> Work:
+def read_work(folder: str) -> Work:
+    """The task and image count that `folder` describes."""
     about = json.loads((Path(folder) / "work.json").read_text())
     return Work(about["task"], Path(folder), about["images"])
+
+
+def serve_batches(
+    batches: Iterator[Any], work: Work, about: str, to_images: Callable[[Any], Any] = np.asarray
+) -> Facts:
+    """(facts, run) for `worker.py`, of a loader whose batches come one by one to Python.
+
+    `to_images` turns a batch into an array [b, size, size, 3] with values 0 to 255; its time is not measured.
+    """
+
+    def run(steps: int) -> dict[str, float]:
+        for _ in range(steps):
+            next(batches)
+        return {}
+
+    return describe_output(work, lambda: np.asarray(to_images(next(batches))), about), run
+
+
+def describe_output(work: Work, next_images: Callable[[], np.ndarray], about: str) -> dict[str, Any]:
+    """The facts of a loader, from its first images: shapes must equal those of all others, means nearly so."""
+    batches = [next_images() for _ in range(-(-PROBE_IMAGES // work.batch))]
+    means = [float(images.mean(dtype=np.float64)) for images in batches]
+    squares = [float(np.square(images, dtype=np.float64).mean()) for images in batches]
+    mean = sum(means) / len(means)
+    return {
+        "same": {
+            "images": work.images,
+            "images a batch": work.batch,
+            "output": "x".join(map(str, batches[0].shape[1:])),
+        },
+        "alike": {"mean": mean, "deviation": math.sqrt(max(sum(squares) / len(squares) - mean**2, 0.0))},
+        "images_per_step": work.batch,
+        "about": about,
+        "works_ahead": True,
+    }
+
+
+def repeat_epochs(epoch: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """The batches of `epoch()`, epoch after epoch, without end."""
+    while True:
+        yield from epoch()
 
 
 def random_window(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """(y, x, height, width) of a random resized crop, by torchvision's rule: ten attempts, then the central window."""
     low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
-    for area, place in zip(rng.uniform(*AREA, 10), rng.random((10, 3)), strict=True):
-        aspect = math.exp(low + (high - low) * place[0])
-        tall, wide = round(math.sqrt(height * width * area / aspect)), round(math.sqrt(height * width * area * aspect))
-        if 0 < tall <= height and 0 < wide <= width:
-            return int((height - tall + 1) * place[1]), int((width - wide + 1) * place[2]), tall, wide
-    tall, wide = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
-    return (height - tall) // 2, (width - wide) // 2, tall, wide
+    for area, draws in zip(rng.uniform(*AREA, 10), rng.random((10, 3)), strict=True):
+        aspect = math.exp(low + (high - low) * draws[0])
+        crop_height = round(math.sqrt(height * width * area / aspect))
+        crop_width = round(math.sqrt(height * width * area * aspect))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            y, x = int((height - crop_height + 1) * draws[1]), int((width - crop_width + 1) * draws[2])
+            return y, x, crop_height, crop_width
+    crop_height, crop_width = min(height, round(width / ASPECT[0])), min(width, round(height * ASPECT[1]))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def scaled_crop(image: Any, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A Pillow image as torchvision's RandomResizedCrop and RandomHorizontalFlip leave it: uint8 [size, size, 3]."""
+def random_resized_crop(image: Any, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Pillow image -> uint8 [size, size, 3], as torchvision's RandomResizedCrop and RandomHorizontalFlip do it."""
     from PIL import Image
 
     y, x, height, width = random_window(image.height, image.width, rng)
@@ -115,7 +168,7 @@ def scaled_crop(image: Any, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def padded_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [s, s, 3] -> the same size: reflected border of 4, random crop, flip, square of 8x8 cut out."""
+    """uint8 [s, s, 3] -> the same size: reflected border of 4, random crop, random flip, a square of 8x8 cut out."""
     size = len(image)
     y, x, flip = (int(n) for n in rng.integers(0, (2 * PAD + 1, 2 * PAD + 1, 2)))
     image = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), "reflect")[y : y + size, x : x + size]
@@ -123,42 +176,3 @@ def padded_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     y, x = (int(n) for n in rng.integers(0, size - CUTOUT + 1, 2))
     image[y : y + CUTOUT, x : x + CUTOUT] = GRAY
     return image
-
-
-def endless(epochs: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """One epoch behind the other."""
-    while True:
-        yield from epochs()
-
-
-def served(batches: Iterator[Any], work: Work, about: str, images_of: Callable[[Any], Any] = np.asarray) -> Facts:
-    """What `worker.py` wants of a loader whose batches come one by one to Python.
-
-    `images_of` makes of a batch an array [b, size, size, 3], values 0 to 255; it is not called while time is taken.
-    """
-
-    def run(steps: int) -> dict[str, float]:
-        for _ in range(steps):
-            next(batches)
-        return {}
-
-    return facts(work, lambda: np.asarray(images_of(next(batches))), about), run
-
-
-def facts(work: Work, next_images: Callable[[], np.ndarray], about: str) -> dict[str, Any]:
-    """What a loader puts out, from the first images: its shape must be that of all others, its mean nearly so."""
-    looked = [next_images() for _ in range(-(-LOOKED_AT // work.batch))]
-    means = [float(images.mean(dtype=np.float64)) for images in looked]
-    squares = [float(np.square(images, dtype=np.float64).mean()) for images in looked]
-    mean = sum(means) / len(means)
-    return {
-        "same": {
-            "images": work.images,
-            "images a batch": work.batch,
-            "output": "x".join(map(str, looked[0].shape[1:])),
-        },
-        "alike": {"mean": mean, "deviation": math.sqrt(max(sum(squares) / len(squares) - mean**2, 0.0))},
-        "images_per_step": work.batch,
-        "about": about,
-        "works_ahead": True,
-    }

@@ -1,6 +1,6 @@
-"""What the loaders on tf.data share: batches are pulled inside a compiled loop, as a training run pulls them.
+"""What the loaders on tf.data share: a turn pulls batches inside a compiled loop, as a training run does.
 
-facts, run = served(dataset, work, "tensorflow 2.21.0")
+facts, run = serve_dataset(dataset, work, "tensorflow 2.21.0")
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ import loading
 import tensorflow as tf
 
 
-def served(
-    batches: tf.data.Dataset, work: loading.Work, about: str, to_levels: tuple[float, float] = (1.0, 0.0)
+def serve_dataset(
+    dataset: tf.data.Dataset, work: loading.Work, about: str, to_levels: tuple[float, float] = (1.0, 0.0)
 ) -> loading.Facts:
-    """What `worker.py` wants of an endless data set of (images, labels); images * scale + shift are 0 to 255."""
-    iterator = iter(batches)
-    spec = batches.element_spec[0]
+    """(facts, run) for `worker.py`, of an endless data set of (images, labels).
+
+    `to_levels` is (scale, shift): images * scale + shift have values 0 to 255.
+    """
+    iterator = iter(dataset)
+    spec = dataset.element_spec[0]
 
     @tf.function
     def pull(count: tf.Tensor) -> tf.Tensor:
@@ -32,18 +35,18 @@ def served(
         pull(tf.constant(steps))
         return {}
 
-    return loading.facts(work, next_images, about), run
+    return loading.describe_output(work, next_images, about), run
 
 
-def options(threads: int) -> tf.data.Options:
-    """As many threads as every loader gets."""
+def thread_options(threads: int) -> tf.data.Options:
+    """Options for a private thread pool with as many threads as every loader gets."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
     return options
 
 
 def random_resized_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 [h, w, 3] -> float32 [size, size, 3], 0 to 255, flipped at random; by TensorFlow's own sampler."""
+    """uint8 [h, w, 3] -> float32 [size, size, 3], 0 to 255, randomly flipped; the window is TensorFlow's own sample."""
     start, extent, _ = tf.image.sample_distorted_bounding_box(
         tf.shape(image),
         bounding_boxes=tf.zeros([1, 0, 4]),
@@ -63,6 +66,6 @@ def padded_crop(image: tf.Tensor, size: int) -> tf.Tensor:
     image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]], "REFLECT")
     image = tf.image.random_flip_left_right(tf.image.random_crop(image, [size, size, 3]))
     corner = tf.random.uniform([2], 0, size - side + 1, tf.int32)
-    place = tf.range(size)
-    rows, columns = ((place >= corner[axis]) & (place < corner[axis] + side) for axis in (0, 1))
+    positions = tf.range(size)
+    rows, columns = ((positions >= corner[axis]) & (positions < corner[axis] + side) for axis in (0, 1))
     return tf.where((rows[:, None] & columns)[..., None], tf.constant(loading.GRAY, tf.uint8), image)

@@ -1,13 +1,14 @@
-"""Peers measured in turns: each a process that waits while another works.
+"""Measures peers in alternating turns: each is a process that waits while another one works.
 
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(command, environ)) for name, command in ...}
         for worker in workers.values():
             worker.start()
-        refuse_unequal(workers)
-        outcome = race(workers, steps={name: 10 for name in workers}, rounds=5, dropped=print)
+        check_equal_work(workers)
+        outcome = race(workers, steps={name: 10 for name in workers}, rounds=5, on_failure=print)
 
-A worker that fails leaves the race: `dropped(name, reason)`. Rounds in which other programs took CPU time are repeated.
+A worker that fails leaves the race: `on_failure(name, reason)` is called. Rounds in which other programs took CPU time
+are repeated.
 """
 
 from __future__ import annotations
@@ -24,30 +25,34 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evenkeel.benchmarks.peers.environments import Unavailable
+from evenkeel.benchmarks.peers.environments import UnavailableError
 from evenkeel.benchmarks.timing import (
-    PATIENCE,
-    QUIET_CORES,
+    MAX_OTHERS_CORES,
+    MAX_ROUNDS_FACTOR,
     Sample,
     machine_cpu_seconds,
-    turns,
+    turn_order,
 )
 
-START_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
-TURN_SECONDS = 300.0
-UNLIKE = 8.0  # gray levels; 1024 random crops of the same photographs differ by 2
+START_TIMEOUT_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
+TURN_TIMEOUT_SECONDS = 300.0
+MAX_GRAY_LEVEL_DISTANCE = 8.0  # two means over 1024 random crops of the same photographs differ by 2
 
 
-class Refused(Exception):
-    """The peers do not do the same work, so their times are not compared; the text is one line."""
+class UnequalWorkError(Exception):
+    """The peers do not do the same work, so their times are not compared; the message is one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One worker's turn: what it took, what its wait before took, the CPU seconds of others meanwhile.
+    """One worker's turn.
 
-    These are a difference of clocks that tick every 10 ms: of a short turn it may be negative. `seen` is what its `run`
-    returned.
+    Attributes:
+      sample: time of the turn.
+      idle: time of the wait before the turn.
+      others_cpu_seconds: CPU seconds of other programs during the turn. As a difference of clocks that tick every
+        10 ms, it may be negative for a short turn.
+      seen: what the task's `run` returned.
     """
 
     sample: Sample
@@ -57,39 +62,49 @@ class Turn:
 
     @property
     def others_cores(self) -> float:
-        """How many cores others kept busy."""
+        """The number of cores that other programs kept busy."""
         return max(0.0, self.others_cpu_seconds) / max(self.sample.wall_seconds, 0.01)
 
     def __add__(self, later: Turn) -> Turn:
-        """Both as one; what was seen is the later one's."""
+        """Both turns as one, with `seen` of the later one."""
         others = self.others_cpu_seconds + later.others_cpu_seconds
         return Turn(self.sample + later.sample, self.idle + later.idle, others, later.seen)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Turns by worker, turn i of all of them next to each other in time, and how many rounds were run in all."""
+    """The result of a race.
+
+    Attributes:
+      turns: turns by worker; turns with one index are next to each other in time.
+      rounds_run: rounds that were run, repeated ones included.
+    """
 
     turns: dict[str, list[Turn]]
     rounds_run: int
 
     @property
     def others_cores(self) -> float:
-        """The worst kept turn's."""
-        return max((turn.others_cores for turns_ in self.turns.values() for turn in turns_), default=0.0)
+        """The largest number of cores that other programs kept busy in a turn that counts."""
+        return max((turn.others_cores for turns in self.turns.values() for turn in turns), default=0.0)
 
     def idle_cores(self, name: str) -> float:
-        """Cores a worker kept busy while it waited: threads that spin would take time from the others."""
+        """The number of cores a worker kept busy while it waited: spinning threads take time from the other workers."""
         waits = [turn.idle for turn in self.turns[name]]
         return sum(wait.cpu_seconds for wait in waits) / max(sum(wait.wall_seconds for wait in waits), 1e-9)
 
 
 class Worker:
-    """A process that runs `worker.py` with a task file. Use as a context manager: it ends with the block.
+    """A process that runs `worker.py` with a task file. It is a context manager; the process ends with the block.
 
-    Where its facts say `works_ahead`, it and its children are stopped between its turns: a loader would fill its
-    buffers in another's turn, seconds of work that its own turns would then lack. Stopped, it goes on where it was, so
-    that its turns hold the work of exactly their steps, however deep its buffers are.
+    If the facts say `works_ahead`, the process and its children are stopped (SIGSTOP) between its turns. Otherwise a
+    loader would fill its buffers during another worker's turn: seconds of work that its own turns would then lack. A
+    stopped loader continues where it was, so its turns hold exactly the work of their steps, however deep its buffers
+    are.
+
+    Attributes:
+      facts: what the task's `prepare` reported; empty before `start`.
+      seen: what each turn's `run` returned.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -111,15 +126,15 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._signal(signal.SIGKILL)  # what is left of its children
+        self._signal(signal.SIGKILL)  # ends children that still run
         self._pipe(self._process.stdout).close()
         self._log.close()
 
-    def start(self, seconds: float = START_SECONDS) -> None:
-        """Starts and waits until it has built its network and warmed up.
+    def start(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
+        """Starts the process and waits until it has built its network and warmed up.
 
         Raises:
-          Unavailable: it cannot.
+          UnavailableError: it failed.
         """
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in __exit__)
         try:
@@ -133,31 +148,31 @@ class Worker:
             )
         except OSError as error:
             self._log.close()
-            raise Unavailable(f"{self.command[0]} cannot be run: {error.strerror}") from error
-        self.facts = self._reply(seconds)["facts"]
+            raise UnavailableError(f"{self.command[0]} cannot be run: {error.strerror}") from error
+        self.facts = self._read_reply(timeout_seconds)["facts"]
         self._pause()
 
-    def run(self, steps: int, seconds: float = TURN_SECONDS) -> Turn:
-        """`steps` steps.
+    def run(self, steps: int, timeout_seconds: float = TURN_TIMEOUT_SECONDS) -> Turn:
+        """Runs `steps` steps.
 
         Raises:
-          Unavailable: it failed, died or gave no answer.
+          UnavailableError: the process failed, ended or did not answer in time.
         """
-        before = machine_cpu_seconds()
+        machine_before = machine_cpu_seconds()
         self._signal(signal.SIGCONT)
         try:
             pipe = self._pipe(self._process.stdin)
             pipe.write(f"run {steps}\n")
             pipe.flush()
-        except OSError:  # it has died; the reply says why
+        except OSError:  # the process has ended; reading the reply gives the reason
             pass
-        reply = self._reply(seconds)
+        reply = self._read_reply(timeout_seconds)
         self._pause()
-        after = machine_cpu_seconds()
+        machine_after = machine_cpu_seconds()
         sample = Sample(reply["cpu_seconds"], reply["wall_seconds"])
         others = 0.0
-        if before is not None and after is not None:
-            others = after - before - sample.cpu_seconds
+        if machine_before is not None and machine_after is not None:
+            others = machine_after - machine_before - sample.cpu_seconds
         self.seen.append(reply["seen"])
         return Turn(sample, Sample(reply["idle_cpu_seconds"], reply["idle_wall_seconds"]), others, reply["seen"])
 
@@ -166,21 +181,21 @@ class Worker:
             self._signal(signal.SIGSTOP)
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has ended, or not yet come as far as its own group
+        with contextlib.suppress(ProcessLookupError):  # it has ended, or has not made its own process group yet
             os.killpg(self._process.pid, number)
 
-    def _reply(self, seconds: float) -> dict[str, Any]:
+    def _read_reply(self, timeout_seconds: float) -> dict[str, Any]:
         pipe = self._pipe(self._process.stdout)
-        if not select.select([pipe], [], [], seconds)[0]:
-            raise Unavailable(f"no answer in {seconds:.0f} s")
+        if not select.select([pipe], [], [], timeout_seconds)[0]:
+            raise UnavailableError(f"no answer in {timeout_seconds:.0f} s")
         line = pipe.readline()
         if not line:
             self._log.seek(0)
             last = [text.strip() for text in self._log.read().splitlines() if text.strip()][-1:]
-            raise Unavailable(f"exited with code {self._process.wait()}: {(last or ['no message'])[0][:300]}")
+            raise UnavailableError(f"exited with code {self._process.wait()}: {(last or ['no message'])[0][:300]}")
         reply = json.loads(line)
         if "error" in reply:
-            raise Unavailable(reply["error"])
+            raise UnavailableError(reply["error"])
         return reply
 
     @staticmethod
@@ -189,35 +204,39 @@ class Worker:
         return pipe
 
 
-def refuse_unequal(workers: Mapping[str, Worker]) -> None:
-    """Raises `Refused` unless all workers report the same facts under `same` (parameters, batch, ...)."""
+def check_equal_work(workers: Mapping[str, Worker]) -> None:
+    """Checks that all workers report the same facts under `same` (parameters, batch size, ...).
+
+    Raises:
+      UnequalWorkError: they differ.
+    """
     keys = dict.fromkeys(key for worker in workers.values() for key in worker.facts["same"])
     for key in keys:
         values = {name: worker.facts["same"].get(key) for name, worker in workers.items()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            raise Refused(f"not compared: {key} must be equal and are not ({listed}); make the networks one.")
+            raise UnequalWorkError(f"not compared: {key} must be equal but differ ({listed}); make the work equal.")
 
 
-def unlike(workers: Mapping[str, Worker], tolerance: float = UNLIKE) -> dict[str, str]:
-    """Why a worker does not do the work of the others: a number of its `alike` is far from their median."""
+def find_dissimilar(workers: Mapping[str, Worker], tolerance: float = MAX_GRAY_LEVEL_DISTANCE) -> dict[str, str]:
+    """{worker: reason} of workers whose output differs: a number under `alike` is far from the median of all."""
     reasons: dict[str, str] = {}
     for key in dict.fromkeys(key for worker in workers.values() for key in worker.facts.get("alike", {})):
         values = {name: worker.facts["alike"][key] for name, worker in workers.items() if "alike" in worker.facts}
-        middle = statistics.median(values.values())
-        # Of two, both are as far from their median as it is from them: what counts is how far apart they are.
+        median = statistics.median(values.values())
+        # Of two values, both are equally far from their median: half their distance. So the tolerance is halved, too.
         allowed = tolerance / 2 if len(values) == 2 else tolerance
         for name, value in values.items():
-            if not abs(value - middle) <= allowed:  # not a number is unlike, too
-                reasons.setdefault(name, f"its {key} is {value:.1f}, the median of all peers' {middle:.1f}")
+            if not abs(value - median) <= allowed:  # also true of NaN
+                reasons.setdefault(name, f"its {key} is {value:.1f}, the median of all peers' {median:.1f}")
     return reasons
 
 
-def steps_of_a_turn(worker: Worker, seconds: float) -> int:
-    """How many steps take about so many seconds; the worker has warmed up and emptied its buffers afterwards.
+def calibrate_steps(worker: Worker, seconds: float) -> int:
+    """The number of steps that take about `seconds`; also warms up the worker and empties its prefetch buffers.
 
     Raises:
-      Unavailable: it failed.
+      UnavailableError: the worker failed.
     """
     steps = 1
     while worker.run(steps).sample.wall_seconds < seconds / 2:
@@ -229,41 +248,45 @@ def race(
     workers: Mapping[str, Worker],
     steps: Mapping[str, int],
     rounds: int,
-    dropped: Callable[[str, str], None],
-    quiet_cores: float = QUIET_CORES,
+    on_failure: Callable[[str, str], None],
+    max_others_cores: float = MAX_OTHERS_CORES,
     parts: int = 1,
 ) -> Outcome:
-    """Turns A B C, C B A, ... of `parts` times so many steps each, after one uncounted turn each.
+    """Runs turns A B C, C B A, ... of `parts` times `steps` steps, after one turn of each that does not count.
 
-    The parts of a round's turns alternate in the same way: what lasts for longer than a part falls on all alike.
+    The parts of a round's turns alternate in the same way, so a disturbance longer than a part hits all workers alike.
 
-    Goes on until `rounds` rounds were quiet, that is other programs took less than `quiet_cores` in each turn, at most
-    `PATIENCE` times as many; keeps the `rounds` quietest. Which they are depends on the neighbours, not on the times.
+    Runs until other programs took less than `max_others_cores` in each turn of `rounds` rounds, but at most
+    `MAX_ROUNDS_FACTOR` times as many rounds, and keeps the quietest `rounds`. The choice depends on the other programs
+    only, not on the measured times.
     """
     running = dict(workers)
-    kept: list[dict[str, Turn]] = []
+    completed: list[dict[str, Turn]] = []
 
-    def round_of(names: Sequence[str]) -> dict[str, Turn]:
-        taken: dict[str, Turn] = {}
+    def run_round(names: Sequence[str]) -> dict[str, Turn]:
+        round_turns: dict[str, Turn] = {}
         for part in range(parts):
-            for name in turns([name for name in names if name in running], part):
+            for name in turn_order([name for name in names if name in running], part):
                 try:
                     turn = running[name].run(steps[name])
-                    taken[name] = taken[name] + turn if part else turn
-                except Unavailable as error:
-                    dropped(name, str(error))
+                    round_turns[name] = round_turns[name] + turn if part else turn
+                except UnavailableError as error:
+                    on_failure(name, str(error))
                     del running[name]
-                    taken.pop(name, None)
-        return taken
+                    round_turns.pop(name, None)
+        return round_turns
 
-    def noise(turns_: dict[str, Turn]) -> float:
-        return max((turn.others_cores for turn in turns_.values()), default=0.0)
+    def noise(round_turns: dict[str, Turn]) -> float:
+        return max((turn.others_cores for turn in round_turns.values()), default=0.0)
 
-    round_of(list(running))
+    def quiet_rounds() -> int:
+        return sum(noise(round_turns) < max_others_cores for round_turns in completed)
+
+    run_round(list(running))
     rounds_run = 0
-    while running and rounds_run < PATIENCE * rounds and sum(noise(t) < quiet_cores for t in kept) < rounds:
-        kept.append(round_of(turns(list(running), rounds_run)))
+    while running and rounds_run < MAX_ROUNDS_FACTOR * rounds and quiet_rounds() < rounds:
+        completed.append(run_round(turn_order(list(running), rounds_run)))
         rounds_run += 1
-    quietest = sorted(sorted(range(len(kept)), key=lambda i: noise(kept[i]))[:rounds])
-    by_name = {name: [kept[i][name] for i in quietest] for name in running}
+    quietest = sorted(sorted(range(len(completed)), key=lambda index: noise(completed[index]))[:rounds])
+    by_name = {name: [completed[index][name] for index in quietest] for name in running}
     return Outcome(by_name, rounds_run)

@@ -1,4 +1,4 @@
-"""step32 with evenkeel: StableModel as `tools.train` compiles it for a CPU, telemetry included, histograms off."""
+"""step32 with evenkeel: StableModel compiled as `tools.train` does for a CPU, with telemetry, without histograms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models.networks.blocks import Convolutions
+from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.optim.losses import Crossentropy
 from evenkeel.models.training.stable_model import StableModel
 
@@ -18,7 +18,7 @@ BATCH = 128
 
 def network(width: int = 32) -> StableModel:
     """Four convolutions and two poolings: uint8 images [b, 32, 32, 3] -> logits [b, 10]."""
-    conv = Convolutions()
+    conv = ConvNormAct()
     inputs = x = layers.Input((32, 32, 3))
     x = layers.MaxPool2D()(conv(conv(x, width), 2 * width))
     x = layers.MaxPool2D()(conv(x, 4 * width))

@@ -1,6 +1,6 @@
 """step32 with Keras 3 on TensorFlow: mixed_bfloat16, channels last, with or without XLA, whichever is faster here.
 
-The loop over the steps is compiled together with the step, so Python is out of it; no metrics.
+The loop over the steps is compiled together with the step, so no Python runs between steps; no metrics.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def prepare(threads: int):
     images = tf.io.decode_raw(random.Random(0).randbytes(BATCH * 32 * 32 * 3), tf.uint8)
     images, labels = tf.reshape(images, [BATCH, 32, 32, 3]), tf.range(BATCH) % 10
 
-    def steps_of(xla: bool):
+    def compile_steps(xla: bool):
         model = network()
         optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
         optimizer.build(model.trainable_variables)
@@ -68,37 +68,37 @@ def prepare(threads: int):
 
         return steps
 
-    kinds = {"without XLA": steps_of(False), "with XLA": steps_of(True)}
-    cpu = cpu_seconds_a_step(kinds)
+    kinds = {"without XLA": compile_steps(False), "with XLA": compile_steps(True)}
+    cpu = cpu_seconds_per_step(kinds)
     fastest = min(cpu, key=cpu.__getitem__)
     steps = kinds[fastest]
 
     def run(count: int) -> dict[str, float]:
-        return {"loss": finite(float(steps(tf.constant(count))))}
+        return {"loss": check_finite(float(steps(tf.constant(count))))}
 
-    tried = ", ".join(f"{kind} {seconds / BATCH * 1e3:.2f} ms" for kind, seconds in cpu.items())
+    measured = ", ".join(f"{kind} {seconds / BATCH * 1e3:.2f} ms" for kind, seconds in cpu.items())
     return {
         "same": {"trainable parameters": parameters(), "images a step": BATCH},
         "images_per_step": BATCH,
-        "about": f"keras {keras.__version__}, tensorflow {tf.__version__}, {fastest} (CPU an image: {tried}),"
+        "about": f"keras {keras.__version__}, tensorflow {tf.__version__}, {fastest} (CPU per image: {measured}),"
         f" {threads} threads",
     }, run
 
 
-def cpu_seconds_a_step(kinds) -> dict[str, float]:
-    """The best of some steps of each kind after warm-up, in turns: the neighbours' noise shall not choose."""
+def cpu_seconds_per_step(kinds) -> dict[str, float]:
+    """The minimum of 8 steps of each kind, in turns after warm-up, so that noise from other programs is left out."""
     for steps in kinds.values():
         steps(tf.constant(4))
-    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(8):
         for kind, steps in kinds.items():
             start = time.process_time()
             float(steps(tf.constant(1)))
-            taken[kind].append(time.process_time() - start)
-    return {kind: min(times) for kind, times in taken.items()}
+            times[kind].append(time.process_time() - start)
+    return {kind: min(seconds) for kind, seconds in times.items()}
 
 
-def finite(loss: float) -> float:
+def check_finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss}")
     return loss

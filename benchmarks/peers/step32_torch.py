@@ -57,21 +57,21 @@ def prepare(threads: int, compiled: bool = True):
     network = Network().to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
 
-    def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def compute_loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = network(images)
         return F.cross_entropy(logits.float(), labels)
 
     if compiled:
-        loss_of = torch.compile(loss_of)
+        compute_loss = torch.compile(compute_loss)
 
     def run(count: int) -> dict[str, float]:
         for _ in range(count):
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(images, labels)
+            loss = compute_loss(images, labels)
             loss.backward()
             optimizer.step()
-        return {"loss": finite(loss.item())}
+        return {"loss": check_finite(loss.item())}
 
     run(4)
     kind = "torch.compile" if compiled else "eager"
@@ -82,7 +82,7 @@ def prepare(threads: int, compiled: bool = True):
     }, run
 
 
-def finite(loss: float) -> float:
+def check_finite(loss: float) -> float:
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss}")
     return loss

@@ -1,4 +1,4 @@
-"""step32 with PyTorch as it is without torch.compile: on a CPU that takes less."""
+"""step32 with PyTorch without torch.compile, which takes less CPU time here."""
 
 from __future__ import annotations
 

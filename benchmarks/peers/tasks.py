@@ -1,8 +1,10 @@
-"""What is compared with whom: a task is a row here and a file for each of its peers, TASK_PEER.py or load_PEER.py.
+"""The tasks that the peers are compared on: a task is an entry of `TASKS` and one file per peer.
 
-task = dataclasses.replace(TASKS["jpeg224"], settings={"folder": str(sources.written("jpeg224", "shapes"))})
-compared = compare("jpeg224", rounds=5, directory=environments.default_directory(), task=task)
-print(compared.summary)
+task = dataclasses.replace(TASKS["jpeg224"], settings={"folder": str(sources.write_task_data("jpeg224", "shapes"))})
+comparison = compare_peers("jpeg224", rounds=5, directory=environments.default_directory(), task=task)
+print(comparison.summary)
+
+The files are called TASK_PEER.py, those of the loading tasks load_PEER.py.
 """
 
 from __future__ import annotations
@@ -18,22 +20,23 @@ from typing import Any
 
 from evenkeel.benchmarks import results
 from evenkeel.benchmarks.peers import environments
-from evenkeel.benchmarks.peers.environments import Unavailable
+from evenkeel.benchmarks.peers.environments import UnavailableError
 from evenkeel.benchmarks.peers.race import (
     Outcome,
-    Refused,
+    UnequalWorkError,
     Worker,
+    calibrate_steps,
+    check_equal_work,
+    find_dissimilar,
     race,
-    refuse_unequal,
-    steps_of_a_turn,
-    unlike,
 )
 from evenkeel.benchmarks.results import Result, Skipped
 from evenkeel.benchmarks.timing import paired_ratio
 from evenkeel.pipeline.system.cpu import cores
 
-OWN = "evenkeel"  # the others are compared with it
-# What is installed for a peer, the environment's name first; who is not here runs in the project's own environment.
+OWN_PEER = "evenkeel"  # the others are compared with it
+# {peer: name of its environment, then the packages to install}. A peer that is not here runs in the project's own
+# environment.
 PACKAGES = {
     "torch": ("torch", "torchvision", "numpy", "pillow"),
     "torch_eager": ("torch", "torchvision", "numpy", "pillow"),
@@ -42,41 +45,57 @@ PACKAGES = {
     "ffcv": ("ffcv", "numba", "numpy", "opencv-python", "pillow", "torch"),
     "grain": ("grain", "numpy", "pillow"),
 }
-# What pip cannot install, for the reason when it fails.
+# System packages that pip cannot install; they are named in the reason if the installation fails.
 SYSTEM_PACKAGES = {"ffcv": "g++, pkg-config, libopencv-dev and libturbojpeg0-dev"}
-HERE = Path(__file__).resolve().parent
+PEERS_DIRECTORY = Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Who takes part and the work of one turn: a number of steps, or as many as take so many seconds."""
+    """A task of the comparison.
+
+    Attributes:
+      peers: the peers that take part.
+      steps: steps in a turn; None: as many as take `seconds`.
+      seconds: length of a turn where `steps` is None.
+      folder: folder of the task files.
+      file: name of a peer's task file, a format string.
+      settings: keyword arguments of `prepare` in the task files.
+    """
 
     peers: tuple[str, ...]
     steps: int | None = None
     seconds: float = 3.0
-    folder: Path = HERE
+    folder: Path = PEERS_DIRECTORY
     file: str = "{task}_{peer}.py"
-    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)  # for `prepare` of the peers' files
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _loading(*peers: str) -> Task:
-    return Task((OWN, "tfdata_naive", *peers), file="load_{peer}.py")
+def _loading_task(*peers: str) -> Task:
+    return Task((OWN_PEER, "tfdata_naive", *peers), file="load_{peer}.py")
 
 
 TASKS = {
-    "step32": Task((OWN, "torch", "torch_eager", "keras"), steps=10),
-    "jpeg224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
-    "bounded224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
-    "prepared224": _loading("keras", "tfds", "torch", "dali", "ffcv", "grain"),
-    "raw224": Task((OWN, "torch", "ffcv", "grain"), file="load_{peer}.py"),
-    "small32": _loading("keras", "tfds", "torch", "ffcv", "grain"),
+    "step32": Task((OWN_PEER, "torch", "torch_eager", "keras"), steps=10),
+    "jpeg224": _loading_task("keras", "tfds", "torch", "dali", "ffcv", "grain"),
+    "bounded224": _loading_task("keras", "tfds", "torch", "dali", "ffcv", "grain"),
+    "prepared224": _loading_task("keras", "tfds", "torch", "dali", "ffcv", "grain"),
+    "raw224": Task((OWN_PEER, "torch", "ffcv", "grain"), file="load_{peer}.py"),
+    "small32": _loading_task("keras", "tfds", "torch", "ffcv", "grain"),
 }
-LOADING = tuple(name for name, task in TASKS.items() if task.file == "load_{peer}.py")
+LOADING_TASKS = tuple(name for name, task in TASKS.items() if task.file == "load_{peer}.py")
 
 
 @dataclasses.dataclass(frozen=True)
-class Compared:
-    """What a task came to: results, who was left out and why, what else is worth recording, and all that as text."""
+class TaskComparison:
+    """The result of one task.
+
+    Attributes:
+      results: metrics of every peer that was measured.
+      skipped: peers that were not measured, with the reason.
+      about: settings, versions and noise, for the result file.
+      summary: ratios to evenkeel and noise, as text.
+    """
 
     results: list[Result]
     skipped: list[Skipped]
@@ -84,8 +103,8 @@ class Compared:
     summary: str
 
 
-def compare(name: str, rounds: int, directory: Path, task: Task) -> Compared:
-    """Installs, starts, checks and measures the peers of a task; environments live in `directory`."""
+def compare_peers(name: str, rounds: int, directory: Path, task: Task) -> TaskComparison:
+    """Installs, starts, checks and measures the peers of a task; their environments are kept in `directory`."""
     skipped: list[Skipped] = []
 
     def skip(peer: str, reason: str) -> None:
@@ -97,101 +116,101 @@ def compare(name: str, rounds: int, directory: Path, task: Task) -> Compared:
         for peer in task.peers:
             print(f"{peer}/{name}: preparing", flush=True)
             try:
-                worker = stack.enter_context(Worker(command(name, task, peer, directory), environ(peer)))
+                command = peer_command(name, task, peer, directory)
+                worker = stack.enter_context(Worker(command, peer_environment(peer)))
                 worker.start()
-            except Unavailable as error:
+            except UnavailableError as error:
                 skip(peer, str(error))
             else:
                 workers[peer] = worker
                 print(f"{peer}/{name}: {worker.facts['about']}", flush=True)
         try:
-            refuse_unequal(workers)
-        except Refused as error:
+            check_equal_work(workers)
+        except UnequalWorkError as error:
             for peer in workers:
                 skip(peer, str(error))
-            return Compared([], skipped, {}, f"{name}: {error}")
-        for peer, reason in unlike(workers).items():
+            return TaskComparison([], skipped, {}, f"{name}: {error}")
+        for peer, reason in find_dissimilar(workers).items():
             skip(peer, reason)
             del workers[peer]
         steps: dict[str, int] = {}
         for peer in list(workers):
             try:
-                steps[peer] = task.steps or steps_of_a_turn(workers[peer], task.seconds)
-            except Unavailable as error:
+                steps[peer] = task.steps or calibrate_steps(workers[peer], task.seconds)
+            except UnavailableError as error:
                 skip(peer, str(error))
                 del workers[peer]
         outcome = race(workers, steps, rounds, skip)
     images = {peer: steps[peer] * workers[peer].facts["images_per_step"] for peer in outcome.turns}
-    found = [result for peer in outcome.turns for result in metrics(f"{peer}/{name}", outcome, peer, images[peer])]
+    task_results = [
+        result for peer in outcome.turns for result in peer_results(f"{peer}/{name}", outcome, peer, images[peer])
+    ]
     about = {
-        "settings": {
-            name: os.path.basename(value) for name, value in task.settings.items()
-        },  # whose cache is no matter
+        # Without the cache directory that holds the data.
+        "settings": {key: os.path.basename(value) for key, value in task.settings.items()},
         "images_a_turn": images,
         "rounds_run": outcome.rounds_run,
         "others_cores": outcome.others_cores,
         "idle_cores": {peer: outcome.idle_cores(peer) for peer in outcome.turns},
         "peers": {peer: {**workers[peer].facts, "seen": workers[peer].seen} for peer in outcome.turns},
     }
-    return Compared(found, skipped, about, summary(name, outcome, images))
+    return TaskComparison(task_results, skipped, about, summary(name, outcome, images))
 
 
-def command(name: str, task: Task, peer: str, directory: Path) -> list[str]:
-    """What starts a peer's process; its environment is built on the way.
+def peer_command(name: str, task: Task, peer: str, directory: Path) -> list[str]:
+    """The command that starts a peer's process; installs the peer's environment if needed.
 
     Raises:
-      Unavailable: it cannot be installed.
+      UnavailableError: the environment cannot be installed.
     """
     python = sys.executable
     if peer in PACKAGES:
         try:
-            python = str(environments.python_of(PACKAGES[peer][0], PACKAGES[peer], directory))
-        except Unavailable as error:
+            python = str(environments.install_environment(PACKAGES[peer][0], PACKAGES[peer], directory))
+        except UnavailableError as error:
             if peer not in SYSTEM_PACKAGES:
                 raise
-            raise Unavailable(f"{error}; it needs Debian's {SYSTEM_PACKAGES[peer]}") from error
+            raise UnavailableError(f"{error}; it needs Debian's {SYSTEM_PACKAGES[peer]}") from error
     file = task.folder / task.file.format(task=name, peer=peer)
-    return [python, str(HERE / "worker.py"), str(file), str(cores()), json.dumps(dict(task.settings))]
+    return [python, str(PEERS_DIRECTORY / "worker.py"), str(file), str(cores()), json.dumps(dict(task.settings))]
 
 
-def environ(peer: str) -> dict[str, str]:
-    """The environment variables of a peer's process: the same for all, but for the way to our own modules."""
-    variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    if peer not in PACKAGES:
-        variables["PYTHONPATH"] = str(results.ROOT)
+def peer_environment(peer: str) -> dict[str, str]:
+    """Environment variables of a peer's process; PYTHONPATH is only for peers in the project's own environment."""
+    hidden = ("PYTHONPATH", "PYTHONHOME") if peer in PACKAGES else ("PYTHONHOME",)
     return {
-        **variables,
+        **{name: value for name, value in os.environ.items() if name not in hidden},
         "OMP_NUM_THREADS": str(cores()),
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
 
 
-def metrics(case: str, outcome: Outcome, peer: str, images: int) -> list[Result]:
-    """`images` are those of one turn."""
+def peer_results(case: str, outcome: Outcome, peer: str, images: int) -> list[Result]:
+    """A peer's CPU ms per image and images per second; `images` is the number of images in a turn."""
     samples = [turn.sample for turn in outcome.turns[peer]]
     cpu = tuple(sample.cpu_seconds / images * 1e3 for sample in samples)
-    speed = tuple(images / sample.wall_seconds for sample in samples)
+    throughput = tuple(images / sample.wall_seconds for sample in samples)
     return [
         Result("peers", case, "cpu_ms_per_image", "ms", "lower", cpu),
-        Result("peers", case, "images_per_second", "images/s", "higher", speed),
+        Result("peers", case, "images_per_second", "images/s", "higher", throughput),
     ]
 
 
 def summary(name: str, outcome: Outcome, images: Mapping[str, int]) -> str:
-    """How much more the others take for an image than we do, and what limits the worth of that."""
+    """Ratios of each peer's time per image to evenkeel's, and how disturbed the machine was."""
     lines = []
-    if OWN in outcome.turns:
-        ours = [turn.sample for turn in outcome.turns[OWN]]
-        rows = [(name, f"CPU time / {OWN}'s", f"time / {OWN}'s")]
+    if OWN_PEER in outcome.turns:
+        own = [turn.sample for turn in outcome.turns[OWN_PEER]]
+        rows = [(name, f"CPU time / {OWN_PEER}'s", f"time / {OWN_PEER}'s")]
         for peer, turns in outcome.turns.items():
-            theirs, more = [turn.sample for turn in turns], images[peer] / images[OWN]
-            cpu = paired_ratio([s.cpu_seconds / more for s in theirs], [s.cpu_seconds for s in ours])
-            wall = paired_ratio([s.wall_seconds / more for s in theirs], [s.wall_seconds for s in ours])
+            samples, scale = [turn.sample for turn in turns], images[peer] / images[OWN_PEER]
+            cpu = paired_ratio([s.cpu_seconds / scale for s in samples], [s.cpu_seconds for s in own])
+            wall = paired_ratio([s.wall_seconds / scale for s in samples], [s.wall_seconds for s in own])
             rows.append((peer, str(cpu), str(wall)))
-        lines.append(results.aligned(rows))
+        lines.append(results.align_columns(rows))
     idle = ", ".join(f"{peer} {outcome.idle_cores(peer):.4f}" for peer in outcome.turns)
-    lines.append(f"cores kept busy by peers that wait: {idle or 'none ran'}")
+    lines.append(f"cores kept busy by waiting peers: {idle or 'none ran'}")
     others = f"other programs took up to {outcome.others_cores:.2f} cores"
-    lines.append(f"{outcome.rounds_run} rounds run; in those that count {others}")
+    lines.append(f"{outcome.rounds_run} rounds run; in the rounds that count, {others}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the loaders read and the work they share; a race of those that need no environment of their own."""
+"""The data that the loaders read, the code that they share, and a race of the loaders that need no environment."""
 
 import importlib
 import io
@@ -15,27 +15,27 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from evenkeel.benchmarks.peers import environments, sources, tasks
-from evenkeel.benchmarks.peers.race import Worker, refuse_unequal, unlike
-from evenkeel.benchmarks.peers.tasks import HERE, Task, compare
+from evenkeel.benchmarks.peers.race import Worker, check_equal_work, find_dissimilar
+from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, Task, compare_peers
 from evenkeel.pipeline.config import ShapesConfig
 from evenkeel.pipeline.errors import UsageError
 
-sys.path.append(str(HERE))  # as worker.py has it: the first place where the loaders' files look
+sys.path.append(str(PEERS_DIRECTORY))  # where the loaders' files find the modules that they import by name
 loading, loading_tf = (importlib.import_module(name) for name in ("loading", "loading_tf"))
 rng = np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True)
-def few_small_shapes(tmp_path, monkeypatch):
-    """Sources of some tens of images, in a cache of the test's own."""
+def small_sources(tmp_path, monkeypatch):
+    """Sources of some tens of images, in the test's own cache."""
     monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "FEWEST", 128)
+    monkeypatch.setattr(sources, "MIN_FILES", 128)
     shapes = {"images": ShapesConfig(size=288, count=20), "small": ShapesConfig(count=600)}
     monkeypatch.setattr(sources, "SHAPES", shapes)
 
 
-def photograph(height, width, mode="RGB", format="JPEG"):
-    """Encoded noise, smooth enough for a JPEG."""
+def encode_noise(height, width, mode="RGB", format="JPEG"):
+    """An encoded image of noise that is smooth enough for a JPEG."""
     shape = (height // 8, width // 8, 3)
     image = Image.fromarray(rng.integers(0, 256, shape, np.uint8)).resize((width, height)).convert(mode)
     file = io.BytesIO()
@@ -51,11 +51,11 @@ def write_folder(folder, images):
     return str(folder)
 
 
-def test_files_as_they_are_are_repeated_byte_for_byte_and_written_once(tmp_path):
-    images = [photograph(300, 200), photograph(64, 640, "L"), photograph(100, 100)]
-    said = []
-    folder = sources.written("jpeg224", write_folder(tmp_path / "photos", images), said.append)
-    work = loading.read(str(folder))
+def test_jpeg_files_are_repeated_byte_for_byte_and_written_once(tmp_path):
+    images = [encode_noise(300, 200), encode_noise(64, 640, "L"), encode_noise(100, 100)]
+    logged = []
+    folder = sources.write_task_data("jpeg224", write_folder(tmp_path / "photos", images), logged.append)
+    work = loading.read_work(str(folder))
     assert (work.task, work.images, work.size, work.batch) == ("jpeg224", 129, 224, 64)
     paths, labels = work.paths()
     assert len(paths) == 129
@@ -63,86 +63,86 @@ def test_files_as_they_are_are_repeated_byte_for_byte_and_written_once(tmp_path)
     assert {contents.count(image) for image in images} == {43}
     assert {label for label, content in zip(labels, contents, strict=True) if content == images[1]} == {1}
     assert len(list((folder / "files" / "validation").glob("*/*"))) == 2
-    assert sources.written("jpeg224", str(tmp_path / "photos"), said.append) == folder
-    assert len(said) == 1
+    assert sources.write_task_data("jpeg224", str(tmp_path / "photos"), logged.append) == folder
+    assert len(logged) == 1
     assert not list(folder.parent.glob("*.part"))
-    write_folder(tmp_path / "photos", [photograph(300, 200)])
-    assert sources.written("jpeg224", str(tmp_path / "photos"), said.append) != folder
+    write_folder(tmp_path / "photos", [encode_noise(300, 200)])
+    assert sources.write_task_data("jpeg224", str(tmp_path / "photos"), logged.append) != folder
 
 
-def test_prepared_files_are_bounded_and_raw_pixels_are_theirs(tmp_path):
-    images = [photograph(600, 400), photograph(200, 320), photograph(256, 1024)]
+def test_prepared_files_have_bounded_sides_and_raw_pixels_are_those_of_the_files(tmp_path):
+    images = [encode_noise(600, 400), encode_noise(200, 320), encode_noise(256, 1024)]
     source = write_folder(tmp_path / "photos", images)
-    prepared = loading.read(str(sources.written("prepared224", source, print)))
-    shown = [Image.open(path) for path in prepared.paths()[0]]
-    assert {image.size for image in shown} == {(256, 384), (320, 200), (1024, 256)}
-    of_longer = loading.read(str(sources.written("bounded224", source, print)))
-    assert {Image.open(path).size for path in of_longer.paths()[0]} == {(267, 400), (320, 200), (400, 100)}
-    raw = loading.read(str(sources.written("raw224", source, print)))
+    prepared = loading.read_work(str(sources.write_task_data("prepared224", source, print)))
+    prepared_images = [Image.open(path) for path in prepared.paths()[0]]
+    assert {image.size for image in prepared_images} == {(256, 384), (320, 200), (1024, 256)}
+    bounded = loading.read_work(str(sources.write_task_data("bounded224", source, print)))
+    assert {Image.open(path).size for path in bounded.paths()[0]} == {(267, 400), (320, 200), (400, 100)}
+    raw = loading.read_work(str(sources.write_task_data("raw224", source, print)))
     pixels, labels = raw.raw_images(), raw.labels()
     assert len(pixels) == len(labels) == raw.images == prepared.images
-    stored = {np.asarray(image).tobytes() for image in shown}
+    stored = {np.asarray(image).tobytes() for image in prepared_images}
     assert {pixels[row].tobytes() for row in range(len(pixels))} == stored
-    # Averaged over areas: the mean stays.
+    # Area averaging keeps the mean.
     whole = np.asarray(Image.open(io.BytesIO(images[0])), np.float64).mean()
-    bounded = next(pixels[row] for row in range(len(pixels)) if pixels[row].shape == (384, 256, 3))
-    assert bounded.mean() == pytest.approx(whole, abs=1.0)
+    shrunk = next(pixels[row] for row in range(len(pixels)) if pixels[row].shape == (384, 256, 3))
+    assert shrunk.mean() == pytest.approx(whole, abs=1.0)
 
 
-def test_small_images_lie_decoded(tmp_path):
-    work = loading.read(str(sources.written("small32", "shapes", print)))
+def test_small_images_are_stored_decoded(tmp_path):
+    work = loading.read_work(str(sources.write_task_data("small32", "shapes", print)))
     images, labels = work.small_images(), work.labels()
     assert images.shape == (600, 32, 32, 3)
     assert set(labels) == set(range(10))
-    paths, of_files = work.paths()
-    assert sorted(of_files) == sorted(labels)
+    paths, file_labels = work.paths()
+    assert sorted(file_labels) == sorted(labels)
     row = int(os.path.basename(paths[5])[:6])
     np.testing.assert_array_equal(images[row], np.asarray(Image.open(paths[5])))
-    assert labels[row] == of_files[5]
+    assert labels[row] == file_labels[5]
 
 
-def test_what_not_every_loader_can_read_is_left_out_and_counted(tmp_path):
-    good = photograph(64, 64)
-    bad = [photograph(64, 64, format="PNG"), photograph(64, 64, "CMYK"), good[: len(good) // 4]]
+def test_images_that_some_loader_cannot_read_are_left_out_and_counted(tmp_path):
+    good = encode_noise(64, 64)
+    bad = [encode_noise(64, 64, format="PNG"), encode_noise(64, 64, "CMYK"), good[: len(good) // 4]]
     images = sources.Images([good, *bad], [0, 1, 2, 3], {})
-    left = sources.usable(images, "jpeg224", "somewhere")
-    assert (left.encoded, left.labels) == ([good], [0])
-    assert left.left_out == {"not JPEG, or neither colour nor gray": 2, "cannot be decoded": 1}
-    assert len(sources.usable(images, "prepared224", "somewhere").encoded) == 3
+    usable = sources.select_usable(images, "jpeg224", "somewhere")
+    assert (usable.encoded, usable.labels) == ([good], [0])
+    assert usable.left_out == {"not JPEG, or neither colour nor gray": 2, "cannot be decoded": 1}
+    assert len(sources.select_usable(images, "prepared224", "somewhere").encoded) == 3
     with pytest.raises(
         UsageError, match=r"^data.small_source \(somewhere\) holds no image that small32 can use \(3 not"
     ):
-        sources.usable(images, "small32", "somewhere")
+        sources.select_usable(images, "small32", "somewhere")
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 2**32))
 def test_random_windows_lie_inside(height, width, seed):
-    y, x, tall, wide = loading.random_window(height, width, np.random.default_rng(seed))
-    assert tall >= 1
-    assert wide >= 1
-    assert 0 <= y <= height - tall
-    assert 0 <= x <= width - wide
+    y, x, crop_height, crop_width = loading.random_window(height, width, np.random.default_rng(seed))
+    assert crop_height >= 1
+    assert crop_width >= 1
+    assert 0 <= y <= height - crop_height
+    assert 0 <= x <= width - crop_width
 
 
 def test_random_windows_have_the_area_and_aspect_asked_for():
-    draw = np.random.default_rng(1)
-    windows = np.array([loading.random_window(400, 500, draw) for _ in range(4000)], float)
+    generator = np.random.default_rng(1)
+    windows = np.array([loading.random_window(400, 500, generator) for _ in range(4000)], float)
     area, aspect = windows[:, 2] * windows[:, 3] / 200_000, windows[:, 3] / windows[:, 2]
     assert 0.075 < area.min() < 0.09
     assert area.max() > 0.95
     assert 0.45 < area.mean() < 0.55
     assert 0.72 < aspect.min() < aspect.max() < 1.36
     assert np.mean(windows[:, 0] / np.maximum(400 - windows[:, 2], 1)) == pytest.approx(0.5, abs=0.05)
-    assert loading.random_window(10, 1000, draw)[2:] == (10, 13)  # nothing fits: the central window
+    assert loading.random_window(10, 1000, generator)[2:] == (10, 13)  # no attempt fits: the central window
 
 
 def check_padded_crops(crop):
-    """Against all crops of an image whose pixels all differ."""
+    """Compares 60 results of `crop` with all crops of an image whose pixels all differ."""
     values = np.arange(32 * 32, dtype=np.uint16)
     image = np.stack([values // 256 * 10, values % 256, np.full_like(values, 7)], axis=1).astype(np.uint8)
     image = image.reshape(32, 32, 3)
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), "reflect")
-    seen = set()
+    crops = set()
     for _ in range(60):
         out = np.asarray(crop(image))
         assert out.shape == (32, 32, 3)
@@ -160,10 +160,10 @@ def check_padded_crops(crop):
             if (padded[y : y + 32, x : x + 32][:, ::flip][inside] == out[inside]).all()
         ]
         assert len(matches) == 1
-        seen.add(matches[0])
-    assert {flip for _, _, flip in seen} == {1, -1}
-    assert len({y for y, _, _ in seen}) >= 6
-    assert len({x for _, x, _ in seen}) >= 6
+        crops.add(matches[0])
+    assert {flip for _, _, flip in crops} == {1, -1}
+    assert len({y for y, _, _ in crops}) >= 6
+    assert len({x for _, x, _ in crops}) >= 6
 
 
 def test_padded_crops_are_crops_of_the_padded_image_with_a_square_cut_out():
@@ -171,14 +171,14 @@ def test_padded_crops_are_crops_of_the_padded_image_with_a_square_cut_out():
     check_padded_crops(tf.function(lambda image: loading_tf.padded_crop(image, 32)))
 
 
-def test_scaled_crops_show_their_window_and_half_are_flipped():
-    """A ramp from left to right rises, or falls where it is flipped."""
+def test_resized_crops_show_their_window_and_half_are_flipped():
+    """The gray levels of a ramp rise from left to right, or fall in a flipped image."""
     ramp = np.repeat(np.linspace(0, 255, 300).astype(np.uint8)[None, :, None], 200, axis=0).repeat(3, axis=2)
-    keras_crops = importlib.import_module("load_keras").cropped
-    work = loading.Work("jpeg224", HERE, 64)
+    keras_crops = importlib.import_module("load_keras").random_crops
+    work = loading.Work("jpeg224", PEERS_DIRECTORY, 64)
     crop = tf.function(lambda image: loading_tf.random_resized_crop(image, 224))
     batches = {
-        "Pillow": np.stack([loading.scaled_crop(Image.fromarray(ramp), 224, rng) for _ in range(64)]),
+        "Pillow": np.stack([loading.random_resized_crop(Image.fromarray(ramp), 224, rng) for _ in range(64)]),
         "TensorFlow": np.stack([crop(ramp).numpy() for _ in range(64)]),
         "Keras": keras_crops(tf.cast(tf.repeat(ramp[None], 64, axis=0), tf.float32), work).numpy(),
     }
@@ -192,39 +192,39 @@ def test_scaled_crops_show_their_window_and_half_are_flipped():
         assert steps.min() >= -1, name
 
 
-def test_facts_come_from_the_images_put_out():
-    work = loading.Work("small32", HERE, 10)
+def test_facts_are_computed_from_the_output_images():
+    work = loading.Work("small32", PEERS_DIRECTORY, 10)
     levels = iter([10, 30] * 10)
-    facts, run = loading.served(
-        loading.endless(lambda: [np.full((512, 32, 32, 3), next(levels), np.uint8)]), work, "about"
+    facts, run = loading.serve_batches(
+        loading.repeat_epochs(lambda: [np.full((512, 32, 32, 3), next(levels), np.uint8)]), work, "about"
     )
     assert facts["same"] == {"images": 10, "images a batch": 512, "output": "32x32x3"}
     assert facts["alike"] == {"mean": 20.0, "deviation": 10.0}
     assert facts["works_ahead"] is True
     run(3)
-    assert next(levels) == 30  # two batches of 512 were looked at, three pulled
+    assert next(levels) == 30  # two batches of 512 were probed, three pulled
 
 
 @pytest.mark.slow
 def test_a_race_of_evenkeel_and_naive_tfdata(tmp_path):
-    """Real processes on rendered images, both tasks; what is timed is not judged."""
+    """Real processes on rendered images, two tasks; the measured times are not checked."""
     for name in ("jpeg224", "small32"):
-        folder = sources.written(name, "shapes", print)
+        folder = sources.write_task_data(name, "shapes", print)
         task = Task(("evenkeel", "tfdata_naive"), seconds=0.2, file="load_{peer}.py", settings={"folder": str(folder)})
-        compared = compare(name, rounds=1, directory=tmp_path, task=task)
-        assert compared.skipped == []
-        assert {(r.case, r.metric) for r in compared.results} == {
+        comparison = compare_peers(name, rounds=1, directory=tmp_path, task=task)
+        assert comparison.skipped == []
+        assert {(r.case, r.metric) for r in comparison.results} == {
             (f"{peer}/{name}", metric)
             for peer in ("evenkeel", "tfdata_naive")
             for metric in ("cpu_ms_per_image", "images_per_second")
         }
-        ours, theirs = (compared.about["peers"][peer] for peer in ("evenkeel", "tfdata_naive"))
-        assert ours["same"] == theirs["same"]
-        assert ours["same"]["images"] == json.loads((folder / "work.json").read_text())["images"]
-        assert ours["alike"]["mean"] == pytest.approx(theirs["alike"]["mean"], abs=8)
+        own, naive = (comparison.about["peers"][peer] for peer in ("evenkeel", "tfdata_naive"))
+        assert own["same"] == naive["same"]
+        assert own["same"]["images"] == json.loads((folder / "work.json").read_text())["images"]
+        assert own["alike"]["mean"] == pytest.approx(naive["alike"]["mean"], abs=8)
 
 
-BUILT = [
+INSTALLED_PEERS = [
     peer
     for peer in ("torch", "dali", "ffcv", "grain")
     if (environments.default_directory() / tasks.PACKAGES[peer][0] / "requirements.txt").is_file()
@@ -232,20 +232,26 @@ BUILT = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tasks.LOADING)
-def test_peers_whose_environment_has_been_built_put_out_the_same(name):
+@pytest.mark.parametrize("name", tasks.LOADING_TASKS)
+def test_installed_peers_have_the_same_output(name):
     directory = environments.default_directory()
-    peers = [peer for peer in tasks.TASKS[name].peers if peer in BUILT]
+    peers = [peer for peer in tasks.TASKS[name].peers if peer in INSTALLED_PEERS]
     if not peers:
-        pytest.skip("no environment of a peer has been built: python -m benchmarks.peers builds them")
-    settings = {"folder": str(sources.written(name, "shapes", print))}
+        pytest.skip("no peer is installed: python -m benchmarks.peers installs them")
+    settings = {"folder": str(sources.write_task_data(name, "shapes", print))}
     running = {}
     for peer in peers:
         python = str(directory / tasks.PACKAGES[peer][0] / "bin" / "python")
-        command = [python, str(HERE / "worker.py"), str(HERE / f"load_{peer}.py"), "2", json.dumps(settings)]
-        with Worker(command, tasks.environ(peer)) as worker:
+        command = [
+            python,
+            str(PEERS_DIRECTORY / "worker.py"),
+            str(PEERS_DIRECTORY / f"load_{peer}.py"),
+            "2",
+            json.dumps(settings),
+        ]
+        with Worker(command, tasks.peer_environment(peer)) as worker:
             worker.start()
             assert worker.run(2).sample.cpu_seconds > 0
             running[peer] = worker
-    refuse_unequal(running)
-    assert unlike(running) == {}
+    check_equal_work(running)
+    assert find_dissimilar(running) == {}

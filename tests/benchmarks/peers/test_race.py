@@ -9,22 +9,22 @@ import time
 import pytest
 
 from evenkeel.benchmarks.peers import environments, tasks
-from evenkeel.benchmarks.peers.environments import Unavailable
+from evenkeel.benchmarks.peers.environments import UnavailableError
 from evenkeel.benchmarks.peers.race import (
-    Refused,
     Turn,
+    UnequalWorkError,
     Worker,
+    calibrate_steps,
+    check_equal_work,
+    find_dissimilar,
     race,
-    refuse_unequal,
-    steps_of_a_turn,
-    unlike,
 )
-from evenkeel.benchmarks.peers.tasks import HERE, Task, compare
+from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, Task, compare_peers
 from evenkeel.benchmarks.results import ROOT, read
 from evenkeel.benchmarks.timing import Sample
 
-# A task file: PARAMETERS and BODY differ from test to test.
-FAKE = """
+# A task file; each test sets PARAMETERS and BODY.
+TASK = """
 import time
 
 def prepare(threads):
@@ -39,21 +39,21 @@ def prepare(threads):
 BURN = "end = time.process_time() + 0.02 * steps\n        while time.process_time() < end: pass"
 
 
-def write_fake(folder, name, parameters=10, body=BURN):
+def write_task(folder, name, parameters=10, body=BURN):
     path = folder / f"{name}.py"
-    path.write_text(FAKE.replace("PARAMETERS", str(parameters)).replace("BODY", body))
+    path.write_text(TASK.replace("PARAMETERS", str(parameters)).replace("BODY", body))
     return path
 
 
 @contextlib.contextmanager
-def worker_of(path):
-    with Worker([sys.executable, str(HERE / "worker.py"), str(path), "2"], {}) as worker:
-        worker.start(seconds=30)
+def start_worker(path):
+    with Worker([sys.executable, str(PEERS_DIRECTORY / "worker.py"), str(path), "2"], {}) as worker:
+        worker.start(timeout_seconds=30)
         yield worker
 
 
-def test_a_worker_tells_its_facts_and_measures_its_own_steps(tmp_path):
-    with worker_of(write_fake(tmp_path, "step_fake")) as worker:
+def test_a_worker_reports_its_facts_and_measures_its_own_steps(tmp_path):
+    with start_worker(write_task(tmp_path, "step_fake")) as worker:
         assert worker.facts == {
             "same": {"trainable parameters": 10},
             "images_per_step": 4,
@@ -67,17 +67,17 @@ def test_a_worker_tells_its_facts_and_measures_its_own_steps(tmp_path):
     assert worker._process.returncode == 0
 
 
-def burn(seconds: float) -> None:
-    """Works for as long in this process, while a worker waits in its own."""
+def burn_cpu(seconds: float) -> None:
+    """Spends CPU time in this process while a worker waits in its own."""
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
 
 
-def test_a_waiting_workers_spinning_is_seen(tmp_path):
-    with worker_of(write_fake(tmp_path, "quiet", body="pass")) as worker:
+def test_cpu_time_of_a_waiting_worker_is_measured(tmp_path):
+    with start_worker(write_task(tmp_path, "quiet", body="pass")) as worker:
         worker.run(1)
-        burn(0.3)
+        burn_cpu(0.3)
         idle = worker.run(1).idle
         assert idle.wall_seconds >= 0.3
         assert idle.cpu_seconds < 0.1
@@ -86,9 +86,9 @@ def test_a_waiting_workers_spinning_is_seen(tmp_path):
         def spin():
             while True: pass
         threading.Thread(target=spin, daemon=True).start()"""
-    with worker_of(write_fake(tmp_path, "restless", body=spin)) as worker:
+    with start_worker(write_task(tmp_path, "restless", body=spin)) as worker:
         worker.run(1)
-        burn(0.5)
+        burn_cpu(0.5)
         assert worker.run(1).idle.cpu_seconds > 0.1
 
 
@@ -99,44 +99,50 @@ def test_a_waiting_workers_spinning_is_seen(tmp_path):
         ("import os; os.write(2, b'killed by a bug'); os._exit(9)", "code 9: killed by a bug"),
     ],
 )
-def test_a_worker_that_fails_says_why(tmp_path, body, reason):
-    with worker_of(write_fake(tmp_path, "broken", body=body)) as worker, pytest.raises(Unavailable, match=reason):
+def test_a_failing_worker_gives_the_reason(tmp_path, body, reason):
+    with (
+        start_worker(write_task(tmp_path, "broken", body=body)) as worker,
+        pytest.raises(UnavailableError, match=reason),
+    ):
         worker.run(1)
 
 
-def test_a_worker_that_hangs_is_ended(tmp_path):
-    with worker_of(write_fake(tmp_path, "asleep", body="import threading; threading.Event().wait()")) as worker:
-        with pytest.raises(Unavailable, match="no answer in 0 s"):
-            worker.run(1, seconds=0.1)
+def test_a_hanging_worker_is_ended(tmp_path):
+    with start_worker(write_task(tmp_path, "asleep", body="import threading; threading.Event().wait()")) as worker:
+        with pytest.raises(UnavailableError, match="no answer in 0 s"):
+            worker.run(1, timeout_seconds=0.1)
         worker._process.kill()
     assert worker._process.returncode is not None
 
 
-def test_a_worker_that_cannot_start_says_why(tmp_path):
+def test_a_worker_that_cannot_start_gives_the_reason(tmp_path):
     path = tmp_path / "task.py"
     path.write_text("import no_such_framework")
-    missing = pytest.raises(Unavailable, match="ModuleNotFoundError: No module named 'no_such_framework'")
-    with missing, worker_of(path):
+    missing = pytest.raises(UnavailableError, match="ModuleNotFoundError: No module named 'no_such_framework'")
+    with missing, start_worker(path):
         pass
-    with pytest.raises(Unavailable, match="cannot be run: No such file"), Worker(["/no/such/python"], {}) as worker:
+    with (
+        pytest.raises(UnavailableError, match="cannot be run: No such file"),
+        Worker(["/no/such/python"], {}) as worker,
+    ):
         worker.start()
 
 
 CHILD = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\nsys.stdin.read()"
 
 
-def test_the_time_of_children_that_go_on_living_counts(tmp_path):
+def test_the_time_of_living_children_counts(tmp_path):
     body = f"""
         import subprocess, sys
         child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         child.stdout.readline()
         kept.append(child)"""
-    path = write_fake(tmp_path, "parent", body=body)
+    path = write_task(tmp_path, "parent", body=body)
     path.write_text("kept = []\n" + path.read_text())
-    with worker_of(path) as worker:
+    with start_worker(path) as worker:
         first, second = worker.run(1).sample, worker.run(1).sample
     assert 0.28 < first.cpu_seconds < 0.6
-    assert 0.28 < second.cpu_seconds < 0.6  # the first child's is not counted again
+    assert 0.28 < second.cpu_seconds < 0.6  # the first child's time is not counted again
 
 
 SPIN = "while True: pass"
@@ -150,7 +156,7 @@ def prepare(threads):
 """
 
 
-def ended(pid: int) -> bool:
+def ends_soon(pid: int) -> bool:
     """Whether a process ends within some seconds; it need not be a child."""
     try:
         descriptor = os.pidfd_open(pid)
@@ -162,8 +168,8 @@ def ended(pid: int) -> bool:
         os.close(descriptor)
 
 
-def stopped(pid: int) -> bool:
-    """Whether a process comes to a stop within some seconds."""
+def stops_soon(pid: int) -> bool:
+    """Whether a process is stopped (SIGSTOP) within some seconds."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         with open(f"/proc/{pid}/stat") as file:
@@ -172,15 +178,15 @@ def stopped(pid: int) -> bool:
     return False
 
 
-def test_who_works_ahead_stands_still_between_turns_children_too_and_leaves_none_behind(tmp_path):
+def test_a_worker_that_works_ahead_is_stopped_between_turns_with_its_children_which_end_with_it(tmp_path):
     path = tmp_path / "ahead.py"
     path.write_text(AHEAD.format(spin=SPIN))
-    with worker_of(path) as worker:
+    with start_worker(path) as worker:
         worker.run(1)
-        burn(0.5)
+        burn_cpu(0.5)
         assert worker.run(1).idle.cpu_seconds < 0.1
         child = int(worker.facts["about"])
-    assert ended(child)
+    assert ends_soon(child)
 
 
 def test_a_stopped_worker_ends_when_the_race_is_killed(tmp_path):
@@ -188,8 +194,8 @@ def test_a_stopped_worker_ends_when_the_race_is_killed(tmp_path):
     path.write_text(AHEAD.format(spin=SPIN))
     code = f"""
 import sys
-from benchmarks.peers.race import Worker
-with Worker([sys.executable, {str(HERE / "worker.py")!r}, {str(path)!r}, "2"], {{}}) as worker:
+from evenkeel.benchmarks.peers.race import Worker
+with Worker([sys.executable, {str(PEERS_DIRECTORY / "worker.py")!r}, {str(path)!r}, "2"], {{}}) as worker:
     worker.start()
     print(worker._process.pid, worker.facts["about"], flush=True)
     sys.stdin.read()
@@ -198,43 +204,47 @@ with Worker([sys.executable, {str(HERE / "worker.py")!r}, {str(path)!r}, "2"], {
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
         pids = [int(pid) for pid in process.stdout.readline().split()]
         assert len(pids) == 2
-        assert all(stopped(pid) for pid in pids)
+        assert all(stops_soon(pid) for pid in pids)
         process.kill()
-    assert all(ended(pid) for pid in pids)
+    assert all(ends_soon(pid) for pid in pids)
 
 
-def test_steps_of_a_turn_go_by_the_rate_behind_the_buffers():
+def test_the_calibration_uses_the_rate_after_the_buffers_are_empty():
     class Buffered:
-        """100 steps lie ready; every further one takes 0.01 s."""
+        """A worker with 100 steps in its buffer; every further step takes 0.01 s."""
 
-        ready, asked = 100, 0
+        buffer, requested = 100, 0
 
         def run(self, steps):
-            made = max(0, steps - self.ready)
-            self.ready, self.asked = max(0, self.ready - steps), self.asked + steps
-            return Turn(Sample(0.01 * made, 0.01 * made), Sample(0.0, 1.0), 0.0)
+            missing = max(0, steps - self.buffer)
+            self.buffer, self.requested = max(0, self.buffer - steps), self.requested + steps
+            return Turn(Sample(0.01 * missing, 0.01 * missing), Sample(0.0, 1.0), 0.0)
 
     buffered = Buffered()
-    assert steps_of_a_turn(buffered, seconds=2.0) == 200
-    assert buffered.asked < 1000
+    assert calibrate_steps(buffered, seconds=2.0) == 200
+    assert buffered.requested < 1000
 
 
-def test_a_peer_whose_images_look_different_is_named():
-    def looks(mean, deviation):
+def test_a_peer_with_different_images_is_reported():
+    def with_statistics(mean, deviation):
         worker = Worker([], {})
         worker.facts = {"same": {}, "alike": {"mean": mean, "deviation": deviation}}
         return worker
 
-    workers = {"evenkeel": looks(111.0, 66.0), "torch": looks(112.5, 65.0), "black": looks(0.0, 0.0)}
-    assert unlike(workers) == {"black": "its mean is 0.0, the median of all peers' 111.0"}
-    assert list(unlike({**workers, "broken": looks(111.0, float("nan"))})) == ["black", "broken"]
+    workers = {
+        "evenkeel": with_statistics(111.0, 66.0),
+        "torch": with_statistics(112.5, 65.0),
+        "black": with_statistics(0.0, 0.0),
+    }
+    assert find_dissimilar(workers) == {"black": "its mean is 0.0, the median of all peers' 111.0"}
+    assert list(find_dissimilar({**workers, "broken": with_statistics(111.0, float("nan"))})) == ["black", "broken"]
     plain = Worker([], {})
     plain.facts = {"same": {}}
-    assert unlike({"evenkeel": plain}) == {}
+    assert find_dissimilar({"evenkeel": plain}) == {}
 
 
 class Scripted:
-    """A worker whose turns are given; others keep `noise` cores busy, turn by turn."""
+    """A worker with given turns; other programs keep `noise` cores busy, turn by turn."""
 
     def __init__(self, log, name, noise=(), fails_at=None):
         self.log, self.name, self.noise, self.fails_at, self.count = log, name, dict(enumerate(noise)), fails_at, -1
@@ -242,172 +252,172 @@ class Scripted:
     def run(self, steps):
         self.count += 1
         if self.count == self.fails_at:
-            raise Unavailable("it broke")
+            raise UnavailableError("it broke")
         self.log.append(self.name)
         return Turn(Sample(float(self.count), 1.0), Sample(0.01, 2.0), self.noise.get(self.count, 0.0))
 
 
-def raced(workers, rounds, parts=1):
-    dropped = []
+def run_race(workers, rounds, parts=1):
+    failures = []
     outcome = race(
         workers,
         steps=dict.fromkeys(workers, 1),
         rounds=rounds,
-        dropped=lambda *entry: dropped.append(entry),
+        on_failure=lambda *entry: failures.append(entry),
         parts=parts,
     )
-    return outcome, dropped
+    return outcome, failures
 
 
-def test_peers_take_turns_after_one_that_does_not_count():
+def test_peers_alternate_after_a_turn_that_does_not_count():
     log: list[str] = []
-    outcome, dropped = raced({name: Scripted(log, name) for name in "abc"}, rounds=4)
+    outcome, failures = run_race({name: Scripted(log, name) for name in "abc"}, rounds=4)
     assert "".join(log) == "abc" + "abccbaabccba"
     assert [turn.sample.cpu_seconds for turn in outcome.turns["b"]] == [1.0, 2.0, 3.0, 4.0]
-    assert (outcome.rounds_run, outcome.others_cores, dropped) == (4, 0.0, [])
+    assert (outcome.rounds_run, outcome.others_cores, failures) == (4, 0.0, [])
     assert outcome.idle_cores("a") == pytest.approx(0.005)
 
 
 def test_parts_of_turns_alternate_and_are_added_up():
     log: list[str] = []
-    outcome, _ = raced({name: Scripted(log, name) for name in "ab"}, rounds=2, parts=3)
+    outcome, _ = run_race({name: Scripted(log, name) for name in "ab"}, rounds=2, parts=3)
     assert "".join(log) == "abbaab" + "abbaab" + "baabba"
     assert [turn.sample for turn in outcome.turns["a"]] == [Sample(3 + 4 + 5, 3.0), Sample(6 + 7 + 8, 3.0)]
     assert outcome.turns["a"][0].idle.wall_seconds == 6.0
-    # Others kept 0.9 cores busy in a third of the turn.
-    noisy, _ = raced({"a": Scripted([], "a", noise=[0, 0, 0, 0.09, 0, 0])}, rounds=1, parts=3)
+    # Other programs kept 0.09 cores busy in a third of the turn.
+    noisy, _ = run_race({"a": Scripted([], "a", noise=[0, 0, 0, 0.09, 0, 0])}, rounds=1, parts=3)
     assert noisy.others_cores == pytest.approx(0.03)
 
 
-def test_who_fails_between_the_parts_leaves_no_half_turn():
-    outcome, dropped = raced({"a": Scripted([], "a"), "b": Scripted([], "b", fails_at=4)}, rounds=2, parts=3)
-    assert dropped == [("b", "it broke")]
+def test_a_worker_that_fails_between_parts_leaves_no_partial_turn():
+    outcome, failures = run_race({"a": Scripted([], "a"), "b": Scripted([], "b", fails_at=4)}, rounds=2, parts=3)
+    assert failures == [("b", "it broke")]
     assert list(outcome.turns) == ["a"]
     assert [turn.sample.wall_seconds for turn in outcome.turns["a"]] == [3.0, 3.0]
 
 
-def test_a_disturbed_round_is_run_again_for_all():
+def test_a_disturbed_round_is_repeated_for_all_workers():
     log: list[str] = []
     # Turn 0 is the warm-up; turns 2 and 3 of b are disturbed.
     workers = {"a": Scripted(log, "a"), "b": Scripted(log, "b", noise=[9.0, 0.0, 0.8, 0.5])}
-    outcome, _ = raced(workers, rounds=3)
+    outcome, _ = run_race(workers, rounds=3)
     assert outcome.rounds_run == 5
     assert [turn.sample.cpu_seconds for turn in outcome.turns["a"]] == [1.0, 4.0, 5.0]
     assert [turn.sample.cpu_seconds for turn in outcome.turns["b"]] == [1.0, 4.0, 5.0]
 
 
-def test_where_it_never_gets_quiet_the_quietest_rounds_count_and_it_says_so():
+def test_without_quiet_rounds_the_quietest_count_and_the_noise_is_reported():
     noise = [0.0, *(0.9 - 0.01 * turn for turn in range(50))]
-    outcome, _ = raced({"a": Scripted([], "a", noise)}, rounds=3)
+    outcome, _ = run_race({"a": Scripted([], "a", noise)}, rounds=3)
     assert outcome.rounds_run == 12
     assert [turn.sample.cpu_seconds for turn in outcome.turns["a"]] == [10.0, 11.0, 12.0]
     assert outcome.others_cores == pytest.approx(0.81)
 
 
-def test_who_fails_in_the_race_leaves_it_and_the_others_go_on():
+def test_a_worker_that_fails_leaves_the_race_and_the_others_continue():
     log: list[str] = []
-    outcome, dropped = raced({"a": Scripted(log, "a"), "b": Scripted(log, "b", fails_at=2)}, rounds=3)
-    assert dropped == [("b", "it broke")]
+    outcome, failures = run_race({"a": Scripted(log, "a"), "b": Scripted(log, "b", fails_at=2)}, rounds=3)
+    assert failures == [("b", "it broke")]
     assert list(outcome.turns) == ["a"]
     assert len(outcome.turns["a"]) == 3
 
 
-def test_unequal_networks_are_refused_in_one_line():
+def test_unequal_networks_are_an_error_of_one_line():
     def facts(parameters):
         worker = Worker([], {})
         worker.facts = {"same": {"images a step": 128, "trainable parameters": parameters}}
         return worker
 
-    refuse_unequal({"evenkeel": facts(10), "torch": facts(10)})
-    with pytest.raises(Refused) as error:
-        refuse_unequal({"evenkeel": facts(10), "torch": facts(12)})
+    check_equal_work({"evenkeel": facts(10), "torch": facts(10)})
+    with pytest.raises(UnequalWorkError) as error:
+        check_equal_work({"evenkeel": facts(10), "torch": facts(12)})
     assert str(error.value) == (
-        "not compared: trainable parameters must be equal and are not (evenkeel 10, torch 12); make the networks one."
+        "not compared: trainable parameters must be equal but differ (evenkeel 10, torch 12); make the work equal."
     )
 
 
 def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
-    """One peer works twice as hard as we do, one cannot be installed, one has no task file: both are named."""
-    write_fake(tmp_path, "quick_evenkeel")
-    write_fake(tmp_path, "quick_rival", body=BURN.replace("0.02", "0.04"))
+    """One peer takes twice the CPU time; one cannot be installed and one has no task file: both are skipped."""
+    write_task(tmp_path, "quick_evenkeel")
+    write_task(tmp_path, "quick_rival", body=BURN.replace("0.02", "0.04"))
     monkeypatch.setattr(tasks, "PACKAGES", {"ghost": ("no-such-package",)})
     task = Task(("evenkeel", "rival", "ghost", "absent"), steps=4, folder=tmp_path)
-    compared = compare("quick", rounds=2, directory=tmp_path / "environments", task=task)
-    medians = {(r.case, r.metric): r.median for r in compared.results}
+    comparison = compare_peers("quick", rounds=2, directory=tmp_path / "environments", task=task)
+    medians = {(r.case, r.metric): r.median for r in comparison.results}
     assert set(medians) == {
         (f"{peer}/quick", metric)
         for peer in ("evenkeel", "rival")
         for metric in ("cpu_ms_per_image", "images_per_second")
     }
-    # 0.02 s a step of 4 images.
+    # 0.02 s per step of 4 images.
     assert medians["evenkeel/quick", "cpu_ms_per_image"] == pytest.approx(5.0, rel=0.2)
     assert medians["rival/quick", "cpu_ms_per_image"] == pytest.approx(10.0, rel=0.2)
-    assert {(r.suite, r.better, r.unit) for r in compared.results} == {
+    assert {(r.suite, r.better, r.unit) for r in comparison.results} == {
         ("peers", "lower", "ms"),
         ("peers", "higher", "images/s"),
     }
-    reasons = {entry.case: entry.reason for entry in compared.skipped}
+    reasons = {entry.case: entry.reason for entry in comparison.skipped}
     assert set(reasons) == {"ghost/quick", "absent/quick"}
     assert reasons["ghost/quick"] == "no-such-package is neither in the extra peers nor installed here"
     assert "FileNotFoundError" in reasons["absent/quick"]
     assert "ghost/quick: skipped: no-such-package" in capsys.readouterr().out
-    rival = next(line for line in compared.summary.splitlines() if line.startswith("rival"))
+    rival = next(line for line in comparison.summary.splitlines() if line.startswith("rival"))
     assert 1.6 < float(rival.split()[1]) < 2.4
-    assert set(compared.about["peers"]) == {"evenkeel", "rival"}
+    assert set(comparison.about["peers"]) == {"evenkeel", "rival"}
 
 
-def test_a_refused_comparison_records_everybody_as_skipped(tmp_path):
-    write_fake(tmp_path, "quick_evenkeel", parameters=10)
-    write_fake(tmp_path, "quick_rival", parameters=11)
+def test_in_a_comparison_of_unequal_work_all_peers_are_skipped(tmp_path):
+    write_task(tmp_path, "quick_evenkeel", parameters=10)
+    write_task(tmp_path, "quick_rival", parameters=11)
     task = Task(("evenkeel", "rival"), steps=1, folder=tmp_path)
-    compared = compare("quick", rounds=1, directory=tmp_path, task=task)
-    assert compared.results == []
-    assert [entry.case for entry in compared.skipped] == ["evenkeel/quick", "rival/quick"]
-    assert "evenkeel 10, rival 11" in compared.skipped[0].reason
+    comparison = compare_peers("quick", rounds=1, directory=tmp_path, task=task)
+    assert comparison.results == []
+    assert [entry.case for entry in comparison.skipped] == ["evenkeel/quick", "rival/quick"]
+    assert "evenkeel 10, rival 11" in comparison.skipped[0].reason
 
 
-def test_requirements_come_from_the_projects_metadata():
+def test_requirements_are_read_from_the_projects_metadata():
     assert environments.requirements(("torch",)) == ["torch==2.13.0"]
     keras, tensorflow = environments.requirements(("keras", "tensorflow"))
     assert keras.startswith("keras>=3")
     assert tensorflow == f"tensorflow=={environments.importlib.metadata.version('tensorflow')}"
 
 
-def test_an_environment_is_built_once_and_again_when_its_requirements_change(tmp_path, monkeypatch):
+def test_an_environment_is_installed_once_and_again_when_its_requirements_change(tmp_path, monkeypatch):
     calls = []
 
-    def call(*command):
+    def run(*command):
         calls.append(command)
         if "venv" in command:
             (tmp_path / "torch" / "bin").mkdir(parents=True)
             (tmp_path / "torch" / "bin" / "python").touch()
         elif fails:
-            raise Unavailable("pip failed: ERROR: no matching distribution")
+            raise UnavailableError("pip failed: ERROR: no matching distribution")
 
-    monkeypatch.setattr(environments, "_call", call)
-    said: list[str] = []
+    monkeypatch.setattr(environments, "_run", run)
+    logged: list[str] = []
     fails = True
-    with pytest.raises(Unavailable, match="no matching distribution"):
-        environments.python_of("torch", ("torch",), tmp_path, said.append)
+    with pytest.raises(UnavailableError, match="no matching distribution"):
+        environments.install_environment("torch", ("torch",), tmp_path, logged.append)
     fails = False
     for _ in range(2):
-        python = environments.python_of("torch", ("torch",), tmp_path, said.append)
+        python = environments.install_environment("torch", ("torch",), tmp_path, logged.append)
     assert python == tmp_path / "torch" / "bin" / "python"
     assert ["venv" in command for command in calls] == [True, False] * 2
-    assert said == [f"torch: installing torch==2.13.0 into {tmp_path / 'torch'}"] * 2
+    assert logged == [f"torch: installing torch==2.13.0 into {tmp_path / 'torch'}"] * 2
     monkeypatch.setattr(environments, "requirements", lambda packages: ["torch==9"])
-    environments.python_of("torch", ("torch",), tmp_path, said.append)
+    environments.install_environment("torch", ("torch",), tmp_path, logged.append)
     assert len(calls) == 6
 
 
-def test_pips_own_words_are_the_reason(tmp_path):
-    with pytest.raises(Unavailable, match=r"pip failed: ERROR: .*no-such-package"):
-        environments._call(
+def test_the_reason_is_pips_error_message(tmp_path):
+    with pytest.raises(UnavailableError, match=r"pip failed: ERROR: .*no-such-package"):
+        environments._run(
             sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(tmp_path), "no-such-package"
         )
 
 
-def command_line(*arguments, cwd=ROOT):
+def run_command(*arguments, cwd=ROOT):
     command = [sys.executable, "-m", "benchmarks.peers", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
 
@@ -427,7 +437,7 @@ def command_line(*arguments, cwd=ROOT):
     ],
 )
 def test_a_bad_flag_ends_in_one_line_and_exit_code_2(argument, message):
-    done = command_line(argument)
+    done = run_command(argument)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
@@ -440,17 +450,17 @@ def test_help_loads_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()", done.stderr
-    assert "--only: tasks to run, of: step32" in command_line("--help").stdout
+    assert "--only: tasks to run, of: step32" in run_command("--help").stdout
 
 
-def test_the_command_line_writes_what_was_measured_and_fails_without_our_own_side(tmp_path):
-    """Two fake peers through the real main: TASKS is replaced in a process of its own."""
-    write_fake(tmp_path, "quick_evenkeel")
-    write_fake(tmp_path, "quick_rival")
+def test_the_command_writes_its_results_and_fails_without_evenkeel(tmp_path):
+    """Runs the real main on two fake peers, in its own process, because it changes TASKS."""
+    write_task(tmp_path, "quick_evenkeel")
+    write_task(tmp_path, "quick_rival")
     code = """
 import sys, pathlib
-from benchmarks import command
-from benchmarks.peers import __main__ as cli, tasks
+from evenkeel.benchmarks import command
+from evenkeel.benchmarks.peers import __main__ as cli, tasks
 tasks.TASKS["quick"] = tasks.Task(("evenkeel", "rival"), 1, folder=pathlib.Path(sys.argv.pop()))
 cli.define_flags()
 command.run(cli.main)
@@ -472,8 +482,8 @@ command.run(cli.main)
 
 
 @pytest.mark.slow
-def test_the_networks_of_step32_are_one():
-    """As many trainable parameters as the layers have by hand; torch's where its environment has been built."""
+def test_the_networks_of_step32_are_equal():
+    """Trainable parameters, against the count by hand; of torch only if it is installed."""
     w = 32
     convolutions = [(3, w), (w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)]
     expected = sum(9 * inputs * outputs + 2 * outputs for inputs, outputs in convolutions) + 8 * w * 10 + 10
@@ -481,11 +491,13 @@ def test_the_networks_of_step32_are_one():
     torch = environments.default_directory() / "torch" / "bin" / "python"
     if (torch.parents[1] / "requirements.txt").is_file():
         pythons["torch"] = str(torch)
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import step32_PEER; print(step32_PEER.parameters())"
+    code = (
+        f"import sys; sys.path.insert(0, {str(PEERS_DIRECTORY)!r}); import step32_PEER; print(step32_PEER.parameters())"
+    )
     running = {
         peer: subprocess.Popen(
             [python, "-c", code.replace("PEER", peer)],
-            env=tasks.environ(peer),
+            env=tasks.peer_environment(peer),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -499,8 +511,8 @@ def test_the_networks_of_step32_are_one():
 
 def test_every_task_has_the_files_of_its_peers():
     for name, task in tasks.TASKS.items():
-        assert task.peers[0] == tasks.OWN
+        assert task.peers[0] == tasks.OWN_PEER
         for peer in task.peers:
             assert (task.folder / task.file.format(task=name, peer=peer)).is_file()
-            # The others run on what the project has anyway.
-            assert peer in (tasks.OWN, "tfdata_naive", "tfds") or peer in tasks.PACKAGES
+            # The other peers run in the project's own environment.
+            assert peer in (tasks.OWN_PEER, "tfdata_naive", "tfds") or peer in tasks.PACKAGES
