@@ -1,13 +1,18 @@
-"""Whether one version is slower than another, or trains less steadily: a gate for noisy machines.
+"""Checks whether a version is slower than another one, or trains less steadily: a gate for noisy machines.
 
     python -m benchmarks.compare --base=origin/main
     python -m benchmarks.compare --base=v1.2 --head=v1.3 --only=step --output=compare.json --markdown=comment.md
 
-Versions that are named get a work tree and the packages of their own lock file; without `--head` it is the working
-tree as it stands, which is to be left alone meanwhile. Both work in turns, A B B A ..., in one job. Exits with 4 where
-the 95% interval of what pairs of turns, or of runs with one seed, say of CPU time or losses lies wholly beyond
-`--least`; where head cannot do a case, or does other work in it; and where nothing could be compared. What base cannot
-do is skipped.
+Each named version gets its own work tree and the packages of its lock file. Without `--head`, head is the working tree;
+do not change it while the command runs. Both versions work in alternating turns, A B B A ..., in one job. Each runs its
+own description of the work, and only equal work is compared (see `regression/versions.py`).
+
+Exits with 4 if head is worse: the whole 95% interval of the ratio of CPU times (pairs of turns) or of losses (runs with
+one seed) lies beyond `--least`. It also does so if head cannot do a case or does different work in it, and if no case
+could be compared. A case that base cannot do is skipped.
+
+The case `startup` (`tools.train --preset=quick` up to the end of its first call of steps, 5 turns of each version) runs
+only with `--only=startup`, because it adds two minutes.
 """
 
 from __future__ import annotations
@@ -15,30 +20,33 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from absl import flags, logging
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.regression import power_analysis
-from evenkeel.benchmarks.regression.worktrees import Tree, checked_out
+from evenkeel.benchmarks.peers.environments import UnavailableError
+from evenkeel.benchmarks.peers.race import UnequalWorkError
+from evenkeel.benchmarks.regression import power_analysis, versions
+from evenkeel.benchmarks.regression.versions import CaseComparison
+from evenkeel.benchmarks.regression.worktrees import Tree, check_out
 from evenkeel.benchmarks.results import Skipped
 from evenkeel.pipeline.errors import one_of, require
 
-if TYPE_CHECKING:
-    from evenkeel.benchmarks.regression.versions import Compared
-
-CASES = ("input", "small_input", "step", "training")  # those of `versions`, which help does not wait for
+DEFAULT_CASES = tuple(versions.CASES)
+CASES = (*DEFAULT_CASES, versions.STARTUP)
+STARTUP_ROUNDS = 5  # a start takes 10 s of CPU time
 FLAGS = flags.FLAGS
 flags.DEFINE_string("base", "", "the version to compare with: a branch, a tag, a hash")
-flags.DEFINE_string("head", "", "the version in question; the working tree as it is unless given")
-flags.DEFINE_list("only", list(CASES), f"cases to run, of: {', '.join(CASES)}")
-flags.DEFINE_integer("rounds", power_analysis.ROUNDS, "turns of each version that count, of about two seconds")
+flags.DEFINE_string("head", "", "the version to judge; default: the working tree")
+flags.DEFINE_list("only", list(DEFAULT_CASES), f"cases to run, of: {', '.join(CASES)}")
+flags.DEFINE_integer("rounds", power_analysis.ROUNDS, "turns of each version that count, of about two seconds each")
 flags.DEFINE_integer("seeds", power_analysis.SEEDS, "training runs of each version")
-flags.DEFINE_float("least", power_analysis.LEAST, "the least change that matters, of CPU time and of the last loss")
+flags.DEFINE_float(
+    "least", power_analysis.MIN_EFFECT, "the least change of CPU time or final loss that matters, as a share"
+)
 flags.DEFINE_string("data.source", "shapes", "images of input: shapes (rendered) | tfds:NAME | a directory | a folder")
 flags.DEFINE_string("output", "", "result file to write")
-flags.DEFINE_string("markdown", "", "comment on a pull request to write")
+flags.DEFINE_string("markdown", "", "file for a comment on a pull request")
 
 
 def main(argv: list[str]) -> int:
@@ -48,53 +56,56 @@ def main(argv: list[str]) -> int:
     require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
     for name in FLAGS.only:
         one_of("only", name, CASES)
-    require(FLAGS.rounds >= 5, f"--rounds ({FLAGS.rounds}) must be at least 5: fewer give no interval.")
-    require(FLAGS.seeds >= 2, f"--seeds ({FLAGS.seeds}) must be at least 2: one has no spread.")
-    require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) is a share: it must lie in (0, 1).")
+    require(FLAGS.rounds >= 5, f"--rounds ({FLAGS.rounds}) must be at least 5: fewer give no usable interval.")
+    require(FLAGS.seeds >= 2, f"--seeds ({FLAGS.seeds}) must be at least 2: one run has no spread.")
+    require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) is a share: it must be between 0 and 1.")
     command.check_output("output", FLAGS.output)
     command.check_output("markdown", FLAGS.markdown)
-    from evenkeel.benchmarks.regression.versions import failed, markdown, words
-
-    compared: list[Compared] = []
+    comparisons: list[CaseComparison] = []
     skipped: list[Skipped] = []
-    where = results.environment()
+    environment = results.environment()
     with contextlib.ExitStack() as stack:
-        trees = {name: stack.enter_context(checked_out(str(FLAGS[name].value))) for name in ("base", "head")}
+        trees = {name: stack.enter_context(check_out(str(FLAGS[name].value))) for name in ("base", "head")}
         commits = {name: tree.commit for name, tree in trees.items()}
-        for outcome in outcomes(trees):
+        for outcome in compare_cases(trees):
             if isinstance(outcome, Skipped):
                 skipped.append(outcome)
             else:
-                compared.append(outcome)
-            known = len(compared) + len(skipped)
-            absent = [*skipped, *(Skipped(name, "not compared yet") for name in FLAGS.only[known:])]
-            text = markdown(commits, where, FLAGS.least, compared, absent)
-            told = {"versions_compared": commits, "least": FLAGS.least, "verdicts": words(compared)}
+                comparisons.append(outcome)
+            finished = len(comparisons) + len(skipped)
+            missing = [*skipped, *(Skipped(name, "not compared yet") for name in FLAGS.only[finished:])]
+            text = versions.markdown_table(commits, environment, FLAGS.least, comparisons, missing)
             if FLAGS.output:
-                found = [result for one in compared for result in one.results]
-                results.write(FLAGS.output, found, {**where, **told}, absent)
+                measured = [result for comparison in comparisons for result in comparison.results]
+                verdicts = {
+                    "versions_compared": commits,
+                    "least": FLAGS.least,
+                    "verdicts": versions.verdict_entries(comparisons),
+                }
+                results.write(FLAGS.output, measured, {**environment, **verdicts}, missing)
             if FLAGS.markdown:
                 command.write("markdown", FLAGS.markdown, text)
     print(text)
-    unable = [entry for entry in skipped if not entry.reason.startswith("base: ")]
-    return 4 if unable or not compared or failed(compared) else 0
+    head_failures = [entry for entry in skipped if not entry.reason.startswith("base: ")]
+    return 4 if head_failures or not comparisons or versions.any_failure(comparisons) else 0
 
 
-def outcomes(trees: Mapping[str, Tree]) -> Iterator[Compared | Skipped]:
-    """What each case comes to, as soon as it is known; skipped is what one of the versions cannot do."""
-    from evenkeel.benchmarks.peers import sources
-    from evenkeel.benchmarks.peers.environments import Unavailable
-    from evenkeel.benchmarks.peers.race import Refused
-    from evenkeel.benchmarks.regression import versions
+def compare_cases(trees: Mapping[str, Tree]) -> Iterator[CaseComparison | Skipped]:
+    """Compares one case after the other; a case that one of the versions cannot do is skipped."""
+    from evenkeel.benchmarks.peers import sources  # imports TensorFlow
 
     for name in FLAGS.only:
-        reads = versions.CASES[name].reads
-        source = "shapes" if reads == "small32" else str(FLAGS["data.source"].value)
-        folder = str(sources.written(reads, source, lambda text: print(text, file=sys.stderr))) if reads else ""
-        rounds = FLAGS.seeds if name in versions.STEADINESS else FLAGS.rounds
+        folder, rounds = "", FLAGS.rounds
+        if name == versions.STARTUP:
+            rounds = STARTUP_ROUNDS
+        elif reads := versions.CASES[name].reads:
+            source = "shapes" if reads == "small32" else str(FLAGS["data.source"].value)
+            folder = str(sources.write_task_data(reads, source, lambda text: print(text, file=sys.stderr)))
+        elif name in versions.STABILITY_CASES:
+            rounds = FLAGS.seeds
         try:
-            yield versions.compare(name, trees, rounds, FLAGS.least, folder)
-        except (Unavailable, Refused) as error:
+            yield versions.compare_case(name, trees, rounds, FLAGS.least, folder)
+        except (UnavailableError, UnequalWorkError) as error:
             yield Skipped(name, str(error))
 
 

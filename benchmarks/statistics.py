@@ -1,9 +1,9 @@
-"""Statistics of the stability suite: whether a run is faulty, how good a detector is, how stable training was.
+"""Statistics of training runs and detectors: Welch's test, Wilson intervals, balanced accuracy, loss spikes.
 
     if is_faulty(clean_accuracies, mutant_accuracies): ...
     print(balanced_accuracy(hits=40, faulty=44, false_alarms=1, sound=30))      # 0.94 (0.87 to 0.97)
 
-Pure numpy; formulas name their source.
+Needs SciPy (extra `benchmarks`), which is imported where it is used.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Z95 = 1.959964  # standard deviations to either side that hold 95% of a normal distribution
-FAULTY_POINTS, FAULTY_P = 0.02, 0.01
+FAULTY_ACCURACY_LOSS, FAULTY_P_VALUE = 0.02, 0.01
 
 
 class Estimate(NamedTuple):
@@ -29,182 +28,161 @@ class Estimate(NamedTuple):
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-class Welch(NamedTuple):
-    """Student's t of a difference of means, its degrees of freedom, the two-sided p value."""
+class WelchTest(NamedTuple):
+    """Result of Welch's test.
+
+    Attributes:
+      t: the t statistic of the difference of the means.
+      degrees: degrees of freedom.
+      p: two-sided p value.
+    """
 
     t: float
     degrees: float
     p: float
 
 
-# Of runs.
+# Runs.
 
 
 def is_faulty(clean: Sequence[float], mutant: Sequence[float]) -> bool:
-    """The mutant's mean accuracy is at least 2 points lower, and Welch's p is below 0.01.
+    """Whether the mutant's mean accuracy is at least 2 points lower, with p < 0.01 in Welch's test.
 
-    As DeepCrime asks whether a mutant is killed (Jahangirova and Tonella 2020): a loss both large and certain.
+    DeepCrime's criterion for a killed mutant (Jahangirova and Tonella 2020): the loss is both large and certain.
     """
-    lost = float(np.mean(clean) - np.mean(mutant))
-    return lost >= FAULTY_POINTS - 1e-9 and welch(clean, mutant).p < FAULTY_P
+    accuracy_loss = float(np.mean(clean) - np.mean(mutant))
+    return accuracy_loss >= FAULTY_ACCURACY_LOSS - 1e-9 and welch_test(clean, mutant).p < FAULTY_P_VALUE
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> Welch:
-    """Welch's test of equal means, unequal variances (Welch 1947).
+def welch_test(a: Sequence[float], b: Sequence[float]) -> WelchTest:
+    """Welch's test of equal means with unequal variances (Welch 1947).
 
     Raises:
       ValueError: fewer than two values on a side.
     """
+    from scipy import stats
+
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if min(len(x), len(y)) < 2:
-        raise ValueError(f"a spread needs two values on each side; there are {len(x)} and {len(y)}.")
-    of_x, of_y = x.var(ddof=1) / len(x), y.var(ddof=1) / len(y)
-    difference = float(x.mean() - y.mean())
-    if of_x + of_y == 0:  # two constants: dead runs all end at the same accuracy
-        return Welch(math.copysign(math.inf, difference) if difference else 0.0, 1.0, 0.0 if difference else 1.0)
-    t = difference / math.sqrt(of_x + of_y)
-    degrees = (of_x + of_y) ** 2 / (of_x**2 / (len(x) - 1) + of_y**2 / (len(y) - 1))
-    return Welch(t, float(degrees), incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t)))
+        raise ValueError(f"Welch's test needs two values on each side; there are {len(x)} and {len(y)}.")
+    if x.var() + y.var() == 0:  # two constants, on which SciPy gives NaN: runs that learn nothing all end alike
+        difference = float(x.mean() - y.mean())
+        return WelchTest(math.copysign(math.inf, difference) if difference else 0.0, 1.0, 0.0 if difference else 1.0)
+    test = stats.ttest_ind(x, y, equal_var=False)
+    return WelchTest(float(test.statistic), float(test.df), float(test.pvalue))
 
 
-def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularized incomplete beta function I_x(a, b), to 1e-10: Lentz's continued fraction.
-
-    Press et al. 2007, "Numerical Recipes", section 6.4; NIST DLMF 8.17.22.
-    """
-    if not 0 <= x <= 1:
-        raise ValueError(f"x ({x}) must lie in [0, 1].")
-    if x in (0, 1):
-        return float(x)
-    if x > (a + 1) / (a + b + 2):  # where it converges slowly
-        return 1 - incomplete_beta(b, a, 1 - x)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    tiny = 1e-300
-    c, d = 1.0, 1 / max(1 - (a + b) * x / (a + 1), tiny)
-    fraction = d
-    for m in range(1, 1000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 / (1 + term * d or tiny)
-            c = 1 + term / c or tiny
-            fraction *= c * d
-        if abs(c * d - 1) < 1e-12:
-            return math.exp(log_front) * fraction / a
-    raise ArithmeticError(f"I_{x}({a}, {b}) did not converge.")
+# Detectors.
 
 
-# Of detectors.
+def wilson_estimate(successes: int, trials: int) -> Estimate:
+    """The share of successes with Wilson's score interval (Wilson 1927); NaN and [0, 1] without trials."""
+    from scipy import stats
 
-
-def wilson(successes: int, of: int) -> Estimate:
-    """A share and Wilson's score interval (Wilson 1927); of none, all of [0, 1]."""
-    if not of:
+    if not trials:
         return Estimate(math.nan, 0.0, 1.0)
-    share, z = successes / of, Z95
-    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    # At 0 and 1 the limit is the share itself, but for rounding.
-    low = middle - half if successes else 0.0
-    high = middle + half if successes < of else 1.0
-    return Estimate(share, low, high)
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return Estimate(successes / trials, float(interval.low), float(interval.high))
 
 
 def balanced_accuracy(hits: int, faulty: int, false_alarms: int, sound: int) -> Estimate:
-    """The mean of the shares of faulty runs detected and of sound runs left alone.
+    """The mean of two shares: faulty runs that were detected, and sound runs that raised no alarm.
 
-    The interval squares and adds the distances of the two Wilson limits (Newcombe 1998, method 10, for a sum).
+    The interval is the root of the summed squares of the distances to the two Wilson limits (Newcombe 1998, method 10,
+    for a sum).
     """
-    shares = wilson(hits, faulty), wilson(sound - false_alarms, sound)
+    shares = wilson_estimate(hits, faulty), wilson_estimate(sound - false_alarms, sound)
     value = (shares[0].value + shares[1].value) / 2
     below = math.hypot(*(share.value - share.low for share in shares)) / 2
     above = math.hypot(*(share.high - share.value for share in shares)) / 2
     return Estimate(value, max(0.0, value - below), min(1.0, value + above))
 
 
-# Of training.
+# Training.
 
 
-def spike_score(loss: np.ndarray, window: int = 1000, sigma: float = 7.0, least: int = 16) -> float:
-    """The share of steps whose loss is at least `sigma` standard deviations above the mean of the last `window`.
+def spike_score(loss: np.ndarray, window: int = 1000, sigma: float = 7.0, min_history: int = 16) -> float:
+    """The share of steps whose loss is at least `sigma` standard deviations above the mean of the last `window` losses.
 
-    OLMo 2 (2025), section 3.1, with fewer steps at the start, but not under `least`. A loss that is not finite counts,
-    and is left out of later means.
+    OLMo 2 (2025), section 3.1. At the start the window holds fewer steps, but at least `min_history`. A loss that is
+    not finite counts as a spike and is left out of later means.
     """
-    x = np.asarray(loss, np.float64)
+    losses = np.asarray(loss, np.float64)
     spikes = 0
-    for step in range(len(x)):
-        past = x[max(0, step - window) : step]
+    for step in range(len(losses)):
+        past = losses[max(0, step - window) : step]
         past = past[np.isfinite(past)]
-        if not np.isfinite(x[step]):
+        if not np.isfinite(losses[step]):
             spikes += 1
-        elif len(past) >= least:
-            spikes += bool(x[step] - past.mean() >= sigma * max(past.std(), 1e-12))
-    return spikes / max(1, len(x))
+        elif len(past) >= min_history:
+            spikes += bool(losses[step] - past.mean() >= sigma * max(past.std(), 1e-12))
+    return spikes / max(1, len(losses))
 
 
 def loss_variance(loss: np.ndarray, warmup: int = 0) -> float:
-    """Of the loss after the warm-up: half the mean square of differences of neighbours (von Neumann 1941).
+    """Variance of the loss after the warm-up: half the mean square of the differences of neighbours (von Neumann 1941).
 
-    Which a loss that falls does not raise, as it would the plain variance. Infinite if a loss is not finite.
+    Unlike the plain variance it does not grow because the loss falls. Infinite if a loss is not finite.
     """
-    x = np.asarray(loss, np.float64)[warmup:]
-    if not np.isfinite(x).all():
+    losses = np.asarray(loss, np.float64)[warmup:]
+    if not np.isfinite(losses).all():
         return math.inf
-    return float(np.mean(np.diff(x) ** 2) / 2) if len(x) > 1 else 0.0
+    return float(np.mean(np.diff(losses) ** 2) / 2) if len(losses) > 1 else 0.0
 
 
-def diverged(loss: np.ndarray) -> bool:
-    """The median loss of the last tenth is not finite, or above that of the first ten steps."""
-    x = np.where(np.isfinite(loss), loss, np.inf).astype(np.float64)
-    return bool(np.median(x[-max(1, len(x) // 10) :]) > np.median(x[:10]) or not np.isfinite(x[-1]))
+def has_diverged(loss: np.ndarray) -> bool:
+    """Whether the median loss of the last tenth is above that of the first ten steps, or the last is not finite."""
+    losses = np.where(np.isfinite(loss), loss, np.inf).astype(np.float64)
+    final = np.median(losses[-max(1, len(losses) // 10) :])
+    return bool(final > np.median(losses[:10]) or not np.isfinite(losses[-1]))
 
 
 def divergence_rate(losses: Sequence[np.ndarray]) -> Estimate:
     """The share of runs that diverged."""
-    return wilson(sum(diverged(loss) for loss in losses), len(losses))
+    return wilson_estimate(sum(has_diverged(loss) for loss in losses), len(losses))
 
 
-def largest_stable_rate(rates: Sequence[float], losses: Sequence[float], initial_loss: float) -> float | None:
-    """The largest of ascending `rates` up to which every final loss lies below the initial one; None if none does."""
+def largest_stable_learning_rate(rates: Sequence[float], losses: Sequence[float], initial_loss: float) -> float | None:
+    """The largest of ascending `rates` up to which every final loss is below the initial one; None if there is none."""
     stable = None
-    for rate, loss in zip(_ascending(rates), losses, strict=True):
-        if not loss < initial_loss:  # NaN too
+    for rate, loss in zip(_ascending_array(rates), losses, strict=True):
+        if not loss < initial_loss:  # also true of NaN
             break
         stable = float(rate)
     return stable
 
 
-def rate_sensitivity(rates: Sequence[float], losses: Sequence[float], initial_loss: float) -> float:
-    """How much worse than the best a rate is on average: E over rates of min(loss, initial loss) - best loss.
+def learning_rate_sensitivity(rates: Sequence[float], losses: Sequence[float], initial_loss: float) -> float:
+    """The mean excess over the best loss: E over rates of min(loss, initial loss) - best loss.
 
     Learning-rate sensitivity of Wortsman et al. 2023 ("Small-scale proxies for large-scale Transformer training
-    instabilities", section 2.2). The mean is over the logarithm of the rate, by trapezoids, so that the grid need not
+    instabilities", section 2.2). The mean is taken over the logarithm of the rate, by trapezoids, so the grid need not
     be even.
 
     Raises:
-      ValueError: ascending rates that span less than 3 decades.
+      ValueError: the rates do not ascend, or span less than 3 decades.
     """
-    x = np.log10(_ascending(rates))
-    if x[-1] - x[0] < 3 - 1e-9:
-        raise ValueError(f"rates from {rates[0]} to {rates[-1]} span {x[-1] - x[0]:.1f} decades; it takes 3.")
-    y = np.minimum(np.where(np.isfinite(losses), losses, np.inf), initial_loss)
-    excess = y - y.min()
-    return float(np.sum((excess[1:] + excess[:-1]) / 2 * np.diff(x)) / (x[-1] - x[0]))
+    exponents = np.log10(_ascending_array(rates))
+    span = exponents[-1] - exponents[0]
+    if span < 3 - 1e-9:
+        raise ValueError(f"rates from {rates[0]} to {rates[-1]} span {span:.1f} decades; 3 are needed.")
+    capped = np.minimum(np.where(np.isfinite(losses), losses, np.inf), initial_loss)
+    excess = capped - capped.min()
+    return float(np.sum((excess[1:] + excess[:-1]) / 2 * np.diff(exponents)) / span)
 
 
-def _ascending(rates: Sequence[float]) -> np.ndarray:
-    x = np.asarray(rates, np.float64)
-    if len(x) == 0 or (np.diff(x) <= 0).any() or x[0] <= 0:
+def _ascending_array(rates: Sequence[float]) -> np.ndarray:
+    array = np.asarray(rates, np.float64)
+    if len(array) == 0 or (np.diff(array) <= 0).any() or array[0] <= 0:
         raise ValueError(f"rates ({list(rates)}) must be positive and ascending.")
-    return x
+    return array
 
 
 def seed_deviation(accuracies: Sequence[float], validation_images: int) -> tuple[float, float]:
-    """(standard deviation of accuracy over seeds, the floor sqrt(error / 2n) that sampling alone sets).
+    """(standard deviation of accuracy over seeds, its lower bound sqrt(error / 2n) from sampling alone).
 
     Jordan 2023 ("Calibrated chaos: variance between runs of neural network training is harmless and inevitable",
-    theorem 3): runs of a calibrated ensemble vary at least so much on n images, whatever the training.
+    theorem 3): runs of a calibrated ensemble vary by at least this much on n images, whatever the training.
     """
-    x = np.asarray(accuracies, np.float64)
-    return float(x.std(ddof=1)), math.sqrt((1 - float(x.mean())) / (2 * validation_images))
+    values = np.asarray(accuracies, np.float64)
+    return float(values.std(ddof=1)), math.sqrt((1 - float(values.mean())) / (2 * validation_images))

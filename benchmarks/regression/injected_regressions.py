@@ -1,9 +1,9 @@
-"""Changes for the worse, written into a version's source, that `compare` has to find.
+"""Regressions that are written into a version's source, for `compare` to detect.
 
-    with checked_out("HEAD") as tree:
-        step_slower(tree.path, cpu_seconds=0.012)
+    with check_out("HEAD") as tree:
+        slow_down_step(tree.path, cpu_seconds=0.012)
 
-Each raises `ValueError` where the place it changes is not there any more.
+Each function raises `ValueError` if the line that it changes is not in the source any more.
 """
 
 from __future__ import annotations
@@ -12,64 +12,64 @@ import functools
 import time
 from pathlib import Path
 
-# Random numbers, as they cannot be computed once and kept: how many come a second of CPU time is measured. Their sum
-# goes into the labels (as 0: no sum is negative), as Grappler takes out what is only waited for.
-SPENDING = """
+# Spends CPU time on random numbers, which cannot be computed once and kept; their number sets the time. Their sum goes
+# into the labels (as 0, since no sum is negative), because Grappler removes ops that are only a control dependency.
+BURN_CPU_SOURCE = """
 
-def _spent(images, labels):
-    drawn = tf.reduce_sum(tf.random.stateless_uniform([{count}], tf.cast(labels[:2], tf.int64)))
-    return images, labels + tf.cast(drawn < 0, labels.dtype)
+def _burn_cpu(images, labels):
+    total = tf.reduce_sum(tf.random.stateless_uniform([{count}], tf.cast(labels[:2], tf.int64)))
+    return images, labels + tf.cast(total < 0, labels.dtype)
 """
 
 
-def input_slower(tree: Path, cpu_seconds: float) -> None:
-    """Each batch takes so much more CPU time to make."""
-    _insert(
+def slow_down_input(tree: Path, cpu_seconds: float) -> None:
+    """Adds `cpu_seconds` of CPU time to each batch of the input pipeline."""
+    _insert_line(
         tree / "pipeline" / "build.py",
         "        ds = stage(ds)\n",
-        "    ds = ds.map(_spent, num_parallel_calls=tf.data.AUTOTUNE)\n",
+        "    ds = ds.map(_burn_cpu, num_parallel_calls=tf.data.AUTOTUNE)\n",
         cpu_seconds,
     )
 
 
-def step_slower(tree: Path, cpu_seconds: float) -> None:
-    """Each training step takes so much more CPU time."""
-    _insert(
-        tree / "models" / "stable_model.py",
+def slow_down_step(tree: Path, cpu_seconds: float) -> None:
+    """Adds `cpu_seconds` of CPU time to each training step."""
+    _insert_line(
+        tree / "models" / "training" / "stable_model.py",
         "        images, labels = self._mixed(images, labels)\n",
-        "        images, labels = _spent(images, labels)\n",
+        "        images, labels = _burn_cpu(images, labels)\n",
         cpu_seconds,
     )
 
 
-def rate_times_3(tree: Path) -> None:
-    """The learning rate is three times what was asked for."""
-    path = tree / "models" / "schedules.py"
-    peak = "self.peak = peak(config, global_batch_size)\n"
-    path.write_text(_replaced(path.read_text(), peak, peak.replace("= peak", "= 3 * peak")))
+def triple_learning_rate(tree: Path) -> None:
+    """Trains with three times the learning rate that is asked for."""
+    path = tree / "models" / "optim" / "schedules.py"
+    line = "self.peak = peak(config, global_batch_size)\n"
+    path.write_text(_replace_once(path.read_text(), line, line.replace("= peak", "= 3 * peak")))
 
 
-def _insert(path: Path, behind: str, line: str, cpu_seconds: float) -> None:
-    text = _replaced(path.read_text(), behind, behind + line)
-    path.write_text(text + SPENDING.format(count=max(1, round(cpu_seconds * drawn_in_a_second()))))
+def _insert_line(path: Path, after: str, line: str, cpu_seconds: float) -> None:
+    source = _replace_once(path.read_text(), after, after + line)
+    path.write_text(source + BURN_CPU_SOURCE.format(count=max(1, round(cpu_seconds * random_numbers_per_second()))))
 
 
-def _replaced(text: str, old: str, new: str) -> str:
+def _replace_once(text: str, old: str, new: str) -> str:
     if text.count(old) != 1:
-        raise ValueError(f"{old.strip()} stands there {text.count(old)} times, and not once.")
+        raise ValueError(f"{old.strip()!r} must be in the source once, but is there {text.count(old)} times.")
     return text.replace(old, new)
 
 
 @functools.lru_cache(maxsize=1)
-def drawn_in_a_second() -> float:
-    """How many of the numbers of `SPENDING` a second of CPU time makes."""
+def random_numbers_per_second() -> float:
+    """How many of the random numbers of `BURN_CPU_SOURCE` one second of CPU time yields here."""
     import tensorflow as tf
 
     count = 1_000_000
     draw = tf.function(lambda seed: tf.reduce_sum(tf.random.stateless_uniform([count], seed)))
     seeds = [tf.constant([number, 1], tf.int64) for number in range(51)]
     draw(seeds[0])
-    begun = time.process_time()
+    start = time.process_time()
     for seed in seeds[1:]:
         draw(seed).numpy()
-    return 50 * count / (time.process_time() - begun)
+    return 50 * count / (time.process_time() - start)

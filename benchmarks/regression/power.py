@@ -1,10 +1,10 @@
-"""How often `compare` finds what it should, and how often it cries wolf: from pairs of turns, drawn again and again.
+"""Power and false alarm rate of `compare`, by resampling pairs of measured turns.
 
     python -m benchmarks.regression.power --pairs=40 --output=benchmarks/results/pairs.json
 
-For each case, two work trees of one commit take turns (`same`), and then one with a version made worse on purpose
-(`worse`: a tenth more CPU time, or three times the learning rate). What `compare` would say is then asked of samples of
-these, each of as many pairs as it takes (`detected`). The result file holds every turn.
+For each case, two work trees of one commit take turns (`same`), and then one of them and a version that was made worse
+on purpose (`worse`: a tenth more CPU time, or three times the learning rate). The rates are the shares of resampled
+comparisons, each of as many pairs as `compare` takes, that fail (`power_analysis`). The result file holds every turn.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import numpy as np
 from absl import flags, logging
 
 from evenkeel.benchmarks import command, results, statistics
-from evenkeel.benchmarks.regression import power_analysis
+from evenkeel.benchmarks.peers.environments import UnavailableError
+from evenkeel.benchmarks.peers.race import UnequalWorkError
+from evenkeel.benchmarks.regression import injected_regressions, power_analysis, versions
+from evenkeel.benchmarks.regression.worktrees import check_out
 from evenkeel.benchmarks.results import Result
 from evenkeel.pipeline.errors import one_of, require
 
-CASES = ("input", "small_input", "step", "training")
-WORSE = 0.1  # of the CPU time
+CASES = tuple(versions.CASES)
+SLOWDOWN = 0.1  # added CPU time of the version made worse, as a share
 FLAGS = flags.FLAGS
 flags.DEFINE_string("ref", "HEAD", "the version whose turns are measured")
 flags.DEFINE_integer("pairs", 40, "pairs of turns of each kind")
@@ -34,63 +37,69 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     command.check_arguments(argv)
     command.check_output("output", FLAGS.output)
-    require(bool(FLAGS.ref), "--ref is empty: give a branch, a tag or a hash; sources are changed in a copy of it.")
+    require(
+        bool(FLAGS.ref), "--ref is empty: give a branch, a tag or a hash; regressions are written into a copy of it."
+    )
     require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
     require(
-        FLAGS.pairs >= 2 * power_analysis.STARTED and FLAGS.pairs % (2 * power_analysis.STARTED) == 0,
-        f"--pairs ({FLAGS.pairs}) must be a multiple of {2 * power_analysis.STARTED}:"
-        f" those of two starts, in either order.",
+        FLAGS.pairs >= 2 * power_analysis.PAIRS_PER_START and FLAGS.pairs % (2 * power_analysis.PAIRS_PER_START) == 0,
+        f"--pairs ({FLAGS.pairs}) must be a multiple of {2 * power_analysis.PAIRS_PER_START}:"
+        " the pairs of two starts, one in either order.",
     )
     for name in FLAGS.only:
         one_of("only", name, CASES)
-    from evenkeel.benchmarks.peers.environments import Unavailable
-    from evenkeel.benchmarks.peers.race import Refused
-
-    found: list[Result] = []
+    turns: list[Result] = []
     for case in FLAGS.only:
         try:
-            found += measured(case)
-        except (Unavailable, Refused, ValueError) as error:
+            turns += measure_pools(case)
+        except (UnavailableError, UnequalWorkError, ValueError) as error:
             print(f"error: {case}: {error}", file=sys.stderr)
             return 4
         if FLAGS.output:
-            results.write(FLAGS.output, found, results.environment())
-    rates = power_analysis.all_rates(found)
-    for case, of in rates.items():
-        print(f"{case}: {of}")
-    print(f"a comparison of equal versions fails in some case: {power_analysis.any_alarm(rates):.3f}")
+            results.write(FLAGS.output, turns, results.environment())
+    rates = power_analysis.rates_by_case(turns)
+    for case, case_rates in rates.items():
+        print(f"{case}: {case_rates}")
+    print(
+        f"a comparison of equal versions fails in at least one case: {power_analysis.any_false_alarm_rate(rates):.3f}"
+    )
     return 0
 
 
-def measured(case: str) -> list[Result]:
-    """The turns of both versions, of one commit and of one made worse."""
-    from evenkeel.benchmarks.peers import sources
-    from evenkeel.benchmarks.regression import injected_regressions, versions
-    from evenkeel.benchmarks.regression.worktrees import checked_out
+def measure_pools(case: str) -> list[Result]:
+    """The turns of two equal versions, and of a version and one made worse."""
+    from evenkeel.benchmarks.peers import sources  # imports TensorFlow
 
     reads = versions.CASES[case].reads
-    folder = str(sources.written(reads, "shapes", functools.partial(print, file=sys.stderr))) if reads else ""
-    worsen = injected_regressions.step_slower if case == "step" else injected_regressions.input_slower
-    found, of_a_step = [], 0.0
+    folder = str(sources.write_task_data(reads, "shapes", functools.partial(print, file=sys.stderr))) if reads else ""
+    worsen = injected_regressions.slow_down_step if case == "step" else injected_regressions.slow_down_input
+    pool_results, step_cpu_seconds = [], 0.0
     for pool in power_analysis.POOLS:
         with contextlib.ExitStack() as stack:
-            trees = {name: stack.enter_context(checked_out(FLAGS.ref)) for name in ("base", "head")}
-            if pool == "worse" and case in versions.STEADINESS:
-                injected_regressions.rate_times_3(trees["head"].path)
+            trees = {name: stack.enter_context(check_out(FLAGS.ref)) for name in ("base", "head")}
+            if pool == "worse" and case in versions.STABILITY_CASES:
+                injected_regressions.triple_learning_rate(trees["head"].path)
             elif pool == "worse":
-                worsen(trees["head"].path, WORSE * of_a_step)
-            raced = versions.turns_of(case, trees, FLAGS.pairs, folder, starts=FLAGS.pairs // power_analysis.STARTED)
+                worsen(trees["head"].path, SLOWDOWN * step_cpu_seconds)
+            turns = versions.measure_turns(
+                case, trees, FLAGS.pairs, folder, starts=FLAGS.pairs // power_analysis.PAIRS_PER_START
+            )
         for name in trees:
-            add = functools.partial(Result, "compare", f"{case}/{pool}/{name}", better="lower")
-            if case in versions.STEADINESS:
-                runs = [versions.numbers(turn.seen["losses"]) for turn in raced.turns[name]]
-                found.append(add(metric="final_loss", unit="nats", samples=tuple(map(versions.final_loss, runs))))
-                found.append(add(metric="spike_score", unit="share", samples=tuple(map(statistics.spike_score, runs))))
-                continue
-            for kind in ("cpu_seconds", "wall_seconds"):
-                found.append(add(metric=kind, unit="s", samples=tuple(raced.samples(name, kind))))
-            of_a_step = of_a_step or float(np.median(raced.samples(name, "cpu_seconds"))) / raced.steps
-    return found
+            if case in versions.STABILITY_CASES:
+                runs = [versions.parse_losses(turn.seen["losses"]) for turn in turns.turns[name]]
+                metrics = {
+                    ("final_loss", "nats"): list(map(versions.final_loss, runs)),
+                    ("spike_score", "share"): list(map(statistics.spike_score, runs)),
+                }
+            else:
+                metrics = {(kind, "s"): turns.samples(name, kind) for kind in ("cpu_seconds", "wall_seconds")}
+                cpu_seconds = float(np.median(turns.samples(name, "cpu_seconds")))
+                step_cpu_seconds = step_cpu_seconds or cpu_seconds / turns.steps
+            pool_results += [
+                Result("compare", f"{case}/{pool}/{name}", metric, unit, "lower", tuple(samples))
+                for (metric, unit), samples in metrics.items()
+            ]
+    return pool_results
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Short runs of a network that is easily upset, seed after seed: a task of `peers/worker.py` for two versions.
+"""Short training runs of a network that easily becomes unstable, one seed per run: a task of `peers/worker.py`.
 
-A narrow resnet9 at a learning rate of 1, the most of 0.001, 0.003, 0.01, ... that it takes: what makes updates larger,
-or gradients less right, is seen in its last loss (1.17 to 1.47 for three seeds, 1.91 to 2.30 at a rate of 3). It trains
-as `tools.train` does, without what that writes.
+A narrow resnet9 at a learning rate of 1, the largest of 0.001, 0.003, 0.01, ... at which it trains. Anything that makes
+updates larger, or gradients less accurate, shows in its final loss (1.17 to 1.47 for three seeds, 1.91 to 2.30 at a
+rate of 3). It trains as `tools.train` does, but writes no files.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models import train as training
 from evenkeel.models.config import (
     ModelConfig,
     OptimizerConfig,
     StrategyConfig,
     TrainConfig,
 )
-from evenkeel.models.distribute.strategy import create, share
+from evenkeel.models.distribute.strategy import create_strategy, replica_shard
 from evenkeel.models.telemetry import step_row
+from evenkeel.models.training import build_model
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import load_dataset
@@ -29,20 +29,22 @@ from evenkeel.pipeline.dataset import load_dataset
 STEPS, BATCH = 200, 32
 
 
-class Losses(keras.callbacks.Callback):
+class LossRecorder(keras.callbacks.Callback):
+    """Records the loss of every step in `losses`, float [steps]."""
+
     def on_train_begin(self, logs=None):
-        self.of_steps = np.zeros(0)
+        self.losses = np.zeros(0)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.of_steps = np.concatenate([self.of_steps, step_row.column(self.model.rows, "loss")])
+        self.losses = np.concatenate([self.losses, step_row.column(self.model.rows, "loss")])
 
 
 def prepare(threads: int):
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    seeds, devices = itertools.count(), create(StrategyConfig(name="one"))
+    seeds, devices = itertools.count(), create_strategy(StrategyConfig(name="one"))
 
-    def trained(seed: int) -> list[float | str]:
-        """The loss of each step; NaN and infinity as strings, as JSON has no such numbers."""
+    def train_run(seed: int) -> list[float | str]:
+        """The loss of each step; NaN and infinity are strings, because JSON has no such numbers."""
         config = TrainConfig(
             epochs=1,
             seed=seed,
@@ -58,18 +60,18 @@ def prepare(threads: int):
             model=ModelConfig(name="resnet9", width=8),
             optimizer=OptimizerConfig(name="sgd", learning_rate=1.0, warmup_epochs=0.25),
         )
-        training.set_up(config)
+        build_model.configure_process(config)
         data = load_dataset(config.data)
-        model = training.create_model(config, data, devices, STEPS)
-        batches = build.training_batches(data, config.data, seed, share(devices, BATCH))
-        losses = Losses()
-        model.fit(batches, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[losses])
-        return [loss if np.isfinite(loss) else str(loss) for loss in losses.of_steps.tolist()]
+        model = build_model.create_model(config, data, devices, STEPS)
+        batches = build.training_batches(data, config.data, seed, replica_shard(devices, BATCH))
+        recorder = LossRecorder()
+        model.fit(batches, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[recorder])
+        return [loss if np.isfinite(loss) else str(loss) for loss in recorder.losses.tolist()]
 
     def run(count: int) -> dict[str, list[float | str]]:
-        """The losses of the last of `count` runs."""
+        """Trains `count` runs and returns the losses of the last one."""
         for _ in range(count):
-            losses = trained(next(seeds))
+            losses = train_run(next(seeds))
         return {"losses": losses}
 
     return {

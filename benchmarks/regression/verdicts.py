@@ -1,10 +1,10 @@
-"""Whether one version is slower than another, or trains less steadily, from noisy measurements of both.
+"""Verdicts on whether one version is slower than another, or trains less steadily, from noisy measurements of both.
 
-    verdict = of_times(base=[1.02, 0.99, ...], head=[1.11, 1.12, ...], least=0.05)
+    verdict = judge_times(base=[1.02, 0.99, ...], head=[1.11, 1.12, ...], min_effect=0.05)
     print(verdict.word, verdict)        # slower 1.10 (1.07 to 1.13)
 
-A version fails only where the whole 95% interval lies beyond the least effect that matters: what noise does to a median
-of pairs it does to both ends of the interval.
+A version fails only if the whole 95% interval lies beyond the least effect that matters, because noise moves both ends
+of the interval as much as the median of the pairs.
 """
 
 from __future__ import annotations
@@ -15,18 +15,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evenkeel.benchmarks import statistics
 from evenkeel.benchmarks.timing import paired_ratio
 
 FASTER, SLOWER = "faster", "slower"
 STEADIER, LESS_STEADY = "steadier", "less steady"
 SAME, NOISY = "same", "too noisy: run longer"
-FAILED = (SLOWER, LESS_STEADY)
-LEAST_SPIKES = 0.01  # of the steps; spikes are counted, so that no share of theirs is a least one
+FAILING_WORDS = (SLOWER, LESS_STEADY)
+# The least difference that matters, as a share of the steps. It is absolute, because the share of spikes may be 0.
+MIN_SPIKE_SHARE = 0.01
 
 
 class Verdict(NamedTuple):
-    """What `head` is beside `base`, and the ratio, or difference, that says so with its 95% interval."""
+    """How `head` compares with `base`.
+
+    Attributes:
+      word: one of the words above.
+      value: the ratio head / base, or the difference head - base.
+      low: lower end of its 95% interval.
+      high: upper end of its 95% interval.
+    """
 
     word: str
     value: float
@@ -37,51 +44,56 @@ class Verdict(NamedTuple):
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def of_times(base: Sequence[float], head: Sequence[float], least: float) -> Verdict:
-    """Of pairs taken next to each other in time; a change of `least` (a share) and more matters."""
+def judge_times(base: Sequence[float], head: Sequence[float], min_effect: float) -> Verdict:
+    """Verdict on times, by the median ratio of pairs measured next to each other.
+
+    `min_effect` is the least relative change that matters.
+    """
     ratio = paired_ratio(head, base)
-    word = _word(*ratio.ci95, 1 / (1 + least), 1 + least, FASTER, SLOWER)
+    word = _choose_word(*ratio.ci95, 1 / (1 + min_effect), 1 + min_effect, FASTER, SLOWER)
     return Verdict(word, ratio.median, *ratio.ci95)
 
 
-def of_losses(base: Sequence[float], head: Sequence[float], least: float) -> Verdict:
-    """Of the last losses of runs, pairs with one seed each: the geometric mean of their ratios."""
-    value, low, high = map(math.exp, mean_of_pairs(np.log(base), np.log(head)))
-    return Verdict(_word(low, high, 1 / (1 + least), 1 + least, STEADIER, LESS_STEADY), value, low, high)
+def judge_losses(base: Sequence[float], head: Sequence[float], min_effect: float) -> Verdict:
+    """Verdict on the final losses of runs, by the geometric mean of their ratios; a pair has one seed.
+
+    `min_effect` is the least relative change that matters.
+    """
+    value, low, high = map(math.exp, paired_mean_difference(np.log(base), np.log(head)))
+    return Verdict(
+        _choose_word(low, high, 1 / (1 + min_effect), 1 + min_effect, STEADIER, LESS_STEADY), value, low, high
+    )
 
 
-def of_shares(base: Sequence[float], head: Sequence[float], least: float) -> Verdict:
-    """Of shares of steps with a spike, pairs with one seed each: the mean of their differences."""
-    value, low, high = mean_of_pairs(np.asarray(base), np.asarray(head))
-    return Verdict(_word(low, high, -least, least, STEADIER, LESS_STEADY), value, low, high)
+def judge_spike_shares(base: Sequence[float], head: Sequence[float], min_effect: float) -> Verdict:
+    """Verdict on the shares of steps with a loss spike, by the mean of their differences; a pair has one seed.
+
+    `min_effect` is the least difference that matters.
+    """
+    value, low, high = paired_mean_difference(np.asarray(base), np.asarray(head))
+    return Verdict(_choose_word(low, high, -min_effect, min_effect, STEADIER, LESS_STEADY), value, low, high)
 
 
-def _word(low: float, high: float, least: float, most: float, better: str, worse: str) -> str:
-    if low > most:
+def _choose_word(low: float, high: float, lower_limit: float, upper_limit: float, better: str, worse: str) -> str:
+    if low > upper_limit:
         return worse
-    if high < least:
+    if high < lower_limit:
         return better
-    return SAME if least <= low and high <= most else NOISY
+    return SAME if lower_limit <= low and high <= upper_limit else NOISY
 
 
-def mean_of_pairs(base: np.ndarray, head: np.ndarray) -> tuple[float, float, float]:
-    """The mean of `head` - `base`, pair by pair, and Student's 95% interval of it.
+def paired_mean_difference(base: np.ndarray, head: np.ndarray) -> tuple[float, float, float]:
+    """(mean, low, high) of `head` - `base` over pairs, with Student's 95% interval of the mean.
 
     Raises:
       ValueError: fewer than two pairs.
     """
+    from scipy import stats
+
     if len(base) != len(head) or len(base) < 2:
-        raise ValueError(f"two pairs at least are needed: got {len(base)} and {len(head)} values.")
-    of = head - base
-    value, half = float(of.mean()), _t95(len(of) - 1) * float(of.std(ddof=1)) / math.sqrt(len(of))
-    return value, value - half, value + half
-
-
-def _t95(degrees: float) -> float:
-    """Student's t that 5% lie beyond, on both sides together."""
-    low, high = 0.0, 100.0
-    for _ in range(60):
-        t = (low + high) / 2
-        beyond = statistics.incomplete_beta(degrees / 2, 0.5, degrees / (degrees + t * t))
-        low, high = (t, high) if beyond > 0.05 else (low, t)
-    return high
+        raise ValueError(f"an interval needs at least two pairs: got {len(base)} and {len(head)} values.")
+    differences = head - base
+    value, count = float(differences.mean()), len(differences)
+    # Not stats.ttest_rel, which gives NaN where all differences are equal.
+    half_width = float(stats.t.ppf(0.975, count - 1)) * float(differences.std(ddof=1)) / math.sqrt(count)
+    return value, value - half_width, value + half_width

@@ -1,39 +1,54 @@
-"""The same work by two versions of this project, in turns, and what each case says of the later one.
+"""Measures the same work with two versions of this project, in alternating turns, and judges the later one.
 
-    compared = compare("step", {"base": base, "head": head}, rounds=15, least=0.05)
-    print(compared.verdicts["cpu_time"].word)
+    comparison = compare_case("step", {"base": base, "head": head}, rounds=15, min_effect=0.05)
+    print(comparison.verdicts["cpu_time"].word)
 
-The work is described once, by the version that compares (`peers/load_evenkeel.py`, `peers/step32_evenkeel.py`,
-`training_turns.py`); `pipeline` and `models` are each version's own.
+Each version runs its own description of the work: the task file of the same name, wherever it lies below that version's
+`benchmarks` (the comparing version's, if it has none). Names inside the package may differ between versions, so one
+description could not run both. The comparison is fair because the facts that both report under `same` (images, batch
+size, parameters, ...) must agree; otherwise nothing is compared.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from evenkeel.benchmarks import statistics
-from evenkeel.benchmarks.peers.interleaved import Raced, command, raced
+from evenkeel.benchmarks.peers.environments import UnavailableError
+from evenkeel.benchmarks.peers.interleaved import InterleavedTurns, run_interleaved, worker_command
 from evenkeel.benchmarks.regression import power_analysis, verdicts
-from evenkeel.benchmarks.regression.verdicts import LEAST_SPIKES, SAME, Verdict
+from evenkeel.benchmarks.regression.first_call import measure_first_call
+from evenkeel.benchmarks.regression.verdicts import MIN_SPIKE_SHARE, SAME, Verdict
 from evenkeel.benchmarks.regression.worktrees import Tree
-from evenkeel.benchmarks.results import Result, Skipped, short
+from evenkeel.benchmarks.results import Result, Skipped, short_commit
+from evenkeel.benchmarks.timing import Sample, turn_order
+from evenkeel.pipeline.errors import UsageError
 
-SECONDS = 2.0  # of a turn
-# Of a turn, alternating with the other side's: what a neighbour does to a core lasts for seconds. Ratios of equal turns
-# of `small_input` deviated by 0.12 to 0.14 in one part, by 0.035 to 0.053 in 4, and by 0.017 in 10.
-PARTS = 10
-# Of both sides, among which turns are shared out: where a process's memory lies stays for its life.
+TURN_SECONDS = 2.0
+# Parts of a turn alternate with those of the other version, because a disturbance by other programs lasts for seconds.
+# Ratios of equal turns of `small_input` deviated by 0.12 to 0.14 in one part, by 0.035 to 0.053 in 4, by 0.017 in 10.
+PARTS_PER_TURN = 10
+# Processes started per version; the turns are divided among them. The memory layout of a process affects all its turns.
 STARTS = power_analysis.STARTS
-LAST = 40  # steps whose loss is the last one of a run
-GUESSING = math.log(10)  # nats; a loss above it, or none at all, is not told apart from it
+FINAL_LOSS_STEPS = 40  # the final loss of a run is the median over its last steps
+CHANCE_LOSS = math.log(10)  # nats, of guessing among 10 classes; higher or missing final losses count as this
 
 
 class Case(NamedTuple):
-    """`reads` is the task of `peers.sources` whose images it reads; `steps` are those of a turn, 0: for `SECONDS`."""
+    """A case that a task file describes.
+
+    Attributes:
+      file: task file, below `benchmarks`.
+      about: what it measures, for people.
+      reads: the task of `peers.sources` whose data it reads; "": none.
+      steps: steps in a turn; 0: as many as take `TURN_SECONDS`.
+    """
 
     file: str
     about: str
@@ -42,124 +57,197 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "input": Case("peers/load_evenkeel.py", "batches of 224 pixels out of JPEG files", reads="prepared224"),
-    "small_input": Case("peers/load_evenkeel.py", "batches of 32 pixels out of memory", reads="small32"),
+    "input": Case("peers/load_evenkeel.py", "batches of 224 pixels from JPEG files", reads="prepared224"),
+    "small_input": Case("peers/load_evenkeel.py", "batches of 32 pixels from memory", reads="small32"),
     "step": Case("peers/step32_evenkeel.py", "training steps on 32 pixels, bfloat16"),
-    "training": Case("training_turns.py", "200 steps of a network that is easily upset, a seed a run", steps=1),
+    "training": Case(
+        "regression/training_turns.py", "200 steps of a network that easily becomes unstable, one run per seed", steps=1
+    ),
 }
-MEASURED = {"cpu_time": "cpu_seconds", "wall_time": "wall_seconds"}  # {what a verdict is about: what it compares}
-TOLD_ONLY = ("wall_time",)  # which other programs disturb: no version fails for it
-STEADINESS = ("training",)  # what it says is in the losses, not in the time
+STARTUP = "startup"  # tools.train up to the end of its first call of steps: whole commands, without a task file
+STABILITY_CASES = ("training",)  # judged by their losses, not by their time
+SAMPLED_METRICS = {
+    "cpu_time": "cpu_seconds",
+    "wall_time": "wall_seconds",
+}  # {metric of a verdict: metric of its samples}
+INFORMATIONAL_METRICS = ("wall_time",)  # other programs disturb it, so no version fails because of it
 
 
-class Compared(NamedTuple):
-    """`verdicts` by metric; `results` hold every sample."""
+class CaseComparison(NamedTuple):
+    """The result of one case.
+
+    Attributes:
+      case: name of the case.
+      verdicts: {metric: verdict}.
+      results: all samples of both versions.
+    """
 
     case: str
     verdicts: dict[str, Verdict]
     results: list[Result]
 
 
-def compare(case: str, trees: Mapping[str, Tree], rounds: int, least: float, folder: str = "") -> Compared:
-    """`rounds` turns of both `trees`, `base` and `head`. `folder` holds what the case reads.
+def compare_case(
+    case: str, trees: Mapping[str, Tree], rounds: int, min_effect: float, folder: str = ""
+) -> CaseComparison:
+    """Compares `rounds` turns of the versions `base` and `head`; `folder` holds the data that the case reads.
 
     Raises:
-      Unavailable, Refused: as `turns_of`.
+      UnavailableError: a version cannot do it.
+      UnequalWorkError: the versions do not do the same work.
     """
-    found = turns_of(case, trees, rounds, folder)
-    if case in STEADINESS:
-        of_runs = {name: [numbers(turn.seen["losses"]) for turn in turns] for name, turns in found.turns.items()}
-        losses = {name: [final_loss(of) for of in runs] for name, runs in of_runs.items()}
-        spikes = {name: [statistics.spike_score(of) for of in runs] for name, runs in of_runs.items()}
-        told = {
-            "final_loss": verdicts.of_losses(losses["base"], losses["head"], least),
-            "spike_score": verdicts.of_shares(spikes["base"], spikes["head"], LEAST_SPIKES),
-        }
-        measured = [*_results(case, "final_loss", "nats", losses), *_results(case, "spike_score", "share", spikes)]
-        return Compared(case, told, measured)
-    cpu, wall = ({name: found.samples(name, kind) for name in trees} for kind in ("cpu_seconds", "wall_seconds"))
-    kinds = {"cpu_time": cpu, "wall_time": wall}
-    told = {name: verdicts.of_times(of["base"], of["head"], least) for name, of in kinds.items()}
-    return Compared(case, told, [*_results(case, "cpu_seconds", "s", cpu), *_results(case, "wall_seconds", "s", wall)])
+    if case == STARTUP:
+        return _compare_times(case, measure_first_calls(trees, rounds), min_effect)
+    turns = measure_turns(case, trees, rounds, folder)
+    if case in STABILITY_CASES:
+        return _compare_losses(case, turns, min_effect)
+    samples = {name: [turn.sample for turn in turns.turns[name]] for name in trees}
+    return _compare_times(case, samples, min_effect)
+
+
+def _compare_times(case: str, samples: Mapping[str, Sequence[Sample]], min_effect: float) -> CaseComparison:
+    case_verdicts, results = {}, []
+    for metric, kind in SAMPLED_METRICS.items():
+        seconds = {name: [getattr(sample, kind) for sample in version] for name, version in samples.items()}
+        case_verdicts[metric] = verdicts.judge_times(seconds["base"], seconds["head"], min_effect)
+        results += _results(case, kind, "s", seconds)
+    return CaseComparison(case, case_verdicts, results)
+
+
+def _compare_losses(case: str, turns: InterleavedTurns, min_effect: float) -> CaseComparison:
+    runs = {
+        name: [parse_losses(turn.seen["losses"]) for turn in version_turns]
+        for name, version_turns in turns.turns.items()
+    }
+    losses = {name: [final_loss(run) for run in version_runs] for name, version_runs in runs.items()}
+    spikes = {name: [statistics.spike_score(run) for run in version_runs] for name, version_runs in runs.items()}
+    case_verdicts = {
+        "final_loss": verdicts.judge_losses(losses["base"], losses["head"], min_effect),
+        "spike_score": verdicts.judge_spike_shares(spikes["base"], spikes["head"], MIN_SPIKE_SHARE),
+    }
+    results = [*_results(case, "final_loss", "nats", losses), *_results(case, "spike_score", "share", spikes)]
+    return CaseComparison(case, case_verdicts, results)
 
 
 def _results(case: str, metric: str, unit: str, samples: Mapping[str, Sequence[float]]) -> list[Result]:
-    return [Result("compare", f"{case}/{name}", metric, unit, "lower", tuple(of)) for name, of in samples.items()]
-
-
-def turns_of(case: str, trees: Mapping[str, Tree], rounds: int, folder: str = "", starts: int = STARTS) -> Raced:
-    """`rounds` turns of each version, shared out among so many `starts` of both.
-
-    Raises:
-      Unavailable: a version cannot do it.
-      Refused: it does not do what the other does.
-    """
-    of, settings = CASES[case], {"folder": folder} if folder else {}
-    commands = {name: (command(tree.python, of.file, settings), tree.environ) for name, tree in trees.items()}
-    if case in STEADINESS:
-        return raced(commands, rounds, steps=of.steps, quiet_cores=math.inf)
-    found = [raced(commands, rounds // starts, SECONDS, parts=PARTS)]
-    for start in range(1, starts):
-        share = rounds // starts + (start <= rounds % starts)
-        # Who starts first is some percent slower for its life.
-        order = dict(reversed(commands.items())) if start % 2 else commands
-        found.append(raced(order, share, steps=found[0].steps, parts=PARTS))
-    turns = {name: [turn for of in found for turn in of.turns[name]] for name in trees}
-    return Raced(turns, found[0].steps)
-
-
-def final_loss(losses: np.ndarray) -> float:
-    """The median of the last steps, in nats; at most that of guessing."""
-    last = float(np.median(losses[-LAST:]))
-    return min(last, GUESSING) if math.isfinite(last) else GUESSING
-
-
-def numbers(losses: Sequence[float | str]) -> np.ndarray:
-    return np.array([float(loss) for loss in losses])
-
-
-def failed(compared: Sequence[Compared]) -> bool:
-    """Whether the later version is worse in anything that counts."""
-    return any(
-        verdict.word in verdicts.FAILED
-        for one in compared
-        for metric, verdict in one.verdicts.items()
-        if metric not in TOLD_ONLY
-    )
-
-
-def words(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Each verdict for a result file, beside the samples that it follows from."""
     return [
-        {"case": one.case, "metric": metric, **verdict._asdict(), "fails": metric not in TOLD_ONLY}
-        for one in compared
-        for metric, verdict in one.verdicts.items()
+        Result("compare", f"{case}/{name}", metric, unit, "lower", tuple(version_samples))
+        for name, version_samples in samples.items()
     ]
 
 
-def markdown(
-    versions: Mapping[str, str],
-    where: Mapping[str, Any],
-    least: float,
-    compared: Sequence[Compared],
+def measure_turns(
+    case: str, trees: Mapping[str, Tree], rounds: int, folder: str = "", starts: int = STARTS
+) -> InterleavedTurns:
+    """`rounds` turns of each version, divided among `starts` processes of each.
+
+    Raises:
+      UnavailableError: a version cannot do it.
+      UnequalWorkError: the versions do not do the same work.
+    """
+    about, settings = CASES[case], {"folder": folder} if folder else {}
+    commands = {
+        name: (worker_command(tree.python, find_task_file(tree, about.file), settings), tree.environ)
+        for name, tree in trees.items()
+    }
+    if case in STABILITY_CASES:
+        return run_interleaved(commands, rounds, steps=about.steps, max_others_cores=math.inf)
+    parts = [run_interleaved(commands, rounds // starts, TURN_SECONDS, parts=PARTS_PER_TURN)]
+    for start in range(1, starts):
+        start_rounds = rounds // starts + (start <= rounds % starts)
+        # The process that is started first is some percent slower for its whole life.
+        order = dict(reversed(commands.items())) if start % 2 else commands
+        parts.append(run_interleaved(order, start_rounds, steps=parts[0].steps, parts=PARTS_PER_TURN))
+    turns = {name: [turn for part in parts for turn in part.turns[name]] for name in trees}
+    return InterleavedTurns(turns, parts[0].steps)
+
+
+def find_task_file(tree: Tree, file: str) -> Path:
+    """The version's own task file of that name, or `file`, that of the comparing version."""
+    return tree.find_benchmark_file(Path(file).name) or Path(file)
+
+
+def measure_first_calls(trees: Mapping[str, Tree], rounds: int) -> dict[str, list[Sample]]:
+    """Times of `rounds` starts of training with each version, in alternating order.
+
+    One more start of each comes first and does not count: it renders the images and brings files into memory.
+
+    Raises:
+      UnavailableError: a version does not train.
+    """
+    samples: dict[str, list[Sample]] = {name: [] for name in trees}
+    for round_ in range(-1, rounds):
+        for name in turn_order(list(trees), round_):
+            print(f"{STARTUP}: {name}, {round_ + 1} of {rounds}", file=sys.stderr, flush=True)
+            tree = trees[name]
+            try:
+                sample = measure_first_call(tree.python, tree.path, environ=tree.environ)
+            except UsageError as error:
+                raise UnavailableError(f"{name}: {error}") from error
+            if round_ >= 0:
+                samples[name].append(sample)
+    return samples
+
+
+def final_loss(losses: np.ndarray) -> float:
+    """The median loss of the last steps, in nats, but at most the loss of guessing."""
+    loss = float(np.median(losses[-FINAL_LOSS_STEPS:]))
+    return min(loss, CHANCE_LOSS) if math.isfinite(loss) else CHANCE_LOSS
+
+
+def parse_losses(losses: Sequence[float | str]) -> np.ndarray:
+    """float64 [steps]; the strings "nan" and "inf" become numbers."""
+    return np.array([float(loss) for loss in losses])
+
+
+def any_failure(comparisons: Sequence[CaseComparison]) -> bool:
+    """Whether head is worse in a metric that can fail a version."""
+    return any(
+        verdict.word in verdicts.FAILING_WORDS
+        for comparison in comparisons
+        for metric, verdict in comparison.verdicts.items()
+        if metric not in INFORMATIONAL_METRICS
+    )
+
+
+def verdict_entries(comparisons: Sequence[CaseComparison]) -> list[dict[str, Any]]:
+    """All verdicts, as a result file keeps them beside the samples."""
+    return [
+        {
+            "case": comparison.case,
+            "metric": metric,
+            **verdict._asdict(),
+            "fails": metric not in INFORMATIONAL_METRICS,
+        }
+        for comparison in comparisons
+        for metric, verdict in comparison.verdicts.items()
+    ]
+
+
+def markdown_table(
+    commits: Mapping[str, str],
+    environment: Mapping[str, Any],
+    min_effect: float,
+    comparisons: Sequence[CaseComparison],
     skipped: Sequence[Skipped] = (),
 ) -> str:
-    """A table of the verdicts, for a person and for a pull request; `versions` are hashes by side."""
-    sides = " against ".join(f"`{short(versions[side])}`" for side in ("head", "base"))
+    """The verdicts as a Markdown table, for the terminal and for a pull request; `commits` are hashes by side."""
+    versions = " against ".join(f"`{short_commit(commits[side])}`" for side in ("head", "base"))
     lines = [
-        f"{sides}, on {where['cores']} cores of {where['cpu']}; a change of {least:.0%} matters.",
+        f"{versions}, on {environment['cores']} cores of {environment['cpu']}; a change of {min_effect:.0%} matters.",
         "",
         "| case | metric | base | head | head / base, 95% interval | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for one in compared:
-        of = {(each.case, each.metric): each for each in one.results}
-        for metric, verdict in one.verdicts.items():
-            measured = [of[f"{one.case}/{side}", MEASURED.get(metric, metric)] for side in ("base", "head")]
-            sides = " | ".join(f"{each.median:.4g} {each.unit}" for each in measured)
+    for comparison in comparisons:
+        results = {(result.case, result.metric): result for result in comparison.results}
+        for metric, verdict in comparison.verdicts.items():
+            sampled = SAMPLED_METRICS.get(metric, metric)
+            sides = [results[f"{comparison.case}/{side}", sampled] for side in ("base", "head")]
+            medians = " | ".join(f"{result.median:.4g} {result.unit}" for result in sides)
             word = verdict.word if verdict.word == SAME else f"**{verdict.word}**"
+            word += " (for information)" if metric in INFORMATIONAL_METRICS else ""
             kind = ", head - base" if metric == "spike_score" else ""
-            word += " (told only)" if metric in TOLD_ONLY else ""
-            lines.append(f"| {one.case} | {metric} | {sides} | {verdict}{kind} | {word} |")
+            lines.append(f"| {comparison.case} | {metric} | {medians} | {verdict}{kind} | {word} |")
     lines += [f"| {entry.case} | - | - | - | - | skipped: {entry.reason} |" for entry in skipped]
     return "\n".join(lines) + "\n"

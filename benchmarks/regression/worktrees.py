@@ -1,7 +1,7 @@
-"""Versions of this project in work trees of their own, each with the packages that its lock file names.
+"""Versions of this project, each in its own git work tree, with the packages that its lock file names.
 
-with checked_out("main~3") as tree:
-    subprocess.run([tree.python, "-m", "tools.train", "--help"], env=tree.environ)
+with check_out("main~3") as tree:
+    subprocess.run([tree.python, "-m", "tools.train", "--help"], cwd=tree.path, env=tree.environ)
 """
 
 from __future__ import annotations
@@ -18,100 +18,123 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from evenkeel.benchmarks.peers import environments
-from evenkeel.benchmarks.results import ROOT
-from evenkeel.benchmarks.results import commit as commit_there
+from evenkeel.benchmarks.results import ROOT, git_commit
 from evenkeel.pipeline.errors import UsageError, require
 
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """`commit` is the full hash, with "-dirty" behind it for the working tree as it is, where that has changes."""
+    """A version of the project on disk.
+
+    Attributes:
+      path: the work tree.
+      commit: the full hash, with "-dirty" appended for a working tree with changes.
+      python: the interpreter with the version's packages.
+      import_path: a directory that holds the symbolic link `evenkeel` to `path`.
+    """
 
     path: Path
     commit: str
     python: str
+    import_path: Path
 
     @property
     def environ(self) -> dict[str, str]:
-        """Of a process that imports this version's modules."""
+        """Environment variables of a process that imports this version.
+
+        The package `evenkeel` is the checkout itself, whatever its folder is called, so a link gives it that name.
+        Versions before 0.2 import `pipeline` and `models` from the root of the tree, so that is on the path, too.
+        """
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         return {
             **variables,
-            "PYTHONPATH": str(self.path),
+            "PYTHONPATH": f"{self.import_path}{os.pathsep}{self.path}",
             "CUDA_VISIBLE_DEVICES": "-1",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
 
+    def find_benchmark_file(self, name: str) -> Path | None:
+        """The file called `name` below this version's `benchmarks`; None if it has none."""
+        return min((self.path / "benchmarks").rglob(name), default=None)
+
 
 @contextlib.contextmanager
-def checked_out(ref: str, root: Path = ROOT) -> Iterator[Tree]:
-    """The version `ref` of the repository `root`, until the block ends; "" is its working tree as it is.
+def check_out(ref: str, root: Path = ROOT) -> Iterator[Tree]:
+    """A work tree of the version `ref` of the repository `root`, until the block ends; "" is the working tree itself.
 
     Raises:
       UsageError: there is no such version, or its packages cannot be installed.
     """
-    if not ref:
-        git(root, "rev-parse", "HEAD")  # which says what is wrong, if anything is
-        yield Tree(root, str(commit_there(root)), sys.executable)
-        return
-    commit = commit_of(ref, root)
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as directory:
+        import_path = Path(directory, "import")
+        import_path.mkdir()
+        if not ref:
+            run_git(root, "rev-parse", "HEAD")  # raises if `root` is no repository, or has no commit
+            (import_path / "evenkeel").symlink_to(root, target_is_directory=True)
+            yield Tree(root, str(git_commit(root)), sys.executable, import_path)
+            return
+        commit = resolve_commit(ref, root)
         path = Path(directory, commit[:12])
         try:
-            git(root, "worktree", "add", "--quiet", "--detach", str(path), commit)
-            yield Tree(path, commit, python_of(path, root))
+            run_git(root, "worktree", "add", "--quiet", "--detach", str(path), commit)
+            (import_path / "evenkeel").symlink_to(path, target_is_directory=True)
+            yield Tree(path, commit, install_interpreter(path, root), import_path)
         finally:
             shutil.rmtree(path, ignore_errors=True)
-            git(root, "worktree", "prune")
+            run_git(root, "worktree", "prune")
 
 
-def commit_of(ref: str, root: Path = ROOT) -> str:
+def resolve_commit(ref: str, root: Path = ROOT) -> str:
     """The full hash of the commit that `ref` names.
 
     Raises:
-      UsageError: it names none.
+      UsageError: there is no such commit.
     """
     try:
-        return git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
+        return run_git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     except UsageError as error:
-        why = "" if str(error).endswith("failed") else f" ({error})"
+        reason = "" if str(error).endswith("failed") else f" ({error})"
         raise UsageError(
-            f"{ref} is no commit of {root}{why}: give a branch, a tag or a hash; a shallow clone fetches it first."
+            f"{ref} is no commit of {root}{reason}: give a branch, a tag or a hash; in a shallow clone, fetch it first."
         ) from error
 
 
-def git(root: Path, *arguments: str) -> str:
-    """What git prints.
+def run_git(root: Path, *arguments: str) -> str:
+    """The standard output of a git command in the repository `root`.
 
     Raises:
-      UsageError: it fails, with its reason.
+      UsageError: git is missing, or the command failed.
     """
-    require(bool(shutil.which("git")), "git is not installed: versions come out of it.")
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    require(done.returncode == 0, f"git {' '.join(arguments)}: {' '.join(done.stderr.split()) or 'failed'}")
-    return done.stdout.strip()
+    require(bool(shutil.which("git")), "git is not installed: install it; versions are checked out with it.")
+    process = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    require(process.returncode == 0, f"git {' '.join(arguments)}: {' '.join(process.stderr.split()) or 'failed'}")
+    return process.stdout.strip()
 
 
-def python_of(tree: Path, root: Path = ROOT) -> str:
-    """The interpreter with the packages of the tree's lock: this very one, where `root` has the same lock."""
-    lock = lock_of(tree)
-    require(lock.is_file(), f"that version has no {lock.name}: compare with one that has.")
-    if lock_of(root).read_bytes() == lock.read_bytes():
+def install_interpreter(tree: Path, root: Path = ROOT) -> str:
+    """The interpreter with the packages of the tree's lock file; it is this one if `root` has the same lock file.
+
+    Raises:
+      UsageError: the version has no lock file, or its packages cannot be installed.
+    """
+    lock = lock_file(tree)
+    require(lock.is_file(), f"the version has no {lock.name}: compare with a version that has one.")
+    if lock_file(root).read_bytes() == lock.read_bytes():
         return sys.executable
-    wanted = hashlib.sha256(f"{sys.version} {sys.base_prefix}".encode() + lock.read_bytes()).hexdigest()[:16]
-    home = environments.default_directory().parent / "versions" / wanted
-    python, ready = home / "bin" / "python", home / "ready"
+    key = hashlib.sha256(f"{sys.version} {sys.base_prefix}".encode() + lock.read_bytes()).hexdigest()[:16]
+    environment = environments.default_directory().parent / "versions" / key
+    python, ready = environment / "bin" / "python", environment / "ready"
     if not ready.exists():
-        print(f"installing the packages of {lock.name} into {home}", file=sys.stderr, flush=True)
-        shutil.rmtree(home, ignore_errors=True)
+        print(f"installing the packages of {lock.name} into {environment}", file=sys.stderr, flush=True)
+        shutil.rmtree(environment, ignore_errors=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(lock)]
-        for command in ([sys.executable, "-m", "venv", str(home)], pip):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            require(done.returncode == 0, f"{' '.join(command)}: {' '.join(done.stderr.split())[-300:]}")
+        for command in ([sys.executable, "-m", "venv", str(environment)], pip):
+            process = subprocess.run(command, capture_output=True, text=True, check=False)
+            require(process.returncode == 0, f"{' '.join(command)}: {' '.join(process.stderr.split())[-300:]}")
         ready.touch()
     return str(python)
 
 
-def lock_of(tree: Path) -> Path:
-    """As the Makefile chooses it."""
+def lock_file(tree: Path) -> Path:
+    """The lock file that the Makefile would choose on this machine."""
     return tree / ("requirements-gpu.lock" if shutil.which("nvidia-smi") else "requirements.lock")

@@ -1,4 +1,4 @@
-"""The gate from its command line to its exit code, on versions of a small repository whose speed is known."""
+"""The gate, from its flags to its exit code, on versions of a small repository with a known speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from evenkeel.benchmarks.regression import power_analysis
 from evenkeel.benchmarks.results import ROOT
-from tests.benchmarks.regression.test_worktrees import git
+from tests.benchmarks.regression.test_worktrees import run_git
 
 VERSIONS = {
     "base": "AMOUNT = 1",
@@ -31,13 +31,14 @@ def prepare(threads):
 
     return {"same": {"images a step": getattr(work, "IMAGES", 1)}, "images_per_step": 1, "about": ""}, run
 """
-# The command line as it is, but for what is compared, and how long its turns are.
+# The real command, with another case and shorter turns.
 GATE = """
 import functools, pathlib, sys
-from benchmarks import command, compare, trees, versions
+from evenkeel.benchmarks import command, compare
+from evenkeel.benchmarks.regression import versions, worktrees
 repository, task = map(pathlib.Path, (sys.argv.pop(1), sys.argv.pop(1)))
-versions.CASES, versions.SECONDS = {"step": versions.Case(str(task), "a loop")}, 0.05
-compare.checked_out = functools.partial(trees.checked_out, root=repository)
+versions.CASES, versions.TURN_SECONDS = {"step": versions.Case(str(task), "a loop")}, 0.05
+compare.check_out = functools.partial(worktrees.check_out, root=repository)
 command.run(compare.main)
 """
 
@@ -46,48 +47,48 @@ command.run(compare.main)
 def repository(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A branch for each of `VERSIONS`."""
     path = tmp_path_factory.mktemp("repository")
-    git(path, "init", "--quiet", "--initial-branch=none")
+    run_git(path, "init", "--quiet", "--initial-branch=none")
     for name in ("requirements.lock", "requirements-gpu.lock"):
         (path / name).write_text("# nothing\n")
     for branch, source in VERSIONS.items():
-        git(path, "checkout", "--quiet", "-b", branch)
+        run_git(path, "checkout", "--quiet", "-b", branch)
         (path / "work.py").write_text(f"{source}\n")
-        git(path, "add", ".")
-        git(path, "commit", "--quiet", "--message", branch)
+        run_git(path, "add", ".")
+        run_git(path, "commit", "--quiet", "--message", branch)
     return path
 
 
-def compared(
+def run_gate(
     repository: pathlib.Path, tmp_path: pathlib.Path, base: str, head: str
 ) -> tuple[subprocess.CompletedProcess[str], dict]:
-    """What the command printed, and its result file; both say what the comment does."""
+    """The finished command and its result file; the comment must equal the output."""
     (tmp_path / "task.py").write_text(TASK)
-    places = [f"--output={tmp_path / 'result.json'}", f"--markdown={tmp_path / 'comment.md'}"]
-    line = [sys.executable, "-c", GATE, str(repository), str(tmp_path / "task.py"), "--only=step", *places]
-    # Beside other tests half as much again says nothing; three times as much does.
+    outputs = [f"--output={tmp_path / 'result.json'}", f"--markdown={tmp_path / 'comment.md'}"]
+    line = [sys.executable, "-c", GATE, str(repository), str(tmp_path / "task.py"), "--only=step", *outputs]
+    # Beside other tests, 1.5 times the CPU time can be noise; 3 times cannot.
     line += [f"--base={base}", f"--head={head}", "--least=0.5"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert (tmp_path / "comment.md").read_text().strip() == done.stdout.strip(), done.stderr
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    assert len(run_git(repository, "worktree", "list").splitlines()) == 1
     return done, json.loads((tmp_path / "result.json").read_text())
 
 
 @pytest.mark.slow
 def test_equal_versions_pass(repository: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    done, found = compared(repository, tmp_path, "base", "equal")
+    done, result_file = run_gate(repository, tmp_path, "base", "equal")
     assert done.returncode == 0, done.stdout
-    commits = {side: git(repository, "rev-parse", branch) for side, branch in (("base", "base"), ("head", "equal"))}
-    assert found["environment"]["versions_compared"] == commits
-    of = {(each["case"], each["metric"]): each["samples"] for each in found["results"]}
-    assert len(of["step/base", "cpu_seconds"]) == len(of["step/head", "cpu_seconds"]) == power_analysis.ROUNDS
+    commits = {side: run_git(repository, "rev-parse", branch) for side, branch in (("base", "base"), ("head", "equal"))}
+    assert result_file["environment"]["versions_compared"] == commits
+    samples = {(result["case"], result["metric"]): result["samples"] for result in result_file["results"]}
+    assert len(samples["step/base", "cpu_seconds"]) == len(samples["step/head", "cpu_seconds"]) == power_analysis.ROUNDS
 
 
 @pytest.mark.slow
 def test_a_slower_version_fails(repository: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    done, found = compared(repository, tmp_path, "base", "slow")
+    done, result_file = run_gate(repository, tmp_path, "base", "slow")
     assert done.returncode == 4, done.stdout
     assert "**slower**" in done.stdout
-    cpu, wall = found["environment"]["verdicts"]
+    cpu, wall = result_file["environment"]["verdicts"]
     assert (cpu["case"], cpu["metric"], cpu["word"], cpu["fails"]) == ("step", "cpu_time", "slower", True)
     assert 1.5 < cpu["low"] <= cpu["value"] <= cpu["high"]
     assert (wall["metric"], wall["fails"]) == ("wall_time", False)
@@ -95,7 +96,7 @@ def test_a_slower_version_fails(repository: pathlib.Path, tmp_path: pathlib.Path
 
 @pytest.mark.slow
 def test_a_faster_version_passes(repository: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    done, _ = compared(repository, tmp_path, "slow", "base")
+    done, _ = run_gate(repository, tmp_path, "slow", "base")
     assert done.returncode == 0, done.stdout
     assert "**faster**" in done.stdout
 
@@ -105,15 +106,15 @@ def test_a_faster_version_passes(repository: pathlib.Path, tmp_path: pathlib.Pat
     ("base", "head", "words"),
     [
         ("base", "broken", "skipped: head: ImportError: there is none"),
-        ("base", "other", "images a step must be equal and are not (base 1, head 2)"),
-        ("broken", "base", "skipped: base: ImportError: there is none"),  # nothing has been compared
+        ("base", "other", "images a step must be equal but differ (base 1, head 2)"),
+        ("broken", "base", "skipped: base: ImportError: there is none"),  # no case was compared
     ],
 )
-def test_what_was_not_compared_fails(
+def test_a_case_that_was_not_compared_fails(
     base: str, head: str, words: str, repository: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    done, found = compared(repository, tmp_path, base, head)
+    done, result_file = run_gate(repository, tmp_path, base, head)
     assert done.returncode == 4, done.stdout
     assert words in done.stdout
-    assert found["results"] == []
-    assert len(found["skipped"]) == 1
+    assert result_file["results"] == []
+    assert len(result_file["skipped"]) == 1

@@ -1,4 +1,4 @@
-"""The table of verdicts; what counts as a last loss; changes for the worse where they belong."""
+"""The table of verdicts, the final loss, bad flags, and the injected regressions."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import pytest
 import tensorflow as tf
 
 from evenkeel.benchmarks.regression import injected_regressions, verdicts, versions
-from evenkeel.benchmarks.regression.versions import GUESSING, Compared
+from evenkeel.benchmarks.regression.versions import CHANCE_LOSS, CaseComparison
 from evenkeel.benchmarks.results import ROOT, Result, Skipped
 
 
-def test_the_last_loss_is_the_median_of_the_end_and_at_most_that_of_guessing() -> None:
+def test_the_final_loss_is_the_median_of_the_last_steps_and_at_most_that_of_guessing() -> None:
     falling = np.linspace(2.0, 0.1, 200)
-    assert versions.final_loss(falling) == pytest.approx(np.median(falling[-versions.LAST :]))
-    assert versions.final_loss(np.full(200, 50.0)) == GUESSING
-    assert versions.final_loss(versions.numbers([1.0] * 10 + ["nan"] * 190)) == GUESSING
-    assert versions.final_loss(versions.numbers([1.0] * 10 + ["inf"] * 190)) == GUESSING
+    assert versions.final_loss(falling) == pytest.approx(np.median(falling[-versions.FINAL_LOSS_STEPS :]))
+    assert versions.final_loss(np.full(200, 50.0)) == CHANCE_LOSS
+    assert versions.final_loss(versions.parse_losses([1.0] * 10 + ["nan"] * 190)) == CHANCE_LOSS
+    assert versions.final_loss(versions.parse_losses([1.0] * 10 + ["inf"] * 190)) == CHANCE_LOSS
 
 
-def test_the_table_says_what_was_measured_and_what_was_not() -> None:
+def test_the_table_lists_measured_and_skipped_cases() -> None:
     results = [
         Result("compare", f"step/{side}", "cpu_seconds", "s", "lower", (second, second))
         for side, second in (("base", 1.0), ("head", 1.2))
     ]
-    slower = verdicts.of_times([1.0, 1.0], [1.2, 1.2], 0.05)
-    text = versions.markdown(
+    slower = verdicts.judge_times([1.0, 1.0], [1.2, 1.2], 0.05)
+    text = versions.markdown_table(
         {"base": "a" * 40, "head": "b" * 40 + "-dirty"},
         {"cores": 2, "cpu": "a CPU"},
         0.05,
-        [Compared("step", {"cpu_time": slower}, results)],
+        [CaseComparison("step", {"cpu_time": slower}, results)],
         [Skipped("input", "base: no such thing")],
     )
     assert text.startswith(
@@ -45,19 +45,19 @@ def test_the_table_says_what_was_measured_and_what_was_not() -> None:
     assert text.endswith("| input | - | - | - | - | skipped: base: no such thing |\n")
 
 
-def test_wall_time_is_told_and_fails_nobody() -> None:
-    slower = verdicts.of_times([1.0, 1.0], [1.2, 1.2], 0.05)
-    same = verdicts.of_times([1.0, 1.0], [1.0, 1.0], 0.05)
-    assert not versions.failed([Compared("step", {"cpu_time": same, "wall_time": slower}, [])])
-    assert versions.failed([Compared("step", {"cpu_time": slower, "wall_time": same}, [])])
+def test_wall_time_is_shown_but_does_not_fail_a_version() -> None:
+    slower = verdicts.judge_times([1.0, 1.0], [1.2, 1.2], 0.05)
+    same = verdicts.judge_times([1.0, 1.0], [1.0, 1.0], 0.05)
+    assert not versions.any_failure([CaseComparison("step", {"cpu_time": same, "wall_time": slower}, [])])
+    assert versions.any_failure([CaseComparison("step", {"cpu_time": slower, "wall_time": same}, [])])
 
 
-def test_commands_offer_the_cases_that_there_are() -> None:
-    """Their flags know them before TensorFlow is there; each is read in a process of its own, as both define flags."""
-    for module in ("compare", "power"):
-        line = [sys.executable, "-c", f"from benchmarks.{module} import CASES; print(*CASES)"]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.split() == list(versions.CASES)
+def test_commands_know_their_cases_without_tensorflow() -> None:
+    """Each is imported in its own process, because both define flags."""
+    for module, cases in (("compare", [*versions.CASES, versions.STARTUP]), ("regression.power", [*versions.CASES])):
+        code = f"import sys; from evenkeel.benchmarks.{module} import CASES; print(*CASES, 'tensorflow' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [*cases, "False"]
     for case in versions.CASES.values():
         assert (ROOT / "benchmarks" / case.file).is_file()
 
@@ -71,15 +71,17 @@ def test_commands_offer_the_cases_that_there_are() -> None:
         ("compare", ["--base=main", "rounds=9"], "argument (rounds=9) is not understood"),
         ("compare", ["--base=main", "--markdown=/none/there.md"], "--markdown (/none/there.md) must be a file"),
         ("compare", ["--base=no-such-branch"], "no-such-branch is no commit"),
-        ("power", ["--ref="], "--ref is empty"),
-        ("power", ["--pairs=15"], "--pairs (15) must be a multiple of 10"),
-        ("end_to_end", ["--only=nothing"], "only ('nothing') must be one of small32, photos224"),
-        ("startup", ["--output=/none/there.json"], "--output (/none/there.json) must be a file"),
+        ("regression.power", ["--ref="], "--ref is empty"),
+        ("regression.power", ["--pairs=15"], "--pairs (15) must be a multiple of 10"),
+        ("speed.end_to_end", ["--only=nothing"], "only ('nothing') must be one of small32, photos224"),
+        ("speed.startup", ["--output=/none/there.json"], "--output (/none/there.json) must be a file"),
         ("run", ["--only="], "--only names no suite"),
         ("run", ["--suite=full", "--only=stability"], "--data.small_source is missing"),
     ],
 )
-def test_bad_input_is_told_in_a_line_before_anything_is_measured(module: str, flags: list[str], words: str) -> None:
+def test_bad_flags_are_errors_of_one_line_before_anything_is_measured(
+    module: str, flags: list[str], words: str
+) -> None:
     line = [sys.executable, "-m", f"benchmarks.{module}", *flags]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
@@ -87,8 +89,8 @@ def test_bad_input_is_told_in_a_line_before_anything_is_measured(module: str, fl
 
 
 @pytest.mark.parametrize("size", ["quick", "full"])
-def test_every_suite_is_a_command_that_takes_its_flags(size: str) -> None:
-    code = f"from benchmarks import run; [print(*of['{size}']) for of in run.SUITES.values()]"
+def test_every_suite_is_a_command_that_accepts_its_flags(size: str) -> None:
+    code = f"from evenkeel.benchmarks import run; [print(*suite['{size}']) for suite in run.SUITES.values()]"
     listed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rows = [row.split() for row in listed.splitlines()]
     assert len(rows) >= 7
@@ -106,8 +108,8 @@ def tree(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def changed(tree: pathlib.Path) -> list[str]:
-    paths = [path for name in ("pipeline", "models") for path in (tree / name).glob("*.py")]
+def changed_files(tree: pathlib.Path) -> list[str]:
+    paths = [path for name in ("pipeline", "models") for path in (tree / name).rglob("*.py")]
     return [
         str(path.relative_to(tree)) for path in paths if path.read_text() != (ROOT / path.relative_to(tree)).read_text()
     ]
@@ -116,32 +118,32 @@ def changed(tree: pathlib.Path) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        (lambda tree: injected_regressions.input_slower(tree, 0.001), "pipeline/build.py"),
-        (lambda tree: injected_regressions.step_slower(tree, 0.001), "models/training/stable_model.py"),
-        (injected_regressions.rate_times_3, "models/optim/schedules.py"),
+        (lambda tree: injected_regressions.slow_down_input(tree, 0.001), "pipeline/build.py"),
+        (lambda tree: injected_regressions.slow_down_step(tree, 0.001), "models/training/stable_model.py"),
+        (injected_regressions.triple_learning_rate, "models/optim/schedules.py"),
     ],
 )
-def test_a_change_for_the_worse_is_made_once(change, path: str, tree: pathlib.Path) -> None:
+def test_a_regression_is_injected_once(change, path: str, tree: pathlib.Path) -> None:
     change(tree)
-    assert changed(tree) == [path]
+    assert changed_files(tree) == [path]
     compile((tree / path).read_text(), path, "exec")
-    (tree / path).write_text("nothing of that\n")
-    with pytest.raises(ValueError, match="stands there 0 times, and not once"):
+    (tree / path).write_text("no such line\n")
+    with pytest.raises(ValueError, match="must be in the source once, but is there 0 times"):
         change(tree)
 
 
-def test_what_a_slower_version_spends_changes_nothing_and_is_not_taken_out() -> None:
-    """Its random numbers are in the data that its labels come of: what is only waited for, Grappler takes out."""
-    there: dict[str, Any] = {"tf": tf}
-    exec(injected_regressions.SPENDING.format(count=100), there)
+def test_injected_work_changes_no_output_and_is_not_removed_by_grappler() -> None:
+    """The labels depend on its random numbers: Grappler removes ops that are only a control dependency."""
+    namespace: dict[str, Any] = {"tf": tf}
+    exec(injected_regressions.BURN_CPU_SOURCE.format(count=100), namespace)
     images, labels = tf.constant([[7], [8]], tf.uint8), tf.constant([3, 4], tf.int64)
-    same_images, same_labels = there["_spent"](images, labels)
+    same_images, same_labels = namespace["_burn_cpu"](images, labels)
     np.testing.assert_array_equal(same_images, images)
     np.testing.assert_array_equal(same_labels, labels)
-    graph = tf.function(there["_spent"]).get_concrete_function(images, labels)
-    todo, seen = [graph.outputs[1].op], set()
+    graph = tf.function(namespace["_burn_cpu"]).get_concrete_function(images, labels)
+    todo, op_types = [graph.outputs[1].op], set()
     while todo:
         operation = todo.pop()
-        seen.add(operation.type)
+        op_types.add(operation.type)
         todo += [tensor.op for tensor in operation.inputs]
-    assert any("RandomUniform" in name for name in seen), seen
+    assert any("RandomUniform" in name for name in op_types), op_types
