@@ -1,10 +1,10 @@
-"""A run that is killed again and again against one that is left alone: are their weights the same to the last bit?
+"""Kills and resumes a run many times, and compares its weights bit by bit with those of an undisturbed run.
 
     python -m benchmarks.endurance.chaos --kills=50 --terms=20 --replicas=1,2 --output=result.json
 
-SIGKILL and SIGTERM, mixed at random, strike at random moments of a run of short steps, with checkpoints every few of
-them, so that many strike while one is written. After each the run goes on in a new process. A SIGTERM must end in exit
-code 75 and cost no step.
+SIGKILLs and SIGTERMs, in random order, are sent at random moments of a run with short steps and a checkpoint every few
+of them, so that many come while a checkpoint is being written. After each signal the run is resumed in a new process.
+After SIGTERM the exit code must be 75 and no step may be lost.
 """
 
 from __future__ import annotations
@@ -15,51 +15,52 @@ import sys
 from absl import flags
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.endurance.kill_resume import Unendured, endure
+from evenkeel.benchmarks.endurance.kill_resume import EnduranceError, kill_and_resume
 from evenkeel.pipeline.errors import require
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("kills", 50, "SIGKILLs over the run")
-flags.DEFINE_integer("terms", 20, "SIGTERMs over the run")
+flags.DEFINE_integer("kills", 50, "number of SIGKILLs")
+flags.DEFINE_integer("terms", 20, "number of SIGTERMs")
 flags.DEFINE_list("replicas", ["1", "2"], "numbers of logical replicas, 1 or 2")
-flags.DEFINE_integer("seed", 0, "of the moments")
+flags.DEFINE_integer("seed", 0, "seed of the random moments and of the order of the signals")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
 def main(argv: list[str]) -> int:
     require(FLAGS.kills >= 0, f"--kills ({FLAGS.kills}) must not be negative.")
     require(FLAGS.terms >= 0, f"--terms ({FLAGS.terms}) must not be negative.")
-    require(FLAGS.kills + FLAGS.terms > 0, "--kills and --terms are both 0: nothing to endure.")
+    require(FLAGS.kills + FLAGS.terms > 0, "--kills and --terms are both 0: give a number of signals to send.")
     for replicas in FLAGS.replicas:
         require(replicas in ("1", "2"), f"--replicas ({replicas}) must be 1, 2 or 1,2.")
-    found, same = [], True
+    chaos_results, all_equal = [], True
     for replicas in map(int, FLAGS.replicas):
         try:
-            came = endure(replicas, FLAGS.kills, FLAGS.terms, random.Random(FLAGS.seed))
-        except Unendured as error:
+            outcome = kill_and_resume(replicas, FLAGS.kills, FLAGS.terms, random.Random(FLAGS.seed))
+        except EnduranceError as error:
             print(f"error: {error}", file=sys.stderr)
             return 4
-        same &= came.bit_equal
-        worst = max(came.lost, default=0)
+        all_equal &= outcome.bit_equal
+        max_lost = max(outcome.lost, default=0)
+        weights = "those" if outcome.bit_equal else "NOT those"
         print(
-            f"{replicas} replica{'s' if replicas > 1 else ''}: {came.kills} SIGKILLs ({came.in_saves} of them in"
-            f" the writing of a checkpoint), {came.terms} SIGTERMs: at most {worst} steps lost; weights, slots,"
-            f" statistics and averages are {'those' if came.bit_equal else 'NOT those'} of the straight run"
+            f"{replicas} replica{'s' if replicas > 1 else ''}: {outcome.kills} SIGKILLs ({outcome.in_saves} of them"
+            f" while a checkpoint was written), {outcome.terms} SIGTERMs: at most {max_lost} steps lost; weights,"
+            f" slots, statistics and averages are {weights} of the undisturbed run"
         )
         values = {
-            "bit_equal": (float(came.bit_equal), "higher"),
-            "kills": (came.kills, "higher"),
-            "resumes": (came.kills + came.terms, "higher"),
-            "kills_in_saves": (came.in_saves, "higher"),
-            "steps_lost_max": (worst, "lower"),
+            "bit_equal": (float(outcome.bit_equal), "higher"),
+            "kills": (outcome.kills, "higher"),
+            "resumes": (outcome.kills + outcome.terms, "higher"),
+            "kills_in_saves": (outcome.in_saves, "higher"),
+            "steps_lost_max": (max_lost, "lower"),
         }
-        found += [
+        chaos_results += [
             results.Result("chaos", f"replicas{replicas}", metric, "1", better, (value,))
             for metric, (value, better) in values.items()
         ]
     if FLAGS.output:
-        results.write(FLAGS.output, found, results.environment())
-    return 0 if same else 4
+        results.write(FLAGS.output, chaos_results, results.environment())
+    return 0 if all_equal else 4
 
 
 if __name__ == "__main__":

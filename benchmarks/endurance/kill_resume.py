@@ -1,7 +1,7 @@
-"""A run that is killed again and again, and one that is left alone.
+"""A run that is killed and resumed many times, compared with an undisturbed run.
 
-came = endure(replicas=1, kills=50, terms=20, rng=random.Random(0))
-came.bit_equal, came.lost
+result = kill_and_resume(replicas=1, kills=50, terms=20, rng=random.Random(0))
+result.bit_equal, result.lost
 """
 
 from __future__ import annotations
@@ -21,16 +21,25 @@ from tqdm import tqdm
 
 from evenkeel.benchmarks.endurance import victim
 
-STEPS_A_LIFE = 25  # of the straight run, for each signal
-AFTER = 200  # steps that the last signal comes before the end
-LATEST = 0.3  # seconds from the step that a signal waits for to the signal
-# The one on its way to the disk, the steps since, and the call in which they end.
-MOST_LOST = 2 * victim.EVERY + victim.PER_CALL
-PATIENCE = 300  # seconds for a life to come to its step
+STEPS_PER_SIGNAL = 25  # of the run, on average
+STEPS_AFTER_LAST_SIGNAL = 200
+MAX_SIGNAL_DELAY_SECONDS = 0.3  # from the step that a signal waits for to the signal
+# A SIGKILL loses the steps of the checkpoint that is being written, those since, and those of the running call.
+MAX_STEPS_LOST = 2 * victim.CHECKPOINT_EVERY_STEPS + victim.STEPS_PER_CALL
+EXIT_PREEMPTED = 75  # of tools.train after SIGTERM
+TIMEOUT_SECONDS = 300  # for a process to reach its step, or to end
 
 
-class Endured(NamedTuple):
-    """What came of a run that was killed: steps `lost` by each SIGKILL, how many struck in a save."""
+class EnduranceResult(NamedTuple):
+    """The result of a run that was killed and resumed.
+
+    Attributes:
+      bit_equal: whether its last checkpoint equals that of the undisturbed run.
+      kills: number of SIGKILLs.
+      terms: number of SIGTERMs.
+      in_saves: number of SIGKILLs that came while a checkpoint was being written.
+      lost: steps that each SIGKILL lost.
+    """
 
     bit_equal: bool
     kills: int
@@ -39,113 +48,130 @@ class Endured(NamedTuple):
     lost: list[int]
 
 
-class Unendured(Exception):
-    """A life did not go as it must; one line."""
+class EnduranceError(Exception):
+    """A training process did not behave as it must; the message is one line."""
 
 
-def endure(replicas: int, kills: int, terms: int, rng: random.Random) -> Endured:
-    """Both runs, and what their last checkpoints hold.
+def kill_and_resume(replicas: int, kills: int, terms: int, rng: random.Random) -> EnduranceResult:
+    """Trains once undisturbed and once with signals at random steps, and compares the last checkpoints.
 
     Raises:
-      Unendured: a life ended in another way than it was made to.
+      EnduranceError: a process ended in another way than it must, or lost too many steps.
     """
     signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
     rng.shuffle(signals)
-    struck = range(victim.PER_CALL, STEPS_A_LIFE * (len(signals) + 1))
-    moments = sorted(rng.sample(struck, len(signals)))
-    epochs = -(-(struck.stop + AFTER) // victim.STEPS_PER_EPOCH)
+    signal_range = range(victim.STEPS_PER_CALL, STEPS_PER_SIGNAL * (len(signals) + 1))
+    signal_steps = sorted(rng.sample(signal_range, len(signals)))
+    epochs = -(-(signal_range.stop + STEPS_AFTER_LAST_SIGNAL) // victim.STEPS_PER_EPOCH)
     steps = epochs * victim.STEPS_PER_EPOCH
     lost, in_saves = [], 0
     with tempfile.TemporaryDirectory() as directory:
-        straight, run, told = (os.path.join(directory, name) for name in ("straight", "run", "told"))
-        with Life(straight, f"{told}-straight", replicas, epochs) as life:
-            life.ends(0)
-        for number, step in zip(tqdm(signals, unit="signal", desc=f"{replicas} replicas"), moments, strict=True):
-            with Life(run, told, replicas, epochs) as life:
-                life.comes_to(step)
-                time.sleep(rng.random() * LATEST)
-                life.process.send_signal(number)
-                life.ends(-signal.SIGKILL if number == signal.SIGKILL else 75)
-            lost_now = told_step(told) - newest_step(run)
+        undisturbed, run, step_file = (os.path.join(directory, name) for name in ("undisturbed", "run", "step"))
+        with TrainingProcess(undisturbed, f"{step_file}-undisturbed", replicas, epochs) as process:
+            process.wait_for_exit(0)
+        for number, step in zip(tqdm(signals, unit="signal", desc=f"{replicas} replicas"), signal_steps, strict=True):
+            with TrainingProcess(run, step_file, replicas, epochs) as process:
+                process.wait_for_step(step)
+                time.sleep(rng.random() * MAX_SIGNAL_DELAY_SECONDS)
+                process.send(number)
+                process.wait_for_exit(-signal.SIGKILL if number == signal.SIGKILL else EXIT_PREEMPTED)
+            steps_lost = read_step_file(step_file) - newest_checkpoint_step(run)
             if number == signal.SIGKILL:
-                if lost_now > MOST_LOST:
-                    raise Unendured(f"a SIGKILL cost {lost_now} steps, and {MOST_LOST} may be lost")
-                lost.append(lost_now)
+                if steps_lost > MAX_STEPS_LOST:
+                    raise EnduranceError(f"a SIGKILL lost {steps_lost} steps; at most {MAX_STEPS_LOST} are allowed")
+                lost.append(steps_lost)
                 in_saves += any(name.startswith("writing-") for name in os.listdir(os.path.join(run, "checkpoints")))
-            elif lost_now:
-                raise Unendured(f"a SIGTERM cost {lost_now} steps")
-        with Life(run, told, replicas, epochs) as life:
-            life.ends(0)
-        same = contents(straight, steps) == contents(run, steps)
-    return Endured(same, kills, terms, in_saves, lost)
+            elif steps_lost:
+                raise EnduranceError(f"a SIGTERM lost {steps_lost} steps; none are allowed")
+        with TrainingProcess(run, step_file, replicas, epochs) as process:
+            process.wait_for_exit(0)
+        bit_equal = checkpoint_values(undisturbed, steps) == checkpoint_values(run, steps)
+    return EnduranceResult(bit_equal, kills, terms, in_saves, lost)
 
 
-class Life:
-    """A process that trains until it is killed or done."""
+class TrainingProcess:
+    """A process that starts or resumes a run (`victim.py`). As a context manager it ends with the block."""
 
-    def __init__(self, run: str, told: str, replicas: int, epochs: int) -> None:
-        self._told = told
-        line = [sys.executable, "-m", "benchmarks.endurance.victim", run, told, str(replicas), str(epochs)]
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed with this)
-        self.process = subprocess.Popen(line, stdout=self._log, stderr=subprocess.STDOUT)
+    def __init__(self, run: str, step_file: str, replicas: int, epochs: int) -> None:
+        self._step_file = step_file
+        command = [sys.executable, "-m", "benchmarks.endurance.victim", run, step_file, str(replicas), str(epochs)]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in __exit__)
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT)
 
-    def __enter__(self) -> Life:
+    def __enter__(self) -> TrainingProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        self._process.kill()
+        self._process.wait()
         self._log.close()
 
-    def comes_to(self, step: int) -> None:
-        """Waits until this life, not an earlier one, has told a step from `step` on."""
-        before = os.stat(self._told).st_mtime_ns if os.path.exists(self._told) else 0
-        for _ in _until(PATIENCE):
-            if self.process.poll() is not None:
-                raise Unendured(f"it ended with {self.process.returncode} before step {step}: {self._last_lines()}")
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process."""
+        self._process.send_signal(number)
+
+    def wait_for_step(self, step: int) -> None:
+        """Waits until this process, not an earlier one, has recorded a step of at least `step`.
+
+        Raises:
+          EnduranceError: it ended before, or the time is up.
+        """
+        time_before = os.stat(self._step_file).st_mtime_ns if os.path.exists(self._step_file) else 0
+        for _ in _poll(TIMEOUT_SECONDS):
+            if self._process.poll() is not None:
+                code = self._process.returncode
+                raise EnduranceError(f"it ended with {code} before step {step}: {self._last_lines()}")
             if (
-                os.path.exists(self._told)
-                and os.stat(self._told).st_mtime_ns > before
-                and told_step(self._told) >= step
+                os.path.exists(self._step_file)
+                and os.stat(self._step_file).st_mtime_ns > time_before
+                and read_step_file(self._step_file) >= step
             ):
                 return
-        raise Unendured(f"it did not come to step {step} within {PATIENCE} s: {self._last_lines()}")
+        raise EnduranceError(f"it did not reach step {step} within {TIMEOUT_SECONDS} s: {self._last_lines()}")
 
-    def ends(self, code: int) -> None:
+    def wait_for_exit(self, expected_code: int) -> None:
+        """Waits until the process ends.
+
+        Raises:
+          EnduranceError: it ended with another exit code, or the time is up.
+        """
         try:
-            found = self.process.wait(timeout=PATIENCE)
+            code = self._process.wait(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Unendured(f"it did not end within {PATIENCE} s: {self._last_lines()}") from None
-        if found != code:
-            raise Unendured(f"it ended with {found} and not with {code}: {self._last_lines()}")
+            raise EnduranceError(f"it did not end within {TIMEOUT_SECONDS} s: {self._last_lines()}") from None
+        if code != expected_code:
+            raise EnduranceError(f"it ended with {code} instead of {expected_code}: {self._last_lines()}")
 
     def _last_lines(self) -> str:
         self._log.seek(0)
         return " | ".join(self._log.read().decode(errors="replace").splitlines()[-5:])
 
 
-def _until(seconds: float) -> Iterator[None]:
+def _poll(seconds: float) -> Iterator[None]:
+    """Yields every 2 ms until `seconds` have passed."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         yield
         time.sleep(0.002)
 
 
-def told_step(path: str) -> int:
+def read_step_file(path: str) -> int:
+    """The step that the training process recorded last; 0 if there is no file."""
     if not os.path.exists(path):
         return 0
     with open(path, "rb") as file:
         return int.from_bytes(file.read(), "little")
 
 
-def newest_step(run: str) -> int:
-    """Of the checkpoints with a name, which are the whole ones."""
-    names = os.listdir(os.path.join(run, "checkpoints")) if os.path.isdir(os.path.join(run, "checkpoints")) else []
+def newest_checkpoint_step(run: str) -> int:
+    """The step of the newest complete checkpoint, one with its final name; 0 if there is none."""
+    directory = os.path.join(run, "checkpoints")
+    names = os.listdir(directory) if os.path.isdir(directory) else []
     return max((int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name))), default=0)
 
 
-def contents(run: str, step: int) -> dict[str, bytes]:
-    """All that the checkpoint of `step` holds, by name, to the bit."""
+def checkpoint_values(run: str, step: int) -> dict[str, bytes]:
+    """{name: bytes} of all tensors in the checkpoint of `step`."""
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(os.path.join(run, "checkpoints", f"step-{step:08d}", "variables"))

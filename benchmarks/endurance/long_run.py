@@ -1,10 +1,10 @@
-"""Whether a long run grows: memory, threads and open files of 20,000 steps with everything on.
+"""Growth of memory, threads and open files over a training run of 20,000 steps with all features on.
 
     python -m benchmarks.endurance.long_run --steps=20000 --output=result.json
 
-A tiny network with guard, histograms, checkpoints, validation, averages and TensorBoard. What the process holds is read
-from /proc while it trains; growth is the last tenth of the steps against the first tenth behind the warm-up. More than
-2% of memory, or a thread or a file more, exits with 4.
+A tiny network with guard, histograms, checkpoints, validation, weight averages and TensorBoard. Memory, threads and
+open files of the process are read from /proc while it trains. Growth is the last tenth of the steps compared with the
+first tenth after the warm-up. Exits with 4 if memory grows by more than 2%, or if there are more threads or open files.
 """
 
 from __future__ import annotations
@@ -29,14 +29,38 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer("steps", 20_000, "steps of the run")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
-IMAGES, BATCH = 400, 4  # 100 steps an epoch
-EVERY = 0.5  # seconds between looks
-MOST = 0.02  # of memory
-WARM_UP = 2000  # steps: 2.5% more memory at their end than after 300 of them, and 0.7% in the next 18,000
+IMAGES, BATCH_SIZE = 400, 4  # 100 steps per epoch
+SAMPLE_INTERVAL_SECONDS = 0.5
+MAX_MEMORY_GROWTH = 0.02
+# Memory grows by 2.5% from step 300 to 2,000, and by 0.7% in the next 18,000 steps.
+WARMUP_STEPS = 2000
+TRAIN_OPTIONS = {
+    "guard": "act",
+    "histograms_every": 100,
+    "averaging.name": "ema",
+    "precision": "float32",
+    "steps_per_execution": 20,
+    "data.shapes.size": 16,
+    "data.shapes.count": IMAGES,
+    "data.image_size": 16,
+    "data.batch_size": BATCH_SIZE,
+    "data.augment.flip": 0.5,
+    "model.name": "cnn",
+    "model.width": 4,
+    "optimizer.name": "adam",
+    "optimizer.learning_rate": 0.001,
+}
 
 
-class Look(NamedTuple):
-    """What the process holds when it has done `steps`: bytes of memory, threads, open files."""
+class ProcessUsage(NamedTuple):
+    """Resources of the training process.
+
+    Attributes:
+      steps: steps done.
+      memory: resident memory in bytes.
+      threads: number of threads.
+      files: number of open files.
+    """
 
     steps: int
     memory: int
@@ -45,98 +69,87 @@ class Look(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    require(FLAGS.steps >= 1000, f"--steps ({FLAGS.steps}) must be 1000 or more: what is shorter is all warm-up.")
-    looks = watched(round(FLAGS.steps * BATCH / IMAGES))
-    warm = warmed_up(looks[-1].steps)
-    early, late = (part(looks, of) for of in ((warm, warm + 0.1), (0.9, 1.0)))
+    require(FLAGS.steps >= 1000, f"--steps ({FLAGS.steps}) must be 1000 or more: a shorter run is only warm-up.")
+    samples = train_and_sample(round(FLAGS.steps * BATCH_SIZE / IMAGES))
+    warmup = warmup_share(samples[-1].steps)
+    early, late = (median_usage(samples, interval) for interval in ((warmup, warmup + 0.1), (0.9, 1.0)))
     growth = {
         "memory_growth": (late.memory / early.memory - 1, "share"),
         "threads_growth": (late.threads - early.threads, "1"),
         "files_growth": (late.files - early.files, "1"),
     }
     print(
-        f"{looks[-1].steps} steps: memory {early.memory / 2**20:.1f} to {late.memory / 2**20:.1f} MiB"
+        f"{samples[-1].steps} steps: memory {early.memory / 2**20:.1f} to {late.memory / 2**20:.1f} MiB"
         f" ({growth['memory_growth'][0]:+.2%}), threads {early.threads} to {late.threads},"
-        f" open files {early.files} to {late.files}; medians of {len(looks)} looks' tenths"
+        f" open files {early.files} to {late.files}; medians over tenths of {len(samples)} samples"
     )
-    tenths = [part(looks, (at / 10, (at + 1) / 10)).memory / 2**20 for at in range(10)]
+    tenths = [median_usage(samples, (tenth / 10, (tenth + 1) / 10)).memory / 2**20 for tenth in range(10)]
     print(f"MiB by tenths of the steps: {', '.join(f'{memory:.0f}' for memory in tenths)}")
     if FLAGS.output:
-        found = [Result("memory", "long_run", name, unit, "lower", (value,)) for name, (value, unit) in growth.items()]
-        found.append(Result("memory", "long_run", "memory", "bytes", "lower", (late.memory,)))
-        results.write(FLAGS.output, found, results.environment())
-    grows = growth["memory_growth"][0] > MOST or late.threads > early.threads or late.files > early.files
-    return 4 if grows else 0
+        memory_results = [
+            Result("memory", "long_run", name, unit, "lower", (value,)) for name, (value, unit) in growth.items()
+        ]
+        memory_results.append(Result("memory", "long_run", "memory", "bytes", "lower", (late.memory,)))
+        results.write(FLAGS.output, memory_results, results.environment())
+    has_grown = (
+        growth["memory_growth"][0] > MAX_MEMORY_GROWTH or late.threads > early.threads or late.files > early.files
+    )
+    return 4 if has_grown else 0
 
 
-def warmed_up(steps: int) -> float:
-    """The share of the steps that is warm-up: a tenth, or `WARM_UP` of them, but never more than half."""
-    return min(0.5, max(0.1, WARM_UP / steps))
+def warmup_share(steps: int) -> float:
+    """The share of the steps that counts as warm-up: at least a tenth and at least `WARMUP_STEPS`, but at most half."""
+    return min(0.5, max(0.1, WARMUP_STEPS / steps))
 
 
-def part(looks: list[Look], of: tuple[float, float]) -> Look:
-    """The medians of the looks in that share of the steps, or the look nearest to it where it has none: an epoch may be
-    over before anyone looks."""
-    first, last = (share * looks[-1].steps for share in of)
-    nearest = min(looks, key=lambda look: max(first - look.steps, look.steps - last))
-    chosen = [look for look in looks if first <= look.steps <= last] or [nearest]
-    return Look(*(int(np.median(column)) for column in zip(*chosen, strict=True)))
+def median_usage(samples: list[ProcessUsage], interval: tuple[float, float]) -> ProcessUsage:
+    """Medians of the samples in an interval of the steps, given as shares.
+
+    An interval without a sample (an epoch may be shorter than the time between samples) has the nearest one.
+    """
+    first, last = (share * samples[-1].steps for share in interval)
+    nearest = min(samples, key=lambda sample: max(first - sample.steps, sample.steps - last))
+    chosen = [sample for sample in samples if first <= sample.steps <= last] or [nearest]
+    return ProcessUsage(*(int(np.median(column)) for column in zip(*chosen, strict=True)))
 
 
-def watched(epochs: int) -> list[Look]:
-    """Trains in a process of its own, and looks at it until it ends."""
-    looks = []
+def train_and_sample(epochs: int) -> list[ProcessUsage]:
+    """Trains in another process and samples its resources until it ends."""
+    samples = []
     with tempfile.TemporaryDirectory() as directory:
         run = os.path.join(directory, "run")
-        options = {
-            "model_dir": run,
-            "epochs": epochs,
-            "guard": "act",
-            "histograms_every": 100,
-            "averaging.name": "ema",
-            "precision": "float32",
-            "steps_per_execution": 20,
-            "data.shapes.size": 16,
-            "data.shapes.count": IMAGES,
-            "data.image_size": 16,
-            "data.batch_size": BATCH,
-            "data.augment.flip": 0.5,
-            "model.name": "cnn",
-            "model.width": 4,
-            "optimizer.name": "adam",
-            "optimizer.learning_rate": 0.001,
-        }
-        line = [sys.executable, "-m", "tools.train", *(f"--{name}={value}" for name, value in options.items())]
+        options = {**TRAIN_OPTIONS, "model_dir": run, "epochs": epochs}
+        command_line = [sys.executable, "-m", "tools.train", *(f"--{name}={value}" for name, value in options.items())]
         with tempfile.TemporaryFile("w+") as log, tqdm(total=epochs, unit="epoch", file=sys.stderr) as bar:
-            process = subprocess.Popen(line, stdout=log, stderr=log)
+            process = subprocess.Popen(command_line, stdout=log, stderr=log)
             try:
                 while process.poll() is None:
-                    time.sleep(EVERY)
-                    done = newest_step(pathlib.Path(run, "checkpoints"))
-                    if done and (look := look_at(process.pid, done)):
-                        looks.append(look)
-                        bar.update(done * BATCH // IMAGES - bar.n)
+                    time.sleep(SAMPLE_INTERVAL_SECONDS)
+                    steps = newest_checkpoint_step(pathlib.Path(run, "checkpoints"))
+                    if steps and (usage := read_usage(process.pid, steps)):
+                        samples.append(usage)
+                        bar.update(steps * BATCH_SIZE // IMAGES - bar.n)
             finally:
                 process.kill()
                 process.wait()
             log.seek(0)
             require(process.returncode == 0, f"the run ended with {process.returncode}: {log.read()[-500:]}")
-    require(bool(looks), "the run was over before it could be looked at: give it more --steps.")
-    return looks
+    require(bool(samples), "the run ended before its first sample: give more --steps.")
+    return samples
 
 
-def newest_step(checkpoints: pathlib.Path) -> int:
-    """The step of the newest checkpoint, one of which is written every epoch; 0 where there is none."""
+def newest_checkpoint_step(checkpoints: pathlib.Path) -> int:
+    """The step of the newest checkpoint (one is written every epoch); 0 if there is none."""
     return max((int(path.name.removeprefix("step-")) for path in checkpoints.glob("step-*")), default=0)
 
 
-def look_at(pid: int, steps: int) -> Look | None:
-    """None where the process has ended meanwhile."""
+def read_usage(pid: int, steps: int) -> ProcessUsage | None:
+    """Reads the resources of a process from /proc; None if it has ended."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
         memory = int(fields["VmRSS"].split()[0]) << 10
-        return Look(steps, memory, int(fields["Threads"]), len(os.listdir(f"/proc/{pid}/fd")))
+        return ProcessUsage(steps, memory, int(fields["Threads"]), len(os.listdir(f"/proc/{pid}/fd")))
     except (OSError, KeyError):
         return None
 

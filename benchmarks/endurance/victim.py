@@ -1,25 +1,27 @@
-"""A life of the run that `benchmarks.endurance.chaos` kills: trains, or goes on, and tells its step after each call.
+"""The training process that `benchmarks.endurance.chaos` kills: starts or resumes a run and records its steps.
 
-    python -m benchmarks.endurance.victim RUN TOLD REPLICAS EPOCHS
+    python -m benchmarks.endurance.victim RUN STEP_FILE REPLICAS EPOCHS
 
-TOLD is a file that holds the step as 8 bytes, little end first: what is written there outlives the writer.
+STEP_FILE gets the step after each compiled call as 8 bytes, little-endian: what is written there survives the process.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import unittest.mock
 from typing import Any
 
-EVERY = 10  # steps between checkpoints
-PER_CALL = 2
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
+
+CHECKPOINT_EVERY_STEPS = 10
+STEPS_PER_CALL = 2
 STEPS_PER_EPOCH = 15
 
 
-def main(run: str, told: str, replicas: int, epochs: int) -> int:
-    """The exit code that tools.train has."""
-    from evenkeel.models import callbacks, train
+def main(run: str, step_file: str, replicas: int, epochs: int) -> int:
+    """Trains, and returns the exit code that `tools.train` would have."""
+    import tf_keras as keras
+
     from evenkeel.models.config import (
         AveragingConfig,
         CheckpointConfig,
@@ -28,14 +30,12 @@ def main(run: str, told: str, replicas: int, epochs: int) -> int:
         StrategyConfig,
         TrainConfig,
     )
-    from evenkeel.models.telemetry.progress import Progress
+    from evenkeel.models.train import train
     from evenkeel.models.training.summary import exit_code
-    from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 
-    class Telling(Progress):
+    class StepRecorder(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            super().on_train_batch_end(batch, logs)
-            os.pwrite(out, self.model.step.to_bytes(8, "little"), 0)
+            os.pwrite(descriptor, self.model.step.to_bytes(8, "little"), 0)
 
     config = TrainConfig(
         epochs=epochs,
@@ -43,7 +43,7 @@ def main(run: str, told: str, replicas: int, epochs: int) -> int:
         precision="float32",
         guard="act",
         preflight="off",
-        steps_per_execution=PER_CALL,
+        steps_per_execution=STEPS_PER_CALL,
         histograms_every=50,
         data=DataConfig(
             image_size=16,
@@ -54,14 +54,12 @@ def main(run: str, told: str, replicas: int, epochs: int) -> int:
         model=ModelConfig(name="cnn", width=4, dropout=0.2),
         optimizer=OptimizerConfig(name="adam", learning_rate=0.003),
         averaging=AveragingConfig("ema", decay=0.99),
-        checkpoint=CheckpointConfig(every_steps=EVERY),
+        checkpoint=CheckpointConfig(every_steps=CHECKPOINT_EVERY_STEPS),
         strategy=StrategyConfig(name="mirrored", logical_cpus=2) if replicas == 2 else StrategyConfig(name="one"),
     )
-    out = os.open(told, os.O_WRONLY | os.O_CREAT)
+    descriptor = os.open(step_file, os.O_WRONLY | os.O_CREAT)
     resume = os.path.exists(os.path.join(run, "config.json"))
-    with unittest.mock.patch.object(callbacks, "Progress", Telling):
-        summary = train.train(config, run, resume=resume)
-    return exit_code(summary)
+    return exit_code(train(config, run, resume=resume, callbacks=[StepRecorder()]))
 
 
 if __name__ == "__main__":

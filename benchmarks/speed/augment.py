@@ -1,11 +1,11 @@
-"""What each augmentation costs, against decoding an image of the size it works on.
+"""CPU time of each augmentation, compared with decoding an image of the same size.
 
     python -m benchmarks.speed.augment --output=result.json
     python -m benchmarks.speed.augment --source_224=/data/photographs --source_32=/data/cifar10
 
-Each runs alone, with every image drawing it, on batches of real pixels; decoding runs in a tf.data map, as training
-does it. They take turns, and CPU time counts: user and system time of the process, over all threads. `all together` is
-one chain of everything but RandAugment.
+Each augmentation runs alone, on every image of batches of real pixels. Decoding runs in a tf.data map, as in training.
+The cases alternate. CPU time is user and system time of the process, over all threads. `all together` is one chain of
+all augmentations except RandAugment.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import require
 
 FLAGS = flags.FLAGS
-BATCHES = {32: 128, 224: 32}
-# Sides of the rendered images: CIFAR's, and about the 0.2 megapixels of ImageNet's photographs.
-RENDERED = {32: 32, 224: 436}
+BATCH_SIZES = {32: 128, 224: 32}
+# Side of the rendered images: that of CIFAR, and one that gives about 0.2 megapixels, as ImageNet's photographs have.
+RENDERED_SIDES = {32: 32, 224: 436}
 CASES = {
     "flip": AugmentConfig(flip=0.5),
     "pad_crop": AugmentConfig(pad_crop=4),
@@ -48,38 +48,41 @@ CASES = {
 
 flags.DEFINE_integer("rounds", 9, "samples of each case")
 flags.DEFINE_integer("batches", 4, "batches in a sample")
-flags.DEFINE_string("source_32", "shapes", "where the images of 32 pixels come from, as --data.source of training")
-flags.DEFINE_string("source_224", "shapes", "where the images that are decoded to 224 pixels come from")
+flags.DEFINE_string("source_32", "shapes", "source of the images of 32 pixels, like --data.source of training")
+flags.DEFINE_string("source_224", "shapes", "source of the images that are decoded to 224 pixels")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
 def main(argv: list[str]) -> int:
     for name, value in (("rounds", FLAGS.rounds), ("batches", FLAGS.batches)):
         require(value >= 1, f"--{name} ({value}) must be at least 1.")
-    found, lines = [], [("pixels", "case", "CPU us per image", "of decoding", "95% interval")]
+    measured, lines = [], [("pixels", "case", "CPU us per image", "of decoding", "95% interval")]
     for size, source in ((32, FLAGS.source_32), (224, FLAGS.source_224)):
-        shapes = ShapesConfig(size=RENDERED[size], count=10 * BATCHES[size])
-        cases = measured(
-            DataConfig(source=source, image_size=size, batch_size=BATCHES[size], shapes=shapes), FLAGS.batches
+        shapes = ShapesConfig(size=RENDERED_SIDES[size], count=10 * BATCH_SIZES[size])
+        cases = build_cases(
+            DataConfig(source=source, image_size=size, batch_size=BATCH_SIZES[size], shapes=shapes), FLAGS.batches
         )
         samples = measure_interleaved(cases, FLAGS.rounds, warmup=2)
-        images = FLAGS.batches * BATCHES[size]
-        cpu = {name: [sample.cpu_seconds / images * 1e6 for sample in of] for name, of in samples.items()}
+        images = FLAGS.batches * BATCH_SIZES[size]
+        cpu = {
+            name: [sample.cpu_seconds / images * 1e6 for sample in case_samples]
+            for name, case_samples in samples.items()
+        }
         for name, values in cpu.items():
             ratio = paired_ratio(values, cpu["decode"])
             result = results.Result("augment", f"{name}/{size}", "cpu_us_per_image", "us", "lower", tuple(values))
             share = tuple(a / b for a, b in zip(values, cpu["decode"], strict=True))
-            found += [result, results.Result("augment", f"{name}/{size}", "share_of_decoding", "1", "lower", share)]
+            measured += [result, results.Result("augment", f"{name}/{size}", "share_of_decoding", "1", "lower", share)]
             low, high = ratio.ci95
             lines.append((str(size), name, f"{result.median:.1f}", f"{ratio.median:.3f}", f"{low:.3f} .. {high:.3f}"))
     print(results.align_columns(lines))
     if FLAGS.output:
-        results.write(FLAGS.output, found, results.environment())
+        results.write(FLAGS.output, measured, results.environment())
     return 0
 
 
-def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]]:
-    """{case: processes `batches` batches}, on the first training images of `config`; `decode` comes first."""
+def build_cases(config: DataConfig, batches: int) -> dict[str, Callable[[], object]]:
+    """{case: function that processes `batches` batches} of the first training images of `config`; `decode` is first."""
     import tensorflow as tf
 
     from evenkeel.pipeline import build
@@ -87,9 +90,9 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.images import crop
     from evenkeel.pipeline.images.decode import decode
-    from evenkeel.pipeline.index import shuffle
+    from evenkeel.pipeline.index import batch_draws, shuffle
     from evenkeel.pipeline.index.index import JPEG
-    from evenkeel.pipeline.index.shuffle import ReplicaShard
+    from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
     replica_shard, columns = ReplicaShard(config.batch_size), (data := load_dataset(config)).train.columns
     training = build.training_chain(data.train, dataclasses.replace(config, cache="none"), 0, replica_shard)
@@ -100,7 +103,7 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
     rows, contents = zip(*encoded.as_numpy_iterator(), strict=True)
     height, width, kind = (columns[name][list(rows)] for name in ("height", "width", "kind"))
     is_jpeg = kind == JPEG
-    # Read to its end, and on one thread: what a buffer went on to decode would count for the next case.
+    # One thread, and read to the end: a prefetch buffer would go on decoding while the next case is measured.
     files = tf.data.Dataset.from_tensor_slices((list(contents), crop.central_windows(height, width), is_jpeg))
     size, channels, only = config.image_size, config.channels, bool(is_jpeg[0]) if len(set(is_jpeg)) == 1 else None
     decoded = files.map(
@@ -112,14 +115,14 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
         for _ in decoded:
             pass
 
-    def case(of: AugmentConfig) -> Callable[[], object]:
-        stage = chain.build_augmentation(of)
+    def build_case(augment: AugmentConfig) -> Callable[[], object]:
+        stage = chain.build_augmentation(augment)
         assert stage is not None
 
         @tf.function(input_signature=[tf.TensorSpec(images.shape, tf.uint8), tf.TensorSpec([], tf.int64)])
         def step(images: tf.Tensor, element: tf.Tensor) -> tf.Tensor:
             key = shuffle.hash_words(1, element, words=2)
-            return stage(images, shuffle.uniforms(0, element, replica_shard, stage.draw_columns), key)
+            return stage(images, batch_draws.uniforms(0, element, replica_shard, stage.draw_columns), key)
 
         def run() -> None:
             for element in range(batches):
@@ -127,7 +130,7 @@ def measured(config: DataConfig, batches: int) -> dict[str, Callable[[], object]
 
         return run
 
-    return {"decode": decode_all, **{name: case(of) for name, of in CASES.items()}}
+    return {"decode": decode_all, **{name: build_case(augment) for name, augment in CASES.items()}}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What a script without the rest of evenkeel takes up to the end of its first call of training steps.
+"""Time to the end of the first call of training steps in a script without the rest of evenkeel.
 
     python -m benchmarks.speed.bare_step '{"model": {"name": "resnet9", "width": 16}}'
 
-It imports TensorFlow, makes the model and compiles the steps that `tools.train` would with that configuration, and runs
-two calls of them on a batch of random images: no data set, checks, checkpoints or event files, nor what imports them.
-Prints the seconds since its start, in three parts, as a line of JSON: when the model was made, and the calls had ended.
+It imports TensorFlow, builds the model and compiles the steps that `tools.train` would use with that configuration, and
+runs two calls of them on a batch of random images. It has no data set, checks, checkpoints or event files, and does not
+import what they need. Prints one line of JSON with three times since its start: after the model was built, after the
+first call, and after the second.
 """
 
 from __future__ import annotations
@@ -20,30 +21,32 @@ from evenkeel.pipeline.errors import require
 
 
 def main(argv: list[str]) -> int:
-    require(len(argv) == 2, "give one configuration, as JSON.")
+    require(len(argv) == 2, "the argument is missing: give one configuration, as JSON.")
     config = from_dict(TrainConfig, json.loads(argv[1]))
     import tensorflow as tf
 
     from evenkeel.models.config import StrategyConfig
-    from evenkeel.models.distribute.strategy import create
+    from evenkeel.models.distribute.strategy import create_strategy
     from evenkeel.models.training import build_model
-    from evenkeel.models.training.summary import since_start
+    from evenkeel.models.training.summary import time_since_start
 
     class Data:
-        """What the model wants to know of a data set."""
+        """The attributes of a data set that the model needs."""
 
         classes = tuple(map(str, range(10)))
         mean, std = [127.5] * 3, [64.0] * 3
 
-    build_model.set_up(config)
-    model = build_model.create_model(config, cast(Any, Data()), create(StrategyConfig(name="one")), steps_per_epoch=94)
+    build_model.configure_process(config)
+    model = build_model.create_model(
+        config, cast(Any, Data()), create_strategy(StrategyConfig(name="one")), steps_per_epoch=94
+    )
     size, batch = config.data.image_size, config.data.batch_size
     images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
     batches = tf.data.Dataset.from_tensors((images, np.arange(batch) % 10)).repeat()
-    times = [since_start()]
+    times = [time_since_start()]
     for _ in range(2):
         model.fit(batches, steps_per_epoch=int(model._steps_per_execution.numpy()), epochs=1, verbose=0)
-        times.append(since_start())
+        times.append(time_since_start())
     print(json.dumps(times))
     return 0
 

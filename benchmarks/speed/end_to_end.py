@@ -1,10 +1,10 @@
-"""Whether the input keeps up: training fed by the pipeline against the same steps on one batch over and over.
+"""Whether the input pipeline keeps up: training on its batches compared with the same steps on one batch in memory.
 
     python -m benchmarks.speed.end_to_end --data.source=/data/photos --data.small_source=tfds:cifar10
 
-The steps have one core and the input the others (`training_input.py`). `input_wait` is the share of the time in which a
-step waits for its batch, `throughput_share` the throughput against that of the batch in memory, of turns next to each
-other.
+The steps have one core and the input pipeline has the others (`training_input.py`). `input_wait` is the share of the
+time in which a step waits for its batch. `throughput_share` is the throughput relative to that with the batch in
+memory, in turns next to each other.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import sys
 from absl import flags, logging
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.results import ROOT, Result, Skipped
+from evenkeel.benchmarks.results import Result, Skipped
 from evenkeel.pipeline.errors import one_of, require
 from evenkeel.pipeline.system.cpu import cores
 
-CASES = {"small32": "small32", "photos224": "prepared224"}  # {case: what of `peers.sources` it reads}
+CASES = {"small32": "small32", "photos224": "prepared224"}  # {case: the task of `peers.sources` whose data it reads}
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("pairs", 9, "turns of each that count, of about four seconds")
+flags.DEFINE_integer("pairs", 9, "turns of each that count, of about four seconds each")
 flags.DEFINE_list("only", list(CASES), f"cases to run, of: {', '.join(CASES)}")
 flags.DEFINE_string(
     "data.source", "shapes", "images of photos224: shapes (rendered) | tfds:NAME | a directory | a folder"
@@ -38,43 +38,56 @@ def main(argv: list[str]) -> int:
     require(FLAGS.pairs >= 1, f"--pairs ({FLAGS.pairs}) must be at least 1.")
     for name in FLAGS.only:
         one_of("only", name, tuple(CASES))
-    from evenkeel.benchmarks.peers.environments import Unavailable
-    from evenkeel.benchmarks.peers.race import Refused
+    from evenkeel.benchmarks.peers.environments import UnavailableError
+    from evenkeel.benchmarks.peers.race import UnequalWorkError
 
-    found: list[Result] = []
+    measured: list[Result] = []
     skipped: list[Skipped] = []
     for name in FLAGS.only:
         if cores() < 2:
-            skipped.append(Skipped(f"train/{name}", "one core: the input has none of its own"))
+            skipped.append(
+                Skipped(f"train/{name}", "there is only one core, so the input pipeline has none of its own")
+            )
             continue
         try:
-            found += measured(name)
-        except (Unavailable, Refused) as error:
+            measured += measure_case(name)
+        except (UnavailableError, UnequalWorkError) as error:
             skipped.append(Skipped(f"train/{name}", str(error)))
-    if found:
-        print(results.table(found))
+    if measured:
+        print(results.table(measured))
     for entry in skipped:
         print(f"skipped: {entry.case}: {entry.reason}")
     if FLAGS.output:
-        results.write(FLAGS.output, found, results.environment(), skipped)
+        results.write(FLAGS.output, measured, results.environment(), skipped)
     return 4 if skipped and cores() > 1 else 0
 
 
-def measured(name: str) -> list[Result]:
+def measure_case(name: str) -> list[Result]:
+    """Measures `name` with batches from the pipeline and from memory.
+
+    Raises:
+      UnavailableError: training failed.
+      UnequalWorkError: the two do not do the same work.
+    """
     from evenkeel.benchmarks.peers import interleaved, sources
 
     source = FLAGS["data.small_source" if name == "small32" else "data.source"].value
-    folder = str(sources.written(CASES[name], str(source), lambda text: print(text, file=sys.stderr)))
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    folder = str(sources.write_task_data(CASES[name], str(source), lambda text: print(text, file=sys.stderr)))
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     commands = {
-        fed: (interleaved.command(sys.executable, "training_input.py", {"folder": folder, "fed": fed}), environ)
+        fed: (
+            interleaved.worker_command(sys.executable, "speed/training_input.py", {"folder": folder, "fed": fed}),
+            environ,
+        )
         for fed in ("memory", "pipeline")
     }
-    found = interleaved.raced(commands, FLAGS.pairs, seconds=4.0)
-    fed, memory = (found.samples(name, "wall_seconds") for name in ("pipeline", "memory"))
-    waits = tuple(turn.seen["waited"] / seconds for turn, seconds in zip(found.turns["pipeline"], fed, strict=True))
-    shares = tuple(theirs / own for own, theirs in zip(fed, memory, strict=True))
-    step = tuple(seconds / found.steps for seconds in found.samples("memory", "cpu_seconds"))
+    turns = interleaved.run_interleaved(commands, FLAGS.pairs, seconds=4.0)
+    pipeline, memory = (turns.samples(fed, "wall_seconds") for fed in ("pipeline", "memory"))
+    waits = tuple(
+        turn.seen["waited"] / seconds for turn, seconds in zip(turns.turns["pipeline"], pipeline, strict=True)
+    )
+    shares = tuple(reference / seconds for seconds, reference in zip(pipeline, memory, strict=True))
+    step = tuple(seconds / turns.steps for seconds in turns.samples("memory", "cpu_seconds"))
     return [
         Result("train", name, "input_wait", "share", "lower", waits),
         Result("train", name, "throughput_share", "share", "higher", shares),

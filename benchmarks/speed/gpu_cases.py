@@ -1,7 +1,7 @@
-"""A network trained on a GPU in every way that `benchmarks.speed.gpu` compares; without flags.
+"""The training cases that `benchmarks.speed.gpu` compares; without flags.
 
-cases = trainings(DataConfig(image_size=224, batch_size=256), ModelConfig(name="resnet50"), "/tmp/events")
-results = measured(interleaved(cases, rounds=9), batch=256)
+cases = build_turns(DataConfig(image_size=224, batch_size=256), ModelConfig(name="resnet50"), "/tmp/events")
+results = results_from_samples(measure_interleaved(cases, rounds=9), batch_size=256)
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     import tf_keras as keras
 
 PRECISIONS = ("mixed_bfloat16", "mixed_float16")
-PER_CALL, STEPS = 20, 100  # steps in a compiled call, and in a turn: as many as from one histogram to the next
+STEPS_PER_CALL = 20  # in one compiled call
+STEPS_PER_TURN = 100  # as many as from one histogram to the next
 
 
-def trainings(data: DataConfig, model: ModelConfig, directory: str) -> dict[str, Callable[[], object]]:
-    """{case: trains a turn of `STEPS`}; event files go under `directory`."""
+def build_turns(data: DataConfig, model: ModelConfig, directory: str) -> dict[str, Callable[[], object]]:
+    """{case: function that trains a turn of `STEPS_PER_TURN` steps}; event files are written below `directory`."""
     cases: dict[str, Callable[[], object]] = {}
     for precision in PRECISIONS:
         config = TrainConfig(
@@ -41,104 +42,116 @@ def trainings(data: DataConfig, model: ModelConfig, directory: str) -> dict[str,
             precision=precision,
             guard="off",
             histograms_every=0,
-            steps_per_execution=PER_CALL,
+            steps_per_execution=STEPS_PER_CALL,
         )
         name = precision.removeprefix("mixed_")
-        cases[f"{name}/plain"] = _training(dataclasses.replace(config, xla="off"))
-        cases[f"{name}/xla"] = _training(dataclasses.replace(config, xla="on"))
-        cases[f"{name}/whole"] = _training(dataclasses.replace(config, xla="off"), whole=True)
-        cases[f"{name}/watched"] = _training(
-            dataclasses.replace(config, xla="on", guard="watch", histograms_every=STEPS), os.path.join(directory, name)
+        cases[f"{name}/plain"] = _fit_turn(dataclasses.replace(config, xla="off"))
+        cases[f"{name}/xla"] = _fit_turn(dataclasses.replace(config, xla="on"))
+        cases[f"{name}/whole"] = _fit_turn(dataclasses.replace(config, xla="off"), whole=True)
+        cases[f"{name}/watched"] = _fit_turn(
+            dataclasses.replace(config, xla="on", guard="watch", histograms_every=STEPS_PER_TURN),
+            os.path.join(directory, name),
         )
     config = dataclasses.replace(config, xla="on", precision=PRECISIONS[0])
-    return {**cases, "bfloat16/held": _steps(config, held=True), "bfloat16/fed": _steps(config, held=False)}
+    return {
+        **cases,
+        "bfloat16/held": _step_turn(config, in_memory=True),
+        "bfloat16/fed": _step_turn(config, in_memory=False),
+    }
 
 
-def _training(config: TrainConfig, board: str = "", whole: bool = False) -> Callable[[], object]:
-    """A turn of `fit` on one batch: watched where there is a `board`, with `whole` one compiled function of Keras's."""
+def _fit_turn(config: TrainConfig, event_directory: str = "", whole: bool = False) -> Callable[[], object]:
+    """A turn of `fit` on one batch.
+
+    With `event_directory` the guard and TensorBoard observe it; with `whole` XLA compiles the step as one function.
+    """
     from evenkeel.models.stability.guard import StabilityGuard
     from evenkeel.models.telemetry.incidents import Incidents
     from evenkeel.models.telemetry.tensorboard import TensorBoard
 
-    model, batches = _made(config)
-    batches, done = _held(batches), 0
+    model, batches = _build(config)
+    batches, turns_done = _repeat_first_batch(batches), 0
     if whole:
-        model = _whole(model, config)
+        model = _plain_keras_model(model, config)
     callbacks: list[keras.callbacks.Callback] = []
-    if board:
-        callbacks = [StabilityGuard(False, Incidents()), TensorBoard(board, config.data.batch_size, ("0", "1"))]
+    if event_directory:
+        callbacks = [
+            StabilityGuard(False, Incidents()),
+            TensorBoard(event_directory, config.data.batch_size, ("0", "1")),
+        ]
 
     def turn() -> None:
-        nonlocal done
-        done += 1
-        fit = {"steps_per_epoch": STEPS, "initial_epoch": done - 1, "epochs": done, "verbose": 0}
+        nonlocal turns_done
+        turns_done += 1
+        fit = {"steps_per_epoch": STEPS_PER_TURN, "initial_epoch": turns_done - 1, "epochs": turns_done, "verbose": 0}
         model.fit(batches, callbacks=callbacks, **fit)
 
     return turn
 
 
-def _steps(config: TrainConfig, held: bool) -> Callable[[], object]:
-    """A turn of steps and nothing else."""
-    model, batches = _made(config)
-    iterator, steps = iter(_held(batches) if held else batches), model.make_train_function()
+def _step_turn(config: TrainConfig, in_memory: bool) -> Callable[[], object]:
+    """A turn of training steps without `fit`."""
+    model, batches = _build(config)
+    iterator, steps = iter(_repeat_first_batch(batches) if in_memory else batches), model.make_train_function()
 
     def turn() -> None:
-        for _ in range(STEPS // PER_CALL):
+        for _ in range(STEPS_PER_TURN // STEPS_PER_CALL):
             steps(iterator)
         model.rows  # noqa: B018  waits for the device
 
     return turn
 
 
-def _made(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
-    """The model that `tools.train` would make, and its batches."""
-    from evenkeel.models import train as training
+def _build(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
+    """The model that `tools.train` would build, and its batches."""
     from evenkeel.models.distribute import strategy
     from evenkeel.models.training import build_model
+    from evenkeel.models.training.batches import distribute_batches
     from evenkeel.pipeline.dataset import load_dataset
 
-    build_model.set_up(config)
-    devices, data = strategy.create(config.strategy), load_dataset(config.data)
-    share = strategy.share(devices, config.data.batch_size)
-    batches, _ = training.batches(config, data, devices, share, start_step=0)
-    return build_model.create_model(config, data, devices, STEPS), batches
+    build_model.configure_process(config)
+    devices, data = strategy.create_strategy(config.strategy), load_dataset(config.data)
+    replica_shard = strategy.replica_shard(devices, config.data.batch_size)
+    batches, _ = distribute_batches(config, data, devices, replica_shard, start_step=0)
+    return build_model.create_model(config, data, devices, STEPS_PER_TURN), batches
 
 
-def _held(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """The first batch again and again."""
+def _repeat_first_batch(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """A data set that repeats the first batch."""
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensors(next(iter(batches))).repeat()
 
 
-def _whole(model: keras.Model, config: TrainConfig) -> keras.Model:
-    """A plain Keras model of the same network, its step compiled in one."""
+def _plain_keras_model(model: keras.Model, config: TrainConfig) -> keras.Model:
+    """A plain Keras model of the same network, whose whole step is one function compiled by XLA."""
     import tf_keras as keras
 
     from evenkeel.models.optim import losses, optimizers
 
     plain = keras.Model(model.inputs, model.outputs)
-    optimizer = optimizers.create(config.optimizer, config.optimizer.learning_rate, plain.trainable_variables)
+    optimizer = optimizers.create_optimizer(config.optimizer, config.optimizer.learning_rate, plain.trainable_variables)
     if config.precision == "mixed_float16":
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
-    loss = losses.create(config.loss, config.label_smoothing, config.focal_gamma)
-    plain.compile(optimizer, loss, steps_per_execution=PER_CALL, jit_compile=True)
+    loss = losses.create_loss(config.loss, config.label_smoothing, config.focal_gamma)
+    plain.compile(optimizer, loss, steps_per_execution=STEPS_PER_CALL, jit_compile=True)
     return plain
 
 
-def measured(samples: Mapping[str, Sequence[Sample]], batch: int) -> list[Result]:
-    """Throughput of each case; what watching adds, and the share of the throughput that is left when fed from files."""
-    wall = {name: [sample.wall_seconds for sample in of] for name, of in samples.items()}
-    found = [
-        Result("gpu", name, "images_per_second", "1/s", "higher", tuple(STEPS * batch / seconds for seconds in of))
-        for name, of in wall.items()
+def results_from_samples(samples: Mapping[str, Sequence[Sample]], batch_size: int) -> list[Result]:
+    """Throughput of each case, the wall time that telemetry adds, and the throughput of /fed as a share of /held."""
+    wall = {name: [sample.wall_seconds for sample in case_samples] for name, case_samples in samples.items()}
+    images = STEPS_PER_TURN * batch_size
+    results = [
+        Result("gpu", name, "images_per_second", "1/s", "higher", tuple(images / value for value in seconds))
+        for name, seconds in wall.items()
     ]
-    for case, of in wall.items():
+    for case, seconds in wall.items():
         precision, name = case.split("/")
         if name == "watched":
-            added = tuple(a / b - 1 for a, b in zip(of, wall[f"{precision}/xla"], strict=True))
-            found.append(Result("gpu", case, "added_wall_fraction", "1", "lower", added))
+            added = tuple(a / b - 1 for a, b in zip(seconds, wall[f"{precision}/xla"], strict=True))
+            results.append(Result("gpu", case, "added_wall_fraction", "1", "lower", added))
         if name == "fed":
-            left = tuple(b / a for a, b in zip(of, wall[f"{precision}/held"], strict=True))
-            found.append(Result("gpu", case, "throughput_share", "1", "higher", left))
-    return found
+            share = tuple(b / a for a, b in zip(seconds, wall[f"{precision}/held"], strict=True))
+            results.append(Result("gpu", case, "throughput_share", "1", "higher", share))
+    return results

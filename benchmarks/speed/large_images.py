@@ -1,11 +1,15 @@
-"""Random crops of 12-megapixel JPEGs at 224 pixels: what shrinking in the decoder saves, and what it does to pixels.
+"""Random crops of 12-megapixel JPEGs at 224 pixels: the time that scaled decoding saves, and its effect on pixels.
 
     python -m benchmarks.speed.large_images --source=/data/photographs --output=result.json
 
-Images of the source are enlarged to 4000 x 3000 and encoded again. `whole` decodes all of an image and reads the crop
-bilinearly; `fused` decodes the crop alone; `scaled` is what training does: it decodes the crop at a half, a quarter or
-an eighth of its size where that suffices. All show the windows that training would, at multiples of that ratio. The
-difference is the mean one from the whole image, cropped and scaled down with antialiasing.
+Images of the source are enlarged to 4000 x 3000 and encoded again.
+
+    whole     decodes the whole image and resizes the crop bilinearly
+    fused     decodes only the crop
+    scaled    as training does: decodes the crop at a half, a quarter or an eighth of its size if that is large enough
+
+All use the windows that training would draw, at multiples of that ratio. `difference` is the mean absolute difference
+from the crop of the whole image, scaled down with antialiasing.
 """
 
 from __future__ import annotations
@@ -20,37 +24,43 @@ from evenkeel.pipeline.config import DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import require
 
 FLAGS = flags.FLAGS
-HEIGHT, WIDTH, QUALITY, SIZE = 3000, 4000, 90, 224
-STRENGTH = 0.92  # crops of 8 to 100% of the area
+HEIGHT, WIDTH, JPEG_QUALITY, OUTPUT_SIZE = 3000, 4000, 90, 224
+CROP_STRENGTH = 0.92  # crops of 8 to 100% of the area
 
 flags.DEFINE_integer("rounds", 7, "samples of each case")
-flags.DEFINE_integer("images", 8, "images, each with a crop of its own")
-flags.DEFINE_string("source", "shapes", "where the images come from, as --data.source of training")
+flags.DEFINE_integer("images", 8, "images, each with its own crop")
+flags.DEFINE_string("source", "shapes", "source of the images, like --data.source of training")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
 def main(argv: list[str]) -> int:
     for name, value in (("rounds", FLAGS.rounds), ("images", FLAGS.images)):
         require(value >= 1, f"--{name} ({value}) must be at least 1.")
-    cases, errors = measured(FLAGS.source, FLAGS.images)
+    cases, errors = build_cases(FLAGS.source, FLAGS.images)
     samples = measure_interleaved(cases, FLAGS.rounds)
-    cpu = {name: tuple(sample.cpu_seconds / FLAGS.images * 1e3 for sample in of) for name, of in samples.items()}
-    found = [results.Result("large_images", name, "cpu_ms_per_image", "ms", "lower", of) for name, of in cpu.items()]
-    found += [
-        results.Result("large_images", name, "difference", "gray levels", "lower", (e,)) for name, e in errors.items()
+    cpu = {
+        name: tuple(sample.cpu_seconds / FLAGS.images * 1e3 for sample in case_samples)
+        for name, case_samples in samples.items()
+    }
+    measured = [
+        results.Result("large_images", name, "cpu_ms_per_image", "ms", "lower", values) for name, values in cpu.items()
     ]
-    lines = [("case", "CPU ms per image", "times scaled's", "mean difference, gray levels")]
-    for name, of in cpu.items():
-        ratio, error = paired_ratio(of, cpu["scaled"]), errors[name]
-        lines.append((name, f"{sorted(of)[len(of) // 2]:.2f}", str(ratio), f"{error:.3f}"))
+    measured += [
+        results.Result("large_images", name, "difference", "gray levels", "lower", (error,))
+        for name, error in errors.items()
+    ]
+    lines = [("case", "CPU ms per image", "ratio to scaled", "mean difference, gray levels")]
+    for name, values in cpu.items():
+        ratio, error = paired_ratio(values, cpu["scaled"]), errors[name]
+        lines.append((name, f"{sorted(values)[len(values) // 2]:.2f}", str(ratio), f"{error:.3f}"))
     print(results.align_columns(lines))
     if FLAGS.output:
-        results.write(FLAGS.output, found, results.environment())
+        results.write(FLAGS.output, measured, results.environment())
     return 0
 
 
-def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
-    """{case: decodes all images once}, and how far from `whole`'s the pixels of the others are, on average."""
+def build_cases(source: str, count: int) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
+    """({case: function that decodes all images once}, {case: mean absolute difference from the exact crops})."""
     import numpy as np
     import tensorflow as tf
 
@@ -63,36 +73,40 @@ def measured(source: str, count: int) -> tuple[dict[str, Callable[[], object]], 
         decode_downscaled,
         resize,
     )
-    from evenkeel.pipeline.index.shuffle import ReplicaShard
+    from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
     config = DataConfig(source=source, image_size=512, batch_size=count, shapes=ShapesConfig(size=512, count=20))
     images, *_ = next(iter(evaluation_batches(load_dataset(config).train, config, ReplicaShard(count))))
     large = tf.saturate_cast(tf.image.resize(images, [HEIGHT, WIDTH], "bicubic"), tf.uint8)
-    files = [tf.io.encode_jpeg(image, quality=QUALITY) for image in large]
+    files = [tf.io.encode_jpeg(image, quality=JPEG_QUALITY) for image in large]
     draws = tf.random.stateless_uniform([count, crop.DRAWS_PER_IMAGE], (0, 0))
-    windows = crop.random_windows(tf.fill([count], HEIGHT), tf.fill([count], WIDTH), STRENGTH, draws)
-    regions = crop.decode_regions(windows, tf.fill([count], HEIGHT), tf.fill([count], WIDTH), SIZE, tf.fill([count], True))
+    windows = crop.random_windows(tf.fill([count], HEIGHT), tf.fill([count], WIDTH), CROP_STRENGTH, draws)
+    regions = crop.decode_regions(
+        windows, tf.fill([count], HEIGHT), tf.fill([count], WIDTH), OUTPUT_SIZE, tf.fill([count], True)
+    )
     windows = tf.bitwise.left_shift(regions[:, :4], regions[:, 4:])
 
     def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
-        return resize(tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width], SIZE)
+        return resize(
+            tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width], OUTPUT_SIZE
+        )
 
     def exact(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
         image = tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width]
-        return tf.image.resize(image, [SIZE, SIZE], antialias=True)
+        return tf.image.resize(image, [OUTPUT_SIZE, OUTPUT_SIZE], antialias=True)
 
     def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        return decode(contents, window, True, SIZE, 3)
+        return decode(contents, window, True, OUTPUT_SIZE, 3)
 
     def scaled(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        shrunk = lambda: decode_downscaled(contents, region, SIZE, 3)  # noqa: E731
+        shrunk = lambda: decode_downscaled(contents, region, OUTPUT_SIZE, 3)  # noqa: E731
         return tf.cond(region[4] > 0, shrunk, lambda: fused(contents, window, region))
 
-    def data_set(of: Callable[..., tf.Tensor]) -> tf.data.Dataset:
-        # One after the other: what a buffer went on to decode would count for the next case.
-        return tf.data.Dataset.from_tensor_slices((files, windows, regions)).map(of)
+    def data_set(decode_crop: Callable[..., tf.Tensor]) -> tf.data.Dataset:
+        # No prefetching: a buffer would go on decoding while the next case is measured.
+        return tf.data.Dataset.from_tensor_slices((files, windows, regions)).map(decode_crop)
 
     sets = {"whole": data_set(whole), "fused": data_set(fused), "scaled": data_set(scaled)}
 

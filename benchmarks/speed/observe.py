@@ -1,13 +1,16 @@
-"""What watching a training run costs: telemetry of every step, histograms of all weights and gradients, a guard.
+"""CPU time that observing a training run adds: telemetry of every step, histograms of weights and gradients, a guard.
 
     python -m benchmarks.speed.observe --pairs=30 --output=result.json
 
-The same resnet9 trains batches of 128: as a plain Keras model (`plain`), as a StableModel with a row a step and
-histograms every 100 steps, all written to TensorBoard (`observed`), that under a guard that may act, layers looked at
-every 20 steps (`guarded`, against `observed`), and with Keras's own TensorBoard callback at the same cadence
-(`keras_tensorboard`, fewer pairs: it shows weights only). Images lie in memory, so that nothing but the
-training step and its observation is measured. A sample of a pair is 100 steps, taken in turns of 20 with the other's:
-what disturbs the machine for some seconds then falls on both.
+The same resnet9 trains on batches of 128 images in memory, so that only the step and its observation are measured:
+
+    plain               a plain Keras model
+    observed            a StableModel with one telemetry row per step and histograms every 100 steps, to TensorBoard
+    guarded             the same under a guard that may act, with layer statistics every 20 steps; against `observed`
+    keras_tensorboard   Keras's TensorBoard callback as often (fewer pairs; it shows weights only)
+
+A sample has 100 steps, in turns of 20 that alternate with those of the other case, so that a disturbance of some
+seconds hits both.
 """
 
 from __future__ import annotations
@@ -19,64 +22,66 @@ from collections.abc import Mapping
 from absl import flags
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.speed.observe_cases import BATCH, PER_CALL, trainings
-from evenkeel.benchmarks.timing import Sample, paired_ratio, quiet_pairs
+from evenkeel.benchmarks.speed.observe_cases import BATCH_SIZE, STEPS_PER_CALL, build_turns
+from evenkeel.benchmarks.timing import Sample, measure_quiet_pairs, paired_ratio
 from evenkeel.pipeline.errors import require
 
 FLAGS = flags.FLAGS
 
 flags.DEFINE_integer("pairs", 30, "samples of `plain` and `observed`, and of `observed` and `guarded`")
 flags.DEFINE_integer("keras_pairs", 5, "samples of `plain` and `keras_tensorboard`; 0: none")
-flags.DEFINE_integer("steps", 100, "training steps a sample, and between histograms")
+flags.DEFINE_integer("steps", 100, "training steps per sample, and between histograms")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
 def main(argv: list[str]) -> int:
-    leasts = (("pairs", FLAGS.pairs, 1), ("keras_pairs", FLAGS.keras_pairs, 0), ("steps", FLAGS.steps, 1))
-    for name, value, least in leasts:
-        require(value >= least, f"--{name} ({value}) must be at least {least}.")
-    require(FLAGS.steps % PER_CALL == 0, f"--steps ({FLAGS.steps}) must divide by {PER_CALL}, the steps of a turn.")
-    turns = FLAGS.steps // PER_CALL
+    minimums = (("pairs", FLAGS.pairs, 1), ("keras_pairs", FLAGS.keras_pairs, 0), ("steps", FLAGS.steps, 1))
+    for name, value, minimum in minimums:
+        require(value >= minimum, f"--{name} ({value}) must be at least {minimum}.")
+    require(FLAGS.steps % STEPS_PER_CALL == 0, f"--steps ({FLAGS.steps}) must be a multiple of {STEPS_PER_CALL}.")
+    turns = FLAGS.steps // STEPS_PER_CALL
     with tempfile.TemporaryDirectory() as directory:
-        cases = trainings(FLAGS.steps, directory)
-        compared = [
+        cases = build_turns(FLAGS.steps, directory)
+        comparisons = [
             ("observed", "plain", FLAGS.pairs),
             ("guarded", "observed", FLAGS.pairs),
             ("keras_tensorboard", "plain", FLAGS.keras_pairs),
         ]
-        taken = {
-            name: quiet_pairs({base: cases[base], name: cases[name]}, pairs, turns, done=told)
-            for name, base, pairs in compared
+        measured = {
+            name: measure_quiet_pairs({base: cases[base], name: cases[name]}, pairs, turns, on_pair=log_pair)
+            for name, base, pairs in comparisons
             if pairs
         }
-    found = []
-    for name, base, _ in compared:
-        if name not in taken:
+    observe_results = []
+    for name, base, _ in comparisons:
+        if name not in measured:
             continue
-        samples = taken[name]
-        cpu = {case: [sample.cpu_seconds for sample in of] for case, of in samples.items()}
+        samples = measured[name]
+        cpu = {case: [sample.cpu_seconds for sample in case_samples] for case, case_samples in samples.items()}
         ratio = paired_ratio(cpu[name], cpu[base])
         low, high = ratio.ci95
-        others = max(sample.others_cores for of in samples.values() for sample in of)
+        others = max(sample.others_cores for case_samples in samples.values() for sample in case_samples)
         print(
             f"{name} / {base}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%});"
-            f" {len(cpu[name])} pairs, others took at most {others:.2f} cores"
+            f" {len(cpu[name])} pairs, other programs took at most {others:.2f} cores"
         )
         overhead = tuple(a / b - 1 for a, b in zip(cpu[name], cpu[base], strict=True))
-        found.append(results.Result("observe", name, "added_cpu_fraction", "1", "lower", overhead))
-        per_image = tuple(seconds / FLAGS.steps / BATCH * 1e3 for seconds in cpu[name])
-        found.append(results.Result("observe", name, "cpu_ms_per_image", "ms", "lower", per_image))
-    per_image = tuple(sample.cpu_seconds / FLAGS.steps / BATCH * 1e3 for sample in taken["observed"]["plain"])
-    found.append(results.Result("observe", "plain", "cpu_ms_per_image", "ms", "lower", per_image))
+        observe_results.append(results.Result("observe", name, "added_cpu_fraction", "1", "lower", overhead))
+        per_image = tuple(seconds / FLAGS.steps / BATCH_SIZE * 1e3 for seconds in cpu[name])
+        observe_results.append(results.Result("observe", name, "cpu_ms_per_image", "ms", "lower", per_image))
+    per_image = tuple(sample.cpu_seconds / FLAGS.steps / BATCH_SIZE * 1e3 for sample in measured["observed"]["plain"])
+    observe_results.append(results.Result("observe", "plain", "cpu_ms_per_image", "ms", "lower", per_image))
     if FLAGS.output:
-        results.write(FLAGS.output, found, results.environment())
+        results.write(FLAGS.output, observe_results, results.environment())
     return 0
 
 
-def told(pair: Mapping[str, Sample]) -> None:
-    """A line for each pair: a run takes more than half an hour."""
+def log_pair(pair: Mapping[str, Sample]) -> None:
+    """Prints a line, because a run takes more than half an hour."""
     seconds = ", ".join(f"{name} {sample.cpu_seconds:.2f} s of CPU" for name, sample in pair.items())
-    print(f"{seconds}; others {max(sample.others_cores for sample in pair.values()):.2f} cores", file=sys.stderr)
+    print(
+        f"{seconds}; other programs {max(sample.others_cores for sample in pair.values()):.2f} cores", file=sys.stderr
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Whether the profile names what bounds, and whether its first suggestion gains what it predicts.
+"""Checks that the profiler names the bottleneck, and that its first suggestion gains what it predicts.
 
     python -m benchmarks.speed.profiler_validation --output=result.json
 
-Four inputs with a known bound: a slow disk (every image's bytes come some ms late), files far larger than what is shown
-of them, augmentations dearer than all else, a slow model. Each is profiled, the first suggestion is followed, and the
-input measured again: what an image takes of a thread before, over what it takes after. CPU time and waiting, no wall
-time. Ends with exit code 4 if a bound is misnamed or a gain is off by more than 30%.
+Four inputs have a known bottleneck: a slow disk (a read of each image takes some ms longer), files far larger than the
+images made of them, augmentations that take most of the time, and a slow model. Each is profiled, the first suggestion
+is applied, and the input is profiled again. The measured gain is the thread time per image (CPU time and waiting, not
+wall time) before, divided by that after. Exits with 4 if a bottleneck is wrong or a predicted gain is off by more than
+30%.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from evenkeel.pipeline.config import (
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from evenkeel.pipeline.reading.byte_source import Fetch
+    from evenkeel.pipeline.reading.byte_source import ByteSource
 
 FLAGS = flags.FLAGS
-TOLERANCE = 0.3
+MAX_GAIN_ERROR = 0.3
 CHECK_FAILED = 4
-LATE_SECONDS = 0.003  # of a slow disk, per image
+READ_DELAY_SECONDS = 0.003  # per image, of the slow disk
 SLOW_STEP_MS = 60_000.0
 
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
@@ -45,17 +46,31 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An input whose bound is known."""
+    """An input with a known bottleneck.
+
+    Attributes:
+      bound: the stage that is the bottleneck.
+      data: the input.
+      slow_disk: whether reads are delayed.
+      step_ms: duration of a training step; None: not given to the profiler.
+    """
 
     bound: str
     data: DataConfig
-    late: bool = False
+    slow_disk: bool = False
     step_ms: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What the profile said; `measured` is None where there was nothing to follow."""
+class ValidationResult:
+    """What the profiler said of a case, and what came true.
+
+    Attributes:
+      bound: the stage that it named.
+      change: its first suggestion, or "none".
+      predicted: predicted gain, a ratio.
+      measured: measured gain; None if there was no suggestion.
+    """
 
     bound: str
     change: str
@@ -64,37 +79,38 @@ class Found:
 
 
 def cases(batch_size: int = 64) -> dict[str, Case]:
+    """The four inputs, by name."""
     small = DataConfig(batch_size=batch_size, shapes=ShapesConfig(size=32, count=400))
     large = dataclasses.replace(small, cache="none", shapes=ShapesConfig(size=256, count=200))
-    dear = AugmentConfig(rotation=20, noise=10, randaugment_ops=2)
+    expensive = AugmentConfig(rotation=20, noise=10, randaugment_ops=2)
     return {
-        "slow disk": Case("read", dataclasses.replace(small, cache="none"), late=True),
+        "slow disk": Case("read", dataclasses.replace(small, cache="none"), slow_disk=True),
         "heavy decode": Case("decode", large),
-        "heavy augmentation": Case("augment", dataclasses.replace(small, augment=dear)),
+        "heavy augmentation": Case("augment", dataclasses.replace(small, augment=expensive)),
         "slow model": Case("step", small, step_ms=SLOW_STEP_MS),
     }
 
 
-def follow(case: Case) -> Found:
-    """Profiles the case and does what comes first among its suggestions."""
+def follow_first_suggestion(case: Case) -> ValidationResult:
+    """Profiles the case, applies the first suggestion and measures again."""
     from evenkeel.pipeline.dataset import load_dataset
+    from evenkeel.pipeline.profile.chain_timing import time_chain
     from evenkeel.pipeline.profile.profile import profile
-    from evenkeel.pipeline.profile.stages import taken
 
     data = load_dataset(case.data)
-    with slow_disk() if case.late else contextlib.nullcontext():
+    with delayed_reads() if case.slow_disk else contextlib.nullcontext():
         report = profile(data, case.data, step_ms=case.step_ms)
     if not report.suggestions:
-        return Found(report.bound, "none", 1.0, None)
+        return ValidationResult(report.bound, "none", 1.0, None)
     best = report.suggestions[0]
     with tempfile.TemporaryDirectory() as directory:
-        changed = with_options(case.data, best.options, directory)
-        after = sum(taken(load_dataset(changed), changed))
-    return Found(report.bound, best.change, best.gain, report.thread_ms / after)
+        improved = apply_suggestion(case.data, best.options, directory)
+        after = sum(time_chain(load_dataset(improved), improved))
+    return ValidationResult(report.bound, best.change, best.gain, report.thread_ms / after)
 
 
-def with_options(config: DataConfig, options: dict[str, Any], directory: str) -> DataConfig:
-    """`config` with a suggestion's `options`; a tier is prepared under `directory`."""
+def apply_suggestion(config: DataConfig, options: dict[str, Any], directory: str) -> DataConfig:
+    """`config` with a suggestion's `options`; data with another tier is prepared below `directory`."""
     for name, value in options.items():
         if name == "tier":
             from evenkeel.pipeline.prepare.prepare import prepare
@@ -111,50 +127,50 @@ def with_options(config: DataConfig, options: dict[str, Any], directory: str) ->
 
 
 @contextlib.contextmanager
-def slow_disk() -> Iterator[None]:
-    """Every image's bytes come `LATE_SECONDS` late; which the change to a faster disk takes away again."""
+def delayed_reads() -> Iterator[None]:
+    """Delays the read of every image by `READ_DELAY_SECONDS`, until the block ends."""
     import tensorflow as tf
 
     from evenkeel.pipeline.reading import byte_source
 
-    mapped = byte_source.mapped
+    mapped = byte_source.mapped_source
 
-    def late(index: Any) -> Fetch:
+    def late(index: Any) -> ByteSource:
         at_once = mapped(index)
 
         def encoded(row: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
             with tf.control_dependencies([tf.numpy_function(wait, [], [])]):
-                return at_once.encoded(tf.identity(row), region)
+                return at_once.read_bytes(tf.identity(row), region)
 
-        return dataclasses.replace(at_once, encoded=encoded)
+        return dataclasses.replace(at_once, read_bytes=encoded)
 
     def wait() -> None:
-        time.sleep(LATE_SECONDS)
+        time.sleep(READ_DELAY_SECONDS)
 
-    with unittest.mock.patch.object(byte_source, "mapped", late):
+    with unittest.mock.patch.object(byte_source, "mapped_source", late):
         yield
 
 
 def main(argv: list[str]) -> int:
-    wrong, measured = [], []
+    errors, measured = [], []
     for name, case in cases().items():
-        found = follow(case)
-        line = f"{name}: {found.bound} bound; {found.change}"
-        if found.measured is not None:
-            line += f": predicted {found.predicted:.2f}, measured {found.measured:.2f}"
-            of = name.replace(" ", "_")
-            measured.append(results.Result("bounds", of, "predicted_gain", "1", "higher", (found.predicted,)))
-            measured.append(results.Result("bounds", of, "measured_gain", "1", "higher", (found.measured,)))
-            if abs(found.predicted / found.measured - 1) > TOLERANCE:
-                wrong.append(f"{name}: the predicted gain is off by more than {TOLERANCE:.0%}")
-        if found.bound != case.bound:
-            wrong.append(f"{name}: {case.bound} bounds it, not {found.bound}")
+        outcome = follow_first_suggestion(case)
+        line = f"{name}: {outcome.bound} bound; {outcome.change}"
+        if outcome.measured is not None:
+            line += f": predicted {outcome.predicted:.2f}, measured {outcome.measured:.2f}"
+            case_name = name.replace(" ", "_")
+            measured.append(results.Result("bounds", case_name, "predicted_gain", "1", "higher", (outcome.predicted,)))
+            measured.append(results.Result("bounds", case_name, "measured_gain", "1", "higher", (outcome.measured,)))
+            if abs(outcome.predicted / outcome.measured - 1) > MAX_GAIN_ERROR:
+                errors.append(f"{name}: the predicted gain is off by more than {MAX_GAIN_ERROR:.0%}")
+        if outcome.bound != case.bound:
+            errors.append(f"{name}: the bottleneck is {case.bound}, not {outcome.bound}")
         print(line)
-    for complaint in wrong:
-        print(f"error: {complaint}")
+    for error in errors:
+        print(f"error: {error}")
     if FLAGS.output:
         results.write(FLAGS.output, measured, results.environment())
-    return CHECK_FAILED if wrong else 0
+    return CHECK_FAILED if errors else 0
 
 
 if __name__ == "__main__":

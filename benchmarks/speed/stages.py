@@ -1,10 +1,10 @@
-"""Where an image's CPU time goes in the input pipeline, and what decoding takes by itself.
+"""CPU time per image of each stage of the input pipeline, and of the decoder alone.
 
     python -m benchmarks.speed.stages --data.source=/data/photos --output=result.json
 
-The chain of the tasks `jpeg224` and `prepared224` of `benchmarks.peers`, taken apart as `tools.profile_pipeline` does.
-`TASK/STAGE` is each of its stages, `TASK/decoder` TensorFlow's decoder on the same files, read from their beginnings:
-no pipeline that gives it whole files can beat that.
+Profiles the chain of the tasks `jpeg224` and `prepared224` of `benchmarks.peers`, as `tools.profile_pipeline` does.
+`TASK/STAGE` is one of its stages. `TASK/decoder` is TensorFlow's decoder on the same files, each read from its
+beginning: a lower bound for every pipeline that passes whole files to it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import sys
 from absl import flags, logging
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.report.page import DECODER
+from evenkeel.benchmarks.report.page import DECODER_STAGE
 from evenkeel.benchmarks.results import Result
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.errors import one_of, require
 
 TASKS = ("jpeg224", "prepared224")
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 5, "times that each is taken apart, of about half a minute")
-flags.DEFINE_list("only", list(TASKS), f"tasks, of: {', '.join(TASKS)}")
+flags.DEFINE_integer("rounds", 5, "profiles of each task, of about half a minute each")
+flags.DEFINE_list("only", list(TASKS), f"tasks to profile, of: {', '.join(TASKS)}")
 flags.DEFINE_string("data.source", "shapes", "images: shapes (rendered) | tfds:NAME | a directory | a folder")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
@@ -38,34 +38,34 @@ def main(argv: list[str]) -> int:
         one_of("only", name, TASKS)
     from evenkeel.benchmarks.peers import sources
 
-    taken: dict[str, list[float]] = {}
-    folders = {name: sources.written(name, str(FLAGS["data.source"].value), _say) for name in FLAGS.only}
+    measured: dict[str, list[float]] = {}
+    folders = {name: sources.write_task_data(name, str(FLAGS["data.source"].value), _log) for name in FLAGS.only}
     for number in range(FLAGS.rounds):
         for name, folder in folders.items():
-            for part, milliseconds in apart(os.path.join(str(folder), "files")).items():
-                taken.setdefault(f"{name}/{part}", []).append(milliseconds)
-            _say(f"{name}: {number + 1} of {FLAGS.rounds}")
-    found = [
-        Result("stages", case, "cpu_ms_per_image", "ms", "lower", tuple(samples)) for case, samples in taken.items()
+            for stage, milliseconds in stage_times(os.path.join(str(folder), "files")).items():
+                measured.setdefault(f"{name}/{stage}", []).append(milliseconds)
+            _log(f"{name}: {number + 1} of {FLAGS.rounds}")
+    stage_results = [
+        Result("stages", case, "cpu_ms_per_image", "ms", "lower", tuple(samples)) for case, samples in measured.items()
     ]
-    print(results.table(found))
+    print(results.table(stage_results))
     if FLAGS.output:
-        results.write(FLAGS.output, found, results.environment())
+        results.write(FLAGS.output, stage_results, results.environment())
     return 0
 
 
-def apart(source: str) -> dict[str, float]:
-    """{stage: CPU ms an image}, in the order of the chain, and that of the decoder alone."""
+def stage_times(source: str) -> dict[str, float]:
+    """{stage: CPU ms per image}, in the order of the chain, then that of the decoder alone."""
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.profile.profile import profile
 
     augment = AugmentConfig(random_resized_crop=0.92, flip=0.5)
     config = DataConfig(source, image_size=224, batch_size=64, augment=augment, entries=True)
     report = profile(load_dataset(config), config)
-    return {**{stage.name: stage.cpu_ms for stage in report.stages}, DECODER: report.decoder_floor_ms}
+    return {**{stage.name: stage.cpu_ms for stage in report.stages}, DECODER_STAGE: report.decoder_floor_ms}
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr)
 
 

@@ -1,112 +1,108 @@
-"""How long commands take to answer, and training to begin.
+"""Time until commands answer, and until the first training steps have run.
 
     python -m benchmarks.speed.startup --rounds=9 --output=result.json
 
-`help`, `flag_error` and `presets` are whole commands. `first_step` is `tools.train --preset=quick` up to the end of its
-first call of steps, with the checks of network and settings that come before (those of images go on beside later
-ones); `first_step/unchecked` is without any (`--preflight=off`); `bare` is the same steps of the same model in a script
-that does nothing else (`bare_step.py`), and `compile` what its first call takes longer than its second. `import` is all
-that training imports, `import/tensorflow` TensorFlow and Keras alone. All take turns.
+The cases alternate:
+
+    help, flag_error, presets   whole commands
+    import                      all imports of training
+    import/tensorflow           the imports of TensorFlow and Keras alone
+    first_step                  `tools.train --preset=quick` up to the end of its first call of steps, with the checks
+                                of network and settings (those of the images continue beside later steps)
+    first_step/unchecked        the same without checks (`--preflight=off`)
+    bare                        the same steps of the same model in a script that does nothing else (`bare_step.py`)
+    compile                     by how much the first call of `bare` takes longer than its second
 """
 
 from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 
 from absl import flags
 from tqdm import tqdm
 
 from evenkeel.benchmarks import command, results, timing
+from evenkeel.benchmarks.regression.first_call import measure_first_call
 from evenkeel.benchmarks.results import Result
 from evenkeel.benchmarks.timing import Sample
 from evenkeel.models.presets import PRESETS
 from evenkeel.pipeline.errors import require
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 5, "turns of each")
+flags.DEFINE_integer("rounds", 5, "samples of each case")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
-TRAIN = [sys.executable, "-m", "tools.train"]
+TRAIN_COMMAND = [sys.executable, "-m", "tools.train"]
 COMMANDS = {"help": ("--help",), "flag_error": ("--epochs=none",), "presets": ("--list_presets",)}
 IMPORTS = {"import": "import evenkeel.models.train", "import/tensorflow": "import tensorflow, tf_keras"}
-# One epoch, as what comes behind the first call is not measured; of all images, as holding them comes before it.
-FIRST = ("--preset=quick", "--epochs=1", "--optimizer.warmup_epochs=0.5", "--strategy.name=one")
 
 
 def main(argv: list[str]) -> int:
     command.check_arguments(argv)
     command.check_output("output", FLAGS.output)
     require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
-    measures: dict[str, Callable[[], Sample]] = {
-        **{name: functools.partial(whole, *TRAIN, *options) for name, options in COMMANDS.items()},
-        **{name: functools.partial(whole, sys.executable, "-c", code) for name, code in IMPORTS.items()},
-        "first_step": trained,
-        "first_step/unchecked": functools.partial(trained, "--preflight=off"),
+    cases: dict[str, Callable[[], Sample]] = {
+        **{name: functools.partial(measure_command, *TRAIN_COMMAND, *options) for name, options in COMMANDS.items()},
+        **{name: functools.partial(measure_command, sys.executable, "-c", code) for name, code in IMPORTS.items()},
+        "first_step": measure_train,
+        "first_step/unchecked": functools.partial(measure_train, "--preflight=off"),
     }
-    taken: dict[str, list[Sample]] = {name: [] for name in (*measures, "bare", "compile")}
-    trained()  # does not count: it renders the images, and brings files into memory
+    samples: dict[str, list[Sample]] = {name: [] for name in (*cases, "bare", "compile")}
+    measure_train()  # does not count: it renders the images and brings files into memory
     for round_ in tqdm(range(FLAGS.rounds), file=sys.stderr):
-        for name in timing.turns([*measures, "bare"], round_ % 2):
+        for name in timing.turn_order([*cases, "bare"], round_ % 2):
             if name == "bare":
-                first_call, compiling = bare()
-                taken["bare"].append(first_call)
-                taken["compile"].append(compiling)
+                first_call, compilation = measure_bare_script()
+                samples["bare"].append(first_call)
+                samples["compile"].append(compilation)
             else:
-                taken[name].append(measures[name]())
-    found = []
-    for name, of in taken.items():
+                samples[name].append(cases[name]())
+    startup_results = []
+    for name, case_samples in samples.items():
         for kind in ("wall_seconds", "cpu_seconds"):
-            found.append(Result("startup", name, kind, "s", "lower", tuple(getattr(each, kind) for each in of)))
+            seconds = tuple(getattr(sample, kind) for sample in case_samples)
+            startup_results.append(Result("startup", name, kind, "s", "lower", seconds))
     for name in ("first_step", "first_step/unchecked"):
         for kind in ("wall_seconds", "cpu_seconds"):
-            pairs = zip(taken[name], taken["bare"], strict=True)
-            ratios = tuple(getattr(own, kind) / getattr(bare, kind) for own, bare in pairs)
-            found.append(Result("startup", name, kind.replace("seconds", "over_bare"), "1", "lower", ratios))
-    print(results.table(found))
+            pairs = zip(samples[name], samples["bare"], strict=True)
+            ratios = tuple(getattr(train, kind) / getattr(bare, kind) for train, bare in pairs)
+            startup_results.append(Result("startup", name, kind.replace("seconds", "over_bare"), "1", "lower", ratios))
+    print(results.table(startup_results))
     if FLAGS.output:
-        results.write(FLAGS.output, found, results.environment())
+        results.write(FLAGS.output, startup_results, results.environment())
     return 0
 
 
-def whole(*line: str) -> Sample:
-    """A whole command, which answers: with what was asked for (0), or with what is wrong with that (2)."""
+def measure_command(*arguments: str) -> Sample:
+    """The time of a whole command, whose exit code must be 0 or that of a usage error."""
 
     def run() -> None:
-        code = subprocess.run(line, cwd=results.ROOT, capture_output=True, check=False).returncode
-        require(code in (0, command.USAGE_ERROR), f"{' '.join(line)} ended with {code}.")
+        code = subprocess.run(arguments, cwd=results.ROOT, capture_output=True, check=False).returncode
+        require(code in (0, command.USAGE_ERROR), f"{' '.join(arguments)} ended with {code}.")
 
     return timing.measure(run, timing.Clock())
 
 
-def trained(*options: str) -> Sample:
-    """A run up to the end of its first call, as its summary says."""
-    with tempfile.TemporaryDirectory() as directory:
-        line = [*TRAIN, *FIRST, *options, f"--model_dir={directory}/run"]
-        done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
-        require(
-            done.returncode == 0,
-            f"{' '.join(line)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}",
-        )
-        with open(os.path.join(directory, "run", "summary.json")) as file:
-            return Sample(**json.load(file)["first_call"])
+def measure_train(*flags: str) -> Sample:
+    """The time from the start of training to the end of its first call of steps."""
+    return measure_first_call(sys.executable, results.ROOT, *flags)
 
 
-def bare() -> tuple[Sample, Sample]:
-    """(up to the end of the first call, what that took longer than the second)."""
+def measure_bare_script() -> tuple[Sample, Sample]:
+    """(time to the end of the first call of the bare script, by how much that call takes longer than the second)."""
     line = [sys.executable, "-m", "benchmarks.speed.bare_step", json.dumps(PRESETS["quick"])]
-    done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
+    process = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
     require(
-        done.returncode == 0, f"{' '.join(line)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}"
+        process.returncode == 0,
+        f"{' '.join(line)} ended with {process.returncode}: {' '.join(process.stderr.split())[-300:]}",
     )
-    made, first, second = json.loads(done.stdout.splitlines()[-1])
-    compiling = {kind: (first[kind] - made[kind]) - (second[kind] - first[kind]) for kind in first}
-    return Sample(**first), Sample(**compiling)
+    built, first, second = json.loads(process.stdout.splitlines()[-1])
+    compilation = {kind: (first[kind] - built[kind]) - (second[kind] - first[kind]) for kind in first}
+    return Sample(**first), Sample(**compilation)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Training with one core, fed by the input pipeline with the others, or by one batch over and over: a task of
-`peers/worker.py`.
+"""Training steps on one core, fed by the input pipeline on the other cores or from memory: a task of `peers/worker.py`.
 
-`fed` is "pipeline" or "memory". `folder` is one that `peers.sources` wrote.
+`fed` is "pipeline", or "memory" for one batch that is repeated. `folder` is one that `peers.sources` wrote.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models.networks.blocks import Convolutions
+from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.networks.cnn import cnn
 from evenkeel.models.networks.resnet import resnet9
 from evenkeel.models.optim.losses import Crossentropy
@@ -20,27 +19,27 @@ from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import load_dataset
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
-PER_CALL = 10
+STEPS_PER_CALL = 10
 
 
 def prepare(threads: int, folder: str, fed: str):
-    # Between operations there are as many threads as ever: with one, the clock behind a batch's arrival waits its turn.
+    # The number of inter-op threads is not changed: with one, the op that reads the clock behind a batch would wait.
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    work = loading.read(folder)
+    work = loading.read_work(folder)
     if work.small:
         augment = AugmentConfig(pad_crop=loading.PAD, flip=0.5, cutout=loading.CUTOUT / work.size)
         batch, network = 128, resnet9((work.size, work.size, 3), 10, 16)
     else:
         augment = AugmentConfig(random_resized_crop=1 - loading.AREA[0], flip=0.5)
         batch = work.batch
-        network = cnn((work.size, work.size, 3), 10, 8, 0.0, Convolutions(), depths=(1, 1, 1), multiples=(1, 2, 4))
+        network = cnn((work.size, work.size, 3), 10, 8, 0.0, ConvNormAct(), depths=(1, 1, 1), multiples=(1, 2, 4))
     config = DataConfig(
         str(work.folder / "files"), image_size=work.size, batch_size=batch, threads=max(1, threads - 1), augment=augment
     )
     data = load_dataset(config)
-    batches = training_batches(data, config, seed=0, share=ReplicaShard(batch)).map(
+    batches = training_batches(data, config, seed=0, replica_shard=ReplicaShard(batch)).map(
         lambda images, labels: (images, labels % 10)
     )
     if fed == "memory":
@@ -48,18 +47,18 @@ def prepare(threads: int, folder: str, fed: str):
     iterator = iter(batches)
     model = StableModel.wrap(network, data.mean, data.std)
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9, jit_compile=False)
-    model.compile(optimizer, Crossentropy(), steps_per_execution=PER_CALL)
+    model.compile(optimizer, Crossentropy(), steps_per_execution=STEPS_PER_CALL)
     steps = model.make_train_function()
 
     def run(count: int) -> dict[str, float]:
-        """Seconds that the steps have waited for their batches."""
+        """Runs `count` steps; returns the seconds for which they waited for batches."""
         waited = 0.0
         while count:
-            at_once = min(count, PER_CALL)
-            model._steps_per_execution.assign(at_once)
+            call_steps = min(count, STEPS_PER_CALL)
+            model._steps_per_execution.assign(call_steps)
             steps(iterator)
             waited += float(np.sum(step_row.column(model.rows, "input_wait")))
-            count -= at_once
+            count -= call_steps
         return {"waited": waited}
 
     run(2)

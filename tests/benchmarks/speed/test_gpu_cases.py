@@ -1,4 +1,4 @@
-"""What is timed on a GPU runs on a CPU as well, with a small network; without a GPU the suite says it is skipped."""
+"""The GPU cases also run on a CPU, with a small network; without a GPU the suite is skipped with the reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.models.networks import test_factory
 
 @pytest.mark.slow
 def test_every_case_trains(small: DataConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_cases, "PER_CALL", 2)
-    monkeypatch.setattr(gpu_cases, "STEPS", 4)
-    cases = gpu_cases.trainings(
+    monkeypatch.setattr(gpu_cases, "STEPS_PER_CALL", 2)
+    monkeypatch.setattr(gpu_cases, "STEPS_PER_TURN", 4)
+    cases = gpu_cases.build_turns(
         dataclasses.replace(small, batch_size=4), ModelConfig(name=f"{test_factory.FILE}:normed"), str(tmp_path)
     )
     kinds = {"plain", "xla", "whole", "watched"}
@@ -40,25 +40,27 @@ def test_every_case_trains(small: DataConfig, tmp_path: pathlib.Path, monkeypatc
         assert any(tag.startswith("layers/") for tag in tags["tensors"])
 
 
-def test_ratios_are_of_turns_next_to_each_other() -> None:
+def test_ratios_are_between_turns_of_the_same_round() -> None:
     seconds = {
         "bfloat16/xla": (1.0, 2.0),
         "bfloat16/watched": (1.1, 2.1),
         "bfloat16/held": (1, 2),
         "bfloat16/fed": (2, 2),
     }
-    samples = {name: [Sample(9.0, wall) for wall in of] for name, of in seconds.items()}
-    found = {(each.case, each.metric): each for each in gpu_cases.measured(samples, batch=10)}
-    assert found["bfloat16/xla", "images_per_second"].samples == (1000.0, 500.0)
-    assert found["bfloat16/watched", "added_wall_fraction"].samples == pytest.approx((0.1, 0.05))
-    assert found["bfloat16/fed", "throughput_share"].samples == (0.5, 1.0)
+    samples = {name: [Sample(9.0, value) for value in walls] for name, walls in seconds.items()}
+    measured = {
+        (result.case, result.metric): result for result in gpu_cases.results_from_samples(samples, batch_size=10)
+    }
+    assert measured["bfloat16/xla", "images_per_second"].samples == (1000.0, 500.0)
+    assert measured["bfloat16/watched", "added_wall_fraction"].samples == pytest.approx((0.1, 0.05))
+    assert measured["bfloat16/fed", "throughput_share"].samples == (0.5, 1.0)
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
-def test_without_a_gpu_it_is_skipped_with_the_reason(tmp_path: pathlib.Path) -> None:
+def test_without_a_gpu_the_suite_is_skipped_with_the_reason(tmp_path: pathlib.Path) -> None:
     done = forked.run("evenkeel.benchmarks.speed.gpu", f"--output={tmp_path / 'result.json'}")
     assert done.returncode == 0, done.stderr
     assert "skipped: TensorFlow finds no GPU here" in done.stderr
     report = results.read(str(tmp_path / "result.json"))
-    assert [(each.case, each.reason) for each in report.skipped] == [("gpu", "TensorFlow finds no GPU here")]
+    assert [(entry.case, entry.reason) for entry in report.skipped] == [("gpu", "TensorFlow finds no GPU here")]
     assert not report.results

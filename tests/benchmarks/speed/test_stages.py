@@ -1,4 +1,4 @@
-"""The pipeline taken apart on rendered images: every stage of the chain, and the decoder."""
+"""The stages of the pipeline on rendered images: every stage of the chain, and the decoder."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from evenkeel.benchmarks import results
-from evenkeel.benchmarks.report.page import DECODER
-from evenkeel.pipeline.profile import cost
+from evenkeel.benchmarks.report.page import DECODER_STAGE
+from evenkeel.pipeline.profile import timing
 from evenkeel.pipeline.sources import shapes
 from tests import forked
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
-def stages(*flags: str) -> None:
-    """In a process of its own: what is measured briefly is in the same order."""
-    cost.SECONDS = 0.05
+def run_stages(*flags: str) -> None:
+    """Runs in its own process, with short measurements, which do not change the order."""
+    timing.TARGET_SECONDS = 0.05
     forked.main("evenkeel.benchmarks.speed.stages", *flags)
 
 
@@ -33,23 +33,23 @@ def test_stages_are_in_the_order_of_the_chain(tmp_path: pathlib.Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
     source, output = f"--data.source={tmp_path / 'photos'}", f"--output={tmp_path / 'result.json'}"
-    done = forked.run(stages, "--rounds=1", "--only=prepared224", source, output, EVENKEEL_CACHE=str(tmp_path))
+    done = forked.run(run_stages, "--rounds=1", "--only=prepared224", source, output, EVENKEEL_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    found = results.read(str(tmp_path / "result.json")).results
-    names = [each.case.removeprefix("prepared224/") for each in found]
+    stage_results = results.read(str(tmp_path / "result.json")).results
+    names = [result.case.removeprefix("prepared224/") for result in stage_results]
     assert names[0] == "read"
-    assert names[-1] == DECODER
+    assert names[-1] == DECODER_STAGE
     assert names.index("decode") < names.index("augment")
-    took = dict(zip(names, (each.median for each in found), strict=True))
-    assert took["decode"] > took["augment"] >= 0
-    assert 0 < took.pop(DECODER) < sum(took.values())
+    milliseconds = dict(zip(names, (result.median for result in stage_results), strict=True))
+    assert milliseconds["decode"] > milliseconds["augment"] >= 0
+    assert 0 < milliseconds.pop(DECODER_STAGE) < sum(milliseconds.values())
 
 
 @pytest.mark.parametrize(
     ("flag", "words"),
     [("--only=jpeg", "only ('jpeg') must be one of"), ("--rounds=0", "--rounds (0) must be at least 1")],
 )
-def test_flags_that_make_no_sense(flag: str, words: str) -> None:
+def test_bad_flags_are_errors_of_one_line(flag: str, words: str) -> None:
     line = [sys.executable, "-m", "benchmarks.speed.stages", flag]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
