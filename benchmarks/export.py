@@ -1,10 +1,10 @@
-"""A result file in other tools' formats.
+"""Converts a result file to the formats of other tools.
 
     python -m benchmarks.export result.json --format=bencher --output=bmf.json
     python -m benchmarks.export result.json --format=github --output=benchmarks   # benchmarks-lower.json, -higher.json
 
-bencher: Bencher Metric Format. github: the two custom tools of github-action-benchmark, each of which takes metrics of
-one direction: `customSmallerIsBetter` the file -lower.json, `customBiggerIsBetter` -higher.json.
+bencher: Bencher Metric Format. github: one file for each of github-action-benchmark's two custom tools, which take
+metrics of one direction: -lower.json for `customSmallerIsBetter`, -higher.json for `customBiggerIsBetter`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from absl import flags
 
 from evenkeel.benchmarks import command, results
-from evenkeel.benchmarks.results import Report
+from evenkeel.benchmarks.results import ResultFile
 from evenkeel.pipeline.errors import one_of, require
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("format", "bencher", "bencher | github")
-flags.DEFINE_string("output", "", "file to write; of github, what the names of its two files begin with")
+flags.DEFINE_string("output", "", "file to write; for github, the start of the names of its two files")
 
 
 def main(argv: list[str]) -> int:
@@ -29,45 +29,45 @@ def main(argv: list[str]) -> int:
     require(bool(FLAGS.output), "--output is missing: give the file to write.")
     report = results.read(argv[1])
     if FLAGS.format == "bencher":
-        command.write("output", FLAGS.output, as_text(bencher(report)))
+        command.write("output", FLAGS.output, to_json(to_bencher(report)))
     else:
         for better in ("lower", "higher"):
-            path, entries = f"{FLAGS.output}-{better}.json", github(report, better)
+            path, entries = f"{FLAGS.output}-{better}.json", to_github(report, better)
             if entries:
-                command.write("output", path, as_text(entries))
-            else:  # the action takes no empty file
+                command.write("output", path, to_json(entries))
+            else:  # the action rejects an empty file
                 print(f"{path} is not written: no metric is better {better}.")
     return 0
 
 
-def as_text(document: Any) -> str:
+def to_json(document: Any) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def bencher(report: Report) -> dict[str, dict[str, dict[str, float]]]:
-    """{benchmark: {measure: {value, lower_value, upper_value}}}, as https://bencher.dev/bmf.json has it."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for each in report.results:
-        low, high = each.ci95
-        values = {"value": each.median, "lower_value": low, "upper_value": high}
-        found.setdefault(f"{each.suite}/{each.case}", {})[each.metric] = values
-    return found
+def to_bencher(report: ResultFile) -> dict[str, dict[str, dict[str, float]]]:
+    """{benchmark: {measure: {value, lower_value, upper_value}}}, the schema of https://bencher.dev/bmf.json."""
+    benchmarks: dict[str, dict[str, dict[str, float]]] = {}
+    for result in report.results:
+        low, high = result.ci95
+        values = {"value": result.median, "lower_value": low, "upper_value": high}
+        benchmarks.setdefault(f"{result.suite}/{result.case}", {})[result.metric] = values
+    return benchmarks
 
 
-def github(report: Report, better: str) -> list[dict[str, Any]]:
-    """[{name, unit, value, range, extra}] of the metrics that are better `lower` or `higher`."""
-    where = f"{report.environment.get('cpu')}, {report.environment.get('cores')} cores"
+def to_github(report: ResultFile, better: str) -> list[dict[str, Any]]:
+    """[{name, unit, value, range, extra}] of the metrics whose `better` is "lower" or "higher"."""
+    machine = f"{report.environment.get('cpu')}, {report.environment.get('cores')} cores"
     entries = []
-    for each in report.results:
-        if each.better == better:
-            low, high = each.ci95
+    for result in report.results:
+        if result.better == better:
+            low, high = result.ci95
             entries.append(
                 {
-                    "name": f"{each.suite}/{each.case}/{each.metric}",
-                    "unit": each.unit,
-                    "value": each.median,
+                    "name": f"{result.suite}/{result.case}/{result.metric}",
+                    "unit": result.unit,
+                    "value": result.median,
                     "range": f"{low:.4g} to {high:.4g}",
-                    "extra": f"n = {len(each.samples)}; {where}; commit {report.environment.get('git_commit')}",
+                    "extra": f"n = {len(result.samples)}; {machine}; commit {report.environment.get('git_commit')}",
                 }
             )
     return entries

@@ -1,11 +1,11 @@
-"""What a long benchmark has found so far, a line for each case: an interrupted one goes on where it was.
+"""A file with one line per finished case, so that an interrupted benchmark continues where it stopped.
 
     journal = Journal("result.jsonl", settings={"suite": "full"})
     if "clean/cnn/shapes/0" not in journal.records:
         journal.add("clean/cnn/shapes/0", {"accuracy": 0.93})
 
-The first line holds the settings; a journal of others is refused, unless they are None: then it is as it was found. A
-line that a kill cut short is left out.
+The first line holds the settings of the run. A last line without its end (the process was killed while writing it) is
+removed.
 """
 
 from __future__ import annotations
@@ -18,37 +18,43 @@ from evenkeel.pipeline.errors import UsageError
 
 
 class Journal:
-    """`records` are {case: values}, every one on disk before `add` returns.
+    """The finished cases of a benchmark, on disk.
 
-    Raises:
-      UsageError: the file cannot be used, or was written with other settings.
+    Attributes:
+      records: {case: values}; `add` returns once the case is on disk.
     """
 
     def __init__(self, path: str, settings: dict[str, Any] | None) -> None:
+        """Opens the journal at `path`, or starts one with `settings`; None accepts the settings of an existing one.
+
+        Raises:
+          UsageError: the file cannot be used, or was written with other settings.
+        """
         self._path = path
         self.records: dict[str, dict[str, Any]] = {}
-        lines = self._complete_lines()
+        lines = self._read_complete_lines()
         if not lines and settings is None:
             raise UsageError(f"{path} holds no cases: give the --output of a suite that has been run.")
         if not lines:
-            self._write(json.dumps({"settings": settings}), "w")
+            self._write_line({"settings": settings}, "w")
             return
-        found = lines[0].get("settings")
-        if settings is not None and found != settings:
+        stored = lines[0].get("settings")
+        if settings is not None and stored != settings:
             raise UsageError(
-                f"{path} is the journal of a run with other settings ({found}, not {settings}): give another --output"
+                f"{path} is the journal of a run with other settings ({stored}, not {settings}): give another --output"
                 " or remove it."
             )
         self.records = {line["case"]: line["values"] for line in lines[1:]}
 
     def add(self, case: str, values: dict[str, Any]) -> None:
+        """Appends a finished case."""
         self.records[case] = values
-        self._write(json.dumps({"case": case, "values": values}), "a")
+        self._write_line({"case": case, "values": values}, "a")
 
-    def _write(self, line: str, mode: str) -> None:
+    def _write_line(self, entry: dict[str, Any], mode: str) -> None:
         try:
             with open(self._path, mode, encoding="utf-8") as file:
-                file.write(line + "\n")
+                file.write(json.dumps(entry) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -56,16 +62,16 @@ class Journal:
                 f"the journal {self._path} cannot be written: {error.strerror}; give another --output."
             ) from error
 
-    def _complete_lines(self) -> list[dict[str, Any]]:
+    def _read_complete_lines(self) -> list[dict[str, Any]]:
         if not os.path.exists(self._path):
             return []
         with open(self._path, encoding="utf-8") as file:
             text = file.read()
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
+        complete = text[: text.rfind("\n") + 1]
+        if complete != text:
             with open(self._path, "w", encoding="utf-8") as file:
-                file.write(whole)
+                file.write(complete)
         try:
-            return [json.loads(line) for line in whole.splitlines()]
+            return [json.loads(line) for line in complete.splitlines()]
         except ValueError as error:
             raise UsageError(f"{self._path} is not a journal ({error}): give another --output.") from error

@@ -1,11 +1,11 @@
-"""The result file of every benchmark: raw samples, their median with a 95% interval, and where they were taken.
+"""The result file of every benchmark: raw samples, their median with a 95% interval, and the machine.
 
     results = [Result("peers", "torch/step32", "cpu_ms_per_image", "ms", "lower", samples)]
     write("result.json", results, environment())
     print(table(read("result.json").results))
 
 The file is `{"environment": {...}, "results": [{suite, case, metric, unit, better, samples, median, ci95}, ...],
-"skipped": [{case, reason}, ...]}`. Every other format is an exporter over it.
+"skipped": [{case, reason}, ...]}`. Other formats are exported from it (`benchmarks.export`).
 """
 
 from __future__ import annotations
@@ -29,14 +29,24 @@ from evenkeel.pipeline.system.cpu import cores
 
 PACKAGES = ("evenkeel", "tensorflow", "tf_keras", "tensorflow-datasets", "tfa-nightly", "numpy")
 ROOT = Path(__file__).resolve().parents[1]
-_RESAMPLES = 2000
+BOOTSTRAP_RESAMPLES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One metric of one case: every sample, in the order it was taken.
+    """One metric of one case.
 
-    `interval` is the 95% interval of a figure that has a formula for it, as a share of runs has.
+    Attributes:
+      suite: the benchmark.
+      case: what was measured, for instance "torch/step32".
+      metric: what is counted, for instance "cpu_ms_per_image".
+      unit: unit of the samples.
+      better: "lower" or "higher".
+      samples: all samples, in the order in which they were taken.
+      interval: the 95% interval where a formula gives it, as for a share of runs; None: bootstrap of the median.
+
+    Raises:
+      UsageError: no samples, or one that is not finite.
     """
 
     suite: str
@@ -67,14 +77,14 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A case that could not be measured, and why; a result file never leaves one out in silence."""
+    """A case that could not be measured, and the reason; a result file lists every such case."""
 
     case: str
     reason: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class ResultFile:
     """A result file in memory."""
 
     environment: dict[str, Any]
@@ -83,44 +93,48 @@ class Report:
 
 
 def median_ci95(samples: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap of the median (Efron 1979), seeded: equal samples give equal intervals.
+    """95% interval of the median by the percentile bootstrap (Efron 1979).
 
-    Below about six samples it spans nearly all of them, and one sample has no spread at all: an interval of width 0
-    then says that nothing is known, not that nothing varies.
+    The random numbers are seeded, so equal samples give equal intervals.
+    Below about six samples the interval spans nearly all of them. For one sample its width is 0: that means that the
+    spread is unknown, not that it is zero.
+
+    NumPy, not scipy.stats.bootstrap: reading a result file needs no SciPy, and the intervals in committed files stay.
     """
-    x = np.asarray(samples, np.float64)
-    rows = np.random.default_rng(0).integers(len(x), size=(_RESAMPLES, len(x)))
-    low, high = np.percentile(np.median(x[rows], axis=1), [2.5, 97.5])
+    values = np.asarray(samples, np.float64)
+    rows = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAP_RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[rows], axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
 def environment(packages: Iterable[str] = PACKAGES, config_hash: str | None = None) -> dict[str, Any]:
-    """Where a number comes from: hardware, system, versions of `packages` (null: not installed) and commit.
+    """The environment of a measurement: hardware, system, versions of `packages` (None: not installed) and commit.
 
-    Reads no framework: versions come from package metadata, GPUs from nvidia-smi, the commit from git.
+    Imports no framework: versions come from package metadata, GPUs from nvidia-smi, the commit from git.
     """
-    gpus = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    gpus = _command_output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     return {
         "cpu": _cpu_model(),
         "cores": cores(),
         "gpu": gpus.splitlines() if gpus else None,
         "os": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "git_commit": commit(ROOT),
+        "versions": {name: package_version(name) for name in packages},
+        "git_commit": git_commit(ROOT),
         "config_hash": config_hash,
     }
 
 
-def commit(root: Path) -> str | None:
-    """The hash of what is checked out there, "-dirty" behind it where sources are changed or new; None without git."""
+def git_commit(root: Path) -> str | None:
+    """The hash of the checked-out commit, with "-dirty" appended if sources are changed or new; None without git."""
     git = ("git", "-C", str(root))
-    head = _output(*git, "rev-parse", "HEAD")
-    changed = _output(*git, "status", "--porcelain", "--untracked-files=all", "--", "*.py", "*.lock", "*.toml")
+    head = _command_output(*git, "rev-parse", "HEAD")
+    changed = _command_output(*git, "status", "--porcelain", "--untracked-files=all", "--", "*.py", "*.lock", "*.toml")
     return f"{head}-dirty" if head and changed else head
 
 
-def version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -133,27 +147,27 @@ def write(
     environment: dict[str, Any],
     skipped: Iterable[Skipped] = (),
 ) -> None:
-    """Writes a result file, whole or not at all: beside `path` first, then renamed over it."""
+    """Writes a result file atomically."""
     document = {
         "environment": environment,
-        "results": [_entry(result) for result in results],
-        "skipped": [dataclasses.asdict(s) for s in skipped],
+        "results": [_result_entry(result) for result in results],
+        "skipped": [dataclasses.asdict(entry) for entry in skipped],
     }
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     write_text(path, text)
 
 
-def _entry(result: Result) -> dict[str, Any]:
+def _result_entry(result: Result) -> dict[str, Any]:
     fields = {name: value for name, value in dataclasses.asdict(result).items() if value is not None}
     return {**fields, "median": result.median, "ci95": result.ci95}
 
 
-def read(path: str | os.PathLike[str]) -> Report:
-    """Reads a result file; median and interval follow from the samples and are not taken from it.
+def read(path: str | os.PathLike[str]) -> ResultFile:
+    """Reads a result file. Medians and bootstrap intervals are computed from the samples, not read.
 
     Raises:
-      UsageError: no such file, or not a result file.
+      UsageError: the file is missing or not a result file.
     """
     try:
         document = json.loads(Path(path).read_text())
@@ -163,34 +177,34 @@ def read(path: str | os.PathLike[str]) -> Report:
             for entry in document["results"]
         ]
         skipped = [Skipped(entry["case"], entry["reason"]) for entry in document.get("skipped", [])]
-        return Report(dict(document["environment"]), results, skipped)
+        return ResultFile(dict(document["environment"]), results, skipped)
     except OSError as error:
         raise UsageError(
-            f"result file ({path}) cannot be read: {error.strerror}. Give one a benchmark wrote."
+            f"result file ({path}) cannot be read: {error.strerror}. Give a file that a benchmark wrote."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise UsageError(f"result file ({path}) is not one ({cause}). Give one a benchmark wrote.") from error
+        raise UsageError(f"{path} is not a result file ({cause}). Give a file that a benchmark wrote.") from error
 
 
 def table(results: Iterable[Result]) -> str:
-    """One line a result: `suite case metric median [ci95] unit n`, columns aligned."""
+    """A text table with one line per result: suite, case, metric, median, 95% interval, unit, n."""
     rows = [("suite", "case", "metric", "median", "95% interval", "unit", "n")]
-    for r in results:
-        low, high = r.ci95
-        interval = f"{low:.4g} .. {high:.4g}"
-        rows.append((r.suite, r.case, r.metric, f"{r.median:.4g}", interval, r.unit, str(len(r.samples))))
-    return aligned(rows)
+    for result in results:
+        low, high = result.ci95
+        interval, count = f"{low:.4g} .. {high:.4g}", str(len(result.samples))
+        rows.append((result.suite, result.case, result.metric, f"{result.median:.4g}", interval, result.unit, count))
+    return align_columns(rows)
 
 
-def short(commit: str) -> str:
-    """The first 12 digits, and that there are changes."""
+def short_commit(commit: str) -> str:
+    """The first 12 digits of a commit's hash, and "-dirty" if it has it."""
     digits, dirty, _ = commit.partition("-dirty")
     return digits[:12] + dirty
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Text columns, each as wide as its widest cell."""
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Joins rows of cells into lines, each column as wide as its widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -207,10 +221,10 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _output(*command: str) -> str | None:
-    """What a command prints, or None where it is missing, fails or hangs."""
+def _command_output(*command: str) -> str | None:
+    """Standard output of a command, stripped; None if it is missing, fails, prints nothing or takes over 20 s."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return process.stdout.strip() or None

@@ -1,11 +1,12 @@
-"""Measuring: CPU time and wall time, cases interleaved, ratios of pairs.
+"""CPU and wall time of calls, measured in alternating order, and ratios of paired samples.
 
-    samples = interleaved({"old": old, "new": new}, rounds=7)
+    samples = measure_interleaved({"old": old, "new": new}, rounds=7)
     ratio = paired_ratio([s.cpu_seconds for s in samples["old"]], [s.cpu_seconds for s in samples["new"]])
     print(f"{ratio.median:.2f} ({ratio.ci95[0]:.2f} .. {ratio.ci95[1]:.2f})")
 
-CPU time is the headline on a shared machine: it leaves out what other programs took. What they do to caches and clock
-frequency it does not leave out, hence the interleaving: neighbours in time are disturbed alike, and their ratio is not.
+CPU time is the main figure on a shared machine, because it excludes the time that other programs take. Other programs
+still disturb caches and the clock frequency. The cases therefore alternate: samples next to each other in time are
+disturbed alike, so their ratio is hardly disturbed.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 from evenkeel.benchmarks.results import median_ci95
 
-QUIET_CORES = 0.1  # CPU time of others, in cores; OpenMP's barriers spin 10 times the work away beside a busy neighbour
-PATIENCE = 4  # rounds run at most, as a multiple of the rounds wanted
+# CPU time of other programs, in cores, below which a sample counts as undisturbed. Beside a busy program OpenMP threads
+# that spin at barriers can take 10 times the CPU time of the work itself.
+MAX_OTHERS_CORES = 0.1
+MAX_ROUNDS_FACTOR = 4  # rounds run at most, as a multiple of the rounds asked for
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What one call took: CPU seconds over all threads and waited-for children, seconds, and CPU seconds of others."""
+    """The time that one call took.
+
+    Attributes:
+      cpu_seconds: CPU time of all threads and of the child processes that were waited for.
+      wall_seconds: wall time.
+      others_cpu_seconds: CPU time of all other programs on the machine during the call.
+    """
 
     cpu_seconds: float
     wall_seconds: float
@@ -34,7 +43,7 @@ class Sample:
 
     @property
     def others_cores(self) -> float:
-        """How many cores other programs kept busy meanwhile."""
+        """The number of cores that other programs kept busy during the call."""
         return self.others_cpu_seconds / max(self.wall_seconds, 0.01)
 
     def __add__(self, other: Sample) -> Sample:
@@ -57,13 +66,13 @@ class Ratio:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and of its children; a child counts once it has been waited for."""
-    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in parts)
+    """User and system time of this process and its children; a child counts once it has been waited for."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def machine_cpu_seconds() -> float | None:
-    """CPU seconds the whole machine has spent since it started, stolen ones included; None where it does not say."""
+    """CPU seconds of the whole machine since boot, stolen time included; None where /proc/stat cannot be read."""
     try:
         with open("/proc/stat") as file:
             ticks = [int(field) for field in file.readline().split()[1:9]]
@@ -75,80 +84,96 @@ def machine_cpu_seconds() -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """Where the time comes from; tests bring their own."""
+    """The three clocks that `measure` reads; tests pass their own.
+
+    Attributes:
+      cpu: CPU seconds of this process and its children.
+      machine: CPU seconds of the whole machine, or None if unknown.
+      wall: wall seconds.
+    """
 
     cpu: Callable[[], float] = cpu_seconds
     machine: Callable[[], float | None] = machine_cpu_seconds
     wall: Callable[[], float] = time.perf_counter
 
 
-def measure(case: Callable[[], object], clock: Clock) -> Sample:
-    """One call of `case`."""
+def measure(call: Callable[[], object], clock: Clock) -> Sample:
+    """Calls `call` once and returns the time that it took."""
     machine, wall, cpu = clock.machine(), clock.wall(), clock.cpu()
-    case()
-    cpu, wall, after = clock.cpu() - cpu, clock.wall() - wall, clock.machine()
-    others = 0.0 if machine is None or after is None else max(0.0, after - machine - cpu)
+    call()
+    cpu, wall, machine_after = clock.cpu() - cpu, clock.wall() - wall, clock.machine()
+    others = 0.0 if machine is None or machine_after is None else max(0.0, machine_after - machine - cpu)
     return Sample(cpu, wall, others)
 
 
-def turns(names: Sequence[str], round_: int) -> list[str]:
-    """The order of one round: A B in even ones, B A in odd ones, so that a drift favours nobody."""
+def turn_order(names: Sequence[str], round_: int) -> list[str]:
+    """The order of the cases in one round: A B in even rounds, B A in odd ones, so that a drift favours none."""
     return list(names) if round_ % 2 == 0 else list(reversed(names))
 
 
-def interleaved(
+def measure_interleaved(
     cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1, clock: Clock | None = None
 ) -> dict[str, list[Sample]]:
-    """`rounds` samples of each case, taken in the order A B B A A B ...; sample i of all cases makes a pair.
+    """Returns `rounds` samples of each case, measured in the order A B B A A B ...; samples with one index are a pair.
 
-    Each case first runs `warmup` times uncounted: compilation and cold caches are not what is compared.
+    Each case first runs `warmup` times without being measured, so that compilation and cold caches do not count.
     """
     clock = clock or Clock()
-    for case in cases.values():
+    for call in cases.values():
         for _ in range(warmup):
-            case()
+            call()
     samples: dict[str, list[Sample]] = {name: [] for name in cases}
     for round_ in range(rounds):
-        for name in turns(list(cases), round_):
+        for name in turn_order(list(cases), round_):
             samples[name].append(measure(cases[name], clock))
     return samples
 
 
-def quiet_pairs(
+def measure_quiet_pairs(
     cases: Mapping[str, Callable[[], object]],
     pairs: int,
-    turns_each: int,
+    calls_per_sample: int,
     clock: Clock | None = None,
-    done: Callable[[Mapping[str, Sample]], None] = lambda pair: None,
+    on_pair: Callable[[Mapping[str, Sample]], None] = lambda pair: None,
 ) -> dict[str, list[Sample]]:
-    """`pairs` samples of each case, each the sum of `turns_each` calls that alternate with the other cases'.
+    """Returns `pairs` samples of each case, taken while the machine was quiet.
 
-    What disturbs the machine for some seconds falls on all cases of a pair. Goes on until `pairs` pairs were quiet,
-    that is others kept less than `QUIET_CORES` busy, at most `PATIENCE` times as many; keeps the quietest. Which they
-    are depends on the neighbours, not on the times. `done` is told of every pair.
+    A sample is the sum of `calls_per_sample` calls that alternate with the calls of the other cases, so that a
+    disturbance of some seconds hits all cases of a pair.
+
+    Measures until other programs took less than `MAX_OTHERS_CORES` in `pairs` pairs, but at most `MAX_ROUNDS_FACTOR`
+    times as many pairs, and keeps the quietest `pairs`. The choice depends on the other programs only, not on the
+    measured times. `on_pair` is called with every pair.
     """
-    interleaved(cases, rounds=0, warmup=turns_each)
-    taken: list[dict[str, Sample]] = []
+    measure_interleaved(cases, rounds=0, warmup=calls_per_sample)
+    measured: list[dict[str, Sample]] = []
 
     def noise(pair: Mapping[str, Sample]) -> float:
         return max(sample.others_cores for sample in pair.values())
 
-    while len(taken) < PATIENCE * pairs and sum(noise(pair) < QUIET_CORES for pair in taken) < pairs:
-        order = {name: cases[name] for name in turns(list(cases), len(taken))}
-        samples = interleaved(order, turns_each, warmup=0, clock=clock)
-        taken.append({name: functools.reduce(operator.add, of) for name, of in samples.items()})
-        done(taken[-1])
-    kept = sorted(sorted(range(len(taken)), key=lambda i: noise(taken[i]))[:pairs])
-    return {name: [taken[i][name] for i in kept] for name in cases}
+    while (
+        len(measured) < MAX_ROUNDS_FACTOR * pairs and sum(noise(pair) < MAX_OTHERS_CORES for pair in measured) < pairs
+    ):
+        order = {name: cases[name] for name in turn_order(list(cases), len(measured))}
+        samples = measure_interleaved(order, calls_per_sample, warmup=0, clock=clock)
+        measured.append({name: functools.reduce(operator.add, parts) for name, parts in samples.items()})
+        on_pair(measured[-1])
+    quietest = sorted(sorted(range(len(measured)), key=lambda index: noise(measured[index]))[:pairs])
+    return {name: [measured[index][name] for index in quietest] for name in cases}
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Median of numerator / denominator over pairs taken next to each other, with a bootstrap interval.
+    """Median of numerator / denominator over pairs measured next to each other, with a bootstrap interval.
 
-    A drift that slows both of a pair cancels; the ratio of two medians would keep it.
+    A drift that slows both samples of a pair cancels; the ratio of the two medians would keep it.
+
+    Raises:
+      ValueError: no pair, or sides of different lengths.
     """
     if len(numerators) != len(denominators) or not numerators:
-        raise ValueError(f"pairs are needed, at least one: got {len(numerators)} and {len(denominators)} samples.")
+        raise ValueError(
+            f"a ratio needs at least one pair: got {len(numerators)} numerators and {len(denominators)} denominators."
+        )
     ratios = sorted(a / b for a, b in zip(numerators, denominators, strict=True))
     middle = len(ratios) // 2
     median = ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2

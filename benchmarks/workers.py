@@ -1,8 +1,9 @@
-"""Groups of cases run side by side in processes of their own; each case comes back as it ends.
+"""Runs groups of cases side by side in worker processes and yields each case as it ends.
 
-    for case, values in run(groups, work, processes=2): ...
+    for case, values in run_groups(groups, make_work, processes=2): ...
 
-A group stays in one process, where its cases share what is compiled. `work(case)` runs there.
+All cases of a group run in one process, where they share compiled functions. `make_work()` is called once in each
+process and returns the function that runs a case there.
 """
 
 from __future__ import annotations
@@ -19,42 +20,44 @@ from evenkeel.pipeline.errors import UsageError
 
 Case = Any
 Work = Callable[[Case], dict[str, Any]]
-PATIENCE = 2.0  # seconds between looks at whether the processes live
+POLL_SECONDS = 2.0  # between checks that the processes are alive
 
 
-class Failed(Exception):
-    """A process ended, or a case raised; its traceback is the message."""
+class WorkerError(Exception):
+    """A worker process ended early, or a case raised an exception; the message holds its traceback."""
 
 
-def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: int) -> Iterator[tuple[Case, Any]]:
-    """(case, what its work returned), in the order in which they end; `make` is called once in each process.
+def run_groups(
+    groups: Sequence[Sequence[Case]], make_work: Callable[[], Work], processes: int
+) -> Iterator[tuple[Case, Any]]:
+    """Yields (case, the values that its work returned), in the order in which the cases end.
 
     Raises:
-      Failed: a case could not be run.
-      UsageError: as a case raised it.
+      WorkerError: a case could not be run.
+      UsageError: a case raised it.
     """
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     todo, done = context.Queue(), context.Queue()
     for group in groups:
         todo.put(list(group))
-    workers = [context.Process(target=_worker, args=(make, todo, done), daemon=True) for _ in range(processes)]
+    workers = [context.Process(target=_work_loop, args=(make_work, todo, done), daemon=True) for _ in range(processes)]
     for worker in workers:
         todo.put(None)
         worker.start()
-    left = sum(map(len, groups))
+    remaining = sum(map(len, groups))
     try:
-        while left:
+        while remaining:
             try:
-                case, values, error = done.get(timeout=PATIENCE)
+                case, values, error = done.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 if not any(worker.is_alive() for worker in workers) and done.empty():
-                    raise Failed(f"the processes ended with {left} cases to go") from None
+                    raise WorkerError(f"all worker processes ended before {remaining} of the cases had run") from None
                 continue
             if isinstance(error, UsageError):
                 raise error
             if error:
-                raise Failed(error)
-            left -= 1
+                raise WorkerError(error)
+            remaining -= 1
             yield case, values
     finally:
         for worker in workers:
@@ -62,13 +65,13 @@ def run(groups: Sequence[Sequence[Case]], make: Callable[[], Work], processes: i
             worker.join()
 
 
-def _worker(make: Callable[[], Work], todo: Any, done: Any) -> None:
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # its notices would tear up the progress bar
-    # Each of the processes has a core: handing small operations to threads costs a tenth to a quarter more.
+def _work_loop(make_work: Callable[[], Work], todo: Any, done: Any) -> None:
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow's notices would break up the progress bar
+    # Each process has one core: handing small operations to threads costs a tenth to a quarter more CPU time.
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        work = make()
+        work = make_work()
         while (group := todo.get()) is not None:
             for case in group:
                 done.put((case, work(case), ""))
@@ -79,8 +82,8 @@ def _worker(make: Callable[[], Work], todo: Any, done: Any) -> None:
         raise
 
 
-def _end_with_parent() -> None:
-    """However that ends: one that is killed cannot tell."""
+def _exit_with_parent() -> None:
+    """Ends this process when its parent ends, even by SIGKILL, which the parent cannot pass on."""
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()

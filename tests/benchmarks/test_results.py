@@ -1,3 +1,5 @@
+"""Result files: written, read and checked; intervals; the environment of a measurement."""
+
 import json
 import os
 
@@ -20,7 +22,7 @@ SPEED = Result("throughput", "raw224", "images_per_second", "images/s", "higher"
 COST = Result("throughput", "raw224", "cpu_ms_per_image", "ms", "lower", (0.5,))
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_a_written_file_is_read_back(tmp_path):
     path = tmp_path / "deeper" / "result.json"
     skipped = [Skipped("torch/raw224", "no wheel for this machine")]
     write(path, [SPEED, COST], {"cpu": "EPYC"}, skipped)
@@ -30,7 +32,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert report.skipped == skipped
 
 
-def test_the_file_has_the_contracts_fields(tmp_path):
+def test_the_file_has_the_documented_fields(tmp_path):
     write(tmp_path / "result.json", [SPEED], environment())
     document = json.loads((tmp_path / "result.json").read_text())
     assert set(document) == {"environment", "results", "skipped"}
@@ -46,7 +48,7 @@ def test_the_file_has_the_contracts_fields(tmp_path):
     }
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     write(path, [SPEED], {})
     before = path.read_text()
@@ -75,17 +77,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
         ('{"environment": {}, "results": [{"suite": "a"}]}', "KeyError: 'case'"),
     ],
 )
-def test_a_file_of_another_kind_is_named_in_one_line(tmp_path, text, cause):
+def test_a_file_that_is_no_result_file_is_an_error_of_one_line(tmp_path, text, cause):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match="is not one") as error:
+    with pytest.raises(UsageError, match="is not a result file") as error:
         read(path)
     assert cause in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_named_in_one_line(tmp_path):
+def test_a_missing_file_is_an_error_of_one_line(tmp_path):
     with pytest.raises(UsageError, match=r"absent.json\) cannot be read: No such file"):
         read(tmp_path / "absent.json")
 
@@ -98,7 +100,7 @@ def test_a_missing_file_is_named_in_one_line(tmp_path):
         ("lower", (1.0, float("inf")), "must be finite"),
     ],
 )
-def test_a_result_checks_itself(better, samples, message):
+def test_a_result_checks_its_fields(better, samples, message):
     with pytest.raises(UsageError, match=message):
         Result("suite", "case", "metric", "ms", better, samples)
 
@@ -108,41 +110,43 @@ def test_the_interval_is_deterministic_and_covers_the_median():
     low, high = median_ci95(samples)
     assert median_ci95(samples) == (low, high)
     assert low < np.median(samples) < high
-    # The standard error of a median is 1.25 sigma / sqrt(n), here 1.6; 95% of a normal lie within 1.96 of them.
+    # The standard error of a median is 1.25 sigma / sqrt(n), here 1.6; the interval is 1.96 of them to either side.
     assert 3 < high - low < 11
     assert median_ci95([7.0]) == (7.0, 7.0)
 
 
-def test_the_interval_covers_the_true_median_about_as_often_as_it_says():
+def test_the_interval_covers_the_true_median_in_about_95_percent_of_cases():
     rng = np.random.default_rng(0)
     intervals = [median_ci95(list(rng.normal(0.0, 1.0, 25))) for _ in range(200)]
     covered = sum(low <= 0.0 <= high for low, high in intervals)
     assert 176 <= covered <= 200
 
 
-def test_the_table_shows_every_result_on_a_line():
+def test_the_table_has_one_line_per_result():
     lines = table([SPEED, COST]).splitlines()
     assert len(lines) == 3
     assert lines[1].split() == ["throughput", "raw224", "images_per_second", "20", "10", "..", "30", "images/s", "3"]
     assert lines[0].index("unit") == lines[1].index("images/s") == lines[2].index("ms", 60)
 
 
-def test_the_environment_says_where_a_number_comes_from(monkeypatch):
-    found = environment(packages=("numpy", "no-such-package"), config_hash="0123")
-    assert found["cpu"]
-    assert found["cores"] >= 1
-    assert found["versions"] == {"numpy": np.__version__, "no-such-package": None}
-    assert found["config_hash"] == "0123"
-    json.dumps(found)
+def test_the_environment_names_hardware_system_and_versions(monkeypatch):
+    described = environment(packages=("numpy", "no-such-package"), config_hash="0123")
+    assert described["cpu"]
+    assert described["cores"] >= 1
+    assert described["versions"] == {"numpy": np.__version__, "no-such-package": None}
+    assert described["config_hash"] == "0123"
+    json.dumps(described)
     monkeypatch.setenv("PATH", "/nonexistent")
-    bare = environment()
-    assert bare["gpu"] is None
-    assert bare["git_commit"] is None
+    without_tools = environment()
+    assert without_tools["gpu"] is None
+    assert without_tools["git_commit"] is None
 
 
-def test_the_commit_is_the_checkouts(tmp_path, monkeypatch):
+def test_the_commit_is_that_of_the_checkout(tmp_path, monkeypatch):
     def git(*arguments):
-        return results._output("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b", *arguments)
+        return results._command_output(
+            "git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=b", *arguments
+        )
 
     git("init", "--quiet")
     (tmp_path / "file.py").write_text("one")
@@ -152,7 +156,7 @@ def test_the_commit_is_the_checkouts(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "ROOT", tmp_path)
     commit = environment()["git_commit"]
     assert commit == git("rev-parse", "HEAD")
-    (tmp_path / "result.json").write_text("what a benchmark wrote is no source")
+    (tmp_path / "result.json").write_text("a result file is no source file")
     assert environment()["git_commit"] == commit
     (tmp_path / "file.py").write_text("two")
     assert environment()["git_commit"] == f"{commit}-dirty"

@@ -1,4 +1,4 @@
-"""A run of suites that is told to stop, and one whose suite fails."""
+"""A run of suites that is stopped by SIGTERM, and one whose suite fails."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from evenkeel.benchmarks import results
 from evenkeel.benchmarks.results import ROOT
 
 
-def alive(mark: str) -> dict[int, str]:
-    """{process: its command line}, of those that live and in whose line `mark` stands."""
-    found = {}
+def find_processes(text: str) -> dict[int, str]:
+    """{pid: command line} of living processes whose command line holds `text`."""
+    processes = {}
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes().replace(b"\0", b" ").decode()
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
-        if mark in line:
-            found[int(path.parent.name)] = line
-    return found
+        if text in line:
+            processes[int(path.parent.name)] = line
+    return processes
 
 
 def children(process: int) -> list[int]:
-    """Of processes that live: those that it started."""
+    """Pids of the living children of a process."""
     try:
-        return [int(each) for each in pathlib.Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        return [int(pid) for pid in pathlib.Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     except OSError:
         return []
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_to_stop_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+def test_a_stopped_run_leaves_no_process_behind(tmp_path: pathlib.Path) -> None:
     line = [sys.executable, "-m", "benchmarks.run", "--only=startup", f"--output={tmp_path / 'result.json'}"]
     with subprocess.Popen(line, cwd=ROOT, stderr=subprocess.DEVNULL) as run:
-        begun: list[int] = []
-        while not begun:  # until the suite has a process of its own, which trains
+        started: list[int] = []
+        while not started:  # until the suite has started a training process
             assert run.poll() is None
-            trained = alive("-m tools.train")
-            begun = [own for suite in children(run.pid) for own in children(suite) if own in trained]
+            training = find_processes("-m tools.train")
+            started = [pid for suite in children(run.pid) for pid in children(suite) if pid in training]
         run.send_signal(signal.SIGTERM)
-        assert run.wait(timeout=20) == 75  # at once: a suite that does not listen has 30 s
-    assert alive(str(tmp_path)) == {}
-    assert not [process for process in begun if pathlib.Path(f"/proc/{process}").exists()]
+        assert run.wait(timeout=20) == 75  # at once: a suite that ignores SIGTERM would have 30 s
+    assert find_processes(str(tmp_path)) == {}
+    assert not [pid for pid in started if pathlib.Path(f"/proc/{pid}").exists()]
 
 
-def test_a_suite_that_cannot_be_run_is_named_and_the_exit_code_is_4(tmp_path: pathlib.Path) -> None:
+def test_a_failing_suite_is_listed_as_skipped_and_the_exit_code_is_4(tmp_path: pathlib.Path) -> None:
     output = tmp_path / "result.json"
-    (tmp_path / "result.json.pipeline.json").write_text("what an earlier run left")
+    (tmp_path / "result.json.pipeline.json").write_text("the file of an earlier run")
     missing = "--data.source=/nowhere/photos"
     line = [sys.executable, "-m", "benchmarks.run", "--only=pipeline", missing, f"--output={output}"]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)

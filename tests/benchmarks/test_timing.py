@@ -1,3 +1,5 @@
+"""Interleaved measuring, on a clock that the test controls and on the real ones."""
+
 import subprocess
 import sys
 
@@ -7,17 +9,17 @@ from evenkeel.benchmarks.timing import (
     Clock,
     Sample,
     cpu_seconds,
-    interleaved,
     machine_cpu_seconds,
     measure,
+    measure_interleaved,
+    measure_quiet_pairs,
     paired_ratio,
-    quiet_pairs,
-    turns,
+    turn_order,
 )
 
 
 class Machine:
-    """Time that passes only when a case says so."""
+    """A clock on which time passes only while a case runs."""
 
     def __init__(self):
         self.cpu = self.wall = self.others = 0.0
@@ -33,38 +35,38 @@ class Machine:
         return run
 
 
-def test_a_sample_is_what_the_clock_moved_by():
+def test_a_sample_is_the_difference_of_the_clocks():
     machine = Machine()
     machine.cpu, machine.wall = 100.0, 7.0
     assert measure(machine.case("a", 2.0, 0.5), machine.clock) == Sample(cpu_seconds=2.0, wall_seconds=0.5)
 
 
-def test_cases_take_turns_and_the_warmup_does_not_count():
+def test_cases_alternate_and_the_warmup_does_not_count():
     machine = Machine()
     cold = {"a": 1000.0, "b": 1000.0}
     cases = {name: machine.case(name, lambda name=name: cold.pop(name, 3.0), 0.25) for name in ("a", "b")}
-    samples = interleaved(cases, rounds=4, warmup=1, clock=machine.clock)
+    samples = measure_interleaved(cases, rounds=4, warmup=1, clock=machine.clock)
     assert "".join(machine.log) == "ab" + "abbaabba"
     assert samples == {"a": [Sample(3.0, 0.25)] * 4, "b": [Sample(3.0, 0.25)] * 4}
 
 
-def test_what_others_took_is_told_apart():
+def test_cpu_time_of_other_programs_is_separate():
     machine = Machine()
 
-    def disturbed():
+    def disturbed_case():
         machine.others += 0.6
         machine.case("a", 2.0, 0.5)()
 
-    sample = measure(disturbed, machine.clock)
+    sample = measure(disturbed_case, machine.clock)
     assert sample == Sample(2.0, 0.5, pytest.approx(0.6))
     assert sample.others_cores == pytest.approx(1.2)
     assert (sample + sample).others_cores == pytest.approx(1.2)
     silent = Clock(cpu=lambda: machine.cpu, wall=lambda: machine.wall, machine=lambda: None)
-    assert measure(disturbed, silent).others_cores == 0
+    assert measure(disturbed_case, silent).others_cores == 0
 
 
-def test_disturbed_pairs_are_taken_again():
-    machine, told = Machine(), []
+def test_disturbed_pairs_are_repeated():
+    machine, measured = Machine(), []
     calls = {"a": 0, "b": 0}
 
     def case(name, cpu):
@@ -77,29 +79,29 @@ def test_disturbed_pairs_are_taken_again():
         return run
 
     cases = {"a": case("a", 3.0), "b": case("b", 4.0)}
-    kept = quiet_pairs(cases, pairs=4, turns_each=2, clock=machine.clock, done=told.append)
+    quiet = measure_quiet_pairs(cases, pairs=4, calls_per_sample=2, clock=machine.clock, on_pair=measured.append)
     assert "".join(machine.log) == "aabb" + "abba" + "baab" + "abba" + "baab" + "abba" + "baab"
-    assert kept == {"a": [Sample(6.0, 2.0)] * 4, "b": [Sample(8.0, 2.0)] * 4}
-    assert [pair["b"].others_cores for pair in told] == pytest.approx([0, 0.25, 0, 0, 0.25, 0])
+    assert quiet == {"a": [Sample(6.0, 2.0)] * 4, "b": [Sample(8.0, 2.0)] * 4}
+    assert [pair["b"].others_cores for pair in measured] == pytest.approx([0, 0.25, 0, 0, 0.25, 0])
 
 
-def test_a_machine_that_is_never_quiet_gives_its_quietest_pairs():
+def test_on_a_noisy_machine_the_quietest_pairs_are_kept():
     machine, noise = Machine(), iter([9.0, 0.9, 0.3, 0.8, 0.2, 0.7, 0.6, 0.5, 0.4])
 
-    def noisy():
+    def noisy_case():
         machine.case("a", 1.0, 1.0)()
         machine.others += next(noise, 0.0)
 
-    kept = quiet_pairs({"a": noisy}, pairs=2, turns_each=1, clock=machine.clock)
-    assert [sample.others_cores for sample in kept["a"]] == pytest.approx([0.3, 0.2])
+    quiet = measure_quiet_pairs({"a": noisy_case}, pairs=2, calls_per_sample=1, clock=machine.clock)
+    assert [sample.others_cores for sample in quiet["a"]] == pytest.approx([0.3, 0.2])
 
 
-def test_three_cases_go_to_and_fro():
-    assert [turns("abc", round_) for round_ in range(3)] == [list("abc"), list("cba"), list("abc")]
+def test_the_order_of_three_cases_is_reversed_every_round():
+    assert [turn_order("abc", round_) for round_ in range(3)] == [list("abc"), list("cba"), list("abc")]
 
 
-def test_paired_ratios_are_blind_to_a_drift_that_both_feel():
-    # A neighbour makes everything slower round by round; a takes 1.5 times what b takes throughout.
+def test_paired_ratios_ignore_a_drift_of_both_cases():
+    # Another program slows both down, more in every round; a always takes 1.5 times as long as b.
     slowdown = [1.0, 1.1, 1.3, 2.0, 3.5, 7.0]
     ratio = paired_ratio([1.5 * s for s in slowdown], slowdown)
     assert ratio.median == pytest.approx(1.5)
@@ -107,7 +109,7 @@ def test_paired_ratios_are_blind_to_a_drift_that_both_feel():
     assert str(ratio) == "1.50 (1.50 .. 1.50)"
 
 
-def test_the_interval_of_a_ratio_holds_its_spread():
+def test_the_interval_of_a_ratio_covers_its_spread():
     ratio = paired_ratio([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [1.0] * 7)
     assert ratio.median == 4.0
     low, high = ratio.ci95
@@ -115,22 +117,22 @@ def test_the_interval_of_a_ratio_holds_its_spread():
     assert paired_ratio([1.0, 3.0], [1.0, 1.0]).median == 2.0
 
 
-@pytest.mark.parametrize(("above", "below"), [([1.0], [1.0, 2.0]), ([], [])])
-def test_ratios_need_pairs(above, below):
-    with pytest.raises(ValueError, match="pairs are needed"):
-        paired_ratio(above, below)
+@pytest.mark.parametrize(("numerators", "denominators"), [([1.0], [1.0, 2.0]), ([], [])])
+def test_ratios_need_pairs(numerators, denominators):
+    with pytest.raises(ValueError, match="at least one pair"):
+        paired_ratio(numerators, denominators)
 
 
-def test_the_real_clock_counts_children():
+def test_the_cpu_clock_counts_children():
     before = cpu_seconds()
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
-    subprocess.run([sys.executable, "-c", burn], check=True)
+    burn_cpu = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", burn_cpu], check=True)
     assert cpu_seconds() - before >= 0.3
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc/stat is Linux's")
-def test_the_machines_clock_counts_everybody():
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has /proc/stat")
+def test_the_machine_clock_counts_all_programs():
     before = machine_cpu_seconds() or 0.0
-    burn = "import time\nwhile time.process_time() < 0.3: pass"
-    subprocess.run([sys.executable, "-c", burn], check=True)
-    assert (machine_cpu_seconds() or 0.0) - before >= 0.2  # ticks of 10 ms, sampled
+    burn_cpu = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", burn_cpu], check=True)
+    assert (machine_cpu_seconds() or 0.0) - before >= 0.2  # /proc/stat counts sampled ticks of 10 ms
