@@ -14,7 +14,7 @@ from evenkeel.models.doctor.replay import EVALUATION_BATCH, ReplayEngine, Run
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import AugmentConfig
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 
 def find_wrong_labels(engine: ReplayEngine, run: Run, index: Index) -> list[str]:

@@ -21,7 +21,7 @@ from evenkeel.pipeline.build import evaluation_batches, training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 FIRST_BATCH_IMAGES = 64
 POOL_PIXELS = 4  # detail is what is smaller than a square of this side

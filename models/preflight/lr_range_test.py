@@ -18,14 +18,14 @@ import tf_keras as keras
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.models.optim import losses, optimizers, schedules
-from evenkeel.models.optim.clipping import Clipping
 from evenkeel.models.preflight import image_checks
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training import build_model
+from evenkeel.models.training.step_options import StepOptions
 from evenkeel.pipeline import build
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 RANGE_STEPS, STEPS_PER_CALL = 120, 20
 TYPICAL_RATE = 0.001
@@ -83,10 +83,12 @@ def run_range_test(config: TrainConfig, data: Dataset, steps: int = RANGE_STEPS)
     model.compile(
         optimizers.create_optimizer(optimizer, rate, model.trainable_variables),
         losses.create_loss(config.loss, config.label_smoothing, config.focal_gamma),
-        xla=strategy.use_xla(config.xla),
-        clipping=Clipping(optimizer.clip_adaptive, optimizer.clip_value, optimizer.clip_norm),
-        accumulate=optimizer.accumulate,
-        mixing=config.mixing,
+        StepOptions(
+            xla=strategy.use_xla(config.xla),
+            clipping=build_model.create_clipping(config),
+            accumulate=optimizer.accumulate,
+            mixing=config.mixing,
+        ),
         steps_per_execution=min(STEPS_PER_CALL, steps),
     )
     batches = build.training_batches(

@@ -104,7 +104,7 @@ def test_a_patch_comes_with_the_edit_of_the_source() -> None:
 
 
 def test_a_cure_precedes_a_demonstration_of_the_cause() -> None:
-    """However much better it looks on images held out, that is no cure."""
+    """Even if held-out images give a higher accuracy: that cures nothing."""
     cure = Intervention("train_validation_skew", {"data.standardize": True})
     shown = Intervention("train_validation_skew", {"data.train_split": "train[:80%]"}, cures=False)
     for tried in ((trial(cure, 0.6), trial(shown, 0.8)), (trial(shown, 0.8), trial(cure, 0.6))):

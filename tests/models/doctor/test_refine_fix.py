@@ -1,4 +1,4 @@
-"""What is tried on top of a fix, and what is kept of it: on made-up accuracies, and on a network for real."""
+"""Refinement of a fix, with accuracies from a formula and with a real network."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class FunctionTrials(Trials):
         pass
 
 
-def on_a_curve(best: float, **worth: float) -> Callable[[dict[str, Any]], float]:
-    """0.8 at the `best` learning rate, 0.1 less for each factor of 2 from it, and what patches are `worth`."""
+def accuracy_of(best: float, **worth: float) -> Callable[[dict[str, Any]], float]:
+    """0.8 at the `best` learning rate, 0.1 less for each factor of 2 from it, plus `worth` of the patches."""
 
     def accuracy(flags: dict[str, Any]) -> float:
         patches = filter(None, flags.get(PATCH, "").split(","))
@@ -61,34 +61,34 @@ def flag_values(trials: list[Trial], name: str) -> list[Any]:
     ("best", "expected", "rates"),
     [(1.0, 1.0, [0.5, 2.0]), (0.5, 0.5, [0.5, 2.0, 0.25]), (2.0, 2.0, [0.5, 2.0, 4.0]), (5.0, 4.0, [0.5, 2.0, 4.0])],
 )
-def test_the_learning_rate_of_a_fix_is_set_finer(best: float, expected: float, rates: list[float]) -> None:
-    trials, fix = FunctionTrials(on_a_curve(best)), {RATE: 1.0, "optimizer.momentum": 0.9}
+def test_the_learning_rate_of_a_fix_is_refined(best: float, expected: float, rates: list[float]) -> None:
+    trials, fix = FunctionTrials(accuracy_of(best)), {RATE: 1.0, "optimizer.momentum": 0.9}
     known = [trials.run_in_full(Intervention("learning_rate_high", flags)) for flags in ({**fix, "epochs": 2}, fix)]
-    found, finer = refine_fix(trials, fix, known)
-    assert found == {**fix, RATE: expected}
-    assert flag_values(finer, RATE) == rates
+    refined, refinements = refine_fix(trials, fix, known)
+    assert refined == {**fix, RATE: expected}
+    assert flag_values(refinements, RATE) == rates
 
 
 @pytest.mark.parametrize(("best", "expected"), [(1.12, None), (2.0, 2.0)])
-def test_a_fix_that_sets_none_gets_one_where_it_is_worth_it(best: float, expected: float | None) -> None:
-    trials, fix = FunctionTrials(on_a_curve(best)), {"optimizer.momentum": 0.9}
-    found, finer = refine_fix(trials, fix, [trials.run_in_full(Intervention("momentum", fix))])
-    assert found == ({**fix, RATE: expected} if expected else fix)
-    assert set(flag_values(finer, RATE)) >= {0.5, 2.0}
+def test_a_fix_without_learning_rate_gets_one_if_it_helps(best: float, expected: float | None) -> None:
+    trials, fix = FunctionTrials(accuracy_of(best)), {"optimizer.momentum": 0.9}
+    refined, refinements = refine_fix(trials, fix, [trials.run_in_full(Intervention("momentum", fix))])
+    assert refined == ({**fix, RATE: expected} if expected else fix)
+    assert set(flag_values(refinements, RATE)) >= {0.5, 2.0}
 
 
-@pytest.mark.parametrize(("worth", "stays"), [(MIN_ADDED_UTILITY / 2, False), (2 * MIN_ADDED_UTILITY, True)])
-def test_another_change_stays_where_it_is_worth_it(worth: float, stays: bool) -> None:
-    trials, fix = FunctionTrials(on_a_curve(1.0, batch_norm=worth)), {PATCH: "relu"}
+@pytest.mark.parametrize(("worth", "kept"), [(MIN_ADDED_UTILITY / 2, False), (2 * MIN_ADDED_UTILITY, True)])
+def test_a_further_change_is_kept_if_it_helps(worth: float, kept: bool) -> None:
+    trials, fix = FunctionTrials(accuracy_of(1.0, batch_norm=worth)), {PATCH: "relu"}
     known = [trials.run_in_full(Intervention("saturating_activation", fix)), trials.run_in_full(NORM)]
-    assert refine_fix(trials, fix, known)[0] == {PATCH: "relu,batch_norm" if stays else "relu"}
+    assert refine_fix(trials, fix, known)[0] == {PATCH: "relu,batch_norm" if kept else "relu"}
 
 
 NORM = Intervention("no_normalization", {PATCH: "batch_norm"}, PRIOR_UNLIKELY, generic=True)
 
 
-def test_beside_goes_what_promises_most_and_leaves_the_fix_in_place() -> None:
-    trials, fix = FunctionTrials(on_a_curve(1.0)), {"optimizer.momentum": 0.9}
+def test_the_most_promising_independent_changes_are_added() -> None:
+    trials, fix = FunctionTrials(accuracy_of(1.0)), {"optimizer.momentum": 0.9}
     others = [
         Intervention("momentum", {**fix, "epochs": 9}, PRIOR_UNUSUAL),  # another momentum
         Intervention("train_validation_skew", {"data.train_split": "train[:80%]"}, PRIOR_UNUSUAL, cures=False),
@@ -100,34 +100,34 @@ def test_beside_goes_what_promises_most_and_leaves_the_fix_in_place() -> None:
     ]
     known = [trials.run_in_full(change) for change in (Intervention("momentum", fix), *others)]
     _, more = refine_fix(trials, fix, known)
-    beside = [trial.intervention.flags for trial in more if RATE not in trial.intervention.flags]
-    assert beside == [{**fix, "optimizer.clip_norm": 1.0}, {**fix, PATCH: "he_normal"}]
-    assert len(beside) == MAX_ADDITIONS
+    additions = [trial.intervention.flags for trial in more if RATE not in trial.intervention.flags]
+    assert additions == [{**fix, "optimizer.clip_norm": 1.0}, {**fix, PATCH: "he_normal"}]
+    assert len(additions) == MAX_ADDITIONS
 
 
-def test_what_is_refused_is_no_trial(caplog: pytest.LogCaptureFixture) -> None:
-    trials, fix = FunctionTrials(on_a_curve(1.0)), {"optimizer.momentum": 0.9}
+def test_an_invalid_change_is_no_trial(caplog: pytest.LogCaptureFixture) -> None:
+    trials, fix = FunctionTrials(accuracy_of(1.0)), {"optimizer.momentum": 0.9}
     impossible = Intervention("dropout", {"model.dropout": 7.0})
     known = [trials.run_in_full(Intervention("momentum", fix)), Trial(impossible, trials.run_in_full(NORM).run)]
-    found, more = refine_fix(trials, fix, known)
-    assert found == fix
+    refined, more = refine_fix(trials, fix, known)
+    assert refined == fix
     assert "model.dropout" not in {name for trial in more for name in trial.intervention.flags}
     assert "not tried" in caplog.text
 
 
 def test_without_a_fix_nothing_is_tried() -> None:
-    trials = FunctionTrials(on_a_curve(1.0))
+    trials = FunctionTrials(accuracy_of(1.0))
     assert refine_fix(trials, {}, [trials.run_in_full(NORM)]) == ({}, [])
 
 
 @pytest.mark.slow
-def test_a_fix_that_was_given_up_early_is_finished_first(small: DataConfig) -> None:
+def test_a_trial_that_was_stopped_early_is_finished_first(small: DataConfig) -> None:
     model = ModelConfig(name="cnn", width=4)
     config = TrainConfig(epochs=4, data=small, model=model, precision="float32")
     trials, fix = Trials(ReplayEngine(), config, steps=60), {"optimizer.momentum": 0.5}
     trial = trials._start(Intervention("momentum", fix))
     trials._advance(trial, 15)
-    found, more = refine_fix(trials, fix, [trial])
+    refined, more = refine_fix(trials, fix, [trial])
     assert trial.steps == 60
     assert {each.steps for each in more} == {60}
-    assert found["optimizer.momentum"] == 0.5
+    assert refined["optimizer.momentum"] == 0.5

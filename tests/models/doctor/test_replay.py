@@ -1,4 +1,4 @@
-"""Runs that take turns on compiled models: each goes its own way, bit for bit as if it were alone."""
+"""Runs that take turns on compiled models: each is bit for bit as if it were alone."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def config(small: DataConfig) -> TrainConfig:
 
 
 @pytest.mark.slow
-def test_it_is_the_run_that_train_makes(engine: ReplayEngine, config: TrainConfig, tmp_path) -> None:
+def test_a_replay_equals_the_run_of_train(engine: ReplayEngine, config: TrainConfig, tmp_path) -> None:
     seen: list[np.ndarray] = []
 
     class Recorder(keras.callbacks.Callback):
@@ -55,7 +55,7 @@ def test_it_is_the_run_that_train_makes(engine: ReplayEngine, config: TrainConfi
     assert engine.validate(run)[0] == pytest.approx(summary["final"]["accuracy"], abs=0.05)
 
 
-def test_runs_that_take_turns_do_not_touch_each_other(engine: ReplayEngine, config: TrainConfig) -> None:
+def test_runs_that_take_turns_do_not_affect_each_other(engine: ReplayEngine, config: TrainConfig) -> None:
     alone = engine.begin(config)
     engine.advance(alone, 20)
     first, second = engine.begin(config), engine.begin(with_options(config, {"optimizer.learning_rate": 0.5}))
@@ -68,19 +68,19 @@ def test_runs_that_take_turns_do_not_touch_each_other(engine: ReplayEngine, conf
     np.testing.assert_allclose(step_row.column(second.rows, "learning_rate"), 0.5)
 
 
-def test_another_momentum_is_another_function(engine: ReplayEngine, config: TrainConfig) -> None:
+def test_another_momentum_needs_another_model(engine: ReplayEngine, config: TrainConfig) -> None:
     first, second = engine.begin(config), engine.begin(with_options(config, {"optimizer.momentum": 0.5}))
     assert engine._compiled_model(first.config, first.data) is not engine._compiled_model(second.config, second.data)
 
 
-def test_seeds_differ(engine: ReplayEngine, config: TrainConfig) -> None:
+def test_runs_with_different_seeds_differ(engine: ReplayEngine, config: TrainConfig) -> None:
     first, second = engine.begin(config), engine.begin(dataclasses.replace(config, seed=1))
     for run in (first, second):
         engine.advance(run, 5)
     assert first.loss[0] != second.loss[0]
 
 
-def test_a_trace_holds_what_detectors_want(engine: ReplayEngine, config: TrainConfig) -> None:
+def test_a_trace_has_what_detectors_need(engine: ReplayEngine, config: TrainConfig) -> None:
     run = engine.begin(config)
     engine.advance(run, 25)
     engine.validate(run)
@@ -95,7 +95,7 @@ def test_a_trace_holds_what_detectors_want(engine: ReplayEngine, config: TrainCo
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_a_checkpoint(engine: ReplayEngine, config: TrainConfig, tmp_path) -> None:
+def test_a_run_continues_from_a_checkpoint(engine: ReplayEngine, config: TrainConfig, tmp_path) -> None:
     training.train(config, str(tmp_path / "run"))
     run = engine.begin(config, os.path.join(tmp_path, "run", "checkpoints", "step-00000015"))
     assert (run.first_step, run.step) == (15, 15)
@@ -105,7 +105,7 @@ def test_a_run_goes_on_from_a_checkpoint(engine: ReplayEngine, config: TrainConf
     np.testing.assert_allclose(run.loss, whole.loss[15:], rtol=2e-3)
 
 
-def test_a_run_whose_weights_cannot_change_ends(engine: ReplayEngine, config: TrainConfig) -> None:
+def test_a_run_that_is_stuck_ends(engine: ReplayEngine, config: TrainConfig) -> None:
     run = engine.begin(with_options(config, {"optimizer.learning_rate": 1e30}))
     engine.advance(run, 200)
     assert MAX_SKIPPED_UPDATES <= len(run.loss) < 200

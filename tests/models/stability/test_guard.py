@@ -1,4 +1,4 @@
-"""A guarded run: untouched while it is sound, brought back after a shock, stopped where nothing helps."""
+"""A guarded run: unchanged while it is sound, rolled back after a fault, stopped if rollbacks do not help."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ SOUND = OptimizerConfig(learning_rate=0.02, schedule="constant")
 STEPS = 200
 
 
-class Shock(keras.callbacks.Callback):
-    """Does something to the model once, before step `at`."""
+class FaultInjector(keras.callbacks.Callback):
+    """Calls `inject(model)` once, before step `at`."""
 
-    def __init__(self, at: int, strike: Any) -> None:
+    def __init__(self, at: int, inject: Any) -> None:
         super().__init__()
-        self._at, self._strike, self.struck = at, strike, False
+        self._at, self._inject, self.injected = at, inject, False
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if not self.struck and self.model.step >= self._at:
-            self._strike(self.model)
-            self.struck = True
+        if not self.injected and self.model.step >= self._at:
+            self._inject(self.model)
+            self.injected = True
 
 
-class Losses(keras.callbacks.Callback):
+class LossRecorder(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         self.losses: list[float] = []
 
@@ -51,22 +51,26 @@ class Losses(keras.callbacks.Callback):
         self.losses.extend(self.model.rows[:, 0])
 
 
-def guarded(
-    devices: Any = None, act: bool = True, shock: Shock | None = None, config: OptimizerConfig = SOUND, **options: Any
+def train_guarded(
+    devices: Any = None,
+    act: bool = True,
+    fault: FaultInjector | None = None,
+    config: OptimizerConfig = SOUND,
+    **options: Any,
 ) -> tuple[Any, StabilityGuard, list[tuple[int, str, dict, str]], np.ndarray]:
-    """A model trained under guard: (model, guard, its incidents, losses)."""
+    """(model trained under a guard, the guard, its incidents, losses)."""
     devices = devices or one()
     model = compiled(devices, options.pop("network", normed), config, layer_stats_every=5, guarded=act, **options)
-    told: list[tuple[int, str, dict, str]] = []
+    incident_log: list[tuple[int, str, dict, str]] = []
     incidents = Incidents()
-    incidents.listeners.append(lambda *incident: told.append(incident))
-    guard, losses = StabilityGuard(act, incidents), Losses()
-    callbacks = [each for each in (shock, losses, guard) if each]
+    incidents.listeners.append(lambda *incident: incident_log.append(incident))
+    guard, losses = StabilityGuard(act, incidents), LossRecorder()
+    callbacks = [each for each in (fault, losses, guard) if each]
     model.fit(batches(devices, IMAGES, LABELS), steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=callbacks)
-    return model, guard, told, np.array(losses.losses)
+    return model, guard, incident_log, np.array(losses.losses)
 
 
-def corrupt(model: Any) -> None:
+def corrupt_weights(model: Any) -> None:
     kernel = next(v for v in model.trainable_variables if "kernel" in v.name)
     kernel.assign(np.random.default_rng(0).normal(size=kernel.shape) * 20)
     last = model.trainable_variables[-1]
@@ -74,93 +78,93 @@ def corrupt(model: Any) -> None:
 
 
 @pytest.mark.parametrize("act", [False, True])
-def test_a_sound_run_is_left_alone(act: bool) -> None:
-    model, _, told, _ = guarded(act=act)
-    assert told == []
-    blind = compiled(one(), normed, SOUND)
-    blind.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=STEPS, epochs=1, verbose=0)
-    for seen, unseen in zip(weights(model), weights(blind), strict=True):
-        np.testing.assert_array_equal(seen, unseen)
+def test_a_sound_run_is_unchanged(act: bool) -> None:
+    model, _, incident_log, _ = train_guarded(act=act)
+    assert incident_log == []
+    unguarded = compiled(one(), normed, SOUND)
+    unguarded.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=STEPS, epochs=1, verbose=0)
+    for watched, unwatched in zip(weights(model), weights(unguarded), strict=True):
+        np.testing.assert_array_equal(watched, unwatched)
 
 
 def test_corrupted_weights_are_rolled_back() -> None:
-    _, _, told, losses = guarded(shock=Shock(120, corrupt))
-    acted = [each for each in told if each[3].startswith("rolled back")]
-    assert len(acted) == 1
-    step, kind, evidence, action = acted[0]
-    assert kind in ("loss_spike", "statistics_jump"), "of a normalized layer, the kernel shows in both"
+    _, _, incident_log, losses = train_guarded(fault=FaultInjector(120, corrupt_weights))
+    rollbacks = [each for each in incident_log if each[3].startswith("rolled back")]
+    assert len(rollbacks) == 1
+    step, kind, evidence, action = rollbacks[0]
+    assert kind in ("loss_spike", "statistics_jump"), "the kernel of a normalized layer shows in both"
     assert 120 <= step < 130
     assert evidence["times"] > 1.5
     assert int(action.split()[-1]) in range(100, 120)
-    _, _, _, alone = guarded(shock=Shock(120, corrupt), act=False)
+    _, _, _, alone = train_guarded(fault=FaultInjector(120, corrupt_weights), act=False)
     assert losses[-20:].mean() < 1.2 * losses[90:110].mean()
     assert losses[-20:].mean() < 0.5 * alone[-20:].mean()
 
 
-def spoil_statistics(model: Any) -> None:
-    """As a batch of absurdly bright images leaves them."""
+def corrupt_statistics(model: Any) -> None:
+    """As after a batch of absurdly bright images."""
     for variable in model.non_trainable_variables:
         if "moving_variance" in variable.name:
             variable.assign(1e4 * variable)
 
 
-def test_spoilt_statistics_are_rolled_back() -> None:
-    """Training does not show them: it normalizes with its own batch."""
-    model, _, told, losses = guarded(shock=Shock(120, spoil_statistics))
-    acted = [(kind, action) for _, kind, _, action in told if action.startswith("rolled back")]
-    assert len(acted) == 1
-    assert acted[0][0] == "statistics_jump"
-    assert int(acted[0][1].split()[-1]) in range(80, 120)
-    assert losses[120:130].mean() < 1.5 * losses[100:120].mean(), "else another alarm would have seen it"
-    sound, _, _, _ = guarded()
+def test_corrupted_statistics_are_rolled_back() -> None:
+    """The training loss does not show them: training normalizes with its own batch."""
+    model, _, incident_log, losses = train_guarded(fault=FaultInjector(120, corrupt_statistics))
+    rollbacks = [(kind, action) for _, kind, _, action in incident_log if action.startswith("rolled back")]
+    assert len(rollbacks) == 1
+    assert rollbacks[0][0] == "statistics_jump"
+    assert int(rollbacks[0][1].split()[-1]) in range(80, 120)
+    assert losses[120:130].mean() < 1.5 * losses[100:120].mean(), "no other alarm can have found it"
+    sound, _, _, _ = train_guarded()
     for mine, theirs in zip(model.non_trainable_variables, sound.non_trainable_variables, strict=True):
         if "moving_variance" in mine.name:
             np.testing.assert_allclose(mine.numpy(), theirs.numpy(), rtol=1)
 
 
-def test_a_copy_that_was_spoilt_already_is_not_gone_back_to_twice() -> None:
-    """Trouble soon after a rollback is the old trouble: the next one goes farther back."""
+def test_a_damaged_snapshot_is_restored_only_once() -> None:
+    """An alarm soon after a rollback means a damaged snapshot: the next rollback goes farther back."""
     model = compiled(one(), normed, SOUND, layer_stats_every=5, guarded=True)
     guard = StabilityGuard(True)
-    fed = batches(one(), IMAGES, LABELS)
-    model.fit(fed, steps_per_epoch=160, epochs=1, verbose=0, callbacks=[guard])
-    told: list[str] = []
-    guard.incidents.listeners.append(lambda step, kind, evidence, action: told.append(action))
-    held = guard._snapshots.steps
+    dataset = batches(one(), IMAGES, LABELS)
+    model.fit(dataset, steps_per_epoch=160, epochs=1, verbose=0, callbacks=[guard])
+    incident_log: list[str] = []
+    guard.incidents.listeners.append(lambda step, kind, evidence, action: incident_log.append(action))
+    snapshot_steps = guard._snapshots.steps
     guard._roll_back(Alarm("loss_spike", 155, {"times": 3.0}))
     guard._roll_back(Alarm("loss_spike", 165, {"times": 3.0}))
     guard._roll_back(Alarm("loss_spike", 165 + RELAPSE_STEPS, {"times": 3.0}))
-    back = [int(action.split(",")[0].split()[-1]) for action in told]
-    assert back[0] == max(step for step in held if step <= 155 - ALARM_LAG_STEPS)
-    assert back[1] == max(step for step in held if step < back[0])
-    assert back[2] == back[1], "that is trouble of its own, and no copy has been taken since"
+    restored = [int(action.split(",")[0].split()[-1]) for action in incident_log]
+    assert restored[0] == max(step for step in snapshot_steps if step <= 155 - ALARM_LAG_STEPS)
+    assert restored[1] == max(step for step in snapshot_steps if step < restored[0])
+    assert restored[2] == restored[1], "a new fault, and no snapshot was taken since"
 
 
-def test_watching_only_tells() -> None:
-    _, _, told, _ = guarded(shock=Shock(120, corrupt), act=False)
-    assert "loss_spike" in {kind for _, kind, _, _ in told}
-    assert {action for _, _, _, action in told} == {"none"}
+def test_a_watching_guard_only_records() -> None:
+    _, _, incident_log, _ = train_guarded(fault=FaultInjector(120, corrupt_weights), act=False)
+    assert "loss_spike" in {kind for _, kind, _, _ in incident_log}
+    assert {action for _, _, _, action in incident_log} == {"none"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"policy": "mixed_float16"}, {"xla": True}])
 def test_replicas_are_equal_after_a_rollback(options: dict[str, Any]) -> None:
     devices = two()
-    model, _, told, _ = guarded(devices, shock=Shock(120, corrupt), **options)
-    assert any(action.startswith("rolled back") for *_, action in told)
+    model, _, incident_log, _ = train_guarded(devices, fault=FaultInjector(120, corrupt_weights), **options)
+    assert any(action.startswith("rolled back") for *_, action in incident_log)
     for variable in model.trainable_variables:
         first, second = (copy.numpy() for copy in devices.experimental_local_results(variable))
         np.testing.assert_array_equal(first, second)
 
 
-def test_a_single_outlying_gradient_is_cut_down() -> None:
-    """A batch of labels that contradict all that was learned has a gradient many times as long as usual."""
+def test_a_single_outlier_gradient_is_clipped() -> None:
+    """A batch of labels that contradict everything learnt has a gradient far longer than the median."""
     images, labels = IMAGES.copy(), LABELS.copy()
     config = OptimizerConfig(learning_rate=0.05, schedule="constant")
     model = compiled(one(), normed, config, layer_stats_every=5, guarded=True)
-    told: list[tuple] = []
+    incident_log: list[tuple] = []
     incidents = Incidents()
-    incidents.listeners.append(lambda *incident: told.append(incident))
+    incidents.listeners.append(lambda *incident: incident_log.append(incident))
     model.fit(
         batches(one(), images, labels),
         steps_per_epoch=STEPS,
@@ -173,29 +177,29 @@ def test_a_single_outlying_gradient_is_cut_down() -> None:
     before = weights(model)
     model.fit(batches(one(), images, (labels + 5) % 10), steps_per_epoch=1, epochs=1, verbose=0)
     norm = model.rows[0, 2]
-    assert norm > 10 * usual, "else this shows nothing"
+    assert norm > 10 * usual, "the batch must be an outlier"
     moved = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(before, weights(model), strict=True)))
     assert moved < 0.5 * 0.05 * norm
 
 
-def test_what_cannot_be_helped_is_stopped_with_advice() -> None:
+def test_a_hopeless_run_is_stopped_with_advice() -> None:
     hopeless = OptimizerConfig(learning_rate=1e6, schedule="constant", momentum=0.9)
     with pytest.raises(TrainingFailed, match=r"after 5 rollbacks within 1000 steps: lower --optimizer.learning_rate"):
-        guarded(config=hopeless)
+        train_guarded(config=hopeless)
 
 
 def test_the_learning_rate_is_cut_after_two_rollbacks_and_warms_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REWARMUP_STEPS", 20)
-    strikes = [75, 120, 180, 10**6]
+    fault_steps = [75, 120, 180, 10**6]
 
-    class Again(Shock):
+    class RepeatedFault(FaultInjector):
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            if self.model.step >= strikes[0]:
-                strikes.pop(0)
-                self._strike(self.model)
+            if self.model.step >= fault_steps[0]:
+                fault_steps.pop(0)
+                self._inject(self.model)
 
-    model, _, told, _ = guarded(shock=Again(0, corrupt))
-    actions = [action for *_, action in told if action.startswith("rolled back")]
+    model, _, incident_log, _ = train_guarded(fault=RepeatedFault(0, corrupt_weights))
+    actions = [action for *_, action in incident_log if action.startswith("rolled back")]
     assert len(actions) == 3
     assert "learning rate" not in actions[1]
     assert actions[2].endswith("learning rate times 0.25 after 20 steps of warm-up")
@@ -203,31 +207,31 @@ def test_the_learning_rate_is_cut_after_two_rollbacks_and_warms_up_again(monkeyp
     assert model.rows[-1, 3] == pytest.approx(0.25 * SOUND.learning_rate)
 
 
-def test_a_run_resumed_while_it_warms_up_comes_to_the_cut_rate() -> None:
+def test_a_run_resumed_during_the_rewarmup_reaches_the_cut_rate() -> None:
     model = compiled(one(), normed, SOUND, layer_stats_every=5, guarded=True)
     model.lr_scale_target.assign(0.25)
-    fed = batches(one(), IMAGES, LABELS)
-    model.fit(fed, steps_per_epoch=100, epochs=1, verbose=0, callbacks=[StabilityGuard(True)])
+    dataset = batches(one(), IMAGES, LABELS)
+    model.fit(dataset, steps_per_epoch=100, epochs=1, verbose=0, callbacks=[StabilityGuard(True)])
     assert model.rows[-1, 3] == pytest.approx(0.25 * SOUND.learning_rate)
 
 
 @pytest.mark.parametrize("rate", [0.1, keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)])
 @pytest.mark.parametrize("family", [keras.optimizers, keras.optimizers.legacy])
-def test_any_optimizers_rate_can_be_scaled(family: Any, rate: Any) -> None:
+def test_the_rate_of_any_optimizer_can_be_scaled(family: Any, rate: Any) -> None:
     model = compiled(one(), wrapped=lambda _: family.SGD(rate), guarded=True, per_call=1)
-    fed = batches(one(), IMAGES, LABELS)
-    model.fit(fed, steps_per_epoch=1, epochs=1, verbose=0)
+    dataset = batches(one(), IMAGES, LABELS)
+    model.fit(dataset, steps_per_epoch=1, epochs=1, verbose=0)
     whole = model.rows[-1, 3]
     model.scale_learning_rate(0.25)
-    model.fit(fed, steps_per_epoch=1, epochs=1, verbose=0)
+    model.fit(dataset, steps_per_epoch=1, epochs=1, verbose=0)
     decayed = 1.0 if isinstance(rate, float) else 0.5**0.1
     assert model.rows[-1, 3] == pytest.approx(0.25 * decayed * whole, rel=1e-5)
     model.scale_learning_rate(1.0)
-    model.fit(fed, steps_per_epoch=1, epochs=1, verbose=0)
+    model.fit(dataset, steps_per_epoch=1, epochs=1, verbose=0)
     assert model.rows[-1, 3] == pytest.approx(decayed**2 * whole, rel=1e-5)
 
 
-def test_after_a_rollback_the_schedule_goes_back_as_well_and_comes_to_its_end() -> None:
+def test_a_rollback_sets_the_schedule_back_and_the_run_completes_it() -> None:
     class Rates(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:
             self.rates: list[float] = []
@@ -237,18 +241,18 @@ def test_after_a_rollback_the_schedule_goes_back_as_well_and_comes_to_its_end() 
 
     config = OptimizerConfig(learning_rate=0.02, schedule="cosine")
     model = compiled(one(), normed, config, layer_stats_every=5, guarded=True)
-    rates, shock = Rates(), Shock(80, corrupt)
-    told: list[str] = []
+    rates, fault = Rates(), FaultInjector(80, corrupt_weights)
+    incident_log: list[str] = []
     incidents = Incidents()
-    incidents.listeners.append(lambda step, kind, evidence, action: told.append(action))
+    incidents.listeners.append(lambda step, kind, evidence, action: incident_log.append(action))
     guard = StabilityGuard(True, incidents)
     data = batches(one(), IMAGES, LABELS)
-    model.fit(data, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[shock, rates, guard])
-    back = [int(action.split()[-1]) for action in told if action.startswith("rolled back")]
-    assert len(back) == 1
+    model.fit(data, steps_per_epoch=STEPS, epochs=1, verbose=0, callbacks=[fault, rates, guard])
+    restored = [int(action.split()[-1]) for action in incident_log if action.startswith("rolled back")]
+    assert len(restored) == 1
     lost = model.step - STEPS
-    assert lost == len(rates.rates) - STEPS > 0, "it made up for what was lost"
+    assert lost == len(rates.rates) - STEPS > 0, "the lost steps are made up for"
     assert model.trained_steps == STEPS
     whole = model.optimizer.inner_optimizer._learning_rate.schedule
-    expected = [*range(back[0] + lost), *range(back[0], STEPS)]
+    expected = [*range(restored[0] + lost), *range(restored[0], STEPS)]
     np.testing.assert_allclose(rates.rates, [float(whole(step)) for step in expected], rtol=1e-5)

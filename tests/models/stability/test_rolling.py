@@ -1,0 +1,38 @@
+"""Rolling statistics against their definition on each window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenkeel.models.stability import rolling
+
+
+@given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), window=st.integers(1, 12))
+@settings(max_examples=100, deadline=None)
+def test_moving_statistics_are_those_of_each_window(values: list[float], window: int) -> None:
+    x = np.array(values)
+    windows = [x[max(0, index - window + 1) : index + 1] for index in range(len(x))]
+    np.testing.assert_allclose(rolling.moving_median(x, window), [np.median(w) for w in windows])
+    np.testing.assert_allclose(rolling.moving_sum(x, window), [w.sum() for w in windows], atol=1e-6)
+
+
+@given(st.lists(st.booleans(), max_size=30))
+def test_run_lengths_count_consecutive_true_values(on: list[bool]) -> None:
+    expected, length = [], 0
+    for value in on:
+        length = length + 1 if value else 0
+        expected.append(length)
+    assert rolling.run_lengths(np.array(on, bool)).tolist() == expected
+
+
+def test_the_baseline_of_a_step_is_the_steps_before_it() -> None:
+    x = np.random.default_rng(0).normal(size=200)
+    center, spread = rolling.rolling_baseline(x)
+    assert np.isnan(center[: rolling.MIN_BASELINE_STEPS]).all()
+    for index in (16, 50, 63, 64, 65, 199):
+        past = x[max(0, index - 64) : index]
+        assert center[index] == pytest.approx(np.median(past))
+        assert spread[index] == pytest.approx(rolling.MAD_TO_SIGMA * np.median(np.abs(past - np.median(past))))
