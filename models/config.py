@@ -291,7 +291,7 @@ class TrainConfig:
     loss: str = option("crossentropy", "crossentropy (softmax) | focal (sigmoid focal loss, needs tensorflow-addons)")
     label_smoothing: float = option(0.0, "crossentropy: share of the target that is spread evenly over all classes")
     focal_gamma: float = option(
-        2.0, "focal: exponent of (1 - p), which lowers the weight of well-classified examples; p: the right probability"
+        2.0, "focal: exponent of (1 - probability of the true class); larger values favour hard examples"
     )
     class_weights: str = option("none", "none | balanced: all classes have the same total weight in the training loss")
     evaluate_flipped: bool = option(
