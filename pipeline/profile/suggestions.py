@@ -17,7 +17,7 @@ from evenkeel.pipeline import build
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.jpeg import seek_index
 from evenkeel.pipeline.profile.chain_timing import BATCHES_IN_MEMORY, append_stage, time_chain, with_options
 from evenkeel.pipeline.profile.decode_timing import sample_rows

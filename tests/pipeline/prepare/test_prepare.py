@@ -24,7 +24,7 @@ from evenkeel.pipeline.config import DataConfig, PrepareConfig, ShapesConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index import index, storage
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.index.storage import open_index
 from evenkeel.pipeline.index.tfrecord import DAMAGED_RECORD
 from evenkeel.pipeline.prepare import shards
