@@ -1,9 +1,9 @@
-"""The pictures of docs/unstable.md: runs with a fault beside sound ones, in TensorBoard's own page.
+"""The pictures of docs/unstable.md: TensorBoard's charts of a faulty run beside those of the same run without fault.
 
 python -m benchmarks.documentation.field_guide docs/unstable   # 27 faults, about half an hour on two cores
 python -m benchmarks.documentation.field_guide docs/unstable momentum,dropout
 
-The faults are the stability suite's, on four classes of `shapes`. Runs are kept below `RUNS`.
+The faults are those of the stability suite, on four classes of `shapes`. Runs are kept below `RUNS` and used again.
 """
 
 from __future__ import annotations
@@ -24,105 +24,115 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from evenkeel.benchmarks.documentation.browser import PATIENCE, chromium, tensorboard
+from evenkeel.benchmarks.documentation.browser import TIMEOUT_SECONDS, open_chromium, run_tensorboard
 from evenkeel.benchmarks.stability import faults
 from evenkeel.benchmarks.stability.cases import Case, Cases
 from evenkeel.models import train as training
 from evenkeel.models.config import TrainConfig, config_hash
 
 RUNS = os.path.join(tempfile.gettempdir(), "field_guide")
-LONGER, FEW = 3, 10  # times as many epochs where a point an epoch is shown, unless there are so many
-GAP = 12  # pixels between them
-COLOURS = 128
-VIVID = 25  # between the channels of a line, the darkest included; the rest of a card is gray
+# A chart with one point per epoch needs more epochs: three times as many, if there are fewer than ten.
+EPOCH_FACTOR, MAX_EPOCHS_TO_EXTEND = 3, 10
+GAP_PIXELS = 12  # between two charts
+PALETTE_SIZE = 128  # colors of a picture
+MIN_LINE_SATURATION = 25  # largest minus smallest channel, of even the darkest line; the rest of a chart is gray
 
 
-class Shown(NamedTuple):
-    """A `fault` on a `network`, and the tags of TensorBoard that tell, as regular expressions."""
+class Example(NamedTuple):
+    """A fault, and the two charts that show it.
+
+    Attributes:
+      fault: name in `faults.FAULTS`
+      network: name of the network in the stability suite
+      tags: of the two charts in TensorBoard, as regular expressions
+    """
 
     fault: str
     network: str
     tags: tuple[str, str]
 
 
-LOSS, NORM, EPOCH, RIGHT = "^step/loss$", "^step/gradient_norm$", "^epoch/loss$", "^epoch/accuracy$"
-SHOWN = {
-    "input_scale": Shown("raw_pixels", "plain", (LOSS, NORM)),
-    "outlier_images": Shown("outliers_60", "cnn", (LOSS, RIGHT)),
-    "label_noise": Shown("label_noise_40", "cnn", (EPOCH, RIGHT)),
-    "class_imbalance": Shown("imbalance_50", "plain", (RIGHT, "^epoch/macro_f1$")),
-    "train_validation_skew": Shown("darkened_training", "cnn", (EPOCH, RIGHT)),
-    "overfitting": Shown("learnt_by_heart", "cnn", (EPOCH, RIGHT)),
-    "too_much_augmentation": Shown("distorted", "cnn", (LOSS, RIGHT)),
-    "learning_rate_high": Shown("rate_x30", "resnet9", (LOSS, "^layers/update_norm/.*1")),
-    "learning_rate_low": Shown("rate_1_100", "plain", (LOSS, "^layers/update_norm/.*1")),
-    "no_warmup": Shown("no_warmup", "cnn", (LOSS, NORM)),
-    "batch_small": Shown("batch_2", "plain", (LOSS, NORM)),
-    "batch_large": Shown("batch_1000", "cnn", (LOSS, RIGHT)),
-    "momentum": Shown("momentum_999", "plain", (LOSS, NORM)),
-    "epsilon": Shown("epsilon_1", "cnn", (LOSS, NORM)),
-    "optimizer": Shown("adam_at_sgds_rate", "plain", (LOSS, NORM)),
-    "too_few_steps": Shown("one_epoch", "cnn", (LOSS, RIGHT)),
-    "dropout": Shown("dropout_90", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
-    "penalty": Shown("weight_decay", "plain", (LOSS, "^layers/weight_norm/.*1")),
-    "no_normalization": Shown("unnormalized", "resnet9", (LOSS, NORM)),
-    "batch_norm_batch": Shown("batch_2_norm", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
-    "batch_norm_momentum": Shown("slow_norm_4", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
-    "initialization": Shown("huge_weights", "plain", (LOSS, NORM)),
-    "saturating_activation": Shown("sigmoid", "plain", (LOSS, NORM)),
-    "dying_activation": Shown("dying_relu", "cnn", (LOSS, NORM)),
-    "output_activation": Shown("softmax", "plain", (LOSS, NORM)),
-    "frozen_layers": Shown("frozen", "cnn", (LOSS, RIGHT)),
-    "precision": Shown("half_overflow", "plain", (LOSS, "^step/loss_scale$")),
+LOSS, NORM, EPOCH_LOSS, ACCURACY = "^step/loss$", "^step/gradient_norm$", "^epoch/loss$", "^epoch/accuracy$"
+EXAMPLES = {
+    "input_scale": Example("raw_pixels", "plain", (LOSS, NORM)),
+    "outlier_images": Example("outliers_60", "cnn", (LOSS, ACCURACY)),
+    "label_noise": Example("label_noise_40", "cnn", (EPOCH_LOSS, ACCURACY)),
+    "class_imbalance": Example("imbalance_50", "plain", (ACCURACY, "^epoch/macro_f1$")),
+    "train_validation_skew": Example("darkened_training", "cnn", (EPOCH_LOSS, ACCURACY)),
+    "overfitting": Example("learnt_by_heart", "cnn", (EPOCH_LOSS, ACCURACY)),
+    "too_much_augmentation": Example("distorted", "cnn", (LOSS, ACCURACY)),
+    "learning_rate_high": Example("rate_x30", "resnet9", (LOSS, "^layers/update_norm/.*1")),
+    "learning_rate_low": Example("rate_1_100", "plain", (LOSS, "^layers/update_norm/.*1")),
+    "no_warmup": Example("no_warmup", "cnn", (LOSS, NORM)),
+    "batch_small": Example("batch_2", "plain", (LOSS, NORM)),
+    "batch_large": Example("batch_1000", "cnn", (LOSS, ACCURACY)),
+    "momentum": Example("momentum_999", "plain", (LOSS, NORM)),
+    "epsilon": Example("epsilon_1", "cnn", (LOSS, NORM)),
+    "optimizer": Example("adam_at_sgds_rate", "plain", (LOSS, NORM)),
+    "too_few_steps": Example("one_epoch", "cnn", (LOSS, ACCURACY)),
+    "dropout": Example("dropout_90", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
+    "penalty": Example("weight_decay", "plain", (LOSS, "^layers/weight_norm/.*1")),
+    "no_normalization": Example("unnormalized", "resnet9", (LOSS, NORM)),
+    "batch_norm_batch": Example("batch_2_norm", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
+    "batch_norm_momentum": Example("slow_norm_4", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
+    "initialization": Example("huge_weights", "plain", (LOSS, NORM)),
+    "saturating_activation": Example("sigmoid", "plain", (LOSS, NORM)),
+    "dying_activation": Example("dying_relu", "cnn", (LOSS, NORM)),
+    "output_activation": Example("softmax", "plain", (LOSS, NORM)),
+    "frozen_layers": Example("frozen", "cnn", (LOSS, ACCURACY)),
+    "precision": Example("half_overflow", "plain", (LOSS, "^step/loss_scale$")),
 }
 
 
 def main(output: str, names: str = "") -> None:
+    """Writes OUTPUT/CAUSE.png for all causes, or for the comma-separated `names`."""
     os.makedirs(output, exist_ok=True)
-    for cause in names.split(",") if names else SHOWN:
-        shown = SHOWN[cause]
-        directory = os.path.join(RUNS, cause)
-        case = Case("faulty", shown.fault, shown.network, "shapes", 0)
+    for cause in names.split(",") if names else EXAMPLES:
+        example = EXAMPLES[cause]
+        logdir = os.path.join(RUNS, cause)
+        case = Case("faulty", example.fault, example.network, "shapes", 0)
         cases = Cases("", RUNS)
         for name, config in (("sound", cases.sound(case)), ("faulty", cases.mutant(case))):
-            longer = LONGER if set(shown.tags) & {EPOCH, RIGHT} and config.epochs < FEW else 1
-            trained(dataclasses.replace(config, epochs=longer * config.epochs), os.path.join(directory, name))
-        pictured(directory, shown.tags, pathlib.Path(output, f"{cause}.png"))
-        print(cause, faults.FAULTS[shown.fault].name, flush=True)
+            per_epoch = bool(set(example.tags) & {EPOCH_LOSS, ACCURACY})
+            factor = EPOCH_FACTOR if per_epoch and config.epochs < MAX_EPOCHS_TO_EXTEND else 1
+            train_once(dataclasses.replace(config, epochs=factor * config.epochs), os.path.join(logdir, name))
+        capture_charts(logdir, example.tags, pathlib.Path(output, f"{cause}.png"))
+        print(cause, faults.FAULTS[example.fault].name, flush=True)
 
 
-def trained(config: TrainConfig, model_dir: str) -> None:
-    """Unless it was, in full and with these very options."""
-    written = pathlib.Path(model_dir, "summary.json")
-    if not written.exists() or json.loads(written.read_text())["config_hash"] != config_hash(config):
-        keras.backend.clear_session()  # layers have the same names in both runs
+def train_once(config: TrainConfig, model_dir: str) -> None:
+    """Trains, unless a complete run with the same configuration is in `model_dir` already."""
+    summary = pathlib.Path(model_dir, "summary.json")
+    if not summary.exists() or json.loads(summary.read_text())["config_hash"] != config_hash(config):
+        keras.backend.clear_session()  # so that layers have the same names in both runs
         training.train(config, model_dir, overwrite=True)
 
 
-def pictured(logdir: str, tags: tuple[str, str], picture: pathlib.Path) -> None:
-    """The first card of each of `tags`, side by side, in few colours."""
-    with tensorboard(logdir) as address, chromium(1400, 900) as driver:
-        cards = []
+def capture_charts(logdir: str, tags: tuple[str, str], picture: pathlib.Path) -> None:
+    """Saves the first chart of each tag, side by side, as a PNG with a palette."""
+    with run_tensorboard(logdir) as address, open_chromium(1400, 900) as driver:
+        charts = []
         for tag in tags:
             driver.get("about:blank")
             driver.get(f"{address}?tagFilter={tag}&smoothing=0#timeseries")
-            shown = "scalar-card line-chart"
-            WebDriverWait(driver, PATIENCE).until(lambda d, shown=shown: d.find_elements(By.CSS_SELECTOR, shown))
-            cards.append(WebDriverWait(driver, PATIENCE).until(drawn))
-    size = sum(card.width for card in cards) + GAP * (len(cards) - 1), max(card.height for card in cards)
-    both, at = Image.new("RGB", size, "white"), 0
-    for card in cards:
-        both.paste(card, (at, 0))
-        at += card.width + GAP
-    both.quantize(COLOURS).save(picture, optimize=True)
+            chart = "scalar-card line-chart"
+            WebDriverWait(driver, TIMEOUT_SECONDS).until(lambda d, chart=chart: d.find_elements(By.CSS_SELECTOR, chart))
+            charts.append(WebDriverWait(driver, TIMEOUT_SECONDS).until(capture_drawn_chart))
+    size = sum(chart.width for chart in charts) + GAP_PIXELS * (len(charts) - 1), max(chart.height for chart in charts)
+    combined, x = Image.new("RGB", size, "white"), 0
+    for chart in charts:
+        combined.paste(chart, (x, 0))
+        x += chart.width + GAP_PIXELS
+    combined.quantize(PALETTE_SIZE).save(picture, optimize=True)
 
 
-def drawn(driver: webdriver.Chrome) -> Image.Image | None:
-    """The first card as soon as there are coloured lines in its upper half, and it looks the same twice."""
+def capture_drawn_chart(driver: webdriver.Chrome) -> Image.Image | None:
+    """The first chart, or None until its upper half has colored lines and two screenshots in a row are equal."""
     card = driver.find_element(By.CSS_SELECTOR, "scalar-card")
-    first, again = (Image.open(io.BytesIO(card.screenshot_as_png)).convert("RGB") for _ in range(2))
-    plot = np.asarray(again, np.int64)[: again.height // 2]
-    return again if np.ptp(plot, axis=2).max() > VIVID and first.tobytes() == again.tobytes() else None
+    first, second = (Image.open(io.BytesIO(card.screenshot_as_png)).convert("RGB") for _ in range(2))
+    plot = np.asarray(second, np.int64)[: second.height // 2]
+    drawn = np.ptp(plot, axis=2).max() > MIN_LINE_SATURATION
+    return second if drawn and first.tobytes() == second.tobytes() else None
 
 
 if __name__ == "__main__":

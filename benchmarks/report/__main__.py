@@ -1,4 +1,4 @@
-"""A result file as a page that opens anywhere: python -m benchmarks.report result.json --output=report.html"""
+"""Writes the HTML page of a result file: python -m benchmarks.report result.json --output=report.html"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ flags.DEFINE_string("output", "report.html", "the page to write")
 
 def main(argv: list[str]) -> int:
     require(len(argv) == 2, "give one result file: python -m benchmarks.report result.json")
-    html = page.page_of(results.read(argv[1]))
+    html = page.render_page(results.read(argv[1]))
     command.write("output", FLAGS.output, html)
     print(f"wrote {FLAGS.output}")
     return 0

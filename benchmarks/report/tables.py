@@ -1,9 +1,9 @@
-"""What the documents quote of committed result files: tables in Markdown.
+"""Markdown tables of result files, as the documents quote them.
 
     python -m benchmarks.report.tables benchmarks/results/*.json
 
-`headline` is the README's, `loading` that of `benchmarks/README.md`, `stability` that of `docs/stability.md`, `gate`
-that of `docs/benchmarks_in_ci.md`; a test holds all of them against the files.
+`headline_table` is in README.md, `loading_table` in benchmarks/README.md, `stability_table` in docs/stability.md and
+`gate_table` in docs/benchmarks_in_ci.md. A test compares the documents with the committed result files.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from evenkeel.benchmarks.results import Result
 from evenkeel.benchmarks.timing import paired_ratio
 from evenkeel.pipeline.errors import require
 
-OWN = "evenkeel"  # the others are compared with it
+OWN_NAME = "evenkeel"  # the loader that the others are compared with
 TASKS = {
-    "jpeg224": "JPEG files as they are, to random crops of 224 pixels",
-    "bounded224": "JPEG files of a longer side of 400 pixels, to random crops of 224",
-    "prepared224": "JPEG files of a shorter side of 256 pixels, to random crops of 224",
-    "raw224": "the decoded pixels of those, to random crops of 224",
-    "small32": "32 pixels out of memory, padded and cropped, flipped, a square cut out",
+    "jpeg224": "original JPEG files, to random crops of 224 pixels",
+    "bounded224": "JPEG files with a longer side of 400 pixels, to random crops of 224",
+    "prepared224": "JPEG files with a shorter side of 256 pixels, to random crops of 224",
+    "raw224": "the same images as decoded pixels, to random crops of 224",
+    "small32": "images of 32 pixels in memory: padded, cropped, flipped, a square cut out",
     "step32": "a training step on batches of 128 images of 32 pixels",
 }
-PEERS = {
+PEER_NAMES = {
     "tfdata_naive": "naive tf.data",
     "keras": "Keras",
     "tfds": "TFDS",
@@ -37,180 +37,201 @@ PEERS = {
     "grain": "Grain",
 }
 
-# {how a rival is called: its case} of those that only detect.
-DETECTING = {
+# {name of a baseline: its case}: the baselines that only detect trouble.
+DETECTION_BASELINES = {
     "TerminateOnNaN": "terminate_on_nan",
     "ReduceLROnPlateau": "reduce_on_plateau",
     "EarlyStopping": "early_stopping",
     "loss doubled": "loss_spike_rule",
 }
-# (what a row says, the metric, what it is a share of, what others do about the same).
-ROWS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
-    ("faulty runs seen", "recall", "faulty_runs", DETECTING),
-    ("false alarms on sound runs", "false_alarm_rate", "clean_runs", DETECTING),
-    ("balanced accuracy of that", "balanced_accuracy", "", DETECTING),
-    ("cause named first", "cause_top1", "diagnoses", {}),
-    ("cause among the first three", "cause_top3", "diagnoses", {}),
+# (text of the row, metric, metric that counts its runs, baselines with the same metric).
+STABILITY_ROWS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    ("faulty runs detected", "recall", "faulty_runs", DETECTION_BASELINES),
+    ("false alarms on sound runs", "false_alarm_rate", "clean_runs", DETECTION_BASELINES),
+    ("balanced accuracy of the detection", "balanced_accuracy", "", DETECTION_BASELINES),
+    ("true cause ranked first", "cause_top1", "diagnoses", {}),
+    ("true cause among the first three", "cause_top3", "diagnoses", {}),
     (
-        "lasting faults cured, `--fix`",
+        "persistent faults fixed, `--fix`",
         "recovered_persistent",
         "",
-        {"random search": "random_search", "nothing done": "no_intervention"},
+        {"random search": "random_search", "no intervention": "no_intervention"},
     ),
-    ("passing faults survived, `--guard=act`", "recovered_transient", "", {"nothing done": "no_intervention"}),
+    ("transient faults survived, `--guard=act`", "recovered_transient", "", {"no intervention": "no_intervention"}),
 )
 
-
-Found = dict[tuple[str, str], Result]  # {(case, metric): result} of one suite
-
-
-def of_suite(found: Iterable[Result], suite: str) -> Found:
-    return {(each.case, each.metric): each for each in found if each.suite == suite}
-
-
-def headline(found: Sequence[Result]) -> str:
-    """Markdown: what evenkeel takes, beside others, of the suites of speed; what was not measured has no row."""
-    rows = [*_raced_rows(found), *_fed_rows(found), *_watched_rows(found), *_started_rows(found)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [("", "evenkeel", "others"), ("---",) * 3, *rows])
-
-
-Row = tuple[str, str, str]  # what, evenkeel, others
-
-
-def _raced_rows(found: Sequence[Result]) -> Iterator[Row]:
-    peers = of_suite(found, "peers")
-    for task, what in TASKS.items():
-        if of := raced(peers, task):
-            (_, own, _), *others = of
-            beside = ", ".join(f"{named(name, task)} {time(each)} ({ratio:.2g}x)" for name, each, ratio in others)
-            yield f"{what} (n = {len(own.samples)})", time(own), beside or "-"
-
-
-def _fed_rows(found: Sequence[Result]) -> Iterator[Row]:
-    train = of_suite(found, "train")
-    waits = {pixels: train.get((case, "input_wait")) for pixels, case in ((32, "small32"), (224, "photos224"))}
-    told = [f"{wait.median:.1%} at {pixels} pixels" for pixels, wait in waits.items() if wait]
-    if told:
-        yield "share of training spent waiting for images, steps on one core, input on the other", ", ".join(told), "-"
-
-
-def _watched_rows(found: Sequence[Result]) -> Iterator[Row]:
-    observe = of_suite(found, "observe")
-    if watched := observe.get(("observed", "added_cpu_fraction")):
-        keras = observe.get(("keras_tensorboard", "added_cpu_fraction"))
-        what = f"telemetry of every step, histograms of weights and gradients (n = {len(watched.samples)} pairs)"
-        beside = f"Keras's TensorBoard callback, weights only: {percent(keras)}" if keras else "-"
-        yield what, f"{percent(watched)} of CPU time", beside
-
-
-def _started_rows(found: Sequence[Result]) -> Iterator[Row]:
-    startup = of_suite(found, "startup")
-    if ratio := startup.get(("first_step", "wall_over_bare")):
-        own, bare = startup["first_step", "wall_seconds"], startup["bare", "wall_seconds"]
-        what = f"wall time from the command to the end of the first steps (n = {len(own.samples)})"
-        beside = f"a script with these steps alone {bare.median:.1f} s ({ratio.median:.2f}x)"
-        yield what, f"{own.median:.1f} s", beside
-    if answered := startup.get(("help", "wall_seconds")):
-        yield "the same to `--help`, or to an error in a flag", f"{answered.median:.2f} s", "-"
-
-
-def loading(found: Sequence[Result]) -> str:
-    """Markdown: CPU ms an image of every loader and task, 95% interval, ratio to evenkeel of turns of one round."""
-    peers = of_suite(found, "peers")
-    tasks = [task for task in TASKS if task != "step32"]
-    cells: dict[str, dict[str, str]] = {}
-    for task in tasks:
-        for name, each, ratio in raced(peers, task):
-            low, high = each.ci95
-            beside = "" if name == OWN else f" [{ratio:.2f}]"
-            cells.setdefault(name, {})[task] = f"{figure(each.median)} ({figure(low)} to {figure(high)}){beside}"
-    lines = [f"| loader | {' | '.join(f'`{task}`' for task in tasks)} |", "| --- " * (len(tasks) + 1) + "|"]
-    for name, of in cells.items():
-        lines.append(f"| {named(name, '')} | {' | '.join(of.get(task, '-') for task in tasks)} |")
-    return "\n".join(lines)
-
-
-def raced(peers: Found, task: str) -> list[tuple[str, Result, float]]:
-    """[(loader, CPU ms an image, the ratio to evenkeel's)] of a task, evenkeel first."""
-    of = {
-        case.split("/")[0]: each
-        for (case, metric), each in peers.items()
-        if metric == "cpu_ms_per_image" and case.endswith(f"/{task}")
-    }
-    if OWN not in of:
-        return []
-    names = [OWN, *(name for name in PEERS if name in of)]
-    return [(name, of[name], paired_ratio(of[name].samples, of[OWN].samples).median) for name in names]
-
-
-def named(peer: str, task: str) -> str:
-    """What a peer is called in that task."""
-    return PEERS.get(f"{peer}/{task}", PEERS.get(peer, peer))
-
-
-def time(of: Result) -> str:
-    """CPU time an image, in milliseconds or, below a tenth of one, microseconds."""
-    return f"{of.median * 1000:.2g} µs" if of.median < 0.1 else f"{of.median:.3g} ms"
-
-
-def figure(milliseconds: float) -> str:
-    return f"{milliseconds:.4f}" if milliseconds < 0.1 else f"{milliseconds:.3g}"
-
-
-def percent(of: Result) -> str:
-    low, high = of.ci95
-    return f"{of.median:+.1%} ({low:+.1%} to {high:+.1%})"
-
-
-def stability(found: Iterable[Result], half: str = "heldout") -> str:
-    """Markdown: evenkeel and its rivals on a half of the suite, shares with their 95% intervals."""
-    of = of_suite(found, "stability")
-    lines = ["| | evenkeel | AutoTrainer | others |", "| --- | --- | --- | --- |"]
-    for name, metric, counted, others in ROWS:
-        own = of.get((half, metric))
-        if own is None:
-            continue
-        number = of.get((half, counted))
-        cells = [f"{name} (n = {number.median:.0f})" if number else name, share(own)]
-        rival = of.get((f"{half}/autotrainer", metric))
-        cells.append(share(rival) if rival else "-")
-        told = [
-            f"{who} {each.median:.2f}" for who, case in others.items() if (each := of.get((f"{half}/{case}", metric)))
-        ]
-        lines.append(f"| {' | '.join([*cells, ', '.join(told) or '-'])} |")
-    if cost := of.get(("all", "watch_overhead")):
-        what = f"CPU time of the guard, beside telemetry and histograms (n = {len(cost.samples)} pairs)"
-        lines.append(f"| {what} | {percent(cost)} | - | - |")
-    if cost := of.get((half, "diagnosis_cost")):
-        lines.append(f"| CPU time of a diagnosis | {cost.median:.0f} times the run's | - | - |")
-    return "\n".join(lines)
-
-
-def gate(found: Iterable[Result]) -> str:
-    """Markdown: how often `compare` fails a version that is worse, and one that is the same."""
-    lines = ["| case | made worse by | found | equal versions failed |", "| --- | --- | --- | --- |"]
-    rates = power_analysis.all_rates(found)
-    for case, of in rates.items():
-        worse = "three times the learning rate" if case == "training" else "a tenth more CPU time"
-        lines.append(f"| `{case}` | {worse} | {of.power:.1%} | {of.false_alarms:.1%} |")
-    return "\n".join([*lines, f"| any of them | | | {power_analysis.any_alarm(rates):.1%} |"])
-
-
-def share(of: Result) -> str:
-    low, high = of.ci95
-    return f"{of.median:.2f} ({low:.2f} to {high:.2f})"
+SuiteResults = dict[tuple[str, str], Result]  # {(case, metric): result} of one suite
+HeadlineRow = tuple[str, str, str]  # (name of the measurement, evenkeel's number, the others' numbers)
 
 
 def main(argv: list[str]) -> int:
     require(len(argv) >= 2, "give result files: python -m benchmarks.report.tables benchmarks/results/*.json")
     for path in argv[1:]:
-        found = results.read(path).results
-        suites = {each.suite for each in found}
-        tables = [headline(found), loading(found)] if suites - {"stability", "compare"} else []
-        tables += [stability(found)] if "stability" in suites else []
-        tables += [gate(found)] if "compare" in suites else []
+        measured = results.read(path).results
+        suites = {result.suite for result in measured}
+        tables = [headline_table(measured), loading_table(measured)] if suites - {"stability", "compare"} else []
+        tables += [stability_table(measured)] if "stability" in suites else []
+        tables += [gate_table(measured)] if "compare" in suites else []
         print(f"{path}\n\n" + "\n\n".join(tables) + "\n")
     return 0
+
+
+def headline_table(measured: Sequence[Result]) -> str:
+    """Markdown: the cost of evenkeel and of others in the suites of speed; only measured rows are shown."""
+    rows = [*_loader_rows(measured), *_input_wait_rows(measured), *_telemetry_rows(measured), *_startup_rows(measured)]
+    return "\n".join(map(_markdown_row, [("", "evenkeel", "others"), ("---",) * 3, *rows]))
+
+
+def loading_table(measured: Sequence[Result]) -> str:
+    """Markdown: CPU ms per image of every loader and task, with the 95% interval and the ratio to evenkeel's."""
+    peers = index_suite(measured, "peers")
+    tasks = [task for task in TASKS if task != "step32"]
+    cells: dict[str, dict[str, str]] = {}
+    for task in tasks:
+        for peer, result, ratio in compare_peers(peers, task):
+            low, high = result.ci95
+            bracket = "" if peer == OWN_NAME else f" [{ratio:.2f}]"
+            interval = f"({_format_milliseconds(low)} to {_format_milliseconds(high)})"
+            cells.setdefault(peer, {})[task] = f"{_format_milliseconds(result.median)} {interval}{bracket}"
+    lines = [f"| loader | {' | '.join(f'`{task}`' for task in tasks)} |", "| --- " * (len(tasks) + 1) + "|"]
+    lines += [
+        _markdown_row([peer_name(peer, ""), *(row.get(task, "-") for task in tasks)]) for peer, row in cells.items()
+    ]
+    return "\n".join(lines)
+
+
+def stability_table(measured: Iterable[Result], half: str = "heldout") -> str:
+    """Markdown: evenkeel and the baselines on one half of the stability suite, shares with their 95% intervals."""
+    header = ["| | evenkeel | AutoTrainer | others |", "| --- | --- | --- | --- |"]
+    return "\n".join([*header, *map(_markdown_row, stability_rows(measured, half))])
+
+
+def gate_table(measured: Iterable[Result]) -> str:
+    """Markdown: how often `benchmarks.compare` fails a worse version, and an equal one."""
+    lines = ["| case | made worse by | detected | equal versions failed |", "| --- | --- | --- | --- |"]
+    rates = power_analysis.rates_by_case(measured)
+    for case, rate in rates.items():
+        change = "three times the learning rate" if case == "training" else "a tenth more CPU time"
+        lines.append(f"| `{case}` | {change} | {rate.power:.1%} | {rate.false_alarms:.1%} |")
+    return "\n".join([*lines, f"| any of them | | | {power_analysis.any_false_alarm_rate(rates):.1%} |"])
+
+
+def stability_rows(measured: Iterable[Result], half: str = "heldout") -> list[list[str]]:
+    """[[name of the measurement, evenkeel, AutoTrainer, the other baselines]] of the stability suite."""
+    suite = index_suite(measured, "stability")
+    rows = []
+    for text, metric, count_metric, baselines in STABILITY_ROWS:
+        own = suite.get((half, metric))
+        if own is None:
+            continue
+        count = suite.get((half, count_metric))
+        autotrainer = suite.get((f"{half}/autotrainer", metric))
+        others = [
+            f"{name} {result.median:.2f}"
+            for name, case in baselines.items()
+            if (result := suite.get((f"{half}/{case}", metric)))
+        ]
+        rows.append(
+            [
+                f"{text} (n = {count.median:.0f})" if count else text,
+                _format_share(own),
+                _format_share(autotrainer) if autotrainer else "-",
+                ", ".join(others) or "-",
+            ]
+        )
+    if cost := suite.get(("all", "watch_overhead")):
+        text = f"CPU time that the guard adds to telemetry and histograms (n = {len(cost.samples)} pairs)"
+        rows.append([text, format_percent(cost), "-", "-"])
+    if cost := suite.get((half, "diagnosis_cost")):
+        rows.append(["CPU time of a diagnosis", f"{cost.median:.0f} times the run's", "-", "-"])
+    return rows
+
+
+def index_suite(measured: Iterable[Result], suite: str) -> SuiteResults:
+    return {(result.case, result.metric): result for result in measured if result.suite == suite}
+
+
+def compare_peers(peers: SuiteResults, task: str) -> list[tuple[str, Result, float]]:
+    """[(peer, CPU ms per image, ratio to evenkeel's)] of one task, evenkeel first; empty without evenkeel's result.
+
+    The ratio is the median of the ratios of each round.
+    """
+    times = {
+        case.split("/")[0]: result
+        for (case, metric), result in peers.items()
+        if metric == "cpu_ms_per_image" and case.endswith(f"/{task}")
+    }
+    if OWN_NAME not in times:
+        return []
+    own = times[OWN_NAME]
+    names = [OWN_NAME, *(name for name in PEER_NAMES if name in times)]
+    return [(name, times[name], paired_ratio(times[name].samples, own.samples).median) for name in names]
+
+
+def peer_name(peer: str, task: str) -> str:
+    """The name of a peer for people; it may depend on the task."""
+    return PEER_NAMES.get(f"{peer}/{task}", PEER_NAMES.get(peer, peer))
+
+
+def format_percent(result: Result) -> str:
+    low, high = result.ci95
+    return f"{result.median:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def _loader_rows(measured: Sequence[Result]) -> Iterator[HeadlineRow]:
+    peers = index_suite(measured, "peers")
+    for task, text in TASKS.items():
+        if compared := compare_peers(peers, task):
+            (_, own, _), *others = compared
+            numbers = (f"{peer_name(peer, task)} {_format_time(time)} ({ratio:.2g}x)" for peer, time, ratio in others)
+            yield f"{text} (n = {len(own.samples)})", _format_time(own), ", ".join(numbers) or "-"
+
+
+def _input_wait_rows(measured: Sequence[Result]) -> Iterator[HeadlineRow]:
+    train = index_suite(measured, "train")
+    waits = {pixels: train.get((case, "input_wait")) for pixels, case in ((32, "small32"), (224, "photos224"))}
+    numbers = [f"{wait.median:.1%} at {pixels} pixels" for pixels, wait in waits.items() if wait]
+    if numbers:
+        text = "share of training time spent waiting for images; steps on one core, input on the other"
+        yield text, ", ".join(numbers), "-"
+
+
+def _telemetry_rows(measured: Sequence[Result]) -> Iterator[HeadlineRow]:
+    observe = index_suite(measured, "observe")
+    if cost := observe.get(("observed", "added_cpu_fraction")):
+        keras = observe.get(("keras_tensorboard", "added_cpu_fraction"))
+        text = f"telemetry of every step, histograms of weights and gradients (n = {len(cost.samples)} pairs)"
+        other = f"Keras's TensorBoard callback, weights only: {format_percent(keras)}" if keras else "-"
+        yield text, f"{format_percent(cost)} of CPU time", other
+
+
+def _startup_rows(measured: Sequence[Result]) -> Iterator[HeadlineRow]:
+    startup = index_suite(measured, "startup")
+    if ratio := startup.get(("first_step", "wall_over_bare")):
+        own, bare = startup["first_step", "wall_seconds"], startup["bare", "wall_seconds"]
+        text = f"wall time from the command to the end of the first steps (n = {len(own.samples)})"
+        other = f"a script with these steps alone {bare.median:.1f} s ({ratio.median:.2f}x)"
+        yield text, f"{own.median:.1f} s", other
+    if help_time := startup.get(("help", "wall_seconds")):
+        yield "wall time until `--help`, or the error of a wrong flag, is printed", f"{help_time.median:.2f} s", "-"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _format_time(result: Result) -> str:
+    """CPU time per image in milliseconds or, below 0.1 ms, in microseconds."""
+    return f"{result.median * 1000:.2g} µs" if result.median < 0.1 else f"{result.median:.3g} ms"
+
+
+def _format_milliseconds(milliseconds: float) -> str:
+    return f"{milliseconds:.4f}" if milliseconds < 0.1 else f"{milliseconds:.3g}"
+
+
+def _format_share(result: Result) -> str:
+    low, high = result.ci95
+    return f"{result.median:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

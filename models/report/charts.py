@@ -1,10 +1,10 @@
 """Line charts as inline SVG: axes with round numbers, curves of any length that keep their spikes.
 
-    charts.line_chart([Curve("loss", steps, loss)], "Training loss", "nats", charts.span(steps), charts.Axis.of(loss))
-    charts.ticks(0, 93, 5)  # [0, 20, 40, 60, 80]
+    charts.line_chart([Curve("loss", steps, loss)], "Training loss", "nats", charts.span_axis(steps), Axis.fit(loss))
+    charts.linear_ticks(0, 93, 5)  # [0, 20, 40, 60, 80]
 
-A chart is as wide as its place and its text is not scaled with it: positions are percentages, and only curves lie in a
-coordinate system of their own, which is stretched. Colours come from the page's style sheet, by class.
+A chart is as wide as the element around it, and its text keeps its size: positions are percentages, and only the curves
+lie in a coordinate system of their own that is stretched. The page's style sheet gives the colors, by class.
 """
 
 from __future__ import annotations
@@ -12,22 +12,31 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 
-COLUMNS = 600  # of which a chart shows the least and the largest value each: about its pixels on a desktop
-UNITS = 1000  # of the stretched coordinate system, either way
-LOG_FROM = 50.0  # largest / smallest value: a linear axis would hide a fiftieth of it in 4 pixels
-LETTER = 0.04  # of the width of a chart on a phone, that a letter takes
-HUGE = 1e300  # clips what is linear, so that ranges stay finite
+from evenkeel.models.report.markup import element
+
+CHART_COLUMNS = 600  # pixel columns, about a chart's width on a desktop; each keeps its minimum and its maximum
+VIEW_BOX_SIZE = 1000  # units of the stretched coordinate system, in both directions
+LOG_SCALE_MIN_RATIO = 50.0  # maximum / minimum: a linear axis would squeeze a fiftieth of its range into 4 pixels
+LETTER_WIDTH = 0.04  # of one letter, as a fraction of a chart's width on a phone
+MAX_LINEAR_VALUE = 1e300  # linear axes clip larger values, so that ranges stay finite
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Curve:
-    """float64 `x` and `y` [n] under a name; `style` is a class of the style sheet, `dots` for points not joined."""
+    """One curve of a chart.
+
+    Attributes:
+      name: for tooltips and the text alternative
+      x: float64 [n], ascending
+      y: float64 [n]; the curve has gaps where it is not finite
+      style: a class of the style sheet; "dots" draws separate points
+    """
 
     name: str
     x: np.ndarray
@@ -37,7 +46,13 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """A vertical line at `x` with a `letter` above it; `title` says what it is."""
+    """A vertical line in a chart.
+
+    Attributes:
+      x: its position, in units of the x axis
+      letter: the letter above the line
+      title: the tooltip
+    """
 
     x: float
     letter: str
@@ -46,7 +61,14 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """From `low` to `high`, both finite and `low` < `high`; logarithmic if `log`. `empty` if there is no number."""
+    """The range of an axis.
+
+    Attributes:
+      low: the lower end, finite
+      high: the upper end, finite, larger than `low`
+      log: whether the axis is logarithmic
+      empty: whether there is no finite value to show
+    """
 
     low: float
     high: float
@@ -54,73 +76,87 @@ class Axis:
     empty: bool = False
 
     @staticmethod
-    def of(*values: np.ndarray, log: bool | None = None, most: float = math.inf) -> Axis:
-        """Of all finite `values` up to `most`, with some air; by default logarithmic where they span `LOG_FROM`."""
-        y = np.concatenate([np.ravel(each) for each in values] or [np.zeros(0)]).astype(np.float64)
-        y = np.clip(y[np.isfinite(y)], -HUGE, min(most, HUGE))
+    def fit(*values: np.ndarray, log: bool | None = None, max_value: float = math.inf) -> Axis:
+        """An axis with a margin for all finite `values` up to `max_value`.
+
+        By default (`log=None`) it is logarithmic if no value is negative and the positive ones span more than
+        `LOG_SCALE_MIN_RATIO`.
+        """
+        y = np.concatenate([np.ravel(array) for array in values] or [np.zeros(0)]).astype(np.float64)
+        y = np.clip(y[np.isfinite(y)], -MAX_LINEAR_VALUE, min(max_value, MAX_LINEAR_VALUE))
         positive = y[y > 0]
         if log is None:
-            log = bool(len(positive)) and bool((y >= 0).all()) and positive.max() / LOG_FROM > positive.min()
+            log = bool(len(positive)) and bool((y >= 0).all()) and positive.max() / LOG_SCALE_MIN_RATIO > positive.min()
         y = positive if log else y
         if not len(y):
             return Axis(0.0, 1.0, empty=True)
         low, high = float(y.min()), float(y.max())
         if log:
-            air = max(0.04 * (math.log(high) - math.log(low)), 0.05)
-            # Within the smallest and the largest number there is.
-            return Axis(max(low * math.exp(-air), 5e-324), min(high * math.exp(air), 1.7e308), log=True)
+            margin = max(0.04 * (math.log(high) - math.log(low)), 0.05)
+            # Clipped to the smallest and the largest float64.
+            return Axis(max(low * math.exp(-margin), 5e-324), min(high * math.exp(margin), 1.7e308), log=True)
         if 0 <= low < 0.5 * high:
             low = 0.0
-        air = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
-        return Axis(low - (air if low else 0.0), high + air)
+        margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+        return Axis(low - (margin if low else 0.0), high + margin)
 
-    def at(self, values: np.ndarray) -> np.ndarray:
-        """Their places, 0 at `low` and 1 at `high`; what a logarithmic axis cannot show lies at 0."""
+    def positions(self, values: np.ndarray) -> np.ndarray:
+        """float64: `values` as fractions of the axis, 0 at `low` and 1 at `high`.
+
+        Values that a logarithmic axis cannot show lie at 0.
+        """
         values = np.asarray(values, np.float64)
         if self.log:
             low, high = math.log(self.low), math.log(self.high)
             return (np.log(np.maximum(values, self.low)) - low) / (high - low)
-        return (np.clip(values, -HUGE, HUGE) - self.low) / (self.high - self.low)
+        return (np.clip(values, -MAX_LINEAR_VALUE, MAX_LINEAR_VALUE) - self.low) / (self.high - self.low)
 
-    def ticks(self, most: int) -> list[float]:
-        """Round numbers on it, about `most`."""
+    def position(self, value: float) -> float:
+        """One value as a fraction of the axis."""
+        return float(self.positions(np.array(value)))
+
+    def ticks(self, count: int) -> list[float]:
+        """About `count` round numbers on the axis."""
         if self.empty:
             return []
-        return log_ticks(self.low, self.high, most) if self.log else ticks(self.low, self.high, most)
+        return log_ticks(self.low, self.high, count) if self.log else linear_ticks(self.low, self.high, count)
 
 
-def span(*x: np.ndarray) -> Axis:
-    """From the first to the last of `x`: an axis of steps."""
-    every = np.concatenate([np.ravel(each) for each in x] or [np.zeros(0)])
-    if not len(every):
+def span_axis(*x: np.ndarray) -> Axis:
+    """A linear axis from the smallest to the largest value of all `x`, without a margin: an axis of steps."""
+    values = np.concatenate([np.ravel(array) for array in x] or [np.zeros(0)])
+    if not len(values):
         return Axis(0.0, 1.0, empty=True)
-    low, high = float(every.min()), float(every.max())
+    low, high = float(values.min()), float(values.max())
     return Axis(low, high) if low < high else Axis(low - 0.5, high + 0.5)
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """At most `most` + 1 multiples of 1, 2, 2.5 or 5 times a power of ten within [low, high]."""
-    rough = max((high - low) / most, 1e-300)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
+def linear_ticks(low: float, high: float, count: int) -> list[float]:
+    """At most `count` + 1 multiples of 1, 2, 2.5 or 5 times a power of ten within [low, high]."""
+    min_step = max((high - low) / count, 1e-300)
+    power = 10.0 ** math.floor(math.log10(min_step))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= min_step * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [float(f"{count * step:.15g}") for count in range(first, last + 1)]
+    return [float(f"{multiple * step:.15g}") for multiple in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Powers of ten within [low, high], thinned out to `most`; where there are few, 1-2-5, or as on a linear axis."""
+def log_ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` powers of ten within [low, high].
+
+    With fewer than three powers, their multiples by 1, 2 and 5; with fewer than two of those, `linear_ticks`.
+    """
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    decades = list(range(first, last + 1))
-    if len(decades) >= 3:
-        every = -(-len(decades) // most)
-        return [_power(decade) for decade in decades if decade % every == 0]
-    finer = [factor * _power(decade) for decade in range(first - 1, last + 1) for factor in (1, 2, 5)]
-    finer = [tick for tick in finer if low <= tick <= high]
-    return finer if len(finer) >= 2 else ticks(low, high, most)
+    exponents = list(range(first, last + 1))
+    if len(exponents) >= 3:
+        stride = -(-len(exponents) // count)
+        return [_power_of_ten(exponent) for exponent in exponents if exponent % stride == 0]
+    multiples = [factor * _power_of_ten(exponent) for exponent in range(first - 1, last + 1) for factor in (1, 2, 5)]
+    multiples = [tick for tick in multiples if low <= tick <= high]
+    return multiples if len(multiples) >= 2 else linear_ticks(low, high, count)
 
 
-def number(value: float) -> str:
-    """As a person writes it: 0.02, 20,000, 2 times 10⁻⁷."""
+def format_number(value: float) -> str:
+    """A number for people, with three significant digits: 0.02, 20,000, 2.5 times 10⁻⁷."""
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "∞" if value > 0 else f"{MINUS}∞"
     size = abs(value)
@@ -134,57 +170,66 @@ def number(value: float) -> str:
     return power if mantissa == "1" else f"{mantissa}{TIMES}{power}"
 
 
-def thin(column: np.ndarray, y: np.ndarray, columns: int) -> np.ndarray:
-    """int64: where, in each of `columns`, the least and the largest finite `y` are, in the order of time.
+def decimate(column: np.ndarray, y: np.ndarray, columns: int) -> np.ndarray:
+    """int64: ascending indices of the smallest and the largest finite `y` of each of `columns` pixel columns.
 
-    `column` (int64 [n], not falling) is the one of each point. All points are kept where there are at most two for
-    each column, those that are not finite included: there a curve has a gap. Otherwise, a column without any finite
-    value keeps one of them.
+    `column` (int64 [n], not falling) is the column of each point. With at most two points per column, the indices of
+    all points, those that are not finite included: there a curve has a gap. Otherwise, a column without a finite value
+    keeps its first point.
     """
     if len(y) <= 2 * columns:
         return np.arange(len(y))
     finite = np.isfinite(y)
-    kept = []
-    for part in np.split(np.arange(len(y)), np.flatnonzero(np.diff(column)) + 1):
-        whole = part[finite[part]]
-        kept += sorted({int(whole[y[whole].argmin()]), int(whole[y[whole].argmax()])}) if len(whole) else [int(part[0])]
-    return np.array(kept, np.int64)
+    indices = []
+    for points in np.split(np.arange(len(y)), np.flatnonzero(np.diff(column)) + 1):
+        valid = points[finite[points]]
+        extremes = {int(valid[y[valid].argmin()]), int(valid[y[valid].argmax()])} if len(valid) else {int(points[0])}
+        indices += sorted(extremes)
+    return np.array(indices, np.int64)
 
 
-def path(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int = COLUMNS) -> str:
-    """The `d` of an SVG path in a square of `UNITS`: gaps where the curve is not finite, a dot for a lone point."""
-    x = x_axis.at(curve.x)
-    kept = thin(np.floor(x * columns).astype(np.int64), curve.y, columns)
-    finite = np.isfinite(curve.y[kept])
-    right = np.rint(UNITS * x[kept]).astype(int)
-    y = np.clip(y_axis.at(np.where(finite, curve.y[kept], y_axis.low)), 0, 1)
-    down = np.rint(UNITS * (1 - y)).astype(int)
-    parts, drawing = [], False
-    for at in range(len(kept)):
-        if finite[at]:
-            lone = not drawing and (at + 1 == len(kept) or not finite[at + 1])
-            parts.append(f"{'L' if drawing else 'M'}{right[at]} {down[at]}" + ("h0" if lone else ""))
-        drawing = bool(finite[at])
-    return "".join(parts)
+def path_data(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int = CHART_COLUMNS) -> str:
+    """The `d` attribute of a curve's SVG path, in a square of `VIEW_BOX_SIZE`.
+
+    The path has gaps where the curve is not finite; a point between two gaps is a dot.
+    """
+    positions = x_axis.positions(curve.x)
+    indices = decimate(np.floor(positions * columns).astype(np.int64), curve.y, columns)
+    finite = np.isfinite(curve.y[indices])
+    x = np.rint(VIEW_BOX_SIZE * positions[indices]).astype(int)
+    heights = np.clip(y_axis.positions(np.where(finite, curve.y[indices], y_axis.low)), 0, 1)
+    y = np.rint(VIEW_BOX_SIZE * (1 - heights)).astype(int)  # SVG's y axis points down
+    commands, drawing = [], False
+    for i in range(len(indices)):
+        if finite[i]:
+            lone = not drawing and (i + 1 == len(indices) or not finite[i + 1])
+            commands.append(f"{'L' if drawing else 'M'}{x[i]} {y[i]}" + ("h0" if lone else ""))
+        drawing = bool(finite[i])
+    return "".join(commands)
 
 
-def off_scale(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int = COLUMNS) -> list[tuple[float, float, str]]:
-    """Where a curve is not finite or above the axis: (from, to, in words), places on the x axis, runs put together."""
-    off = ~np.isfinite(curve.y) | (curve.y > y_axis.high)
-    if not off.any():
+def find_off_scale_runs(
+    curve: Curve, x_axis: Axis, y_axis: Axis, columns: int = CHART_COLUMNS
+) -> list[tuple[float, float, str]]:
+    """[(start, end, description)] of the stretches where a curve is not finite or lies above the axis.
+
+    Start and end are fractions of the x axis.
+    """
+    off_scale = ~np.isfinite(curve.y) | (curve.y > y_axis.high)
+    if not off_scale.any():
         return []
-    at = np.flatnonzero(off)
-    x = x_axis.at(curve.x)
-    column = np.floor(x * columns).astype(np.int64)
-    # Runs that end in the column in which the next begins, or beside it, look like one.
-    runs = np.split(at, np.flatnonzero((np.diff(at) > 1) & (np.diff(column[at]) > 1)) + 1)
-    found = []
-    for run in runs:
+    indices = np.flatnonzero(off_scale)
+    positions = x_axis.positions(curve.x)
+    column = np.floor(positions * columns).astype(np.int64)
+    # Runs that end in the column in which the next run begins, or in the column before it, look like one run.
+    runs = []
+    for run in np.split(indices, np.flatnonzero((np.diff(indices) > 1) & (np.diff(column[indices]) > 1)) + 1):
         first, last = curve.x[run[0]], curve.x[run[-1]]
-        what = "above the axis" if np.isfinite(curve.y[run]).all() else "not finite"
-        steps = f"at step {number(first)}" if len(run) == 1 else f"{len(run)} times, {number(first)} to {number(last)}"
-        found.append((float(x[run[0]]), float(x[run[-1]]), f"{curve.name}: {what} {steps}"))
-    return found
+        problem = "above the axis" if np.isfinite(curve.y[run]).all() else "not finite"
+        many = f"{len(run)} times, {format_number(first)} to {format_number(last)}"
+        steps = f"at step {format_number(first)}" if len(run) == 1 else many
+        runs.append((float(positions[run[0]]), float(positions[run[-1]]), f"{curve.name}: {problem} {steps}"))
+    return runs
 
 
 def line_chart(
@@ -196,106 +241,112 @@ def line_chart(
     x_label: str = "step",
     marks: Sequence[Mark] = (),
     size: str = "",
-    columns: int = COLUMNS,
-) -> str:
-    """An <svg>. `unit` labels the y axis; `size` is a class of the style sheet; the first curves lie lowest.
+    columns: int = CHART_COLUMNS,
+) -> Markup:
+    """A chart as an <svg> element. Values that are not finite, or above the axis, are marked at its top edge.
 
-    What is not finite, or lies above the axis, is marked on its top edge.
+    Args:
+      curves: drawn in this order, later ones on top.
+      unit: the label of the y axis.
+      size: a class of the style sheet: "small", "low" or none.
+      columns: pixel columns; each keeps the minimum and the maximum of a curve.
     """
     scale = ", log scale" if y_axis.log else ""
-    parts = [f"<title>{escape(title)}</title>", *_axes(x_axis, y_axis, f"{unit}{scale}", x_label, size)]
-    parts += _marks(marks, x_axis)
-    drawn = "".join(
-        f'<path class="curve {curve.style}" d="{path(curve, x_axis, y_axis, columns)}"/>'
+    parts = [element("title", title), *_draw_axes(x_axis, y_axis, f"{unit}{scale}", x_label, size)]
+    parts += _draw_marks(marks, x_axis)
+    paths = [
+        element("path", class_=f"curve {curve.style}", d=path_data(curve, x_axis, y_axis, columns))
         for curve in curves
         if curve.style != "dots" and not y_axis.empty
-    )
-    parts.append(
-        f'<svg viewBox="0 0 {UNITS} {UNITS}" preserveAspectRatio="none" width="100%" height="100%">{drawn}</svg>'
-    )
+    ]
+    view_box = f"0 0 {VIEW_BOX_SIZE} {VIEW_BOX_SIZE}"
+    parts.append(element("svg", *paths, viewBox=view_box, preserveAspectRatio="none", width="100%", height="100%"))
     for curve in curves:
         if curve.style == "dots":
-            parts += _dots(curve, x_axis, y_axis)
-        for first, last, what in off_scale(curve, x_axis, y_axis, columns):
+            parts += _draw_dots(curve, x_axis, y_axis)
+        for start, end, description in find_off_scale_runs(curve, x_axis, y_axis, columns):
+            tooltip = element("title", description)
             parts.append(
-                f'<line class="off {curve.style}" x1="{first:.2%}" x2="{last:.2%}" y1="0" y2="0">'
-                f"<title>{escape(what)}</title></line>"
+                element("line", tooltip, class_=f"off {curve.style}", x1=f"{start:.2%}", x2=f"{end:.2%}", y1=0, y2=0)
             )
     if y_axis.empty:
-        parts.append('<text class="none" x="50%" y="50%">no finite value</text>')
+        parts.append(element("text", "no finite value", class_="none", x="50%", y="50%"))
     kind = f"plot {size}".strip()
-    return f'<svg class="{kind}" role="img" aria-label="{escape(describe(curves, title))}">{"".join(parts)}</svg>'
+    return element("svg", *parts, class_=kind, role="img", aria_label=describe_curves(curves, title))
 
 
-def describe(curves: Sequence[Curve], title: str) -> str:
-    """What a chart shows, in words: of each curve the first, least, largest and last number."""
-    said = []
+def describe_curves(curves: Sequence[Curve], title: str) -> str:
+    """The text alternative of a chart: the first, smallest, largest and last number of each curve."""
+    sentences = []
     for curve in curves:
         finite = curve.y[np.isfinite(curve.y)]
-        off = len(curve.y) - len(finite)
+        missing = len(curve.y) - len(finite)
         if len(finite):
-            first, low, high, last = map(number, (finite[0], finite.min(), finite.max(), finite[-1]))
-            said.append(f"{curve.name} from {first} to {last}, least {low}, largest {high}")
-        if off:
-            said.append(f"{curve.name} not finite at {off} of {len(curve.y)} points")
-    return f"{title}: {'; '.join(said) or 'nothing to show'}."
+            first, low, high, last = map(format_number, (finite[0], finite.min(), finite.max(), finite[-1]))
+            sentences.append(f"{curve.name} from {first} to {last}, minimum {low}, maximum {high}")
+        if missing:
+            sentences.append(f"{curve.name} not finite at {missing} of {len(curve.y)} points")
+    return f"{title}: {'; '.join(sentences) or 'nothing to show'}."
 
 
-def _axes(x_axis: Axis, y_axis: Axis, y_label: str, x_label: str, size: str) -> list[str]:
-    parts = ['<rect class="frame" width="100%" height="100%"/>']
+def x_tick_labels(ticks: Sequence[tuple[float, float]], label: str) -> list[Markup]:
+    """The numbers below a chart and the label of its x axis; `ticks` are (number, fraction of the axis)."""
+    numbers = [
+        element("text", format_number(number), class_="x", x=f"{position:.2%}", y="100%", dy=18)
+        for number, position in ticks
+    ]
+    return [*numbers, element("text", label, class_="x label", x="100%", y="100%", dy=34)]
+
+
+def _draw_axes(x_axis: Axis, y_axis: Axis, y_label: str, x_label: str, size: str) -> list[Markup]:
+    parts = [element("rect", class_="frame", width="100%", height="100%")]
     for tick in y_axis.ticks(3 if size else 5):
-        y = 1 - float(y_axis.at(np.array(tick)))
-        parts.append(f'<line class="grid" x1="0" x2="100%" y1="{y:.2%}" y2="{y:.2%}"/>')
-        parts.append(f'<text class="y" x="-8" y="{y:.2%}" dy="4">{number(tick)}</text>')
-    parts += x_ticks([(tick, float(x_axis.at(np.array(tick)))) for tick in x_axis.ticks(3 if size else 4)], x_label)
-    parts.append(f'<text class="label" x="-8" y="{-12 if size else -24}">{escape(y_label)}</text>')
+        y = f"{1 - y_axis.position(tick):.2%}"
+        parts.append(element("line", class_="grid", x1=0, x2="100%", y1=y, y2=y))
+        parts.append(element("text", format_number(tick), class_="y", x=-8, y=y, dy=4))
+    parts += x_tick_labels([(tick, x_axis.position(tick)) for tick in x_axis.ticks(3 if size else 4)], x_label)
+    parts.append(element("text", y_label, class_="label", x=-8, y=-12 if size else -24))
     return parts
 
 
-def x_ticks(places: Sequence[tuple[float, float]], label: str) -> list[str]:
-    """Numbers below a chart at their places, 0 to 1, and what they count."""
-    parts = [f'<text class="x" x="{x:.2%}" y="100%" dy="18">{number(tick)}</text>' for tick, x in places]
-    return [*parts, f'<text class="x label" x="100%" y="100%" dy="34">{escape(label)}</text>']
+def _draw_marks(marks: Sequence[Mark], x_axis: Axis) -> list[Markup]:
+    """A line with a letter for each mark inside the axis.
 
-
-def _marks(marks: Sequence[Mark], x_axis: Axis) -> list[str]:
-    """Lines with letters; of those too near for a letter of their own only the foot, and the letter beside the first's.
-
-    So that 500 alarms do not hide the curve.
+    Of marks too close for letters of their own, the first gets the line and all the letters; the others get a short
+    line at the bottom. So 500 alarms do not hide the curve.
     """
-    parts: list[str] = []
+    parts: list[Markup] = []
     groups: list[tuple[float, list[str]]] = []
-    drawn = -1.0
+    last_drawn = -1.0
     for mark in sorted(marks, key=lambda mark: mark.x):
-        x = float(x_axis.at(np.array(mark.x)))
+        x = x_axis.position(mark.x)
         if not 0 <= x <= 1:
             continue
-        begins = not groups or x - groups[-1][0] > LETTER * len(groups[-1][1])
-        if begins:
+        starts_group = not groups or x - groups[-1][0] > LETTER_WIDTH * len(groups[-1][1])
+        if starts_group:
             groups.append((x, []))
         if mark.letter not in groups[-1][1]:
             groups[-1][1].append(mark.letter)
-        if begins or x - drawn >= 1 / COLUMNS:
-            title, top = f"<title>{escape(mark.title)}</title>", "0" if begins else "92%"
-            parts.append(f'<line class="mark" x1="{x:.2%}" x2="{x:.2%}" y1="{top}" y2="100%">{title}</line>')
-            drawn = x
-    parts += [f'<text class="letter" x="{x:.2%}" y="-6">{escape("".join(letters))}</text>' for x, letters in groups]
+        if starts_group or x - last_drawn >= 1 / CHART_COLUMNS:
+            tooltip, top = element("title", mark.title), "0" if starts_group else "92%"
+            parts.append(element("line", tooltip, class_="mark", x1=f"{x:.2%}", x2=f"{x:.2%}", y1=top, y2="100%"))
+            last_drawn = x
+    parts += [element("text", *letters, class_="letter", x=f"{x:.2%}", y=-6) for x, letters in groups]
     return parts
 
 
-def _dots(curve: Curve, x_axis: Axis, y_axis: Axis) -> list[str]:
+def _draw_dots(curve: Curve, x_axis: Axis, y_axis: Axis) -> list[Markup]:
     if y_axis.empty:
         return []
-    x, finite = x_axis.at(curve.x), np.isfinite(curve.y)
-    kept = thin(np.floor(x * COLUMNS).astype(np.int64), curve.y, COLUMNS)
-    y = 1 - np.clip(y_axis.at(np.where(finite, curve.y, y_axis.low)), 0, 1)
-    return [
-        f'<circle class="dot" cx="{x[at]:.2%}" cy="{y[at]:.2%}" r="3.5">'
-        f"<title>{escape(curve.name)} {number(curve.y[at])} at {number(curve.x[at])}</title></circle>"
-        for at in kept
-        if finite[at]
-    ]
+    x, finite = x_axis.positions(curve.x), np.isfinite(curve.y)
+    indices = decimate(np.floor(x * CHART_COLUMNS).astype(np.int64), curve.y, CHART_COLUMNS)
+    y = 1 - np.clip(y_axis.positions(np.where(finite, curve.y, y_axis.low)), 0, 1)
+    dots = []
+    for i in indices[finite[indices]]:
+        tooltip = element("title", f"{curve.name} {format_number(curve.y[i])} at {format_number(curve.x[i])}")
+        dots.append(element("circle", tooltip, class_="dot", cx=f"{x[i]:.2%}", cy=f"{y[i]:.2%}", r=3.5))
+    return dots
 
 
-def _power(decade: int) -> float:
-    return float(f"1e{decade}")
+def _power_of_ten(exponent: int) -> float:
+    return float(f"1e{exponent}")

@@ -1,8 +1,8 @@
-"""Heat maps as inline SVG: a row for each layer, from the input on, a column for each look.
+"""Heat maps as inline SVG: one row per layer, the input's layer on top, and one column per sampled step.
 
-    heat_map.draw(values, trace.due, places, "Gradient against weight", log=True)
+    heat_map.draw_heat_map(values, steps, layer_names, "Gradient against weight", log=True)
 
-Cells are pixels of a PNG, so that 100 layers at 500 looks take 50 kB and not 50,000 rectangles.
+The cells are the pixels of a PNG, so that 100 layers at 500 steps take 50 kB instead of 50,000 rectangles.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from evenkeel.models.report import charts
+from evenkeel.models.report.markup import element, join
 
-COLUMNS = 240  # as many pixels as a phone has for it: fewer are enlarged, more would be left out at random
-LABELLED = 40  # rows; of more, every so manieth is named
-NAME, LONG_NAME = 17, 32  # characters of a layer's name that there is room for, on a phone and on a desktop
-# Viridis (van der Walt and Smith 2015): monotone in lightness, and alike for the colour-blind; from a tenth of it on,
-# so that black is left for zero.
-COLOURS = np.array(
+MAX_COLUMNS = 240  # about a phone's pixels for the map: fewer are enlarged, of more the browser would drop some
+MAX_LABELED_ROWS = 40  # with more rows, every second (third ...) one is labeled
+PHONE_LABEL_LENGTH, DESKTOP_LABEL_LENGTH = 17, 32  # characters of a layer's name that fit
+# Viridis (van der Walt and Smith 2015): monotone in lightness, and the same to color-blind readers. It starts at a
+# tenth of the original scale, so that black remains for zero.
+VIRIDIS = np.array(
     [
         (72, 36, 117),
         (65, 68, 135),
@@ -37,75 +38,97 @@ COLOURS = np.array(
     ],
     np.float64,
 )
-ZERO = (0, 0, 0)
+ZERO_COLOR = (0, 0, 0)
 
 
-def draw(
-    values: np.ndarray, steps: np.ndarray, places: Sequence[str], title: str, log: bool = False, legend: str = ""
-) -> str:
-    """An <svg> of `values` [looks, places] (no negative ones), and the scale of its colours below.
+def draw_heat_map(
+    values: np.ndarray, steps: np.ndarray, names: Sequence[str], title: str, log: bool = False, legend: str = ""
+) -> Markup:
+    """An <svg> of `values`, with its color scale below it. Values that are not finite are hatched.
 
-    With `log`, colour goes by the logarithm and zero is black; otherwise by the share from 0 to 1. What is not finite
-    is hatched. `steps` [looks] are those looked at.
+    Args:
+      values: float64 [samples, layers], not negative.
+      steps: int64 [samples], the sampled steps.
+      names: the layers' names, from the input on.
+      log: whether color follows the logarithm, with black for zero; otherwise it follows the share from 0 to 1.
+      legend: the label of the color scale; the title by default.
     """
-    axis = charts.Axis.of(values, log=True) if log else charts.Axis(0.0, 1.0)
-    shown, of_each = gathered(values, axis)
-    rows = shown.shape[1]
-    hatch = "hatch-" + "".join(each for each in title.lower() if each.isalnum())
-    pattern = f'id="{hatch}" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"'
-    cells = png(colours(shown, axis).swapaxes(0, 1))
+    axis = charts.Axis.fit(values, log=True) if log else charts.Axis(0.0, 1.0)
+    columns, samples_per_column = reduce_columns(values, axis)
+    rows = columns.shape[1]
+    hatch_id = "hatch-" + "".join(character for character in title.lower() if character.isalnum())
+    hatch_line = element("line", class_="hatch", x1=0, x2=0, y1=0, y2=6)
+    hatch = element(
+        "pattern",
+        hatch_line,
+        id=hatch_id,
+        width=6,
+        height=6,
+        patternUnits="userSpaceOnUse",
+        patternTransform="rotate(45)",
+    )
+    cells = png_data_url(to_rgba(columns, axis).swapaxes(0, 1))
     parts = [
-        f"<title>{escape(title)}</title>",
-        f'<defs><pattern {pattern}><line class="hatch" x1="0" x2="0" y1="0" y2="6"/></pattern></defs>',
-        f'<rect width="100%" height="100%" fill="url(#{hatch})"/>',
-        f'<image width="100%" height="100%" preserveAspectRatio="none" href="{cells}"/>',
-        '<rect class="frame" width="100%" height="100%"/>',
+        element("title", title),
+        element("defs", hatch),
+        element("rect", width="100%", height="100%", fill=f"url(#{hatch_id})"),
+        element("image", width="100%", height="100%", preserveAspectRatio="none", href=cells),
+        element("rect", class_="frame", width="100%", height="100%"),
     ]
-    for row in range(0, rows, -(-rows // LABELLED)):
-        for most, kind in ((NAME, "phone"), (LONG_NAME, "desktop")):
-            label = f"{escape(shortened(places[row], most))}<title>{escape(places[row])}</title>"
-            parts.append(f'<text class="y {kind}" x="-8" y="{(row + 0.5) / rows:.2%}" dy="4">{label}</text>')
-    parts.append('<text class="label" x="0" y="-8">from the input on</text>')
-    parts += charts.x_ticks(_looks(steps), "step")
-    height = min(max(rows * 16, 32), 480)
-    said = escape(describe(values, places, title))
-    chart = f'<svg class="plot heat" style="height:{height}px" role="img" aria-label="{said}">{"".join(parts)}</svg>'
-    note = f"Of every {of_each} looks, the one farthest from the layer's median." if of_each > 1 else ""
-    return chart + _scale(axis, hatch, legend or title) + (f'<p class="note">{note}</p>' if note else "")
+    for row in range(0, rows, -(-rows // MAX_LABELED_ROWS)):
+        tooltip, y = element("title", names[row]), f"{(row + 0.5) / rows:.2%}"
+        for max_length, device in ((PHONE_LABEL_LENGTH, "phone"), (DESKTOP_LABEL_LENGTH, "desktop")):
+            parts.append(
+                element("text", shorten(names[row], max_length), tooltip, class_=f"y {device}", x=-8, y=y, dy=4)
+            )
+    parts.append(element("text", "from the input on", class_="label", x=0, y=-8))
+    parts += charts.x_tick_labels(_step_ticks(steps), "step")
+    style = f"height:{min(max(rows * 16, 32), 480)}px"
+    chart = element(
+        "svg", *parts, class_="plot heat", style=style, role="img", aria_label=describe_heat_map(values, names, title)
+    )
+    scale = _color_scale(axis, hatch_id, legend or title)
+    if samples_per_column == 1:
+        return join([chart, scale])
+    note = f"Each column shows, of {samples_per_column} samples, the one farthest from the layer's median."
+    return join([chart, scale, element("p", note, class_="note")])
 
 
-def gathered(values: np.ndarray, axis: charts.Axis) -> tuple[np.ndarray, int]:
-    """At most `COLUMNS` looks, and of how many each is made: per place, the value farthest from the place's median.
+def reduce_columns(values: np.ndarray, axis: charts.Axis) -> tuple[np.ndarray, int]:
+    """(float64 [at most `MAX_COLUMNS`, layers], the number of samples in each column).
 
-    A value that is not finite is farther than any other. Distances are those on the axis.
+    Of the samples in one column, each layer keeps the one farthest from the layer's median, by the distance on
+    the axis. A value that is not finite is farther than any other.
     """
-    looks = len(values)
-    of_each = -(-looks // COLUMNS)
-    if of_each <= 1:
+    samples = len(values)
+    per_column = -(-samples // MAX_COLUMNS)
+    if per_column <= 1:
         return values, 1
     finite = np.isfinite(values)
-    at = np.where(finite, axis.at(np.where(finite, values, 0.0)), np.nan)
-    middle = np.array([np.median(each[ok]) if ok.any() else 0.0 for each, ok in zip(at.T, finite.T, strict=True)])
-    distance = np.where(finite, np.abs(at - middle), np.inf)
-    starts = range(0, looks, of_each)
-    farthest = np.stack([start + distance[start : start + of_each].argmax(axis=0) for start in starts])
-    return np.take_along_axis(values, farthest, axis=0), of_each
+    positions = np.where(finite, axis.positions(np.where(finite, values, 0.0)), np.nan)
+    medians = np.array(
+        [np.median(layer[valid]) if valid.any() else 0.0 for layer, valid in zip(positions.T, finite.T, strict=True)]
+    )
+    distance = np.where(finite, np.abs(positions - medians), np.inf)
+    starts = range(0, samples, per_column)
+    farthest = np.stack([start + distance[start : start + per_column].argmax(axis=0) for start in starts])
+    return np.take_along_axis(values, farthest, axis=0), per_column
 
 
-def colours(values: np.ndarray, axis: charts.Axis) -> np.ndarray:
-    """uint8 [..., 4] of values [...]: nothing is seen of what is not finite."""
+def to_rgba(values: np.ndarray, axis: charts.Axis) -> np.ndarray:
+    """uint8 [..., 4], the colors of values [...]; values that are not finite are transparent."""
     finite = np.isfinite(values)
-    plain = np.where(finite, values, axis.low)
-    at = np.clip(axis.at(plain), 0, 1)
-    stops = np.linspace(0, 1, len(COLOURS))
-    rgb = np.stack([np.interp(at, stops, channel) for channel in COLOURS.T], axis=-1)
+    filled = np.where(finite, values, axis.low)
+    positions = np.clip(axis.positions(filled), 0, 1)
+    stops = np.linspace(0, 1, len(VIRIDIS))
+    rgb = np.stack([np.interp(positions, stops, channel) for channel in VIRIDIS.T], axis=-1)
     if axis.log:
-        rgb = np.where((plain <= 0)[..., None], ZERO, rgb)
+        rgb = np.where((filled <= 0)[..., None], ZERO_COLOR, rgb)
     return np.concatenate([np.rint(rgb), np.where(finite, 255, 0)[..., None]], axis=-1).astype(np.uint8)
 
 
-def png(pixels: np.ndarray) -> str:
-    """A data: address of uint8 [h, w, 1, 3 or 4]."""
+def png_data_url(pixels: np.ndarray) -> str:
+    """A data: URL of the pixels as a PNG; `pixels` is uint8 [h, w, 1, 3 or 4]."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)).save(
         file, "PNG", optimize=True
@@ -113,48 +136,53 @@ def png(pixels: np.ndarray) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def shortened(name: str, most: int) -> str:
-    """The two ends of a name longer than `most`: what tells layers apart is at either."""
-    return name if len(name) <= most else f"{name[: most // 2]}…{name[-((most - 1) // 2) :]}"
+def shorten(name: str, max_length: int) -> str:
+    """A name of at most `max_length` characters that keeps both ends, where the names of layers differ."""
+    return name if len(name) <= max_length else f"{name[: max_length // 2]}…{name[-((max_length - 1) // 2) :]}"
 
 
-def describe(values: np.ndarray, places: Sequence[str], title: str) -> str:
-    """What a heat map shows, in words."""
+def describe_heat_map(values: np.ndarray, names: Sequence[str], title: str) -> str:
+    """The text alternative of a heat map: its smallest and largest number, and how many are not finite."""
     finite = np.isfinite(values)
     if not finite.any():
-        return f"{title}: no finite value in {len(places)} layers."
-    low, high = (charts.number(float(each)) for each in (values[finite].min(), values[finite].max()))
-    off = f"; {values.size - finite.sum()} of {values.size} are not finite" if not finite.all() else ""
-    return f"{title} in {len(places)} layers at {len(values)} looks: least {low}, largest {high}{off}."
+        return f"{title}: no finite value in {len(names)} layers."
+    low, high = (charts.format_number(float(value)) for value in (values[finite].min(), values[finite].max()))
+    missing = f"; {values.size - finite.sum()} of {values.size} are not finite" if not finite.all() else ""
+    size = f"layers: {len(names)}, sampled steps: {len(values)}"
+    return f"{title} ({size}): minimum {low}, maximum {high}{missing}."
 
 
-def _looks(steps: np.ndarray) -> list[tuple[float, float]]:
-    """Round steps and where they lie, 0 to 1: columns are as wide as each other, however far apart the looks are."""
+def _step_ticks(steps: np.ndarray) -> list[tuple[float, float]]:
+    """[(round step, its fraction of the width)]; all columns have the same width, whatever steps lie between them."""
     if not len(steps):
         return []
-    axis, middle = charts.span(steps), (np.arange(len(steps)) + 0.5) / len(steps)
-    inside = [tick for tick in axis.ticks(3) if steps[0] <= tick <= steps[-1]]
-    return [(tick, float(np.interp(tick, steps, middle))) for tick in inside]
+    axis, centers = charts.span_axis(steps), (np.arange(len(steps)) + 0.5) / len(steps)
+    ticks = [tick for tick in axis.ticks(3) if steps[0] <= tick <= steps[-1]]
+    return [(tick, float(np.interp(tick, steps, centers))) for tick in ticks]
 
 
-def _scale(axis: charts.Axis, hatch: str, label: str) -> str:
-    """The bar of colours with its numbers, and what black and hatching mean."""
-    stops = "".join(
-        f'<stop offset="{at:.2%}" stop-color="rgb{tuple(int(each) for each in colour)}"/>'
-        for at, colour in zip(np.linspace(0, 1, len(COLOURS)), COLOURS, strict=True)
-    )
-    ramp = hatch.replace("hatch", "ramp")
-    missing = f'<svg width="14" height="14"><rect width="14" height="14" fill="url(#{hatch})"/></svg>not finite'
-    if axis.empty:
-        return f'<div class="scale"><span>{escape(label)}</span><span class="key">{missing}</span></div>'
-    numbers = "".join(
-        f'<text class="x" x="{float(axis.at(np.array(tick))):.2%}" y="10" dy="16">{charts.number(tick)}</text>'
-        for tick in axis.ticks(4)
-    )
-    zero = '<span class="key"><i class="zero"></i>exactly zero</span>' if axis.log else ""
-    return (
-        f'<div class="scale"><span>{escape(label)}</span><svg class="ramp" role="img" aria-label="colour scale">'
-        f'<defs><linearGradient id="{ramp}">{stops}</linearGradient></defs>'
-        f'<rect width="100%" height="10" fill="url(#{ramp})"/>{numbers}</svg>'
-        f'{zero}<span class="key">{missing}</span></div>'
-    )
+def _color_scale(axis: charts.Axis, hatch_id: str, label: str) -> Markup:
+    """The color bar with its numbers, and the keys for zero (black) and for values that are not finite (hatched)."""
+    swatch = element("svg", element("rect", width=14, height=14, fill=f"url(#{hatch_id})"), width=14, height=14)
+    parts = [element("span", label)]
+    if not axis.empty:
+        gradient_id = hatch_id.replace("hatch", "ramp")
+        stops = [
+            element("stop", offset=f"{position:.2%}", stop_color=f"rgb{tuple(int(channel) for channel in color)}")
+            for position, color in zip(np.linspace(0, 1, len(VIRIDIS)), VIRIDIS, strict=True)
+        ]
+        gradient = element("linearGradient", *stops, id=gradient_id)
+        bar = element("rect", width="100%", height=10, fill=f"url(#{gradient_id})")
+        numbers = [
+            element("text", charts.format_number(tick), class_="x", x=f"{axis.position(tick):.2%}", y=10, dy=16)
+            for tick in axis.ticks(4)
+        ]
+        parts.append(
+            element(
+                "svg", element("defs", gradient), bar, *numbers, class_="ramp", role="img", aria_label="color scale"
+            )
+        )
+        if axis.log:
+            parts.append(element("span", element("i", "", class_="zero"), "exactly zero", class_="key"))
+    parts.append(element("span", swatch, "not finite", class_="key"))
+    return element("div", *parts, class_="scale")

@@ -1,4 +1,4 @@
-"""The page of a result file: what is in it, and how a browser draws it."""
+"""The page of a result file: its numbers, its bars to scale, and how a browser draws it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from evenkeel.benchmarks.documentation import browser
 from evenkeel.benchmarks.report import page
 from evenkeel.benchmarks.results import (
     ROOT,
-    Report,
     Result,
+    ResultFile,
     Skipped,
 )
 
 
-def report() -> Report:
-    made = [
+def made_up_report() -> ResultFile:
+    measured = [
         Result("peers", f"{peer}/{task}", "cpu_ms_per_image", "ms", "lower", (0.9 * value, value, 1.2 * value))
         for task, times in {"jpeg224": (0.9, 1.3), "small32": (0.002, 0.08)}.items()
         for peer, value in zip(("evenkeel", "dali & co"), times, strict=True)
     ]
-    made += [
+    measured += [
         Result("peers", "evenkeel/jpeg224", "images_per_second", "images/s", "higher", (900.0, 910.0)),
         Result("stages", "jpeg224/read", "cpu_ms_per_image", "ms", "lower", (0.1,)),
         Result("stages", "jpeg224/decode", "cpu_ms_per_image", "ms", "lower", (0.6,)),
@@ -43,82 +43,98 @@ def report() -> Report:
         Result("stability", "cnn/shapes", "spike_score", "1", "lower", (0.0, 0.0)),
         Result("startup", "help", "wall_seconds", "s", "lower", (0.3, 0.31)),
     ]
-    where = {"cpu": "a <CPU>", "cores": 2, "gpu": None, "os": "Linux", "python": "3.11", "git_commit": "a" * 40}
-    return Report({**where, "versions": {"tensorflow": "2.21.0"}}, made, [Skipped("gpu", "there is none")])
+    environment = {"cpu": "a <CPU>", "cores": 2, "gpu": None, "os": "Linux", "python": "3.11", "git_commit": "a" * 40}
+    return ResultFile(
+        {**environment, "versions": {"tensorflow": "2.21.0"}}, measured, [Skipped("gpu", "there is none")]
+    )
 
 
 def test_every_number_is_a_bar_or_in_a_table() -> None:
-    html = page.page_of(report())
+    html = page.render_page(made_up_report())
     assert "<figcaption>jpeg224</figcaption>" in html
     assert html.index("dali &amp; co") > html.index("evenkeel</span>"), "the fastest first"
     assert "2 µs" in html
     assert "0.9 ms" in html
     assert "+0.8% (+0.4% to +1.2%)" in html
     assert "<td>0.97 (0.92 to 0.99)</td><td>0.47 (0.38 to 0.57)</td><td>EarlyStopping 0.30</td>" in html
-    assert "faulty runs seen (n = 108)" in html
+    assert "faulty runs detected (n = 108)" in html
     for metric in ("images_per_second", "input_wait", "spike_score", "steps_of_warning", "wall_seconds"):
         assert f"<td>{metric}</td>" in html
     assert "gpu: there is none" in html
-    for each in report().results:
-        if each.suite in ("train", "startup", "observe"):
-            assert html.count(f"<td>{each.case}</td><td>{each.metric}</td>") == (each.suite != "observe"), each
+    for result in made_up_report().results:
+        if result.suite in ("train", "startup", "observe"):
+            assert html.count(f"<td>{result.case}</td><td>{result.metric}</td>") == (result.suite != "observe"), result
     assert "a &lt;CPU&gt;" in html
     assert "http" not in html, "self-contained"
 
 
-def committed() -> Report:
-    """Speed and stability, as they are in the repository."""
+def committed_report() -> ResultFile:
+    """The result files of speed and stability in the repository."""
     reports = [results.read(ROOT / "benchmarks" / "results" / f"{name}.json") for name in ("speed", "stability")]
-    return Report(reports[0].environment, [each for report in reports for each in report.results], [])
+    return ResultFile(reports[0].environment, [result for report in reports for result in report.results], [])
 
 
-def test_where_training_is_stable_is_a_curve_for_each_network() -> None:
+def test_stable_learning_rates_have_a_curve_for_each_network_and_data_set() -> None:
     rates = {0.001: 0.7, 0.1: 0.2, 1.0: 1.386}
-    made = [
-        Result("stability", f"cnn/{data}/{rate:g}", page.AT_RATE, "nats", "lower", (loss,))
+    measured = [
+        Result("stability", f"cnn/{data}/{rate:g}", page.LOSS_AT_RATE, "nats", "lower", (loss,))
         for data in ("shapes", "photos")
         for rate, loss in rates.items()
     ]
-    made.append(Result("stability", "cnn/shapes", "largest_stable_rate", "1", "higher", (0.1,)))
-    made.append(Result("stability", "heldout", "recall", "share", "higher", (0.97,), interval=(0.92, 0.99)))
-    html = page.page_of(Report(report().environment, made, []))
-    (section,) = re.findall(r"Where training stays stable.*?</section>", html, re.S)
+    measured.append(Result("stability", "cnn/shapes", "largest_stable_rate", "1", "higher", (0.1,)))
+    measured.append(Result("stability", "heldout", "recall", "share", "higher", (0.97,), interval=(0.92, 0.99)))
+    html = page.render_page(ResultFile(made_up_report().environment, measured, []))
+    (section,) = re.findall(r"Stable learning rates.*?</section>", html, re.S)
     assert re.findall(r"<figcaption>(.*?)</figcaption>", section) == ["cnn on shapes", "cnn on photos"]
     for data in ("shapes", "photos"):
-        assert f'aria-label="cnn on {data}: loss from 0.7 to 1.39, least 0.2, largest 1.39' in section
+        assert f'aria-label="cnn on {data}: loss from 0.7 to 1.39, minimum 0.2, maximum 1.39' in section
     assert section.count("largest stable rate 0.1, marked") == 1
     assert section.count("no rate is stable") == 1
-    assert f"<td>{page.AT_RATE}</td>" not in html
-    assert "Where training stays stable" not in page.page_of(report())
+    assert f"<td>{page.LOSS_AT_RATE}</td>" not in html
+    assert "Stable learning rates" not in page.render_page(made_up_report())
 
 
-def test_committed_results_have_every_picture() -> None:
-    html = page.page_of(committed())
-    for title in ("Beside other libraries", "Where an image&#x27;s time goes", "Whether the input keeps up"):
-        assert f"<h2>{title}</h2>" in html
-    for title in ("Trouble seen, explained and cured", "Where training stays stable"):
+def test_committed_results_have_every_section() -> None:
+    html = page.render_page(committed_report())
+    for title in (
+        "Compared with other libraries",
+        "CPU time per image, by stage",
+        "Input speed during training",
+        "Faults detected, explained and fixed",
+        "Stable learning rates",
+    ):
         assert f"<h2>{title}</h2>" in html
     assert html.count('<path class="curve') == 6
 
 
+def test_names_are_text_and_never_markup() -> None:
+    hostile = "<script>alert('x')</script>\">"
+    result = Result("train", hostile, hostile, hostile, "lower", (1.0,))
+    peer = Result("peers", f"{hostile.replace('/', '')}/jpeg224", "cpu_ms_per_image", "ms", "lower", (1.0,))
+    environment = {"cpu": hostile, "gpu": [hostile], "os": hostile, "versions": {hostile: hostile}}
+    html = page.render_page(ResultFile(environment, [result, peer], [Skipped(hostile, hostile)]))
+    assert "<script" not in html
+    assert html.count("alert(") == 11, "as text, in every place"
+
+
 def test_bars_are_to_scale() -> None:
-    html = page.page_of(report())
+    html = page.render_page(made_up_report())
     figure = re.search(r"<figcaption>jpeg224.*?</figure>", html, re.S)
     assert figure
     widths = [float(width) for width in re.findall(r'<i style="width:([\d.]+)%"', figure[0])]
     assert widths == pytest.approx([100 * 0.9 / (1.2 * 1.3), 100 / 1.2], abs=0.01)
 
 
-def test_stages_fall_one_from_the_end_of_the_other() -> None:
-    html = page.page_of(report())
-    (waterfall,) = re.findall(r"Where an image&#x27;s time goes.*?</section>", html, re.S)
+def test_each_stage_begins_where_the_one_before_ends() -> None:
+    html = page.render_page(made_up_report())
+    (waterfall,) = re.findall(r"CPU time per image, by stage.*?</section>", html, re.S)
     places = re.findall(r'<i style="left:([\d.]+)%;width:([\d.]+)%"', waterfall)
     assert [tuple(map(float, place)) for place in places] == [(0, 10), (10, 60), (70, 30), (0, 50)]
-    assert "1 ms of CPU time an image in all" in waterfall
+    assert "1 ms of CPU time per image in total" in waterfall
 
 
-def test_the_decoder_is_a_mark_beside_the_loaders_of_the_same_files() -> None:
-    html = page.page_of(report())
+def test_the_decoder_alone_is_a_mark_on_the_bars_of_the_same_files() -> None:
+    html = page.render_page(made_up_report())
     with_mark, without = (
         re.search(rf"<figcaption>{task}.*?</figure>", html, re.S)[0] for task in ("jpeg224", "small32")
     )
@@ -129,40 +145,46 @@ def test_the_decoder_is_a_mark_beside_the_loaders_of_the_same_files() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(browser.MISSING, reason="no Chromium with its driver is installed")
+@pytest.mark.skipif(browser.CHROMIUM_MISSING, reason="no Chromium with its driver is installed")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_page_in_a_browser(width: int, tmp_path: pathlib.Path) -> None:
-    made = report()
-    results.write(tmp_path / "result.json", made.results, made.environment, made.skipped)
-    line = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "result.json"), f"--output={tmp_path}/page.html"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    (tmp_path / "committed.html").write_text(page.page_of(committed()))
-    papers = set()
+def test_a_browser_draws_the_page(width: int, tmp_path: pathlib.Path) -> None:
+    report = made_up_report()
+    results.write(tmp_path / "result.json", report.results, report.environment, report.skipped)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.report",
+        str(tmp_path / "result.json"),
+        f"--output={tmp_path}/page.html",
+    ]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    (tmp_path / "committed.html").write_text(page.render_page(committed_report()))
+    backgrounds = set()
     for dark in (False, True):
-        with browser.chromium(width, dark=dark) as driver:
+        with browser.open_chromium(width, dark=dark) as driver:
             for name, bars in (("page", 10), ("committed", 40)):
                 driver.get(f"file://{tmp_path / name}.html")
                 assert driver.execute_script("return window.innerWidth") == width
                 assert driver.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
-                drawn = driver.execute_script(
+                widths = driver.execute_script(
                     "return [...document.querySelectorAll('.track i')].map(bar => bar.getBoundingClientRect().width)"
                 )
-                assert len(drawn) >= bars
-                assert all(length > 0 for length in drawn)
+                assert len(widths) >= bars
+                assert all(length > 0 for length in widths)
                 curves = "return [...document.querySelectorAll('path.curve')].map(path => path.getBBox().width)"
                 assert all(length > 0 for length in driver.execute_script(curves))
                 assert driver.get_log("browser") == []
-            papers.add(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
-    assert len(papers) == 2
+            backgrounds.add(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(backgrounds) == 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), [((), "give one result file"), (("none.json",), "result file (none.json) cannot be read")]
+    ("arguments", "message"), [((), "give one result file"), (("none.json",), "result file (none.json) cannot be read")]
 )
-def test_what_cannot_be_drawn(arguments: tuple[str, ...], words: str) -> None:
-    line = [sys.executable, "-m", "benchmarks.report", *arguments]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_a_wrong_argument_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.report", *arguments]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert len(process.stderr.splitlines()) == 1
