@@ -1,9 +1,9 @@
-"""A run's model as a SavedModel that takes encoded images: decoding, scaling and normalization are inside.
+"""Exports a run's model as a SavedModel that takes encoded images: it decodes, scales and normalizes them itself.
 
-    directory = export("runs/pets", "served/pets", min_accuracy=0.9, baseline=True)    # served/pets/1
+    directory = export("runs/pets", "served/pets", min_accuracy=0.9, baseline=True)  # served/pets/1
 
-A version is a directory with a number for a name, as TensorFlow Serving wants it. It is pushed whole, under its name
-from the first moment, and only after it has been loaded and found to say what the trained model says.
+The name of a version's directory is a number, as TensorFlow Serving requires. A version appears under its name only
+when it is complete, and only after it was loaded again and gave the probabilities of the trained model.
 """
 
 from __future__ import annotations
@@ -18,42 +18,49 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from evenkeel.models.distribute.io_errors import UNWRITTEN, reason
-from evenkeel.models.errors import TrainingFailed
-from evenkeel.models.evaluation import Restored, restored
-from evenkeel.models.export import tfx
-from evenkeel.models.export.frozen import frozen
-from evenkeel.models.train import train
+from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
+from evenkeel.models.evaluation import RestoredRun, restore_run
+from evenkeel.models.export.freeze import freeze
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError, one_of, require
 from evenkeel.pipeline.reading import serving
 from evenkeel.pipeline.system.atomic_write import write_text
 
-QUANTIZE = ("none", "float16")
-CHECKED = 512  # validation images whose probabilities are compared, at most
-EXACT, ROUNDED = 1e-5, 0.02  # of a probability: what may differ in float32, and where numbers have fewer bits
-EVALUATION = "evaluation.json"
+QUANTIZATIONS = ("none", "float16")
+MAX_COMPARED_IMAGES = 512  # validation images whose probabilities are compared with the trained model's
+# Largest allowed difference of a probability: in float32, and with weights or computations of fewer bits.
+FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-5, 0.02
+EVALUATION_FILE = "evaluation.json"
+COMPARED_KEYS = ("source", "split", "images")  # of evaluation.json: versions that differ in one are not comparable
 
 Probabilities = Callable[[tf.Tensor], tf.Tensor]
 
 
-class Refused(Exception):
-    """The model is not good enough, or not the one that was trained; one line."""
+class ExportRefused(Exception):
+    """The exported model is not accurate enough, or differs from the trained one; the message is one line."""
 
 
-class Served(tf.Module):
-    """What a client calls; `probabilities` is a function of uint8 [b, s, s, c]."""
+class ServedModel(tf.Module):
+    """The module that is saved; `tensors` and `encoded` are its signatures.
 
-    def __init__(self, probabilities: Probabilities, of: Restored) -> None:
+    Attributes:
+      tensors: function of uint8 [b, s, s, c], see `_classify_pixels`.
+      encoded: function of b strings with the bytes of JPEG, PNG or WebP files, see `_classify_encoded`.
+    """
+
+    def __init__(self, probabilities: Probabilities, run: RestoredRun) -> None:
+        """`probabilities` is a function of uint8 [b, s, s, c] that returns float32 [b, classes]."""
         super().__init__()
-        data = of.config.data
-        self._probabilities, self._classes = probabilities, tf.constant(of.data.classes)
-        self._read = serving.reader(data.image_size, data.channels, data.eval_crop, data.max_pixels)
-        self.tensors = tf.function(self._of_tensors, input_signature=[pixels(data)])
-        self.encoded = tf.function(self._of_encoded, input_signature=[tf.TensorSpec([None], tf.string, name="images")])
+        data = run.config.data
+        self._probabilities, self._classes = probabilities, tf.constant(run.data.classes)
+        self._decode = serving.image_reader(data.image_size, data.channels, data.eval_crop, data.max_pixels)
+        self.tensors = tf.function(self._classify_pixels, input_signature=[pixel_spec(data)])
+        self.encoded = tf.function(
+            self._classify_encoded, input_signature=[tf.TensorSpec([None], tf.string, name="images")]
+        )
 
-    def _of_tensors(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The likeliest class's name and probability, and those of all classes in the order of classes.txt."""
+    def _classify_pixels(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The most probable class, its probability, and those of all classes in the order of classes.txt."""
         probabilities = self._probabilities(images)
         return {
             "class": tf.gather(self._classes, tf.argmax(probabilities, axis=1)),
@@ -61,14 +68,14 @@ class Served(tf.Module):
             "probabilities": probabilities,
         }
 
-    def _of_encoded(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """As of tensors; an image that cannot be read has no class, probabilities of 0 and an `error`."""
-        shown, errors = self._read(images)
-        well, found = errors == "", self._of_tensors(shown)
+    def _classify_encoded(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Like `_classify_pixels`; an image that cannot be decoded has class "", probabilities of 0 and an `error`."""
+        pixels, errors = self._decode(images)
+        decoded, result = errors == "", self._classify_pixels(pixels)
         return {
-            "class": tf.where(well, found["class"], ""),
-            "probability": tf.where(well, found["probability"], 0.0),
-            "probabilities": tf.where(well[:, None], found["probabilities"], 0.0),
+            "class": tf.where(decoded, result["class"], ""),
+            "probability": tf.where(decoded, result["probability"], 0.0),
+            "probabilities": tf.where(decoded[:, None], result["probabilities"], 0.0),
             "error": errors,
         }
 
@@ -81,41 +88,45 @@ def export(
     baseline: bool = False,
     checkpoint: str = "best",
 ) -> str:
-    """The directory of the new version under `output`.
+    """Exports the model of a run as the next version below `output` and returns the version's directory.
 
     Args:
-      quantize: none | float16: weights in half the bytes.
-      min_accuracy: the exported model's on the run's validation split must be at least that.
-      baseline: and not below that of the newest version already there.
-      checkpoint: best | last
+      model_dir: directory of the run.
+      output: directory of the versions.
+      quantize: "none", or "float16" for weights in half the bytes.
+      min_accuracy: minimum accuracy of the exported model on the run's validation split.
+      baseline: whether the accuracy must also reach that of the newest version below `output`.
+      checkpoint: "best" or "last".
 
     Raises:
-      UsageError: there is no such run or checkpoint, or `output` cannot be written to.
-      Refused: it is not accurate enough, or does not say what the trained model says.
+      UsageError: there is no such run or checkpoint, or `output` cannot be written.
+      ExportRefused: the exported model is not accurate enough, or its probabilities differ from the trained model's.
     """
-    one_of("quantize", quantize, QUANTIZE)
+    one_of("quantize", quantize, QUANTIZATIONS)
     require(0 <= min_accuracy <= 1, f"min_accuracy ({min_accuracy}) must lie in [0, 1].")
-    before = newest(output)
-    previous = read_evaluation(output, before) if baseline and before else None
-    run = restored(model_dir, checkpoint, one_replica=True)
+    newest = newest_version(output)
+    previous = read_evaluation(output, newest) if baseline and newest else None
+    run = restore_run(model_dir, checkpoint, one_replica=True)
     trained = run.evaluate()
-    final = os.path.join(output, str(before + 1))
-    beside = os.path.join(output, f".writing-{before + 1}")
-    with run.model.evaluated_weights():
-        expected, _ = told(probabilities(run), run, CHECKED)
-        served = Served(frozen(probabilities(run), pixels(run.config.data), halved=quantize == "float16"), run)
+    directory = os.path.join(output, str(newest + 1))
+    temporary = os.path.join(output, f".writing-{newest + 1}")
+    with run.model.evaluation_weights():
+        expected, _ = predict(probability_function(run), run, MAX_COMPARED_IMAGES)
+        frozen = freeze(probability_function(run), pixel_spec(run.config.data), float16=quantize == "float16")
+        served = ServedModel(frozen, run)
     try:
-        with written(output):
-            if tf.io.gfile.exists(beside):  # of an export that was killed
-                tf.io.gfile.rmtree(beside)
+        with report_write_errors(output):
+            if tf.io.gfile.exists(temporary):  # left by an export that was killed
+                tf.io.gfile.rmtree(temporary)
             signatures = {"serving_default": served.encoded, "tensors": served.tensors}
-            tf.saved_model.save(served, beside, signatures=signatures)
-        loaded = tf.saved_model.load(beside).signatures["tensors"]
-        found, labels = told(lambda images: loaded(images=images)["probabilities"], run)
-        accuracy = float(np.mean(found.argmax(axis=1) == labels))
-        rounded = quantize != "none" or run.model.compute_dtype != "float32"
-        check_same(found[: len(expected)], expected, ROUNDED if rounded else EXACT)
-        result = {
+            tf.saved_model.save(served, temporary, signatures=signatures)
+        loaded = tf.saved_model.load(temporary).signatures["tensors"]
+        probabilities, labels = predict(lambda images: loaded(images=images)["probabilities"], run)
+        accuracy = float(np.mean(probabilities.argmax(axis=1) == labels))
+        low_precision = quantize != "none" or run.model.compute_dtype != "float32"
+        tolerance = LOW_PRECISION_TOLERANCE if low_precision else FLOAT32_TOLERANCE
+        check_probabilities(probabilities[: len(expected)], expected, tolerance)
+        evaluation = {
             "accuracy": accuracy,
             "trained_accuracy": trained.accuracy,
             "images": len(labels),
@@ -124,118 +135,106 @@ def export(
             "checkpoint": trained.checkpoint,
             "quantize": quantize,
         }
-        check_good(result, min_accuracy, previous)
-        with written(output):
-            write_text(os.path.join(beside, EVALUATION), json.dumps(result, indent=2) + "\n")
-            write_text(os.path.join(beside, "classes.txt"), "\n".join(run.data.classes) + "\n")
-            tf.io.gfile.rename(beside, final)
+        check_accuracy(evaluation, min_accuracy, previous)
+        with report_write_errors(output):
+            write_text(os.path.join(temporary, EVALUATION_FILE), json.dumps(evaluation, indent=2) + "\n")
+            write_text(os.path.join(temporary, "classes.txt"), "\n".join(run.data.classes) + "\n")
+            tf.io.gfile.rename(temporary, directory)
     finally:
-        if tf.io.gfile.exists(beside):
-            tf.io.gfile.rmtree(beside)
-    return final
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.rmtree(temporary)
+    return directory
 
 
 @contextlib.contextmanager
-def written(output: str) -> Iterator[None]:
-    """Raises `UsageError` for what cannot be written inside of the block."""
+def report_write_errors(output: str) -> Iterator[None]:
+    """Turns errors of writing inside the block into a `UsageError` that names `output`."""
     try:
         yield
-    except UNWRITTEN as error:
-        raise UsageError(f"output ({output}) cannot be written to: {reason(error)}; choose another.") from error
+    except WRITE_ERRORS as error:
+        raise UsageError(f"output ({output}) cannot be written: {summarize_error(error)}; choose another.") from error
 
 
-def pixels(data: DataConfig) -> tf.TensorSpec:
+def pixel_spec(data: DataConfig) -> tf.TensorSpec:
+    """The input of a model, uint8 [b, s, s, c]."""
     return tf.TensorSpec([None, data.image_size, data.image_size, data.channels], tf.uint8, name="images")
 
 
-def probabilities(run: Restored) -> Probabilities:
-    """Of the classes; each by itself where the loss takes them so."""
+def probability_function(run: RestoredRun) -> Probabilities:
+    """The function of uint8 images [b, s, s, c] that returns probabilities [b, classes].
+
+    They come from a softmax or, if the loss treats each class separately, from a sigmoid.
+    """
     activation = tf.sigmoid if run.config.loss == "focal" else tf.nn.softmax
-    return lambda images: activation(run.model.evaluated_logits(images))
+    return lambda images: activation(run.model.evaluation_logits(images))
 
 
-def told(function: Probabilities, run: Restored, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(what `function` says [n, classes], labels [n]) of the validation images, or of the first `most` of them."""
-    found: list[np.ndarray] = []
+def predict(function: Probabilities, run: RestoredRun, max_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """(float32 [n, classes], int [n]): probabilities and labels of the first `max_images` validation images, or of all.
+
+    `function` returns the probabilities of uint8 images [b, s, s, c].
+    """
+    probabilities: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    for images, label, weights in itertools.islice(run.batches, run.steps):
-        counts = weights.numpy() > 0
-        found.append(function(images).numpy()[counts])
-        labels.append(label.numpy()[counts])
-        if most and sum(map(len, found)) >= most:
+    for images, batch_labels, weights in itertools.islice(run.batches, run.steps):
+        valid = weights.numpy() > 0  # padding of the last batch has a weight of 0
+        probabilities.append(function(images).numpy()[valid])
+        labels.append(batch_labels.numpy()[valid])
+        if max_images and sum(map(len, probabilities)) >= max_images:
             break
-    return np.concatenate(found)[:most], np.concatenate(labels)[:most]
+    return np.concatenate(probabilities)[:max_images], np.concatenate(labels)[:max_images]
 
 
-def check_same(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
-    """Raises `Refused` where a probability is further from what the trained model says."""
-    worst = float(np.abs(found - expected).max())
-    if not worst <= tolerance:
-        raise Refused(
-            f"a probability of the exported model is {worst:.2g} from the trained model's, more than {tolerance:g}:"
-            " nothing was pushed; if that is --quantize=float16, use none."
+def check_probabilities(probabilities: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """Raises `ExportRefused` if a probability differs from the trained model's by more than `tolerance`."""
+    difference = float(np.abs(probabilities - expected).max())
+    if not difference <= tolerance:
+        raise ExportRefused(
+            f"a probability of the exported model differs from the trained model's by {difference:.2g}, more than"
+            f" {tolerance:g}: nothing was exported; with --quantize=float16, try --quantize=none."
         )
 
 
-def check_good(result: dict[str, Any], min_accuracy: float, before: dict[str, Any] | None) -> None:
-    """Raises `Refused` where the accuracy is below the least, or that of the version before."""
-    accuracy = result["accuracy"]
+def check_accuracy(evaluation: dict[str, Any], min_accuracy: float, previous: dict[str, Any] | None) -> None:
+    """Raises `ExportRefused` if the accuracy is below `min_accuracy`, or below that of the `previous` version."""
+    accuracy = evaluation["accuracy"]
     if accuracy < min_accuracy:
-        raise Refused(f"accuracy {accuracy:.4f} is below --min_accuracy={min_accuracy:g}: nothing was pushed.")
-    if before is None:
+        raise ExportRefused(
+            f"accuracy {accuracy:.4f} is below --min_accuracy={min_accuracy:g}: nothing was exported; train a better"
+            " model."
+        )
+    if previous is None:
         return
-    other = [name for name in ("source", "split", "images") if before[name] != result[name]]
-    if other:
-        raise Refused(
-            f"--baseline: the version there was evaluated on other images ({other[0]} {before[other[0]]!r}, here"
-            f" {result[other[0]]!r}): nothing was pushed; leave --baseline out."
+    different = [key for key in COMPARED_KEYS if previous[key] != evaluation[key]]
+    if different:
+        key = different[0]
+        raise ExportRefused(
+            f"--baseline: the previous version was evaluated on other images ({key} {previous[key]!r}, now"
+            f" {evaluation[key]!r}): nothing was exported; leave --baseline out."
         )
-    if accuracy < before["accuracy"]:
-        raise Refused(
-            f"accuracy {accuracy:.4f} is below the {before['accuracy']:.4f} of the version there: nothing was pushed."
+    if accuracy < previous["accuracy"]:
+        raise ExportRefused(
+            f"accuracy {accuracy:.4f} is below the {previous['accuracy']:.4f} of the previous version: nothing was"
+            " exported; leave --baseline out to export it all the same."
         )
 
 
-def newest(output: str) -> int:
-    """The number of the newest version under `output`; 0 where there is none."""
+def newest_version(output: str) -> int:
+    """The number of the newest version below `output`; 0 without any."""
     names = tf.io.gfile.listdir(output) if tf.io.gfile.isdir(output) else []
     return max((int(name.rstrip("/")) for name in names if name.rstrip("/").isdigit()), default=0)
 
 
 def read_evaluation(output: str, version: int) -> dict[str, Any]:
-    """What evaluation.json of a version says of its accuracy and of the images that is on.
+    """Accuracy, source, split and number of images in a version's evaluation.json.
 
     Raises:
-      UsageError: it has none that can be read.
+      UsageError: the file cannot be read.
     """
-    path = os.path.join(output, str(version), EVALUATION)
+    path = os.path.join(output, str(version), EVALUATION_FILE)
     try:
         with tf.io.gfile.GFile(path) as file:
-            found = json.loads(file.read())
-            return {name: found[name] for name in ("accuracy", "source", "split", "images")}
+            evaluation = json.loads(file.read())
+            return {key: evaluation[key] for key in ("accuracy", *COMPARED_KEYS)}
     except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise UsageError(f"--baseline: {path} cannot be read: leave --baseline out.") from error
-
-
-def run_fn(fn_args: tfx.FnArgs) -> None:
-    """What TFX's Trainer calls: trains into `model_run_dir`, puts the SavedModel into `serving_model_dir`.
-
-    Called again for the same `model_run_dir`, it goes on from the newest checkpoint there.
-
-    Raises:
-      UsageError: something in `fn_args` cannot be used, see `tfx.configured`.
-      TrainingFailed: the run did not come to its end.
-      Refused: the exported model does not say what the trained one says.
-    """
-    config = tfx.configured(fn_args)
-    run, versions = os.path.join(fn_args.model_run_dir, "run"), os.path.join(fn_args.model_run_dir, "exported")
-    begun = tf.io.gfile.exists(os.path.join(run, "config.json"))
-    summary = train(config, run, resume=begun)
-    if summary["status"] not in ("completed", "stopped_early"):
-        raise TrainingFailed(f"the run ended as {summary['status']}: {summary.get('reason', summary.get('signal'))}")
-    pushed = export(run, versions)
-    with written(fn_args.serving_model_dir):
-        if tf.io.gfile.exists(fn_args.serving_model_dir):
-            tf.io.gfile.rmtree(fn_args.serving_model_dir)
-        tf.io.gfile.makedirs(os.path.dirname(fn_args.serving_model_dir))
-        tf.io.gfile.rename(pushed, fn_args.serving_model_dir)

@@ -1,8 +1,9 @@
-"""TFRecord files of tf.Examples, gzipped or not, as other pipelines leave them -> a TFDS directory of ours.
+"""Converts TFRecord files of tf.Examples from other pipelines, gzipped or not, into a TFDS directory.
 
-    directory = prepare({"train": ["/data/Split-train/*"], "validation": ["/data/Split-eval/*"]}, "/data/ours")
+    directory = convert_records({"train": ["/data/Split-train/*"], "validation": ["/data/Split-eval/*"]}, "/data/pets")
 
-Compressed records can neither be mapped nor found by their place: they are written anew once, images byte for byte.
+Compressed records can neither be memory-mapped nor read at random positions. Each set of files is converted once; the
+encoded images stay the same bytes.
 """
 
 from __future__ import annotations
@@ -19,52 +20,59 @@ from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.sources.fingerprint import fingerprint_files
 from evenkeel.pipeline.sources.prepare_once import prepare_once
 
-MOST_CLASSES = 100_000
-IMAGE, LABEL = "image/encoded", "image/class/label"  # as TensorFlow's own converters name them
+MAX_CLASSES = 100_000
+IMAGE_FEATURE, LABEL_FEATURE = "image/encoded", "image/class/label"  # the names that TensorFlow's own converters use
 
 
-def prepare(patterns: dict[str, list[str]], directory: str, image: str = IMAGE, label: str = LABEL) -> str:
-    """The TFDS directory with a split for each of `patterns` below `directory`, written unless it is there already.
+def convert_records(
+    patterns: dict[str, list[str]], directory: str, image: str = IMAGE_FEATURE, label: str = LABEL_FEATURE
+) -> str:
+    """Converts the files unless that was done before, and returns the TFDS directory, which is below `directory`.
 
-    Files that have changed since make another one.
+    Files that have changed since get a directory of their own.
 
-    `image` and `label` name the features: encoded images, and class names (bytes) or numbers (int64) from 0 on.
+    Args:
+      patterns: {split: glob patterns of its files}.
+      directory: parent of the converted data sets.
+      image: feature with an encoded image (bytes).
+      label: feature with the class, either a name (bytes) or a number from 0 on (int64).
 
     Raises:
-      UsageError: no such files, no such features, or a record that is no tf.Example.
+      UsageError: there are no such files or features, or a record is not a tf.Example.
     """
-    files = {split: _files(of) for split, of in patterns.items()}
-    state = fingerprint_files(repr([files, image, label]), [path for of in files.values() for path in of])
-    place = os.path.join(directory, state)
-    prepared = os.path.join(place, Records.name, str(Records.VERSION))
-    if tf.io.gfile.exists(prepared):
-        return prepared
-    labels = {_label(feature, label) for _, feature in _examples(files, image, label)}
-    builder = Records(files=files, names=class_names(labels, label), image=image, label=label, data_dir=place)
+    files = {split: _find_files(split_patterns) for split, split_patterns in patterns.items()}
+    paths = [path for split_files in files.values() for path in split_files]
+    data_dir = os.path.join(directory, fingerprint_files(repr([files, image, label]), paths))
+    converted = os.path.join(data_dir, RecordsBuilder.name, str(RecordsBuilder.VERSION))
+    if tf.io.gfile.exists(converted):
+        return converted
+    labels = {_read_label(features, label) for _, features in _read_examples(files, image, label)}
+    names = class_names(labels, label)
+    builder = RecordsBuilder(files=files, names=names, image=image, label=label, data_dir=data_dir)
     prepare_once(builder)
     return str(builder.data_dir)
 
 
 def class_names(labels: set[int | str], feature: str) -> list[str]:
-    """In the order of their numbers, or of the alphabet where they have names.
+    """The names of the classes: all numbers up to the largest, or the names in alphabetical order.
 
     Raises:
-      UsageError: numbers that are none of a class, numbers beside names, or fewer than two classes.
+      UsageError: a number is not in [0, `MAX_CLASSES`), there are both numbers and names, or fewer than two classes.
     """
-    numbers = [each for each in labels if isinstance(each, int)]
+    numbers = [label for label in labels if isinstance(label, int)]
     if numbers and len(numbers) < len(labels):
-        raise UsageError(f"feature {feature} holds numbers and names: write all classes in one way.")
+        raise UsageError(f"feature {feature} has both numbers and names: write all classes in the same way.")
     for number in numbers:
-        if not 0 <= number < MOST_CLASSES:
-            raise UsageError(f"feature {feature} holds {number}: a class's number lies in 0 to {MOST_CLASSES - 1}.")
+        if not 0 <= number < MAX_CLASSES:
+            raise UsageError(f"feature {feature} has {number}: the number of a class must be 0 to {MAX_CLASSES - 1}.")
     names = [str(number) for number in range(max(numbers) + 1)] if numbers else sorted(map(str, labels))
     if len(labels) < 2:
-        raise UsageError(f"feature {feature} holds one class only ({', '.join(names[-1:])}): at least two are needed.")
+        raise UsageError(f"feature {feature} has only one class ({', '.join(names[-1:])}): at least two are needed.")
     return names
 
 
-class Records(tfds.core.GeneratorBasedBuilder):
-    """Features `image`, `label` and `filename`, which is the file and the number of the record in it."""
+class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
+    """Writes features `image`, `label` and `filename`: number and name of the file, number of the record in it."""
 
     VERSION = tfds.core.Version("1.0.0")
     name = "records"
@@ -91,40 +99,44 @@ class Records(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in self._files}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, feature in _examples({split: self._files[split]}, self._image, self._label):
-            (image,) = feature[self._image].bytes_list.value
-            yield name, {"image": image, "label": str(_label(feature, self._label)), "filename": name}
+        for name, features in _read_examples({split: self._files[split]}, self._image, self._label):
+            (image,) = features[self._image].bytes_list.value
+            yield name, {"image": image, "label": str(_read_label(features, self._label)), "filename": name}
 
 
-def _files(patterns: list[str]) -> list[str]:
+def _find_files(patterns: list[str]) -> list[str]:
     files = sorted({path for pattern in patterns for path in tf.io.gfile.glob(pattern)})
     if not files:
-        raise UsageError(f"there is no file like {patterns[0] if patterns else 'any that was given'}: check the path.")
+        raise UsageError(f"no file matches {patterns[0] if patterns else 'an empty list of patterns'}: check the path.")
     return files
 
 
-def _examples(files: dict[str, list[str]], image: str, label: str) -> Iterator[tuple[str, Any]]:
-    """(name of the record, its features), of each of `files` in turn."""
-    for at, path in enumerate(path for of in files.values() for path in of):
+def _read_examples(files: dict[str, list[str]], image: str, label: str) -> Iterator[tuple[str, Any]]:
+    """(name of the record, its features) of every record of every file."""
+    required = ((image, "one encoded image (bytes)"), (label, "one class (bytes or int64)"))
+    for file_number, path in enumerate(path for split_files in files.values() for path in split_files):
         compression = "GZIP" if path.endswith(".gz") else ""
         try:
             for number, record in enumerate(tf.data.TFRecordDataset(path, compression).as_numpy_iterator()):
-                feature = tf.train.Example.FromString(record).features.feature
-                for name, kind in ((image, "one encoded image (bytes)"), (label, "one class (bytes or int64)")):
-                    values = _values(feature[name], numbers=name == label) if name in feature else []
+                features = tf.train.Example.FromString(record).features.feature
+                for name, content in required:
+                    values = _read_values(features[name], numbers=name == label) if name in features else []
                     if len(values) != 1:
-                        there = ", ".join(sorted(feature))
-                        raise UsageError(f"{path}: record {number} must hold {kind} as {name}; it has {there}.")
-                yield f"{at:05d}-{os.path.basename(path)}-{number:06d}", feature  # files of two directories share names
+                        raise UsageError(
+                            f"{path}: feature {name} of record {number} must be {content}; the record has"
+                            f" {', '.join(sorted(features))}: name the features in custom_config."
+                        )
+                # The number of the file tells apart files of the same name in two directories.
+                yield f"{file_number:05d}-{os.path.basename(path)}-{number:06d}", features
         except (tf.errors.OpError, DecodeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"{path} does not hold tf.Examples ({reason}): mend or remove it.") from error
+            raise UsageError(f"{path} does not contain tf.Examples ({reason}): repair or remove it.") from error
 
 
-def _values(feature: Any, numbers: bool) -> list[Any]:
+def _read_values(feature: Any, numbers: bool) -> list[Any]:
     return [*feature.bytes_list.value, *(feature.int64_list.value if numbers else [])]
 
 
-def _label(feature: Any, name: str) -> int | str:
-    (value,) = _values(feature[name], numbers=True)
+def _read_label(features: Any, name: str) -> int | str:
+    (value,) = _read_values(features[name], numbers=True)
     return value if isinstance(value, int) else value.decode("utf-8", errors="replace")

@@ -1,9 +1,9 @@
-"""TFX's Trainer component: from what it hands over to a run, and to the SavedModel that it expects.
+"""The run function of TFX's Trainer component: trains on the pipeline's examples and leaves a SavedModel for serving.
 
-    Trainer(run_fn="models.export.export.run_fn", examples=..., train_args=..., eval_args=...,
+    Trainer(run_fn="evenkeel.models.export.tfx.run_fn", examples=..., train_args=..., eval_args=...,
             custom_config={"options": {"model.name": "resnet18", "data.image_size": 64}})
 
-`fn_args` is any object with the fields of `tfx.components.FnArgs` that are used here. TFX itself is not needed.
+TFX itself is not needed: `fn_args` is any object with the fields of `tfx.components.FnArgs` that are used here.
 """
 
 from __future__ import annotations
@@ -11,19 +11,29 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from evenkeel.models.config import TrainConfig
-from evenkeel.models.doctor.replay import changed
-from evenkeel.models.export import tfrecords
+from evenkeel.models.config import TrainConfig, with_options
+from evenkeel.models.errors import TrainingFailed
+from evenkeel.models.export import export, tfrecords
+from evenkeel.models.train import train
 from evenkeel.pipeline.errors import require
 
-# What `fn_args` itself says; several workers would all push a model.
-TAKEN = ("data.source", "data.train_split", "data.validation_split", "epochs", "strategy.")
+# Options that `fn_args` itself gives; and with a strategy, several workers would all export a model.
+RESERVED_OPTIONS = ("data.source", "data.train_split", "data.validation_split", "epochs", "strategy.")
 
 
 class FnArgs(Protocol):
-    """`train_files` and `eval_files` are patterns of TFRecord files, steps may be None."""
+    """The fields of `tfx.components.FnArgs` that are used.
+
+    Attributes:
+      train_files, eval_files: patterns of TFRecord files.
+      train_steps, eval_steps: numbers of batches; None for one epoch, and for all validation images.
+      serving_model_dir: where the SavedModel goes.
+      model_run_dir: where prepared records, the run and exported versions go.
+      custom_config: see `build_config`.
+    """
 
     train_files: list[str]
     eval_files: list[str]
@@ -34,35 +44,60 @@ class FnArgs(Protocol):
     custom_config: dict[str, Any] | None
 
 
-def configured(fn_args: FnArgs) -> TrainConfig:
-    """The run that `fn_args` asks for; its records are prepared below `model_run_dir`.
+def run_fn(fn_args: FnArgs) -> None:
+    """Trains in `model_run_dir` and puts the SavedModel into `serving_model_dir`; TFX's Trainer calls it.
 
-    `custom_config` may hold `options` ({dotted name: value}, as in flags) and the names of the features, `image` and
-    `label`; what else stands there is TFX's own. `train_steps` come to the nearest number of whole passes, one at
-    least, and the images of `eval_steps` are validated.
+    When it is called again with the same `model_run_dir`, training continues from the newest checkpoint there.
 
     Raises:
-      UsageError: a bad option, or records that cannot be read.
+      UsageError: something in `fn_args` cannot be used, see `build_config`.
+      TrainingFailed: the run did not complete.
+      ExportRefused: the probabilities of the exported model differ from the trained model's.
+    """
+    config = build_config(fn_args)
+    run, versions = os.path.join(fn_args.model_run_dir, "run"), os.path.join(fn_args.model_run_dir, "exported")
+    resume = tf.io.gfile.exists(os.path.join(run, "config.json"))
+    summary = train(config, run, resume=resume)
+    if summary["status"] not in ("completed", "stopped_early"):
+        raise TrainingFailed(f"the run ended as {summary['status']}: {summary.get('reason', summary.get('signal'))}")
+    exported = export.export(run, versions)
+    with export.report_write_errors(fn_args.serving_model_dir):
+        if tf.io.gfile.exists(fn_args.serving_model_dir):
+            tf.io.gfile.rmtree(fn_args.serving_model_dir)
+        tf.io.gfile.makedirs(os.path.dirname(fn_args.serving_model_dir))
+        tf.io.gfile.rename(exported, fn_args.serving_model_dir)
+
+
+def build_config(fn_args: FnArgs) -> TrainConfig:
+    """The configuration that `fn_args` asks for; converts its records into a data set below `model_run_dir`.
+
+    `custom_config` may have `options` ({dotted name: value}, as in flags) and the names of the features, `image` and
+    `label`; other keys belong to TFX. `train_steps` is rounded to whole epochs, at least one; validation uses the
+    images of `eval_steps` batches.
+
+    Raises:
+      UsageError: a wrong option, or records that cannot be read.
     """
     custom = fn_args.custom_config or {}
     options = custom.get("options") or {}
-    taken = [name for name in options if name.startswith(TAKEN)]
-    require(not taken, f"options {taken[:1]} of custom_config cannot be set: TFX gives files and steps.")
+    reserved = [name for name in options if name.startswith(RESERVED_OPTIONS)]
+    require(not reserved, f"options {reserved[:1]} of custom_config cannot be set: TFX gives files and steps.")
     for name in ("base_model", "hyperparameters"):
-        require(not getattr(fn_args, name, None), f"{name} is given, and cannot be used: give options instead.")
+        require(not getattr(fn_args, name, None), f"{name} is not supported: set options in custom_config instead.")
     patterns = {"train": list(fn_args.train_files), "validation": list(fn_args.eval_files)}
-    names = {name: custom[name] for name in ("image", "label") if name in custom}
-    directory = tfrecords.prepare(patterns, os.path.join(fn_args.model_run_dir, "records"), **names)
-    return _as_long(changed(TrainConfig(), {**options, "data.source": directory}), fn_args)
+    features = {name: custom[name] for name in ("image", "label") if name in custom}
+    directory = tfrecords.convert_records(patterns, os.path.join(fn_args.model_run_dir, "records"), **features)
+    return _set_steps(with_options(TrainConfig(), {**options, "data.source": directory}), fn_args)
 
 
-def _as_long(config: TrainConfig, fn_args: FnArgs) -> TrainConfig:
+def _set_steps(config: TrainConfig, fn_args: FnArgs) -> TrainConfig:
+    """`config` with the epochs and the validation images that the steps of `fn_args` come to."""
     splits = tfds.builder_from_directory(config.data.source).info.splits
-    flags: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if fn_args.train_steps:
-        in_a_pass = max(1, round(splits["train"].num_examples / config.data.batch_size))
-        flags["epochs"] = max(1, round(fn_args.train_steps / in_a_pass))
+        steps_per_epoch = max(1, round(splits["train"].num_examples / config.data.batch_size))
+        options["epochs"] = max(1, round(fn_args.train_steps / steps_per_epoch))
     if fn_args.eval_steps:
         images = min(fn_args.eval_steps * config.data.batch_size, splits["validation"].num_examples)
-        flags["data.validation_split"] = f"validation[:{images}]"
-    return changed(config, flags)
+        options["data.validation_split"] = f"validation[:{images}]"
+    return with_options(config, options)
