@@ -36,7 +36,7 @@ def run(main: Callable[[list[str]], int]) -> None:
         except KeyboardInterrupt:
             return 130
 
-    with stdout.may_break():
+    with stdout.ignore_broken_pipe():
         app.run(checked, flags_parser=parse)
 
 

@@ -77,8 +77,9 @@ def run_diagnosis(config: TrainConfig, output: str) -> int:
     import tensorflow as tf
 
     from evenkeel.models.doctor import runner
+    from evenkeel.models.report.diagnosis_json import to_json
     from evenkeel.models.report.page import render_html
-    from evenkeel.models.report.text import render_text, to_json
+    from evenkeel.models.report.text import render_text
 
     # TensorFlow warns of functions that are traced repeatedly; here each trace is of another model.
     tf.get_logger().setLevel("ERROR")
@@ -88,7 +89,7 @@ def run_diagnosis(config: TrainConfig, output: str) -> int:
     print(render_text(diagnosis))
     print(f"report: {os.path.join(output, 'report.html')}")
     if FLAGS.fix:
-        print(runner.fixed(config, diagnosis, FLAGS.model_dir, output))
+        print(runner.train_with_fix(config, diagnosis, FLAGS.model_dir, output))
     return 0
 
 
