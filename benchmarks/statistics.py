@@ -9,6 +9,7 @@ Needs SciPy (extra `benchmarks`), which is imported where it is used.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,7 +69,9 @@ def welch_test(a: Sequence[float], b: Sequence[float]) -> WelchTest:
     if x.var() + y.var() == 0:  # two constants, on which SciPy gives NaN: runs that learn nothing all end alike
         difference = float(x.mean() - y.mean())
         return WelchTest(math.copysign(math.inf, difference) if difference else 0.0, 1.0, 0.0 if difference else 1.0)
-    test = stats.ttest_ind(x, y, equal_var=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy warns of lost precision if one side is constant
+        test = stats.ttest_ind(x, y, equal_var=False)
     return WelchTest(float(test.statistic), float(test.df), float(test.pvalue))
 
 

@@ -35,8 +35,8 @@ def slow_down_input(tree: Path, cpu_seconds: float) -> None:
 def slow_down_step(tree: Path, cpu_seconds: float) -> None:
     """Adds `cpu_seconds` of CPU time to each training step."""
     _insert_line(
-        tree / "models" / "training" / "stable_model.py",
-        "        images, labels = self._mixed(images, labels)\n",
+        tree / "models" / "training" / "training_step.py",
+        "        images, labels = self.mix(images, labels)\n",
         "        images, labels = _burn_cpu(images, labels)\n",
         cpu_seconds,
     )
@@ -45,7 +45,7 @@ def slow_down_step(tree: Path, cpu_seconds: float) -> None:
 def triple_learning_rate(tree: Path) -> None:
     """Trains with three times the learning rate that is asked for."""
     path = tree / "models" / "optim" / "schedules.py"
-    line = "self.peak = peak(config, global_batch_size)\n"
+    line = "self.peak = peak_learning_rate(config, global_batch_size)\n"
     path.write_text(_replace_once(path.read_text(), line, line.replace("= peak", "= 3 * peak")))
 
 

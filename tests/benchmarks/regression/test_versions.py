@@ -119,7 +119,7 @@ def changed_files(tree: pathlib.Path) -> list[str]:
     ("change", "path"),
     [
         (lambda tree: injected_regressions.slow_down_input(tree, 0.001), "pipeline/build.py"),
-        (lambda tree: injected_regressions.slow_down_step(tree, 0.001), "models/training/stable_model.py"),
+        (lambda tree: injected_regressions.slow_down_step(tree, 0.001), "models/training/training_step.py"),
         (injected_regressions.triple_learning_rate, "models/optim/schedules.py"),
     ],
 )
