@@ -1,8 +1,8 @@
-"""The callbacks of a run, in the order in which they act, and what a checkpoint keeps of each.
+"""The callbacks of a run in the order in which they act, and the states that its checkpoints keep.
 
-attending = attend(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
-model.fit(..., callbacks=attending.in_order)
-attending.close()
+run_callbacks = build_callbacks(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
+model.fit(..., callbacks=run_callbacks.in_order)
+run_callbacks.close()
 """
 
 from __future__ import annotations
@@ -14,56 +14,64 @@ from typing import Any
 import tf_keras as keras
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.preflight.preflight import OfImages, Telling
+from evenkeel.models.preflight.preflight import BackgroundPreflight, ImageChecks
 from evenkeel.models.stability.guard import StabilityGuard
 from evenkeel.models.telemetry.incidents import Incidents
 from evenkeel.models.telemetry.progress import Progress
 from evenkeel.models.telemetry.tensorboard import Profiler, TensorBoard
 from evenkeel.models.training.checkpoints import Checkpointer, Checkpoints, Stateful
-from evenkeel.models.training.early_stopping import EarlyStopping
-from evenkeel.models.training.summary import Meter
+from evenkeel.models.training.summary import RunMeter
+from evenkeel.models.training.validation import EarlyStopping
 from evenkeel.pipeline.dataset import Dataset
 
 
 @dataclasses.dataclass
-class Attending:
-    """`in_order`: what a step left is written before anything may end the run; `closing` is closed after it.
+class RunCallbacks:
+    """The callbacks of a run.
 
-    `board` is None where this process writes nothing.
+    Attributes:
+      incidents: the run's incidents.
+      meter: measures throughput.
+      early_stopping: in `in_order` only if the configuration asks for it.
+      checkpointer: saves checkpoints.
+      in_order: all callbacks; what a step reports is written before a later callback may end the run.
+      closeables: what `close` closes after training.
+      board: TensorBoard; None on workers that write no files.
+      preflight: checks the images during training; None if they are not checked or have been.
     """
 
     incidents: Incidents
-    meter: Meter
-    stopper: EarlyStopping
+    meter: RunMeter
+    early_stopping: EarlyStopping
     checkpointer: Checkpointer
-    board: TensorBoard | None
     in_order: list[keras.callbacks.Callback]
-    closing: list[Any]
-    telling: Telling | None = None
+    closeables: list[Any] = dataclasses.field(default_factory=list)
+    board: TensorBoard | None = None
+    preflight: BackgroundPreflight | None = None
 
-    def tell_of(self, of_images: OfImages) -> None:
-        """Preflight's findings of the images, when they are there."""
-        self.telling = Telling(of_images, self.incidents)
-        self.checkpointer.beside["preflight"] = self.telling
-        # First, as what is told goes to the board, which is flushed before a checkpoint.
-        self.in_order.insert(0, self.telling)
-        self.checkpointer.before_save.insert(0, self.telling.finish)
+    def add_image_checks(self, checks: ImageChecks) -> None:
+        """Runs preflight's checks of the images in the background of the training."""
+        self.preflight = BackgroundPreflight(checks, self.incidents)
+        self.checkpointer.stateful["preflight"] = self.preflight
+        # First: its findings go to TensorBoard, which is flushed before each checkpoint.
+        self.in_order.insert(0, self.preflight)
+        self.checkpointer.before_save.insert(0, self.preflight.finish)
 
-    def in_haste(self) -> None:
-        """From now on nothing is waited for that a run which goes on can do again."""
-        if self.telling:
-            self.telling.in_haste = True
+    def hurry(self) -> None:
+        """From now on nothing is waited for that a resumed run can repeat."""
+        if self.preflight:
+            self.preflight.no_wait = True
 
     def close(self) -> None:
-        """Waits for the last checkpoint, and closes what is written beside it."""
-        if self.telling:
-            self.telling.finish()
+        """Waits for the image checks and the last checkpoint, then closes the files."""
+        if self.preflight:
+            self.preflight.finish()
         self.checkpointer.finish()
-        for each in self.closing:
-            each.close()
+        for closeable in self.closeables:
+            closeable.close()
 
 
-def attend(
+def build_callbacks(
     config: TrainConfig,
     model_dir: str,
     checkpoints: Checkpoints,
@@ -71,34 +79,56 @@ def attend(
     steps_per_epoch: int,
     state: dict[str, Any] | None,
     chief: bool,
-) -> Attending:
-    """What `config` asks for; with the `state` of the checkpoint that the run goes on from, None where it begins."""
-    known, start = state or {}, checkpoints.model.step
-    told = known.get("incidents", {"counts": {}, "lines": 0}) if state is not None else None
-    incidents = Incidents(os.path.join(model_dir, "incidents.jsonl") if chief else None, told)
-    meter = Meter(config.data.batch_size, incidents, known.get("meter"))
-    stopper = EarlyStopping(config.early_stopping, known.get("early_stopping") if config.early_stopping else None)
-    beside: dict[str, Stateful] = {"incidents": incidents, "meter": meter}
-    checkpointer = Checkpointer(checkpoints, config.checkpoint, known.get("best"), beside)
-    found = Attending(incidents, meter, stopper, checkpointer, None, [meter], [])
+) -> RunCallbacks:
+    """The callbacks that `config` asks for.
+
+    Args:
+      config, data: of the run.
+      model_dir: where its files go, which only the `chief` writes.
+      checkpoints: where the checkpoints go; their model has the step at which the run starts.
+      steps_per_epoch: turns the length of the warm-up into steps.
+      state: the state in the checkpoint that the run is resumed from ({} if there is none); None for a new run.
+      chief: whether this process writes the run's files.
+    """
+    states = state or {}
+    new_incidents = {"counts": {}, "lines": 0}
+    incidents = Incidents(
+        os.path.join(model_dir, "incidents.jsonl") if chief else None,
+        None if state is None else states.get("incidents", new_incidents),
+    )
+    meter = RunMeter(config.data.batch_size, incidents, states.get("meter"))
+    early_stopping = EarlyStopping(
+        config.early_stopping, states.get("early_stopping") if config.early_stopping else None
+    )
+    stateful: dict[str, Stateful] = {"incidents": incidents, "meter": meter}
+    checkpointer = Checkpointer(checkpoints, config.checkpoint, states.get("best"), stateful)
+    run_callbacks = RunCallbacks(incidents, meter, early_stopping, checkpointer, in_order=[meter])
     if config.guard != "off":
-        warmup = round(config.optimizer.warmup_epochs * steps_per_epoch)
-        guard = StabilityGuard(config.guard == "act", incidents, warmup, known.get("guard"))
-        checkpointer.beside["guard"] = guard
-        found.in_order.append(guard)
+        warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
+        guard = StabilityGuard(config.guard == "act", incidents, warmup_steps, states.get("guard"))
+        checkpointer.stateful["guard"] = guard
+        run_callbacks.in_order.append(guard)
     if chief:
-        found.board = TensorBoard(model_dir, config.data.batch_size, data.classes, start)
-        incidents.listeners.append(found.board.incident)
-        checkpointer.before_save.append(found.board.flush)
-        # Shards are mapped: one that is cut short while it is read ends the process, and this says where to look.
-        trained_on = f"{len(data.train)} images of {os.path.dirname(data.train.shards[0])}"
-        written: list[Any] = [found.board, Progress(config.data.batch_size, trained_on)]
-        if config.profile.range:
-            written.append(Profiler(os.path.join(model_dir, "train"), *config.profile.range))
-        found.in_order += written
-        found.closing += written
+        _add_writers(run_callbacks, config, model_dir, data)
     if config.early_stopping:
-        checkpointer.beside["early_stopping"] = stopper
-        found.in_order.append(stopper)
-    found.in_order.append(checkpointer)
-    return found
+        checkpointer.stateful["early_stopping"] = early_stopping
+        run_callbacks.in_order.append(early_stopping)
+    run_callbacks.in_order.append(checkpointer)
+    return run_callbacks
+
+
+def _add_writers(run_callbacks: RunCallbacks, config: TrainConfig, model_dir: str, data: Dataset) -> None:
+    """Adds TensorBoard, the progress on the terminal, and the profiler if `config` asks for it."""
+    checkpointer = run_callbacks.checkpointer
+    start_step = checkpointer.checkpoints.model.step
+    run_callbacks.board = board = TensorBoard(model_dir, config.data.batch_size, data.classes, start_step)
+    run_callbacks.incidents.listeners.append(board.write_incident)
+    checkpointer.before_save.append(board.flush)
+    # The shards are mapped into memory: one that is truncated during the run kills the process without a message, and
+    # this line is what tells where to look.
+    description = f"{len(data.train)} images of {os.path.dirname(data.train.shards[0])}"
+    writers: list[Any] = [board, Progress(config.data.batch_size, description)]
+    if config.profile.step_range:
+        writers.append(Profiler(os.path.join(model_dir, "train"), *config.profile.step_range))
+    run_callbacks.in_order += writers
+    run_callbacks.closeables += writers

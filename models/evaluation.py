@@ -1,7 +1,7 @@
-"""How good a run's model is: accuracy and other scores, precision and recall per class, confusion matrix.
+"""Evaluation of a trained run: loss, accuracy and other scores, precision and recall per class, confusion matrix.
 
 evaluation = evaluate_run("runs/first")
-print(text(evaluation))
+print(format_text(evaluation))
 """
 
 from __future__ import annotations
@@ -11,25 +11,32 @@ import os
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from evenkeel.models.config import StrategyConfig, TrainConfig
 from evenkeel.models.distribute import strategy
-from evenkeel.models.telemetry.scores import precision, recall
-from evenkeel.models.train import batches, statistics_batches
-from evenkeel.models.training import checksums, run_directory
-from evenkeel.models.training.build_model import create_model, evaluate, set_up, steps_in_epoch
-from evenkeel.models.training.checkpoints import Checkpoints, read_state, steps
+from evenkeel.models.telemetry.scores import precision_per_class, recall_per_class
+from evenkeel.models.training import run_directory
+from evenkeel.models.training.batches import count_steps_per_epoch, create_statistics_batches, distribute_batches
+from evenkeel.models.training.build_model import configure_process, create_model
+from evenkeel.models.training.checkpoints import Checkpoints, find_checkpoint
 from evenkeel.models.training.stable_model import StableModel
+from evenkeel.models.training.validation import evaluate
 from evenkeel.pipeline import dataset
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.reading.reader import evaluation_steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """`matrix`: counts [classes, classes] by true (row) and predicted class (column), `scores` what that comes to."""
+    """The result of evaluating a checkpoint.
+
+    Attributes:
+      checkpoint: its path.
+      loss: mean over the images.
+      matrix: confusion matrix, counts [classes, classes] by true (row) and predicted class (column).
+      classes: names of the classes.
+      scores: {name: value}, see `scores.compute_scores`.
+    """
 
     checkpoint: str
     loss: float
@@ -43,8 +50,16 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Restored:
-    """A run's model as a checkpoint holds it, and the data it is evaluated on."""
+class RestoredRun:
+    """The model of a run, restored from a checkpoint, and the data to evaluate it on.
+
+    Attributes:
+      config: of the run, with the requested split as validation split.
+      checkpoint: its path.
+      data: the data set.
+      model: compiled.
+      batches, steps: the evaluation batches, and how many there are.
+    """
 
     config: TrainConfig
     checkpoint: str
@@ -54,15 +69,23 @@ class Restored:
     steps: int
 
     def evaluate(self) -> Evaluation:
-        result = evaluate(self.model, self.batches, self.steps)
-        matrix, scores = self.model.confusion_matrix, self.model.scores
-        return Evaluation(self.checkpoint, result["loss"], matrix, self.data.classes, scores)
+        loss = evaluate(self.model, self.batches, self.steps)["loss"]
+        return Evaluation(self.checkpoint, loss, self.model.confusion_matrix, self.data.classes, self.model.scores)
 
 
-def restored(model_dir: str, checkpoint: str = "best", split: str = "", one_replica: bool = False) -> Restored:
-    """The `best` or the `last` checkpoint of a run, with its validation split, or with `split`.
+def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
+    """Evaluates a checkpoint of a run; arguments and errors are those of `restore_run`."""
+    return restore_run(model_dir, checkpoint, split).evaluate()
 
-    On the devices that it was trained on, or on `one_replica`.
+
+def restore_run(model_dir: str, checkpoint: str = "best", split: str = "", one_replica: bool = False) -> RestoredRun:
+    """Restores the model of a run.
+
+    Args:
+      model_dir: directory of the run.
+      checkpoint: "best" or "last".
+      split: to evaluate on; "" is the validation split of the run.
+      one_replica: use one device instead of the devices that the run was trained on.
 
     Raises:
       UsageError: there is no such run, checkpoint or split.
@@ -72,58 +95,37 @@ def restored(model_dir: str, checkpoint: str = "best", split: str = "", one_repl
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_split=split))
     if one_replica:
         config = dataclasses.replace(config, strategy=StrategyConfig(name="one"))
-    path = chosen_checkpoint(os.path.join(model_dir, "checkpoints"), checkpoint)
-    devices = strategy.create(config.strategy)
-    share = strategy.share(devices, config.data.batch_size)
-    set_up(config)
+    path = find_checkpoint(os.path.join(model_dir, "checkpoints"), checkpoint)
+    devices = strategy.create_strategy(config.strategy)
+    shard = strategy.replica_shard(devices, config.data.batch_size)
+    configure_process(config)
     data = dataset.load_dataset(config.data)
-    model = create_model(config, data, devices, steps_in_epoch(config, data))
+    steps_per_epoch = count_steps_per_epoch(config, data)
+    model = create_model(config, data, devices, steps_per_epoch)
     Checkpoints(os.path.dirname(path), model).restore(path)
-    _, evaluation = batches(config, data, devices, share, start_step=0)
-    model.statistics_batches = statistics_batches(config, data, devices, share, steps_in_epoch(config, data))
-    return Restored(config, path, data, model, evaluation, evaluation_steps(data.validation, share))
+    _, evaluation = distribute_batches(config, data, devices, shard, start_step=0)
+    model.statistics_batches = create_statistics_batches(config, data, devices, shard, steps_per_epoch)
+    return RestoredRun(config, path, data, model, evaluation, evaluation_steps(data.validation, shard))
 
 
-def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
-    """Evaluates what `restored` restores, and raises what it does."""
-    return restored(model_dir, checkpoint, split).evaluate()
-
-
-def chosen_checkpoint(directory: str, which: str) -> str:
-    """The path of the `best` or `last` checkpoint.
-
-    Raises:
-      UsageError: there is none.
-    """
-    found = steps(directory)
-    while found and (wrong := checksums.fault(os.path.join(directory, f"step-{found[-1]:08d}"))):
-        logging.warning("checkpoint step-%08d is damaged (%s): taking the one before it", found.pop(), wrong)
-    if not found:
-        raise UsageError(f"{directory} holds no complete checkpoint: train first, or look for the right model_dir.")
-    last = os.path.join(directory, f"step-{found[-1]:08d}")
-    best = read_state(last)["best"] if which == "best" else None
-    if best and best["step"] not in found:
-        raise UsageError(f"{directory} has lost the best checkpoint (step {best['step']}): use --checkpoint=last.")
-    return os.path.join(directory, f"step-{best['step']:08d}") if best else last
-
-
-def text(evaluation: Evaluation) -> str:
-    """As a person reads it."""
+def format_text(evaluation: Evaluation) -> str:
+    """The evaluation as text for a terminal."""
     matrix, classes = evaluation.matrix, evaluation.classes
-    wide = max(5, *map(len, classes))
+    name_width = max(5, *map(len, classes))
     lines = [
         f"{matrix.sum():.0f} images, {evaluation.checkpoint}",
         f"accuracy {evaluation.accuracy:.4f}  loss {evaluation.loss:.4f}",
         "  ".join(f"{name} {value:.4f}" for name, value in evaluation.scores.items()),
         "",
-        f"{'class':<{wide}}  precision  recall  images",
+        f"{'class':<{name_width}}  precision  recall  images",
     ]
-    rows = zip(classes, precision(matrix), recall(matrix), matrix.sum(axis=1), strict=True)
+    rows = zip(classes, precision_per_class(matrix), recall_per_class(matrix), matrix.sum(axis=1), strict=True)
     lines += [
-        f"{name:<{wide}}  {precision:9.4f}  {recall:6.4f}  {count:6.0f}" for name, precision, recall, count in rows
+        f"{name:<{name_width}}  {precision:9.4f}  {recall:6.4f}  {count:6.0f}"
+        for name, precision, recall, count in rows
     ]
-    cell = max(4, *(len(f"{count:.0f}") for count in matrix.flat))
+    cell_width = max(4, *(len(f"{count:.0f}") for count in matrix.flat))
     lines += ["", "confusion matrix: a row per true class, a column per predicted class in the same order"]
     for name, row in zip(classes, matrix, strict=True):
-        lines.append(f"{name:<{wide}}  " + " ".join(f"{count:>{cell}.0f}" for count in row))
+        lines.append(f"{name:<{name_width}}  " + " ".join(f"{count:>{cell_width}.0f}" for count in row))
     return "\n".join(lines)

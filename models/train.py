@@ -1,46 +1,56 @@
-"""train(config, model_dir): the whole run in order; the one composer. Read this first.
+"""train(config, model_dir): a whole run, from the configuration to summary.json. Read this module first.
 
 summary = train(TrainConfig(epochs=3), "runs/first")
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 from absl import logging
 
-from evenkeel.models.callbacks import Attending, attend
+from evenkeel.models.callbacks import RunCallbacks, build_callbacks
 from evenkeel.models.config import TrainConfig, config_hash
 from evenkeel.models.distribute import strategy
 from evenkeel.models.distribute.collective import (
     WorkerLost,
-    agreed,
-    check_alike,
-    summed,
-    together,
+    all_or_none,
+    all_reduce_sum,
+    check_equal,
+    raise_on_worker_loss,
 )
-from evenkeel.models.distribute.io_errors import UNWRITTEN, reason
+from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.models.errors import TrainingFailed
 from evenkeel.models.preflight import preflight
+from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.training import run_directory
-from evenkeel.models.training.build_model import create_model, evaluate, set_up, steps_in_epoch
-from evenkeel.models.training.checkpoints import Checkpoints, step_of, steps
-from evenkeel.models.training.preemption import Interrupted, Interruption, LateValidation
+from evenkeel.models.training.batches import (
+    count_steps_per_epoch,
+    create_statistics_batches,
+    distribute_batches,
+    load_first_images,
+)
+from evenkeel.models.training.build_model import configure_process, create_model
+from evenkeel.models.training.checkpoints import Checkpoints, checkpoint_steps, parse_step
+from evenkeel.models.training.preemption import Preempted, PreemptionHandler
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.summary import summarize
-from evenkeel.pipeline import build, dataset, service
+from evenkeel.models.training.validation import PendingValidation, evaluate
+from evenkeel.pipeline import dataset, service
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading.reader import evaluation_steps
 from evenkeel.pipeline.system.atomic_write import write_text
-
-STATISTICS_STEPS = 100  # an error of the mean of a tenth of what one batch has
 
 
 def train(
@@ -49,213 +59,275 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     allow_config_change: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
-    """Trains as `config` says, in `model_dir`; returns what summary.json holds.
+    """Trains as `config` says, with all files in `model_dir`; returns the contents of summary.json.
 
-    `resume` goes on from the newest checkpoint that is whole; damaged ones are set aside. The configuration must be
-    the one it was begun with, but for the devices, unless `allow_config_change`. `overwrite` begins anew.
+    Its `status` is `completed`, `stopped_early`, `preempted` (by a signal, then `signal` names it, or because another
+    worker is gone) or `failed`.
 
-    `status` is `completed`, `stopped_early`, `preempted` (a signal, named by `signal`, or another worker is gone) or
-    `failed`.
+    Args:
+      config: what to train.
+      model_dir: directory of the run.
+      resume: go on from the newest undamaged checkpoint; damaged ones are set aside. The configuration must be the one
+        that the run was started with, except the devices.
+      overwrite: remove an earlier run in `model_dir` and start over.
+      allow_config_change: resume with another configuration.
+      callbacks: Keras callbacks of your own; they act after those of the run.
 
     Raises:
-      UsageError: bad input, here or of another worker; nothing has been written but what says so of a damaged
-        checkpoint.
-      WorkerLost: another worker has gone before training began.
+      UsageError: bad input, here or on another worker. Nothing has been written, except that damaged checkpoints have
+        been set aside.
+      WorkerLost: another worker was lost before training began.
     """
-    devices = strategy.create(config.strategy)
-    chief = strategy.is_chief(devices)
-    with together(devices):
-        check_alike(devices, [int(resume), *bytes.fromhex(config_hash(config))[:4]])
-        with agreed(devices):
-            if chief:  # the others may come when it has made the directory
-                run_directory.check(model_dir, config, resume, overwrite, allow_config_change)
-            share = strategy.share(devices, config.data.batch_size)
-            set_up(config)
-            if config.data.service:
-                service.wait_for_workers(config.data)
-            data = dataset.load_dataset(config.data)
-            going_on = resume and bool(steps(os.path.join(model_dir, "checkpoints")))
-            # Before anything is made of the seed. A resumed run was told; the other workers would say the same.
-            wanted = config.preflight != "off" and chief and not going_on
-            findings, of_images = preflight.before(config, data, devices) if wanted else ([], None)
-        steps_per_epoch = steps_in_epoch(config, data)
-        model = create_model(config, data, devices, steps_per_epoch)
-        checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model, config.checkpoint.keep)
-        state = restore(checkpoints, devices) if resume else None
-        if state and preflight.is_pending(state) and chief:
-            of_images = preflight.of_images(config, data)
-        with agreed(devices):
-            if chief:
-                run_directory.create(model_dir, config, data.skipped, resume)
-            images = first_images(config, data, share) if chief else None
-
-    training, evaluation = batches(config, data, devices, share, start_step=model.step)
-    validation_steps = evaluation_steps(data.validation, share)
-    model.statistics_batches = statistics_batches(config, data, devices, share, steps_per_epoch)
-    attending = attend(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
-    if attending.board and images is not None:
-        attending.board.write_start(model.step, images, config)
-        preflight.tell(findings, attending.incidents)
-        if of_images:
-            attending.tell_of(of_images)
-    interruption = Interruption(devices)
-    callbacks = [*attending.in_order, interruption.callback]
-    model.resume_at = epoch, step_of_epoch = divmod(model.trained_steps, steps_per_epoch)
-    if state and state.get("validating") and not step_of_epoch:  # else a rollback at its end has made it unfinished
-        callbacks.append(LateValidation(evaluation, validation_steps, epoch - 1, callbacks[:]))
-
-    begun = time.perf_counter()
-    fitting: dict[str, Any] = {
-        "steps_per_epoch": steps_per_epoch,
-        "epochs": epoch if attending.stopper.stopped else config.epochs,
+    run = start_run(config, model_dir, resume, overwrite, allow_config_change)
+    training, evaluation = distribute_batches(config, run.data, run.devices, run.shard, start_step=run.model.step)
+    validation_steps = evaluation_steps(run.data.validation, run.shard)
+    run.model.statistics_batches = create_statistics_batches(
+        config, run.data, run.devices, run.shard, run.steps_per_epoch
+    )
+    run_callbacks = start_callbacks(run)
+    preemption = PreemptionHandler(run.devices)
+    in_order = [*run_callbacks.in_order, *callbacks, preemption.callback]
+    epoch, step_of_epoch = run.model.resume_at = divmod(run.model.trained_steps, run.steps_per_epoch)
+    # A rollback at the end of the epoch has made the epoch unfinished again; then its validation comes later.
+    if run.state and run.state.get("validating") and not step_of_epoch:
+        in_order.append(PendingValidation(evaluation, validation_steps, epoch - 1, in_order[:]))
+    fit_arguments: dict[str, Any] = {
+        "steps_per_epoch": run.steps_per_epoch,
+        "epochs": epoch if run_callbacks.early_stopping.stopped else config.epochs,
         "validation_data": evaluation,
         "validation_steps": validation_steps,
-        "callbacks": callbacks,
+        "callbacks": in_order,
     }
-    with interruption:
-        status, final, extra = fitted(model, training, fitting, attending)
-    wall, best = time.perf_counter() - begun, attending.checkpointer.best
-    skipped = len(data.skipped)
-    summary = summarize(config, status, model, steps_per_epoch, attending.meter, final, best, wall, skipped)
-    summary.update(extra)
-    if chief:
-        try:
-            write_text(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2) + "\n")
-        except UNWRITTEN as error:
-            logging.error("summary.json could not be written in %s: %s", model_dir, reason(error))
+    start = time.perf_counter()
+    with preemption:
+        outcome = fit(run.model, training, fit_arguments, run_callbacks)
+    summary = summarize(
+        config,
+        outcome.status,
+        run.model,
+        run.steps_per_epoch,
+        run_callbacks.meter,
+        outcome.final,
+        run_callbacks.checkpointer.best,
+        time.perf_counter() - start,
+        len(run.data.skipped),
+    )
+    summary.update(outcome.details)
+    if run.chief:
+        write_summary(summary, model_dir)
     return summary
 
 
-def fitted(
-    model: StableModel, training: Any, fitting: dict[str, Any], attending: Attending
-) -> tuple[str, dict[str, float] | None, dict[str, Any]]:
-    """Runs `fit` to its end, whatever that is: (status, the last validation, what a summary says beside)."""
-    devices, checkpointer = model.distribute_strategy, attending.checkpointer
-    status, final, extra, gone = "completed", None, {}, ""
-    try:
-        with together(devices):
-            try:
-                history = model.fit(training, verbose=0, **fitting).history
-                batches, count = fitting["validation_data"], fitting["validation_steps"]
-                final = last_result(history) or evaluate(model, batches, count)
-                if attending.stopper.stopped:
-                    status = "stopped_early"
-            except Interrupted as interrupted:
-                attending.in_haste()
-                checkpointer.save(interrupted.validating)
-                status, extra = "preempted", {"signal": signal.Signals(interrupted.number).name}
-    except TrainingFailed as failure:
-        status, extra = "failed", {"reason": str(failure)}
-    except WorkerLost as loss:
-        status, gone = "preempted", str(loss)
-    finally:
-        attending.close()
-    if gone:
-        last = checkpointer.checkpoints.last() or "the start, as there is no checkpoint"
-        return status, None, {"reason": f"{gone}: start all again with --resume; they go on from {last}."}
-    status, more = written_by_all(status, attending, extra)
-    return status, final, {**extra, **more}
+@dataclasses.dataclass
+class Run:
+    """A run before its first step.
+
+    Attributes:
+      config, model_dir: as given to `train`.
+      devices: the strategy.
+      chief: whether this process writes the run's files.
+      shard: this process's part of each global batch.
+      data: the data set.
+      steps_per_epoch: steps between two validations.
+      model: compiled, and restored if the run is resumed.
+      checkpoints: of the model.
+      state: the state in the checkpoint that the run is resumed from, {} if there is none; None for a new run.
+      findings: what preflight found before training.
+      image_checks: preflight's checks that run during training; None if there are none.
+      first_images: augmented training images, uint8 [b, size, size, channels]; None on workers that write no files.
+    """
+
+    config: TrainConfig
+    model_dir: str
+    devices: tf.distribute.Strategy
+    chief: bool
+    shard: ReplicaShard
+    data: Dataset
+    steps_per_epoch: int
+    model: StableModel
+    checkpoints: Checkpoints
+    state: dict[str, Any] | None
+    findings: list[Finding]
+    image_checks: preflight.ImageChecks | None
+    first_images: np.ndarray | None
 
 
-def written_by_all(status: str, attending: Attending, extra: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(status, reason) where the last checkpoint could not be written, here or by another worker."""
-    failure, checkpoints = attending.checkpointer.failure, attending.checkpointer.checkpoints
-    devices = checkpoints.model.distribute_strategy
-    try:
-        with together(devices):
-            (failed,) = summed(devices, [int(bool(failure))])
-    except WorkerLost:  # all has been done, and it may have been quicker to end
-        failed = bool(failure)
-    if not failed:
-        return status, {}
-    before = f"{extra['reason']} And " if "reason" in extra else ""
-    return (
-        "preempted" if status == "preempted" else "failed",
-        {"reason": f"{before}{unwritten(failure or 'by another worker: look at what it says', checkpoints)}"},
+def start_run(config: TrainConfig, model_dir: str, resume: bool, overwrite: bool, allow_config_change: bool) -> Run:
+    """Checks everything, loads the data, builds or restores the model, and creates the directory last.
+
+    Raises:
+      UsageError, WorkerLost: see `train`.
+    """
+    devices = strategy.create_strategy(config.strategy)
+    chief = strategy.is_chief(devices)
+    checkpoint_directory = os.path.join(model_dir, "checkpoints")
+    with raise_on_worker_loss(devices):
+        check_equal(devices, [int(resume), *bytes.fromhex(config_hash(config))[:4]])
+        with all_or_none(devices):
+            if chief:  # other workers may get here after the chief has created the directory
+                run_directory.check(model_dir, config, resume, overwrite, allow_config_change)
+            shard = strategy.replica_shard(devices, config.data.batch_size)
+            configure_process(config)
+            if config.data.service:
+                service.wait_for_workers(config.data)
+            data = dataset.load_dataset(config.data)
+            findings: list[Finding] = []
+            image_checks = None
+            # Before anything else uses the seed. A resumed run has reported its findings, and the other workers would
+            # only repeat the chief's.
+            if config.preflight != "off" and chief and not (resume and checkpoint_steps(checkpoint_directory)):
+                findings, image_checks = preflight.run_early_checks(config, data, devices)
+        steps_per_epoch = count_steps_per_epoch(config, data)
+        model = create_model(config, data, devices, steps_per_epoch)
+        checkpoints = Checkpoints(checkpoint_directory, model, config.checkpoint.keep)
+        state = restore_newest(checkpoints, devices) if resume else None
+        if state and preflight.is_pending(state) and chief:
+            image_checks = preflight.defer_image_checks(config, data)
+        with all_or_none(devices):
+            if chief:
+                run_directory.create(model_dir, config, data.skipped, resume)
+            first_images = load_first_images(config, data, shard) if chief else None
+    return Run(
+        config=config,
+        model_dir=model_dir,
+        devices=devices,
+        chief=chief,
+        shard=shard,
+        data=data,
+        steps_per_epoch=steps_per_epoch,
+        model=model,
+        checkpoints=checkpoints,
+        state=state,
+        findings=findings,
+        image_checks=image_checks,
+        first_images=first_images,
     )
 
 
-def batches(config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, share: ReplicaShard, start_step: int):
-    """(training, evaluation) batches for the strategy's replicas, each fed its own rows.
+def restore_newest(checkpoints: Checkpoints, devices: tf.distribute.Strategy) -> dict[str, Any]:
+    """Reads the newest undamaged checkpoint into the model and returns its state; {} if there is no checkpoint yet.
 
-    Not `experimental_distribute_dataset`: it would serialize the graph, and the mapped shards with it.
+    In a cluster the chief chooses the checkpoint, and all workers read the same one from the shared directory.
+
+    Raises:
+      UsageError: all checkpoints are damaged, or this worker does not see the chief's.
     """
-    # Said to be endless, as it is (2^62 batches): else workers tell each other before every step that there is one.
-    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    several = strategy.of_several(devices)
-
-    def own(_: tf.distribute.InputContext) -> tf.data.Dataset:
-        ds = build.training_batches(data, config.data, config.seed, share, start_step)
-        return ds.apply(endless) if several else ds
-
-    training = devices.distribute_datasets_from_function(own)
-    evaluation = devices.distribute_datasets_from_function(
-        lambda _: build.evaluation_batches(data.validation, config.data, share)
+    newest, damaged = None, []
+    if strategy.is_chief(devices):
+        newest, damaged = checkpoints.newest_intact(), checkpoints.damaged_names()
+    step = parse_step(newest) if newest else 0
+    # Two numbers, because sums over the workers are exact only up to 2^24.
+    found, unusable, millions, rest = all_reduce_sum(
+        devices, [int(bool(newest)), int(bool(damaged)), *divmod(step, 10**6)]
     )
-    return training, evaluation
-
-
-def statistics_batches(
-    config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, share: ReplicaShard, steps_per_epoch: int
-) -> tuple[Any, int] | None:
-    """Training batches to recompute BatchNorm's statistics with, and how many; None where nothing asks for them."""
-    if config.averaging.name != "swa":
-        return None
-    training, _ = batches(config, data, devices, share, start_step=0)
-    return training, min(steps_per_epoch, STATISTICS_STEPS)
-
-
-def first_images(config: TrainConfig, data: Dataset, share: ReplicaShard):
-    """The augmented images of this process's first batch, uint8 [b, s, s, c].
-
-    Raises:
-      UsageError: the workers of `config.data.service` cannot make it.
-    """
-    batches = build.training_batches(data, config.data, config.seed, share)
-    try:
-        return next(iter(batches))[0].numpy()
-    except tf.errors.OpError as error:
-        if not config.data.service:
-            raise
-        raise UsageError(
-            f"data.service ({config.data.service}): {' '.join(error.message.split())}; its workers open the shards by"
-            " the same paths as the trainer."
-        ) from error
-
-
-def unwritten(failure: str, checkpoints: Checkpoints) -> str:
-    """What a summary says of a run whose last checkpoint could not be written."""
-    last = checkpoints.last() or "the start, as there is none"
-    return f"the last checkpoint could not be written ({failure}): make room, then go on with --resume from {last}."
-
-
-def restore(checkpoints: Checkpoints, devices: tf.distribute.Strategy) -> dict[str, Any]:
-    """Puts the newest checkpoint that is whole into the model; a run that was killed before its first begins again.
-
-    Of several workers the chief looks for it, and the others take the same: they share the directory.
-
-    Raises:
-      UsageError: there were some, and none is whole; or another worker does not see what the chief sees.
-    """
-    found, damaged = (checkpoints.newest(), checkpoints.damaged()) if strategy.is_chief(devices) else (None, [])
-    step = step_of(found) if found else 0
-    known, unusable, *digits = summed(devices, [int(bool(found)), int(bool(damaged)), *divmod(step, 10**6)])
-    if known:
-        path = checkpoints.path(digits[0] * 10**6 + digits[1])
-        with agreed(devices):
+    if found:
+        path = checkpoints.path(millions * 10**6 + rest)
+        with all_or_none(devices):
             if not tf.io.gfile.exists(path):
                 raise UsageError(f"there is no {path} here, and the chief has it: all workers must share model_dir.")
         return checkpoints.restore(path)
     if unusable:
-        raise UsageError(f"--resume: no checkpoint in {checkpoints.directory} is whole; use --overwrite.")
+        raise UsageError(
+            f"--resume: every checkpoint in {checkpoints.directory} is damaged: start over with --overwrite."
+        )
     if strategy.is_chief(devices):
-        logging.warning("--resume: there is no checkpoint in %s yet: beginning anew", checkpoints.directory)
+        logging.warning(
+            "--resume: there is no checkpoint in %s yet: starting from the beginning", checkpoints.directory
+        )
     return {}
 
 
-def last_result(history: dict[str, list[float]]) -> dict[str, float] | None:
-    """Loss and accuracy on validation after the last epoch."""
+def start_callbacks(run: Run) -> RunCallbacks:
+    """The run's callbacks; the first images and preflight's findings have been written."""
+    run_callbacks = build_callbacks(
+        run.config, run.model_dir, run.checkpoints, run.data, run.steps_per_epoch, run.state, run.chief
+    )
+    if run_callbacks.board and run.first_images is not None:
+        run_callbacks.board.write_start(run.model.step, run.first_images, run.config)
+        preflight.report_findings(run.findings, run_callbacks.incidents)
+        if run.image_checks:
+            run_callbacks.add_image_checks(run.image_checks)
+    return run_callbacks
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How training ended.
+
+    Attributes:
+      status: see `train`.
+      final: loss and accuracy of the last validation; None if training did not come to its end.
+      details: what the summary says besides: `signal` or `reason`.
+    """
+
+    status: str
+    final: dict[str, float] | None = None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def fit(model: StableModel, training: Any, fit_arguments: dict[str, Any], run_callbacks: RunCallbacks) -> Outcome:
+    """Runs `model.fit` and closes the callbacks, whether training completes, stops, fails or is preempted."""
+    devices, checkpointer = model.distribute_strategy, run_callbacks.checkpointer
+    worker_loss = None
+    try:
+        with raise_on_worker_loss(devices):
+            try:
+                history = model.fit(training, verbose=0, **fit_arguments).history
+                final = last_validation(history) or evaluate(
+                    model, fit_arguments["validation_data"], fit_arguments["validation_steps"]
+                )
+                outcome = Outcome("stopped_early" if run_callbacks.early_stopping.stopped else "completed", final)
+            except Preempted as preempted:
+                run_callbacks.hurry()
+                checkpointer.save(preempted.validating)
+                outcome = Outcome("preempted", details={"signal": signal.Signals(preempted.number).name})
+    except TrainingFailed as failure:
+        outcome = Outcome("failed", details={"reason": str(failure)})
+    except WorkerLost as error:
+        worker_loss = error
+    finally:
+        run_callbacks.close()
+    if worker_loss:
+        newest = checkpointer.checkpoints.newest() or "the start, as there is no checkpoint"
+        reason = f"{worker_loss}: start all workers again with --resume; they go on from {newest}."
+        return Outcome("preempted", details={"reason": reason})
+    return check_last_checkpoint(outcome, run_callbacks)
+
+
+def check_last_checkpoint(outcome: Outcome, run_callbacks: RunCallbacks) -> Outcome:
+    """`outcome`, or a failure if the last checkpoint could not be written, here or on another worker."""
+    failure, checkpoints = run_callbacks.checkpointer.failure, run_callbacks.checkpointer.checkpoints
+    devices = checkpoints.model.distribute_strategy
+    try:
+        with raise_on_worker_loss(devices):
+            (failed,) = all_reduce_sum(devices, [int(bool(failure))])
+    except WorkerLost:  # training is over: another worker may simply have ended first
+        failed = bool(failure)
+    if not failed:
+        return outcome
+    newest = checkpoints.newest() or "the start, as there is none"
+    reason = (
+        f"the last checkpoint could not be written ({failure or 'on another worker: see its output'}): make room, then"
+        f" go on with --resume from {newest}."
+    )
+    if "reason" in outcome.details:
+        reason = f"{outcome.details['reason']} And {reason}"
+    status = "preempted" if outcome.status == "preempted" else "failed"
+    return Outcome(status, outcome.final, {**outcome.details, "reason": reason})
+
+
+def last_validation(history: dict[str, list[float]]) -> dict[str, float] | None:
+    """Loss and accuracy of the validation after the last epoch; None if `fit` did not validate."""
     if "val_loss" not in history:
         return None
     return {"loss": history["val_loss"][-1], "accuracy": history["val_accuracy"][-1]}
+
+
+def write_summary(summary: dict[str, Any], model_dir: str) -> None:
+    """Writes summary.json; a failure to do so is logged only."""
+    try:
+        write_text(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2) + "\n")
+    except WRITE_ERRORS as error:
+        logging.error("summary.json could not be written in %s: %s", model_dir, summarize_error(error))

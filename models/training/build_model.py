@@ -1,14 +1,14 @@
-"""A configuration -> the compiled model on a strategy's devices.
+"""Builds the compiled model that a configuration describes, on the devices of a strategy.
 
-    set_up(config)
+    configure_process(config)
     model = create_model(config, data, devices, steps_per_epoch)
 
-Of `data` it wants to know classes, their counts, mean and std; it opens nothing.
+Of `data` only classes, class counts, mean and std are used; no image is read.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 import tf_keras as keras
@@ -20,18 +20,20 @@ from evenkeel.models.optim import averaging, losses, optimizers
 from evenkeel.models.optim.clipping import Clipping
 from evenkeel.models.optim.schedules import Schedule
 from evenkeel.models.training.stable_model import StableModel
+from evenkeel.models.training.step_options import StepOptions
 from evenkeel.pipeline.errors import require
 
 if TYPE_CHECKING:
     from evenkeel.pipeline.dataset import Dataset
 
-STEPS_PER_EXECUTION = 20  # more hides no more dispatch, and a signal waits for the call to end
-WATCH_EVERY = 20  # steps between looks at each layer; with the guard, 0.6% of the CPU time (benchmarks.speed.observe)
+# More steps hide no more dispatch overhead, and a signal must wait until the call ends.
+MAX_STEPS_PER_EXECUTION = 20
+LAYER_STATS_EVERY = 20  # steps; with the guard this costs 0.6% of the CPU time (benchmarks.speed.observe)
 
 
-def set_up(config: TrainConfig) -> None:
-    """Precision and seeds, for the whole process."""
-    keras.mixed_precision.set_global_policy(strategy.precision(config.precision))
+def configure_process(config: TrainConfig) -> None:
+    """Sets precision policy, random seeds and op determinism for the whole process."""
+    keras.mixed_precision.set_global_policy(strategy.precision_policy(config.precision))
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -43,37 +45,70 @@ def create_model(
     """The compiled model, its variables on the strategy's devices.
 
     Raises:
-      UsageError: options that do not go together on these devices, or need tensorflow-addons where it is not.
+      UsageError: options that these devices do not support together, or tensorflow-addons is missing and needed.
     """
-    refuse_on_replicas(config, devices.num_replicas_in_sync)
-    clip = config.optimizer
+    check_replica_support(config, devices.num_replicas_in_sync)
     with devices.scope():
-        model = behind_normalization(config, data)
-        rate = Schedule(config.optimizer, config.data.batch_size, steps_per_epoch, config.epochs)
+        model = wrap_network(config, data)
+        schedule = Schedule(config.optimizer, config.data.batch_size, steps_per_epoch, config.epochs)
         model.compile(
-            optimizers.create(config.optimizer, rate, model.trainable_variables),
-            losses.create(config.loss, config.label_smoothing, config.focal_gamma),
-            xla=strategy.use_xla(config.xla),
-            clipping=Clipping(clip.clip_adaptive, clip.clip_value, clip.clip_norm),
-            histograms_every=config.histograms_every,
-            watch_every=WATCH_EVERY if config.guard != "off" else 0,
-            guarded=config.guard == "act",
-            accumulate=config.optimizer.accumulate,
-            class_weights=losses.balanced_weights(data.class_counts) if config.class_weights == "balanced" else None,
-            mixing=config.mixing,
-            evaluate_flipped=config.evaluate_flipped,
-            averaging=chosen_averaging(config.averaging, steps_per_epoch, config.epochs),
-            steps_per_execution=config.steps_per_execution or automatic_steps(config, steps_per_epoch),
+            optimizers.create_optimizer(config.optimizer, schedule, model.trainable_variables),
+            losses.create_loss(config.loss, config.label_smoothing, config.focal_gamma),
+            create_step_options(config, data, steps_per_epoch),
+            steps_per_execution=config.steps_per_execution or automatic_steps_per_execution(config, steps_per_epoch),
         )
     return model
 
 
-def refuse_on_replicas(config: TrainConfig, replicas: int) -> None:
-    """Raises `UsageError` for what so many replicas cannot do."""
-    parts, batch = config.optimizer.accumulate, config.data.batch_size // replicas
+def create_step_options(config: TrainConfig, data: Dataset, steps_per_epoch: int) -> StepOptions:
+    balanced = config.class_weights == "balanced"
+    return StepOptions(
+        xla=strategy.use_xla(config.xla),
+        clipping=create_clipping(config),
+        accumulate=config.optimizer.accumulate,
+        class_weights=losses.balanced_class_weights(data.class_counts) if balanced else None,
+        mixing=config.mixing,
+        guarded=config.guard == "act",
+        histograms_every=config.histograms_every,
+        layer_stats_every=LAYER_STATS_EVERY if config.guard != "off" else 0,
+        averaging=create_averaging(config.averaging, steps_per_epoch, config.epochs),
+        evaluate_flipped=config.evaluate_flipped,
+    )
+
+
+def create_clipping(config: TrainConfig) -> Clipping:
+    optimizer = config.optimizer
+    return Clipping(optimizer.clip_adaptive, optimizer.clip_value, optimizer.clip_norm)
+
+
+def create_averaging(config: AveragingConfig, steps_per_epoch: int, epochs: int) -> averaging.AveragingRule | None:
+    if config.name == "ema":
+        return averaging.ema(config.decay)
+    if config.name == "swa":
+        first_step = max(1, round(config.start * epochs)) * steps_per_epoch
+        return averaging.swa(first_step, steps_per_epoch)
+    return None
+
+
+def automatic_steps_per_execution(config: TrainConfig, steps_per_epoch: int) -> int:
+    """Steps in one compiled call: at most an epoch, and at most the steps between two histograms."""
+    return min(MAX_STEPS_PER_EXECUTION, steps_per_epoch, config.histograms_every or MAX_STEPS_PER_EXECUTION)
+
+
+def wrap_network(config: TrainConfig, data: Dataset) -> StableModel:
+    """The network that `config` names, with the normalization of `data` before it; not compiled."""
+    size, channels = config.data.image_size, config.data.channels
+    network = factory.create_network(config.model, (size, size, channels), len(data.classes))
+    return StableModel.wrap(network, data.mean, data.std, config.seed, config.data.standardize)
+
+
+def check_replica_support(config: TrainConfig, replicas: int) -> None:
+    """Raises `UsageError` for options that do not work on this number of replicas."""
+    parts, replica_batch = config.optimizer.accumulate, config.data.batch_size // replicas
     require(
-        batch % parts == 0,
-        f"optimizer.accumulate ({parts}) must divide a replica's batch ({batch}): change it or data.batch_size.",
+        replica_batch % parts == 0,
+        f"optimizer.accumulate ({parts}) must divide a replica's batch ({replica_batch}): change it or"
+        " data.batch_size.",
     )
     if replicas == 1:
         return
@@ -89,35 +124,3 @@ def refuse_on_replicas(config: TrainConfig, replicas: int) -> None:
         config.model.norm != "sync_batch" or parts == 1,
         f"model.norm=sync_batch communicates in the forward pass, which optimizer.accumulate ({parts}) cannot: use 1.",
     )
-
-
-def chosen_averaging(config: AveragingConfig, steps_per_epoch: int, epochs: int) -> averaging.Averaging | None:
-    if config.name == "ema":
-        return averaging.ema(config.decay)
-    if config.name == "swa":
-        first = max(1, round(config.start * epochs)) * steps_per_epoch
-        return averaging.swa(first, every=steps_per_epoch)
-    return None
-
-
-def automatic_steps(config: TrainConfig, steps_per_epoch: int) -> int:
-    """Steps per compiled call: no more than an epoch, or than lie between two histograms."""
-    return min(STEPS_PER_EXECUTION, steps_per_epoch, config.histograms_every or STEPS_PER_EXECUTION)
-
-
-def behind_normalization(config: TrainConfig, data: Dataset) -> StableModel:
-    """The network that `config` names, on pixels as `data` has them; not compiled."""
-    size, channels = config.data.image_size, config.data.channels
-    made = factory.create(config.model, (size, size, channels), len(data.classes))
-    return StableModel.wrap(made, data.mean, data.std, config.seed, config.data.standardize)
-
-
-def steps_in_epoch(config: TrainConfig, data: Dataset) -> int:
-    """Steps after which validation and a checkpoint come: those that make up a pass, to the nearest whole one."""
-    return max(1, round(len(data.train) / config.data.batch_size))
-
-
-def evaluate(model: StableModel, batches: Any, steps: int) -> dict[str, float]:
-    """Loss and accuracy over all of `batches`; the confusion matrix is in `model.confusion_matrix`."""
-    results = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
-    return {"loss": results["loss"], "accuracy": results["accuracy"]}

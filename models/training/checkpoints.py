@@ -1,11 +1,11 @@
-"""Checkpoints of a run: written beside, sealed and renamed; the newest ones and the best are kept.
+"""Checkpoints of a run: the newest ones and the best are kept, and a damaged one is never used.
 
     checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model)
     checkpoints.save({"best": None})
-    state = checkpoints.restore(checkpoints.newest())
+    state = checkpoints.restore(checkpoints.newest_intact())
 
-A checkpoint is a directory `step-00000780` with the model's and the optimizer's variables, `state.json` and the
-checksums of all of it. One that is not what was written is never used.
+A checkpoint is a directory `step-00000780` with the variables of model and optimizer, `state.json` and the checksums of
+both. It is written as `writing-00000780` and renamed when all of it is on disk.
 """
 
 from __future__ import annotations
@@ -25,190 +25,221 @@ from absl import logging
 
 from evenkeel.models.config import CheckpointConfig
 from evenkeel.models.distribute import strategy
-from evenkeel.models.distribute.collective import lost, summed
-from evenkeel.models.distribute.io_errors import UNWRITTEN, reason
+from evenkeel.models.distribute.collective import all_reduce_sum, is_worker_loss
+from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.models.training import checksums
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.errors import UsageError
 
-NAME = re.compile(r"step-(\d{8,})")
-NOWHERE = "ram://not-kept"
+CHECKPOINT_NAME = re.compile(r"step-(\d{8,})")
+UNFINISHED_PREFIX, DAMAGED_PREFIX = "writing-", "damaged-"
+DISCARDED = "ram://discarded-checkpoint"
 
 
 class Checkpoints:
-    """The checkpoints of one model under `directory`; every worker calls, the chief's are the ones that stay.
+    """The checkpoints of one model under `directory`: the newest `keep`, and the best.
 
-    The newest `keep` stay, and the best.
+    Every worker of a cluster must call `save`; only the chief's files stay.
     """
 
     def __init__(self, directory: str, model: StableModel, keep: int = 3) -> None:
         self.directory, self.model, self._keep = directory, model, keep
         averages = {"averages": model.averages.variables} if model.averages else {}
-        clocks = {name: getattr(model, name) for name in ("data_step", "lost_steps", "rate_cut", "rate_factor")}
-        self._tracked = tf.train.Checkpoint(model=model, epoch=model.epoch_sums, **clocks, **averages)
-        self._chief = strategy.is_chief(model.distribute_strategy)
+        # These names, too, are keys in the files.
+        counters = {"data_step": model.data_step, "lost_steps": model.lost_steps}
+        scales = {"rate_cut": model.lr_scale_target, "rate_factor": model.lr_scale}
+        self._tracked = tf.train.Checkpoint(model=model, epoch=model.epoch_sums, **counters, **scales, **averages)
+        self._is_chief = strategy.is_chief(model.distribute_strategy)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        self._sealing: concurrent.futures.Future[None] | None = None
-        self._best: int | None = None  # the step of the newest best one that is on disk
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._best_step: int | None = None  # of the newest best checkpoint that is on disk
 
     def save(self, state: dict[str, Any]) -> None:
-        """Writes the checkpoint of the model's step with `state`, which JSON can hold; drops old ones.
+        """Writes a checkpoint of the model's step with `state`, and removes old ones.
 
-        `state["best"]`, where it is not None, names the step of the one to be kept as best. The values are those of
-        now; bringing them to disk goes on in the background, see `finish`.
+        The values are those of now; flushing them to disk continues in the background, see `finish`.
+
+        Args:
+          state: anything that JSON can hold. `state["best"]["step"]`, unless `state["best"]` is None, is the step of
+            the checkpoint to keep as the best.
 
         Raises:
-          OSError, tf.errors.OpError: this checkpoint cannot be written, or the one before could not be.
+          OSError, tf.errors.OpError: this checkpoint cannot be written, or the one before could not be flushed.
         """
         self.finish()
-        if not self._chief:
-            self._take_part()
+        if not self._is_chief:
+            self._join_collective_reads()
             return
         step = self.model.step
-        beside = os.path.join(self.directory, f"writing-{step:08d}")
-        with self._removed_if_it_fails():
-            self._make(beside)
-            self._tracked.write(os.path.join(beside, "variables"))
-            with tf.io.gfile.GFile(os.path.join(beside, "state.json"), "w") as file:
+        unfinished = os.path.join(self.directory, f"{UNFINISHED_PREFIX}{step:08d}")
+        with self._remove_unfinished_on_failure():
+            self._create(unfinished)
+            self._tracked.write(os.path.join(unfinished, "variables"))
+            with tf.io.gfile.GFile(os.path.join(unfinished, "state.json"), "w") as file:
                 file.write(json.dumps({**state, "step": step}))
-        best = state["best"]["step"] if state.get("best") else None
-        self._sealing = self._thread.submit(self._seal, beside, step, best)
+        best_step = state["best"]["step"] if state.get("best") else None
+        self._pending = self._thread.submit(self._flush_and_publish, unfinished, step, best_step)
 
-    def _take_part(self) -> None:
-        """Variables that are averaged over workers on reading need all of them, or the others wait for ever.
-
-        Into memory: a disk that is full here would leave the chief waiting.
-        """
-        self._tracked.write(f"{NOWHERE}/variables")
-        tf.io.gfile.rmtree(NOWHERE)
-
-    def _make(self, beside: str) -> None:
+    def _create(self, unfinished: str) -> None:
         try:
-            self._remove_leftovers()
-            tf.io.gfile.makedirs(beside)
-        except UNWRITTEN:
+            self._remove_unfinished()
+            tf.io.gfile.makedirs(unfinished)
+        except WRITE_ERRORS:
             if self.model.distribute_strategy.extended._in_multi_worker_mode():
-                self._take_part()
+                self._join_collective_reads()
             raise
 
-    def _seal(self, beside: str, step: int, best: int | None) -> None:
-        with self._removed_if_it_fails():
-            checksums.seal(beside)
-            self._name(beside, self.path(step))
-        there = steps(self.directory)
-        self._best = best if best in there else self._best
-        for old in there[: -self._keep]:
-            if old not in (best, self._best):
+    def _join_collective_reads(self) -> None:
+        """Reads all variables as `write` does: some are averaged over the workers, which blocks until all take part.
+
+        It writes to memory, because on a full disk this worker would fail and leave the chief waiting.
+        """
+        self._tracked.write(f"{DISCARDED}/variables")
+        tf.io.gfile.rmtree(DISCARDED)
+
+    def _flush_and_publish(self, unfinished: str, step: int, best_step: int | None) -> None:
+        with self._remove_unfinished_on_failure():
+            checksums.write_checksums(unfinished)
+            self._publish(unfinished, self.path(step))
+        existing = checkpoint_steps(self.directory)
+        self._best_step = best_step if best_step in existing else self._best_step
+        for old in existing[: -self._keep]:
+            if old not in (best_step, self._best_step):
                 self._remove(self.path(old))
 
-    def _name(self, beside: str, final: str) -> None:
-        """Gives a sealed one its name. Killed in between, `newest` does it."""
-        if tf.io.gfile.exists(final):
-            tf.io.gfile.rmtree(final)
-        tf.io.gfile.rename(beside, final)
-        checksums.flush(self.directory)
+    def _publish(self, unfinished: str, path: str) -> None:
+        """Renames a complete checkpoint; if the process is killed before the rename, `newest_intact` repeats it."""
+        if tf.io.gfile.exists(path):
+            tf.io.gfile.rmtree(path)
+        tf.io.gfile.rename(unfinished, path)
+        checksums.sync_to_disk(self.directory)
 
     def _remove(self, path: str) -> None:
         try:
             tf.io.gfile.rmtree(path)
-        except UNWRITTEN as error:
-            logging.warning("checkpoint %s is not needed any more and cannot be removed: %s", path, reason(error))
+        except WRITE_ERRORS as error:
+            logging.warning("the old checkpoint %s cannot be removed: %s", path, summarize_error(error))
 
     def finish(self) -> None:
         """Waits until the last `save` is on disk.
 
         Raises:
-          OSError, tf.errors.OpError: it could not be brought there.
+          OSError, tf.errors.OpError: it could not be flushed.
         """
-        sealing, self._sealing = self._sealing, None
-        if sealing:
-            sealing.result()
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
 
     @contextlib.contextmanager
-    def _removed_if_it_fails(self) -> Iterator[None]:
-        """Where there is no space left, the rest of a checkpoint takes what the summary needs."""
+    def _remove_unfinished_on_failure(self) -> Iterator[None]:
+        """On a full disk the remains of a checkpoint would take the space that summary.json needs."""
         try:
             yield
-        except UNWRITTEN:
-            self._remove_leftovers()
+        except WRITE_ERRORS:
+            self._remove_unfinished()
             raise
 
-    def _remove_leftovers(self) -> None:
-        """Of writers that were killed."""
-        for name in self._names("writing-"):
+    def _remove_unfinished(self) -> None:
+        for name in self._names(UNFINISHED_PREFIX):
             tf.io.gfile.rmtree(os.path.join(self.directory, name))
 
     def restore(self, path: str) -> dict[str, Any]:
-        """Puts a checkpoint's values into the model and returns its state.
+        """Reads a checkpoint into the model and returns its state.
 
         Raises:
-          UsageError: it is damaged, or of another model.
+          UsageError: it is damaged, or belongs to another model.
         """
-        if wrong := checksums.fault(path):
-            raise UsageError(f"checkpoint {path} is damaged ({wrong}): --resume goes on from the one before it.")
+        if damage := checksums.find_damage(path):
+            raise UsageError(f"checkpoint {path} is damaged ({damage}): --resume goes on from the one before it.")
         try:
             self._tracked.read(os.path.join(path, "variables")).assert_existing_objects_matched()
         except (AssertionError, ValueError, tf.errors.OpError) as error:
             raise UsageError(
-                f"checkpoint {path} does not fit this model ({reason(error)}): resume with the configuration it was"
-                " made with."
+                f"checkpoint {path} does not fit this model ({summarize_error(error)}): resume with the configuration"
+                " it was made with."
             ) from error
         return read_state(path)
 
-    def newest(self) -> str | None:
-        """The newest one that is whole; damaged ones are named and set aside as `damaged-step-...`."""
+    def newest_intact(self) -> str | None:
+        """The path of the newest undamaged checkpoint; damaged newer ones are renamed to `damaged-step-...`."""
         self.finish()
-        if self._chief:
-            for name in self._names("writing-"):
+        if self._is_chief:
+            for name in self._names(UNFINISHED_PREFIX):
                 path = os.path.join(self.directory, name)
-                if not checksums.fault(path):
-                    self._name(path, self.path(int(name.removeprefix("writing-"))))
-        for step in reversed(steps(self.directory)):
+                if not checksums.find_damage(path):
+                    self._publish(path, self.path(int(name.removeprefix(UNFINISHED_PREFIX))))
+        for step in reversed(checkpoint_steps(self.directory)):
             path = self.path(step)
-            wrong = checksums.fault(path)
-            if not wrong:
+            damage = checksums.find_damage(path)
+            if not damage:
                 return path
-            logging.warning("checkpoint %s is damaged (%s): going on with the one before it", path, wrong)
-            if self._chief:
-                aside = os.path.join(self.directory, f"damaged-{os.path.basename(path)}")
-                if tf.io.gfile.exists(aside):
-                    tf.io.gfile.rmtree(aside)
-                tf.io.gfile.rename(path, aside)
+            logging.warning("checkpoint %s is damaged (%s): going on with the one before it", path, damage)
+            if self._is_chief:
+                self._set_aside(path)
         return None
 
-    def last(self) -> str | None:
-        """The newest one, whole or not; None where there is none."""
-        there = steps(self.directory)
-        return self.path(there[-1]) if there else None
+    def _set_aside(self, path: str) -> None:
+        aside = os.path.join(self.directory, f"{DAMAGED_PREFIX}{os.path.basename(path)}")
+        if tf.io.gfile.exists(aside):
+            tf.io.gfile.rmtree(aside)
+        tf.io.gfile.rename(path, aside)
 
-    def damaged(self) -> list[str]:
-        """The names of those that were set aside."""
-        return self._names("damaged-")
+    def newest(self) -> str | None:
+        """The path of the newest checkpoint, damaged or not; None if there is none."""
+        existing = checkpoint_steps(self.directory)
+        return self.path(existing[-1]) if existing else None
+
+    def damaged_names(self) -> list[str]:
+        """The names of damaged checkpoints that have been set aside."""
+        return self._names(DAMAGED_PREFIX)
+
+    def path(self, step: int) -> str:
+        return os.path.join(self.directory, checkpoint_name(step))
 
     def _names(self, prefix: str) -> list[str]:
         names = tf.io.gfile.listdir(self.directory) if tf.io.gfile.isdir(self.directory) else []
         return [name.rstrip("/") for name in names if name.startswith(prefix)]
 
-    def path(self, step: int) -> str:
-        return os.path.join(self.directory, f"step-{step:08d}")
+
+def checkpoint_name(step: int) -> str:
+    """The name of a checkpoint's directory."""
+    return f"step-{step:08d}"
 
 
-def steps(directory: str) -> list[int]:
-    """The steps of the complete checkpoints, ascending."""
+def checkpoint_steps(directory: str) -> list[int]:
+    """The steps of the complete checkpoints in `directory`, ascending."""
     names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
-    return sorted(int(match[1]) for name in names if (match := NAME.fullmatch(name.rstrip("/"))))
+    return sorted(int(match[1]) for name in names if (match := CHECKPOINT_NAME.fullmatch(name.rstrip("/"))))
 
 
-def step_of(path: str) -> int:
-    """The step in a checkpoint's name."""
+def parse_step(path: str) -> int:
+    """The step in the name of a checkpoint."""
     return int(os.path.basename(path).removeprefix("step-"))
 
 
-def read_state(path: str) -> dict[str, Any]:
-    """What `save` was given, and the `step`.
+def find_checkpoint(directory: str, which: str) -> str:
+    """The path of the "best" or the "last" checkpoint in `directory`; damaged newest ones are passed over.
 
     Raises:
-      UsageError: it cannot be read.
+      UsageError: there is none.
+    """
+    steps = checkpoint_steps(directory)
+    while steps and (damage := checksums.find_damage(os.path.join(directory, checkpoint_name(steps[-1])))):
+        logging.warning("checkpoint %s is damaged (%s): taking the one before it", checkpoint_name(steps.pop()), damage)
+    if not steps:
+        raise UsageError(f"{directory} holds no complete checkpoint: train first, or correct model_dir.")
+    last = os.path.join(directory, checkpoint_name(steps[-1]))
+    best = read_state(last)["best"] if which == "best" else None
+    if best and best["step"] not in steps:
+        raise UsageError(f"{directory} has lost the best checkpoint (step {best['step']}): use --checkpoint=last.")
+    return os.path.join(directory, checkpoint_name(best["step"])) if best else last
+
+
+def read_state(path: str) -> dict[str, Any]:
+    """The state that `Checkpoints.save` was given, and the `step`.
+
+    Raises:
+      UsageError: state.json cannot be read.
     """
     try:
         with tf.io.gfile.GFile(os.path.join(path, "state.json")) as file:
@@ -218,17 +249,24 @@ def read_state(path: str) -> dict[str, Any]:
 
 
 class Stateful(Protocol):
-    """What goes on from where a checkpoint left it; its state is what JSON can hold."""
+    """An object whose state checkpoints hold."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """The state, as JSON can hold it."""
+        ...
 
 
 class Checkpointer(keras.callbacks.Callback):
-    """Saves as `config` says, at the end, and whenever validation accuracy (then loss) is the best so far.
+    """Saves checkpoints as often as `config` says, at the end, and whenever validation is the best so far.
 
-    `best` is {loss, accuracy, step} on validation, None before the first evaluation; `beside` what else a checkpoint
-    holds the state of, by name; `before_save` is called before each. A checkpoint that cannot be written is an error in
-    the log, and training goes on: `failure` is what the last one failed for, empty where it did not.
+    Better is higher accuracy, then lower loss. If a checkpoint cannot be written, training goes on, and an error is
+    logged.
+
+    Attributes:
+      best: {loss, accuracy, step} of the best validation; None before the first.
+      stateful: objects whose states are saved, by their key in state.json.
+      before_save: functions that are called before each save.
+      failure: why the last checkpoint could not be written; "" if it could.
     """
 
     def __init__(
@@ -236,52 +274,54 @@ class Checkpointer(keras.callbacks.Callback):
         checkpoints: Checkpoints,
         config: CheckpointConfig,
         best: dict[str, float] | None = None,
-        beside: dict[str, Stateful] | None = None,
+        stateful: dict[str, Stateful] | None = None,
     ) -> None:
         super().__init__()
-        self.checkpoints, self.config, self.best, self.beside = checkpoints, config, best, beside or {}
+        self.checkpoints, self.config, self.best, self.stateful = checkpoints, config, best, stateful or {}
         self.failure = ""
         self.before_save: list[Callable[[], None]] = []
-        self._held: tuple[int, bool] | None = None  # the step of the last one, and whether it is `validating`
+        self._last_saved: tuple[int, bool] | None = None  # (step, validating) of the last checkpoint
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._saved, self._saved_at = self.model.step, time.monotonic()
-
-    def _due(self) -> bool:
-        steps, minutes = self.config.every_steps, self.config.every_minutes
-        by_steps = bool(steps) and self.model.step >= self._saved + steps
-        return by_steps or (bool(minutes) and time.monotonic() >= self._saved_at + 60 * minutes)
+        self._saved_step, self._saved_time = self.model.step, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch + 1 < self.params["steps"] and self._due():  # else after validation
+        if batch + 1 < self.params["steps"] and self._is_due():  # the last step's checkpoint waits for validation
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
         improved = False
         if "val_accuracy" in logs:
-            now = {"loss": logs["val_loss"], "accuracy": logs["val_accuracy"], "step": self.model.step}
-            rank = lambda result: (result["accuracy"], -result["loss"])  # noqa: E731
-            improved = self.best is None or rank(now) > rank(self.best)
+            result = {"loss": logs["val_loss"], "accuracy": logs["val_accuracy"], "step": self.model.step}
+            improved = self.best is None or _rank(result) > _rank(self.best)
             if improved:
-                self.best = now
+                self.best = result
         last = epoch + 1 == self.params["epochs"] or self.model.stop_training
-        if improved or last or (epoch + 1) % self.config.every_epochs == 0 or self._due():
+        if improved or last or (epoch + 1) % self.config.every_epochs == 0 or self._is_due():
             self.save()
 
+    def _is_due(self) -> bool:
+        steps, minutes = self.config.every_steps, self.config.every_minutes
+        steps_passed = bool(steps) and self.model.step >= self._saved_step + steps
+        return steps_passed or (bool(minutes) and time.monotonic() >= self._saved_time + 60 * minutes)
+
     def save(self, validating: bool = False) -> None:
-        """`validating`: a signal came in the validation of the epoch that has just ended."""
+        """Saves a checkpoint unless the last one is of the same step and state.
+
+        `validating` says that a signal interrupted the validation of the epoch that has just ended.
+        """
         self.finish()
-        # Of one worker's failure all have to know: a checkpoint is written by all of them.
-        (failed,) = summed(self.model.distribute_strategy, [int(bool(self.failure))])
-        if self._held == (self.model.step, validating) and not failed:
+        # All workers must know of a failure on one of them, because all take part in writing a checkpoint.
+        (failed,) = all_reduce_sum(self.model.distribute_strategy, [int(bool(self.failure))])
+        if self._last_saved == (self.model.step, validating) and not failed:
             return
-        for each in self.before_save:
-            each()
-        state = {name: each.state() for name, each in self.beside.items()}
-        self._saved, self._saved_at, self.failure = self.model.step, time.monotonic(), ""
-        self._held = self.model.step, validating
-        self._try(lambda: self.checkpoints.save({"best": self.best, "validating": validating, **state}))
+        for prepare in self.before_save:
+            prepare()
+        states = {name: stateful.state() for name, stateful in self.stateful.items()}
+        self._saved_step, self._saved_time, self.failure = self.model.step, time.monotonic(), ""
+        self._last_saved = self.model.step, validating
+        self._try(lambda: self.checkpoints.save({"best": self.best, "validating": validating, **states}))
 
     def finish(self) -> None:
         """Waits until the last checkpoint is on disk."""
@@ -290,12 +330,16 @@ class Checkpointer(keras.callbacks.Callback):
     def _try(self, write: Callable[[], None]) -> None:
         try:
             write()
-        except UNWRITTEN as error:
-            if lost(error, self.checkpoints.model.distribute_strategy):
+        except WRITE_ERRORS as error:
+            if is_worker_loss(error, self.checkpoints.model.distribute_strategy):
                 raise
-            self.failure = reason(error)
+            self.failure = summarize_error(error)
             logging.error(
                 "a checkpoint could not be written under %s (%s): training goes on",
                 self.checkpoints.directory,
                 self.failure,
             )
+
+
+def _rank(result: dict[str, float]) -> tuple[float, float]:
+    return result["accuracy"], -result["loss"]

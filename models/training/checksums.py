@@ -1,7 +1,7 @@
-"""A directory that shows whether it is whole: a checksum of every file, and all of it on disk.
+"""Checksums that show whether the files of a directory are what was written, and flushing to disk.
 
-seal("checkpoints/writing-00000780")
-fault("checkpoints/step-00000780")     # "" where it is whole, else what is wrong with which file
+write_checksums("checkpoints/writing-00000780")
+find_damage("checkpoints/step-00000780")     # "" if it is intact, else which file is wrong and how
 """
 
 from __future__ import annotations
@@ -13,63 +13,63 @@ import os
 
 import tensorflow as tf
 
-SUMS = "checksums.json"
-BLOCK = 1 << 20  # bytes
+CHECKSUM_FILE = "checksums.json"
+BLOCK_BYTES = 1 << 20
 
 
-def seal(directory: str) -> None:
-    """Writes the checksums of the files in `directory`; returns when they and the files are on disk.
+def write_checksums(directory: str) -> None:
+    """Writes the checksum of every file in `directory`; returns when the files and the checksums are on disk.
 
-    On disk, that is, where `directory` is in a local file system; others keep what they have confirmed.
+    This flushes local file systems only. Others, such as gs://, keep what they have confirmed.
     """
-    sums = {name: _sum(os.path.join(directory, name)) for name in sorted(tf.io.gfile.listdir(directory))}
-    path = os.path.join(directory, SUMS)
+    checksums = {name: _checksum(os.path.join(directory, name)) for name in sorted(tf.io.gfile.listdir(directory))}
+    path = os.path.join(directory, CHECKSUM_FILE)
     with tf.io.gfile.GFile(path, "w") as file:
-        file.write(json.dumps(sums))
-    for name in (*sums, SUMS):
-        flush(os.path.join(directory, name))
-    flush(directory)
+        file.write(json.dumps(checksums))
+    for name in (*checksums, CHECKSUM_FILE):
+        sync_to_disk(os.path.join(directory, name))
+    sync_to_disk(directory)
 
 
-def fault(directory: str) -> str:
-    """What shows that `directory` is not as it was sealed; empty where it is."""
+def find_damage(directory: str) -> str:
+    """Describes the first file of `directory` that differs from its checksum; "" if the directory is intact."""
     try:
-        with tf.io.gfile.GFile(os.path.join(directory, SUMS)) as file:
-            sums = json.loads(file.read())
+        with tf.io.gfile.GFile(os.path.join(directory, CHECKSUM_FILE)) as file:
+            checksums = json.loads(file.read())
     except tf.errors.OpError:
-        return f"{SUMS} cannot be read"
-    except ValueError:  # of JSON or of Unicode
-        return f"{SUMS} is not JSON"
-    if not isinstance(sums, dict):
-        return f"{SUMS} is not a list of files"
-    for name, expected in sums.items():
+        return f"{CHECKSUM_FILE} cannot be read"
+    except ValueError:  # raised by JSON and by the decoding of UTF-8
+        return f"{CHECKSUM_FILE} is not JSON"
+    if not isinstance(checksums, dict):
+        return f"{CHECKSUM_FILE} is not a list of files"
+    for name, expected in checksums.items():
         try:
-            found = _sum(os.path.join(directory, name))
+            actual = _checksum(os.path.join(directory, name))
         except tf.errors.OpError:
             return f"{name} cannot be read"
-        if found != expected:
+        if actual != expected:
             return f"{name} is not what was written"
     return ""
 
 
-def flush(path: str) -> None:
-    """Returns when the file, or the names in the directory, at a local `path` are on disk."""
+def sync_to_disk(path: str) -> None:
+    """Returns when the file at a local `path`, or the names in the directory there, are on disk."""
     if not os.path.exists(path):
-        return  # of another file system
-    opened = os.open(path, os.O_RDONLY)
+        return  # not a local file system
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems flush no directories.
+        # Some network file systems cannot flush directories.
         if not os.path.isdir(path) or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def _sum(path: str) -> str:
+def _checksum(path: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     with tf.io.gfile.GFile(path, "rb") as file:
-        while block := file.read(BLOCK):
+        while block := file.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

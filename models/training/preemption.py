@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM: finish the current compiled call, then leave `fit`; a second signal ends at once.
+"""SIGINT and SIGTERM: the current compiled call is finished, then `fit` is left; a second signal kills the process.
 
-with Interruption(devices) as interruption:
-    model.fit(..., callbacks=[interruption.callback])
+with PreemptionHandler(devices) as preemption:
+    model.fit(..., callbacks=[preemption.callback])     # raises Preempted
 """
 
 from __future__ import annotations
@@ -12,80 +12,69 @@ from typing import Any
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models.distribute.collective import summed
+from evenkeel.models.distribute.collective import all_reduce_sum
 
-HANDLED = (signal.SIGINT, signal.SIGTERM)
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop; `number` is the signal's, `validating` whether that left a validation undone."""
+class Preempted(Exception):
+    """A signal asked the run to stop.
+
+    Attributes:
+      number: of the signal.
+      validating: whether the validation of the last trained epoch is missing.
+    """
 
     def __init__(self, number: int, validating: bool) -> None:
         super().__init__(signal.Signals(number).name)
         self.number, self.validating = number, validating
 
 
-class Interruption:
-    """Handlers while the `with` block lasts. Enter it after the strategy exists: earlier ones never run.
+class PreemptionHandler:
+    """Handles signals inside its `with` block. Enter it after creating the strategy, which would undo the handlers.
 
-    A signal that one of several workers gets stops them all, after the same call.
+    A signal to one of several workers stops all of them after the same compiled call.
+
+    Attributes:
+      callback: the Keras callback that raises `Preempted`.
     """
 
     def __init__(self, devices: tf.distribute.Strategy) -> None:
-        self._devices, self._number = devices, 0
-        self.callback = _Raise(self)
-        self._before: dict[int, Any] = {}
+        self._devices = devices
+        self._received_signal = 0
+        self._previous_handlers: dict[int, Any] = {}
+        self.callback = _RaisePreempted(self)
 
-    def __enter__(self) -> Interruption:
-        for number in HANDLED:
-            self._before[number] = signal.signal(number, self._received)
+    def __enter__(self) -> PreemptionHandler:
+        for number in HANDLED_SIGNALS:
+            self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def agreed(self) -> int:
-        """The signal that a worker got, 0 where none did; every worker asks after each of its calls."""
-        counts = summed(self._devices, [int(self._number == number) for number in HANDLED])
-        return next((number for number, count in zip(HANDLED, counts, strict=True) if count), 0)
+    def agree_on_signal(self) -> int:
+        """The number of a signal that any worker received, 0 if none; every worker must call it after each call."""
+        counts = all_reduce_sum(self._devices, [int(self._received_signal == number) for number in HANDLED_SIGNALS])
+        return next((number for number, count in zip(HANDLED_SIGNALS, counts, strict=True) if count), 0)
 
-    def _received(self, number: int, frame: Any) -> None:
-        self._number = number
-        for each in self._before:
-            signal.signal(each, signal.SIG_DFL)
+    def _handle(self, number: int, frame: Any) -> None:
+        self._received_signal = number
+        for handled in self._previous_handlers:
+            signal.signal(handled, signal.SIG_DFL)
 
 
-class _Raise(keras.callbacks.Callback):
-    def __init__(self, interruption: Interruption) -> None:
+class _RaisePreempted(keras.callbacks.Callback):
+    def __init__(self, handler: PreemptionHandler) -> None:
         super().__init__()
-        self._interruption = interruption
+        self._handler = handler
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if number := self._interruption.agreed():
-            # After an epoch's last step its validation is still to come.
-            raise Interrupted(number, validating=batch + 1 >= self.params["steps"])
+        if number := self._handler.agree_on_signal():
+            # After the last step of an epoch its validation is still missing.
+            raise Preempted(number, validating=batch + 1 >= self.params["steps"])
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        if number := self._interruption.agreed():
-            raise Interrupted(number, validating=True)
-
-
-class LateValidation(keras.callbacks.Callback):
-    """Validates, before a resumed run goes on, the epoch in whose validation it was interrupted.
-
-    `others` are told of the end of that epoch, which they have not seen.
-    """
-
-    def __init__(self, validation: Any, steps: int, epoch: int, others: list[keras.callbacks.Callback]) -> None:
-        super().__init__()
-        self._validation, self._steps, self._epoch, self._others = validation, steps, epoch, others
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        trained = self.model.epoch_means()
-        found = self.model.evaluate(self._validation, steps=self._steps, verbose=0, return_dict=True)
-        results = {**trained, **{f"val_{name}": value for name, value in found.items()}}
-        for each in self._others:
-            each.on_epoch_end(self._epoch, results)
-        if self.model.stop_training:  # which `fit` would look at after another call
-            self.model.resume_at = self.params["epochs"], 0
+        if number := self._handler.agree_on_signal():
+            raise Preempted(number, validating=True)

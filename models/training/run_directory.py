@@ -1,4 +1,4 @@
-"""A run's directory: whether it can be used, and what lies in it."""
+"""The directory of a run: whether a configuration may run in it, its creation, its config.json."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import os
 import tensorflow as tf
 from absl import logging
 
-from evenkeel.models.config import (
-    TrainConfig,
-    config_json,
-    flat,
-    from_dict,
-)
-from evenkeel.models.distribute.io_errors import reason
+from evenkeel.models.config import TrainConfig, config_json, flatten, from_dict
+from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.system.atomic_write import write_text
 
-CONTENTS = (
+RUN_FILES = (
     "config.json",
     "checkpoints",
     "train",
@@ -34,12 +29,12 @@ CONTENTS = (
 def check(
     model_dir: str, config: TrainConfig, resume: bool, overwrite: bool, allow_config_change: bool = False
 ) -> None:
-    """Whether `config` may run in `model_dir`; writes nothing.
+    """Checks that `config` may run in `model_dir`; writes nothing.
 
-    On which devices a run goes on is free. So is all else with `allow_config_change`.
+    A run may always be resumed on other devices (`strategy.*`); with `allow_config_change`, with any other option.
 
     Raises:
-      UsageError: it holds another run, the same run without `resume` or `overwrite`, or nothing to resume.
+      UsageError: the directory holds another run, or this run without `resume` or `overwrite`, or no run to resume.
     """
     if not tf.io.gfile.exists(os.path.join(model_dir, "config.json")):
         if resume:
@@ -47,32 +42,43 @@ def check(
         return
     if overwrite:
         return
-    there, here = flat(read_config(model_dir)), flat(config)
-    differing = [
-        f"{name} is {there[name]} there, {here[name]} here"
-        for name in here
-        if there[name] != here[name] and not name.startswith("strategy.")
-    ]
-    if differing and resume and allow_config_change:
-        logging.warning("going on with another configuration: %s", "; ".join(differing))
+    differences = _differences(read_config(model_dir), config)
+    if differences and resume and allow_config_change:
+        logging.warning("resuming with another configuration: %s", differences)
         return
-    ways = (
+    remedies = (
         f"go on with --resume --config={os.path.join(model_dir, 'config.json')},"
         " start over with --overwrite, or choose another --model_dir."
     )
-    if differing:
+    if differences:
         raise UsageError(
-            f"model_dir ({model_dir}) holds a run with another configuration: {'; '.join(differing)}: {ways}"
+            f"model_dir ({model_dir}) holds a run with another configuration: {differences}: {remedies}"
             + (" --allow_config_change goes on with the new one." if resume else "")
         )
     if not resume:
-        raise UsageError(f"model_dir ({model_dir}) holds this run already: {ways}")
+        raise UsageError(f"model_dir ({model_dir}) holds this run already: {remedies}")
+
+
+def _differences(stored: TrainConfig, given: TrainConfig) -> str:
+    """The options in which the configurations differ, except the devices; "" if none."""
+    there, here = flatten(stored), flatten(given)
+    return "; ".join(
+        f"{name} is {there[name]} there, {here[name]} here"
+        for name in here
+        if there[name] != here[name] and not name.startswith("strategy.")
+    )
 
 
 def create(model_dir: str, config: TrainConfig, skipped: tuple[str, ...], resume: bool) -> None:
-    """Makes the directory with config.json; without `resume`, an earlier run's files go first."""
+    """Creates the directory with config.json; without `resume` it first removes the files of an earlier run.
+
+    `skipped` has a line for each image that cannot be used; they go to skipped.txt.
+
+    Raises:
+      UsageError: the directory cannot be written to.
+    """
     if not resume:
-        for name in CONTENTS:
+        for name in RUN_FILES:
             path = os.path.join(model_dir, name)
             if tf.io.gfile.isdir(path):
                 tf.io.gfile.rmtree(path)
@@ -81,23 +87,27 @@ def create(model_dir: str, config: TrainConfig, skipped: tuple[str, ...], resume
     try:
         tf.io.gfile.makedirs(model_dir)
         write_text(os.path.join(model_dir, "config.json"), config_json(config) + "\n")
-    except (OSError, tf.errors.OpError) as error:
-        raise UsageError(f"model_dir ({model_dir}) cannot be written to: {reason(error)}; choose another.") from error
+    except WRITE_ERRORS as error:
+        raise UsageError(
+            f"model_dir ({model_dir}) cannot be written to: {summarize_error(error)}; choose another."
+        ) from error
     if skipped:
         write_text(os.path.join(model_dir, "skipped.txt"), "\n".join(skipped) + "\n")
 
 
 def read_config(model_dir: str) -> TrainConfig:
-    """The configuration a run was started with.
+    """The configuration that the run in `model_dir` was started with.
 
     Raises:
-      UsageError: there is none, or it is not one.
+      UsageError: there is no config.json, or it does not hold a configuration.
     """
     path = os.path.join(model_dir, "config.json")
     try:
         with tf.io.gfile.GFile(path) as file:
             return from_dict(TrainConfig, json.loads(file.read()))
     except tf.errors.OpError as error:
-        raise UsageError(f"model_dir ({model_dir}) holds no run: there is no config.json in it.") from error
+        raise UsageError(
+            f"model_dir ({model_dir}) holds no run: there is no config.json in it; choose another."
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not JSON ({error}): restore it or start over in another --model_dir.") from error

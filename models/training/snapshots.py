@@ -1,70 +1,81 @@
-"""Copies of all that training changes, in memory: what a rollback puts back.
+"""Copies of the training state in memory, for rollbacks.
 
 snapshots = Snapshots(model)
 snapshots.take()
-step = snapshots.restore(before=alarm.step)
+step = snapshots.restore(max_step=alarm.step)
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from evenkeel.models.training.stable_model import StableModel
 
-KEEP = 6
+MAX_SNAPSHOTS = 6
+
+
+class _Snapshot(NamedTuple):
+    step: int
+    trained_steps: int
+    values: list[np.ndarray]
 
 
 class Snapshots:
-    """`KEEP` copies of weights, BatchNorm's statistics, optimizer slots and step, loss scale and averages.
+    """Up to `MAX_SNAPSHOTS` copies of weights, BatchNorm's statistics, optimizer slots and step, loss scale, averages.
 
-    The older, the farther apart: what is noticed late needs an old one. Not of `data_step`: what is trained on after a
-    rollback are batches not yet seen. The model makes up for the steps that are undone, so that the learning rate's
-    schedule, which goes back as well, comes to its end.
+    Older copies lie farther apart: trouble that is noticed late needs an old one. `data_step` is not copied: after a
+    rollback the run trains on batches that it has not seen. The model makes up for the undone steps, so that the
+    learning-rate schedule, which goes back as well, still comes to its end.
     """
 
     def __init__(self, model: StableModel) -> None:
         self._model = model
-        self._variables = changing(model)
-        self._taken: list[tuple[int, int, list[np.ndarray]]] = []  # step, trained steps, values
+        self._variables = state_variables(model)
+        self._snapshots: list[_Snapshot] = []
 
     @property
     def steps(self) -> list[int]:
-        """The steps that are held, ascending."""
-        return [step for step, _, _ in self._taken]
+        """The steps of the copies, ascending."""
+        return [snapshot.step for snapshot in self._snapshots]
 
     def take(self) -> None:
+        """Copies the present state; drops the copy that is missed least if there are too many."""
         local = self._model.distribute_strategy.experimental_local_results
-        # Copies: on a CPU, what .numpy() gives is the variable's own memory.
+        # np.array copies: on a CPU .numpy() returns the variable's own memory.
         values = [np.array(local(variable)[0].numpy()) for variable in self._variables]
-        self._taken.append((self._model.step, self._model.trained_steps, values))
-        if len(self._taken) > KEEP:
+        self._snapshots.append(_Snapshot(self._model.step, self._model.trained_steps, values))
+        if len(self._snapshots) > MAX_SNAPSHOTS:
             steps = self.steps
-            # Of the ones between, that whose neighbours are nearest to each other for its age.
-            gaps = [(steps[at + 1] - steps[at - 1]) / (steps[-1] - steps[at] + 1) for at in range(1, len(steps) - 1)]
-            del self._taken[1 + int(np.argmin(gaps))]
+            # Except the first and the last: the copy with the smallest gap between its neighbours relative to its age.
+            gaps = [(steps[i + 1] - steps[i - 1]) / (steps[-1] - steps[i] + 1) for i in range(1, len(steps) - 1)]
+            del self._snapshots[1 + int(np.argmin(gaps))]
 
-    def restore(self, before: int) -> int:
-        """Puts the newest copy of a step up to `before` back, on every replica, and drops later ones; returns its step.
+    def restore(self, max_step: int) -> int:
+        """Restores the newest copy of a step up to `max_step` on every replica, drops newer ones; returns its step.
 
         Raises:
           ValueError: there is no such copy.
         """
-        usable = [taken for taken in self._taken if taken[0] <= before]
+        usable = [snapshot for snapshot in self._snapshots if snapshot.step <= max_step]
         if not usable:
-            raise ValueError(f"no snapshot of step {before} or before it; there are {self.steps}.")
-        self._taken = usable
-        step, trained, values = usable[-1]
-        for variable, value in zip(self._variables, values, strict=True):
+            raise ValueError(
+                f"no snapshot of step {max_step} or before it; there are {self.steps}: take one before training."
+            )
+        self._snapshots = usable
+        newest = usable[-1]
+        for variable, value in zip(self._variables, newest.values, strict=True):
             variable.assign(value)
-        self._model.undo(self._model.trained_steps - trained)
-        return step
+        self._model.record_rollback(self._model.trained_steps - newest.trained_steps)
+        return newest.step
 
 
-def changing(model: StableModel) -> list[tf.Variable]:
-    """Every variable that a training step writes, but for metrics and clocks."""
-    of_metrics = {id(variable) for metric in model.metrics for variable in metric.variables}
-    own = [variable for variable in model.variables if id(variable) not in of_metrics]
+def state_variables(model: StableModel) -> list[tf.Variable]:
+    """Every variable that a training step writes, except metrics, `data_step` and `lost_steps`."""
+    metric_variables = {id(variable) for metric in model.metrics for variable in metric.variables}
+    own = [variable for variable in model.variables if id(variable) not in metric_variables]
     optimizer = model.optimizer
     scale = [optimizer._loss_scale._current_loss_scale, optimizer._loss_scale._counter] if optimizer.dynamic else []
     averages = model.averages.variables if model.averages is not None else []

@@ -1,4 +1,4 @@
-"""What a run was: measured while it goes on, written as summary.json, printed for a person."""
+"""The summary of a run: measured during training, written as summary.json, printed for a person."""
 
 from __future__ import annotations
 
@@ -21,72 +21,71 @@ from evenkeel.models.telemetry import step_row
 from evenkeel.models.telemetry.incidents import Incidents
 from evenkeel.models.training.stable_model import StableModel
 
-PREEMPTED = 75  # the exit code that asks to be resumed
-MAX_SKIPPED = 100  # updates skipped in a row before a run is given up: 15 halvings bring float16's scale to 1
+EXIT_PREEMPTED = 75  # the exit code that asks for a rerun with --resume
+EXIT_INTERRUPTED = 130  # the shell's exit code after Ctrl-C
+EXIT_FAILED = 3
+# Skipped updates in a row after which a run is given up; 15 halvings bring float16's loss scale down to 1.
+MAX_SKIPPED_UPDATES = 100
 
 
-class Meter(keras.callbacks.Callback):
-    """Throughput, input stalls and skipped updates, from the rows each compiled call leaves.
-
-    Every skipped update is an incident.
+class RunMeter(keras.callbacks.Callback):
+    """Measures throughput and input stalls of each compiled call, and records every skipped update as an incident.
 
     Raises (from `fit`):
-      TrainingFailed: MAX_SKIPPED updates in a row had a non-finite gradient.
+      TrainingFailed: MAX_SKIPPED_UPDATES updates in a row had a non-finite gradient.
+
+    Attributes:
+      images_per_second: one value for each compiled call.
+      input_wait_seconds: time that steps waited for their batches, summed over all calls except the first.
+      call_seconds: wall time of those calls.
+      first_call: see `time_since_start`, at the end of the first call; None before.
     """
 
     def __init__(self, global_batch_size: int, incidents: Incidents, state: dict[str, Any] | None = None) -> None:
-        """`state` as `state()` gave it, where a run goes on."""
+        """`state` is what `state()` returned before the run was interrupted."""
         super().__init__()
-        self._batch, self.incidents = global_batch_size, incidents
-        self._begun, self._in_a_row = 0.0, (state or {"skipped": 0})["skipped"]
-        self.rates: list[float] = []  # images/s of each compiled call
-        self.waited = self.spent = 0.0  # seconds
-        self.first_call: dict[str, float] | None = None  # when it had ended, as `since_start` has it
+        self._global_batch_size, self.incidents = global_batch_size, incidents
+        self._skipped_in_a_row: int = (state or {"skipped": 0})["skipped"]
+        self._call_start = 0.0
+        self.images_per_second: list[float] = []
+        self.input_wait_seconds = self.call_seconds = 0.0
+        self.first_call: dict[str, float] | None = None
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._begun = time.perf_counter()
+        self._call_start = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        spent, rows = time.perf_counter() - self._begun, self.model.rows
-        self.first_call = self.first_call or since_start()
-        self.rates.append(len(rows) * self._batch / spent)
-        if len(self.rates) > 1:  # the first compiles
-            self.spent += spent
-            self.waited += float(step_row.column(rows, "input_wait").sum())
-        skipped = step_row.column(rows, "nonfinite") > 0
-        for number in np.flatnonzero(skipped):
-            self._record(self.model.step - len(rows) + int(number), rows[number])
-        ran = np.flatnonzero(~skipped)
-        self._in_a_row = len(rows) - 1 - int(ran[-1]) if len(ran) else self._in_a_row + len(rows)
-        if self._in_a_row >= MAX_SKIPPED:
+        seconds, rows = time.perf_counter() - self._call_start, self.model.rows
+        self.first_call = self.first_call or time_since_start()
+        self.images_per_second.append(len(rows) * self._global_batch_size / seconds)
+        if len(self.images_per_second) > 1:  # the first call includes compilation
+            self.call_seconds += seconds
+            self.input_wait_seconds += float(step_row.column(rows, "input_wait").sum())
+        self._count_skipped(rows)
+        if self._skipped_in_a_row >= MAX_SKIPPED_UPDATES:
             raise TrainingFailed(
-                f"the last {self._in_a_row} updates were all skipped for a non-finite gradient:"
+                f"the last {self._skipped_in_a_row} updates were all skipped for a non-finite gradient:"
                 " lower --optimizer.learning_rate, set --optimizer.clip_norm=1, or use --precision=float32."
             )
 
     def state(self) -> dict[str, Any]:
-        """How many updates in a row have been skipped, up to now."""
-        return {"skipped": self._in_a_row}
+        """The number of updates in a row that have been skipped up to now, for a checkpoint."""
+        return {"skipped": self._skipped_in_a_row}
 
-    def _record(self, step: int, row: np.ndarray) -> None:
-        evidence = {name: float(value) for name, value in zip(step_row.ROW, row, strict=True)}
+    def _count_skipped(self, rows: np.ndarray) -> None:
+        skipped = step_row.column(rows, "nonfinite") > 0
+        for index in np.flatnonzero(skipped):
+            self._record_skipped(self.model.step - len(rows) + int(index), rows[index])
+        applied = np.flatnonzero(~skipped)
+        if len(applied):
+            self._skipped_in_a_row = len(rows) - 1 - int(applied[-1])
+        else:
+            self._skipped_in_a_row += len(rows)
+
+    def _record_skipped(self, step: int, row: np.ndarray) -> None:
+        evidence = {name: float(value) for name, value in zip(step_row.COLUMNS, row, strict=True)}
         kind = "loss_scale_overflow" if evidence["loss_scale"] > 1 else "nonfinite_gradient"
-        self.incidents.tell(step, kind, evidence, "skipped the update")
-
-
-def since_start() -> dict[str, float]:
-    """Seconds since this process began, to 10 ms, and CPU seconds that it and its ended children have taken."""
-    with open("/proc/self/stat") as file:
-        fields = file.read().rpartition(")")[2].split()  # the name before it may hold spaces
-    ticks = int(fields[19])  # proc(5): starttime is field 22; the first here is field 3
-    running = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return {"wall_seconds": running, "cpu_seconds": cpu_seconds()}
-
-
-def cpu_seconds() -> float:
-    """User and system time of this process and of its children that have ended."""
-    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in parts)
+        self.incidents.record(step, kind, evidence, "skipped the update")
 
 
 def summarize(
@@ -94,25 +93,27 @@ def summarize(
     status: str,
     model: StableModel,
     steps_per_epoch: int,
-    meter: Meter,
+    meter: RunMeter,
     final: dict[str, float] | None,
     best: dict[str, float] | None,
     wall_seconds: float,
     skipped_images: int,
 ) -> dict[str, Any]:
-    """The contents of summary.json; durations in seconds, memory in bytes, `final` and `best` on validation.
+    """The contents of summary.json; durations in seconds, memory in bytes.
 
-    `first_call` says how long after its start the process had made its first compiled call of steps.
+    `final` and `best` are validation results. `first_call` tells how long after the start of the process its first
+    compiled call of steps had ended.
     """
     packages = ("tensorflow", "tf_keras", "tensorflow-datasets", "numpy")
+    throughput = meter.images_per_second[1:]  # the first call includes compilation
     return {
         "status": status,
         "steps": model.step,
         "epochs": model.trained_steps / steps_per_epoch,
         "final": final,
         "best": best,
-        "images_per_second": float(np.median(meter.rates[1:])) if len(meter.rates) > 1 else None,
-        "input_stall_fraction": meter.waited / meter.spent if meter.spent else None,
+        "images_per_second": float(np.median(throughput)) if throughput else None,
+        "input_stall_fraction": meter.input_wait_seconds / meter.call_seconds if meter.call_seconds else None,
         "incidents": meter.incidents.counts,
         "skipped_images": skipped_images,
         "wall_seconds": wall_seconds,
@@ -129,25 +130,8 @@ def summarize(
     }
 
 
-def exit_code(summary: dict[str, Any]) -> int:
-    """What a process that trained ends with: 75 asks to be resumed, 130 is Ctrl-C's, 3 that training failed."""
-    if summary["status"] == "preempted":  # by a signal, or as another worker has gone
-        return 130 if summary.get("signal") == "SIGINT" else PREEMPTED
-    return 3 if summary["status"] == "failed" else 0
-
-
-def git_commit() -> str | None:
-    """The checkout's commit; None where this is no git checkout."""
-    here = pathlib.Path(__file__).resolve().parent
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()
-
-
-def text(summary: dict[str, Any], model_dir: str) -> str:
-    """The summary as a person reads it."""
+def format_text(summary: dict[str, Any], model_dir: str) -> str:
+    """The summary as text for a terminal."""
     lines = [f"{summary['status']} after {summary['epochs']:.1f} epochs, {summary['steps']} steps"]
     for name in ("final", "best"):
         if result := summary[name]:
@@ -157,12 +141,46 @@ def text(summary: dict[str, Any], model_dir: str) -> str:
             f"{'throughput':<18} {summary['images_per_second']:.0f} images/s,"
             f" {summary['input_stall_fraction']:.1%} of the time waiting for input"
         )
-    lines.append(f"{'time':<18} {summary['wall_seconds']:.0f} s, {summary['peak_rss_bytes'] / 2**30:.1f} GiB at most")
+    lines.append(
+        f"{'time':<18} {summary['wall_seconds']:.0f} s, peak memory {summary['peak_rss_bytes'] / 2**30:.1f} GiB"
+    )
     if summary["incidents"]:
         counts = ", ".join(f"{count} {kind}" for kind, count in summary["incidents"].items())
         lines.append(f"{'incidents':<18} {counts} (incidents.jsonl)")
     if summary["skipped_images"]:
         lines.append(f"{'skipped images':<18} {summary['skipped_images']} (skipped.txt)")
     lines.append(f"{'run':<18} {model_dir}")
-    lines.append(f"{'look at it with':<18} tensorboard --logdir {model_dir}")
+    lines.append(f"{'view it with':<18} tensorboard --logdir {model_dir}")
     return "\n".join(lines)
+
+
+def exit_code(summary: dict[str, Any]) -> int:
+    """The exit code of a process that trained; 0 if it completed or stopped early."""
+    if summary["status"] == "preempted":  # by a signal, or because another worker is gone
+        return EXIT_INTERRUPTED if summary.get("signal") == "SIGINT" else EXIT_PREEMPTED
+    return EXIT_FAILED if summary["status"] == "failed" else 0
+
+
+def time_since_start() -> dict[str, float]:
+    """Wall seconds since this process started, to 10 ms, and CPU seconds of it and its ended children."""
+    with open("/proc/self/stat") as file:
+        fields = file.read().rpartition(")")[2].split()  # the process name before ")" may contain spaces
+    start_ticks = int(fields[19])  # proc(5): starttime is field 22, and `fields` starts with field 3
+    wall_seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK")
+    return {"wall_seconds": wall_seconds, "cpu_seconds": cpu_seconds()}
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of its children that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code is in; None without a git checkout."""
+    directory = pathlib.Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -8,52 +8,14 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score, matthews_corrcoef, top_k_accuracy_score
+from sklearn.metrics import confusion_matrix
 
 from evenkeel.models import evaluation, train
 from evenkeel.models.config import AveragingConfig
-from evenkeel.models.distribute import strategy
 from evenkeel.models.evaluation import Evaluation, evaluate_run
-from evenkeel.models.telemetry.scores import precision, recall
-from evenkeel.models.training import build_model
-from evenkeel.pipeline import build, dataset
+from evenkeel.models.telemetry.scores import precision_per_class, recall_per_class
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import ReplicaShard
-from evenkeel.pipeline.reading.reader import evaluation_steps
-from tests.models.optim.test_losses import crossentropy
-from tests.models.telemetry.test_scores import expected_error
 from tests.models.test_train import STEPS, TINY, finished
-from tests.models.training.test_stable_model import one, two
-
-
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
-    devices = two() if replicas == 2 else one()
-    data = dataset.load_dataset(TINY.data)
-    build_model.set_up(TINY)
-    model = build_model.create_model(TINY, data, devices, STEPS)
-    share = strategy.share(devices, TINY.data.batch_size)
-    steps = evaluation_steps(data.validation, share)
-    assert steps * 16 == 64 > len(data.validation) == 60, "the last batch is filled up"
-    _, batches = train.batches(TINY, data, devices, share, start_step=0)
-    for _ in range(2):  # the second time over the same batches from their start
-        result = build_model.evaluate(model, batches, steps)
-    whole = dataclasses.replace(TINY.data, batch_size=60)
-    images, labels, weights = next(iter(build.evaluation_batches(data.validation, whole, ReplicaShard(60))))
-    assert weights.numpy().all()
-    logits, labels = model(images, training=False).numpy().astype(np.float64), labels.numpy()
-    assert result["loss"] == pytest.approx(crossentropy(logits, labels).mean(), rel=1e-5)
-    assert result["accuracy"] == pytest.approx((logits.argmax(axis=1) == labels).mean(), rel=1e-6)
-    np.testing.assert_array_equal(model.confusion_matrix, confusion_matrix(labels, logits.argmax(axis=1)))
-    assert model.confusion_matrix.sum() == 60
-    predicted = logits.argmax(axis=1)
-    assert model.scores["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
-    assert model.scores["kappa"] == pytest.approx(cohen_kappa_score(labels, predicted))
-    assert model.scores["matthews"] == pytest.approx(matthews_corrcoef(labels, predicted))
-    assert model.scores["top_5"] == pytest.approx(top_k_accuracy_score(labels, logits, k=5))
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert model.scores["calibration_error"] == pytest.approx(expected_error(shares, labels), rel=1e-3)
 
 
 @pytest.mark.slow
@@ -100,11 +62,11 @@ def test_accuracy_is_the_share_of_the_diagonal() -> None:
 
 def test_the_text_holds_every_number() -> None:
     found = evaluated()
-    lines = evaluation.text(found).splitlines()
+    lines = evaluation.format_text(found).splitlines()
     assert lines[0] == "200 images, step-1"
     assert lines[1] == f"accuracy {found.accuracy:.4f}  loss 1.2500"
     assert lines[2] == "macro_f1 0.5000  kappa 0.2500"
-    of_class = zip(precision(found.matrix), recall(found.matrix), strict=True)
+    of_class = zip(precision_per_class(found.matrix), recall_per_class(found.matrix), strict=True)
     for number, (name, (right, found_again)) in enumerate(zip(found.classes, of_class, strict=True)):
         rows = [line.removeprefix(name).split() for line in lines if line.startswith(name)]
         numbers = [f"{right:.4f}", f"{found_again:.4f}", f"{found.matrix[number].sum():.0f}"]
@@ -122,18 +84,3 @@ def test_a_directory_without_a_run_or_checkpoint_is_named(tmp_path: pathlib.Path
 def test_a_split_that_does_not_exist_is_named() -> None:
     with pytest.raises(UsageError, match="vaildation"):
         evaluate_run(finished()[0], split="vaildation")
-
-
-def test_evaluation_leaves_the_statistics_alone() -> None:
-    data = dataset.load_dataset(TINY.data)
-    build_model.set_up(TINY)
-    model = build_model.create_model(TINY, data, one(), STEPS)
-    share = strategy.share(one(), TINY.data.batch_size)
-    _, batches = train.batches(TINY, data, one(), share, start_step=0)
-    before = [variable.numpy() for layer in model.layers for variable in layer.weights]
-    build_model.evaluate(model, batches, 2)
-    after = [variable.numpy() for layer in model.layers for variable in layer.weights]
-    assert len(before) == 9
-    for value, old in zip(after, before, strict=True):
-        np.testing.assert_array_equal(value, old)
-    assert model.step == int(tf.convert_to_tensor(model.optimizer.iterations)) == 0

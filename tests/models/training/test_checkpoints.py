@@ -61,7 +61,7 @@ def test_what_is_saved_is_restored_in_another_model(tmp_path: pathlib.Path) -> N
     slots = [slot.numpy() for slot in model.optimizer.inner_optimizer.variables]
     save(saved, model, 7, best=4)
     fresh, other = checkpoints(tmp_path, name="adam")
-    newest = fresh.newest()
+    newest = fresh.newest_intact()
     assert newest == str(tmp_path / "step-00000007")
     assert fresh.restore(newest) == {"best": {"loss": 1.0, "accuracy": 0.5, "step": 4}, "step": 7}
     assert other.step == 7
@@ -142,7 +142,7 @@ def test_steps_beyond_eight_digits_stay_in_order(tmp_path: pathlib.Path) -> None
     saved, model = checkpoints(tmp_path)
     for step in (99_999_998, 100_000_000):
         save(saved, model, step)
-    assert saved.newest() == str(tmp_path / "step-100000000")
+    assert saved.newest_intact() == str(tmp_path / "step-100000000")
 
 
 def test_a_writer_killed_while_saving_leaves_the_previous_one(
@@ -155,12 +155,12 @@ def test_a_writer_killed_while_saving_leaves_the_previous_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checksums, "seal", killed)
+        patch.setattr(checksums, "write_checksums", killed)
         with pytest.raises(KeyboardInterrupt):
             save(saved, model, 20)
     assert names(tmp_path) == ["step-00000010", "writing-00000020"]
     fresh, other = checkpoints(tmp_path)
-    assert fresh.newest() == str(tmp_path / "step-00000010")
+    assert fresh.newest_intact() == str(tmp_path / "step-00000010")
     fresh.restore(str(tmp_path / "step-00000010"))
     assert other.step == 10
     save(fresh, other, 20)
@@ -182,7 +182,7 @@ def test_a_writer_killed_between_the_old_and_the_new_of_one_step_loses_neither(
             save(saved, model, 10)
     assert names(tmp_path) == ["writing-00000010"]
     fresh, _ = checkpoints(tmp_path)
-    assert fresh.newest() == str(tmp_path / "step-00000010")
+    assert fresh.newest_intact() == str(tmp_path / "step-00000010")
     assert names(tmp_path) == ["step-00000010"]
 
 
@@ -202,7 +202,7 @@ def test_the_best_stays_until_a_better_one_is_on_disk(tmp_path: pathlib.Path, mo
     saved, model = checkpoints(tmp_path, keep=1)
     save(saved, model, 10, best=10)
     with monkeypatch.context() as patch:
-        patch.setattr(checksums, "seal", lambda _: (_ for _ in ()).throw(OSError("no space")))
+        patch.setattr(checksums, "write_checksums", lambda _: (_ for _ in ()).throw(OSError("no space")))
         with pytest.raises(OSError, match="no space"):
             save(saved, model, 20, best=20)
     save(saved, model, 30, best=20)
@@ -215,8 +215,8 @@ def test_names_that_are_no_checkpoint_are_ignored(tmp_path: pathlib.Path) -> Non
     saved, _ = checkpoints(tmp_path)
     for name in ("writing-00000030", "step-123", "step-00000030.tmp", "notes"):
         (tmp_path / name).mkdir()
-    assert saved.newest() is None
-    assert checkpoints(tmp_path / "absent")[0].newest() is None
+    assert saved.newest_intact() is None
+    assert checkpoints(tmp_path / "absent")[0].newest_intact() is None
 
 
 def wider(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -275,7 +275,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_named(tmp_path: pathlib.Path, cap
                 saved.restore(str(tmp_path / "step-00000020"))
             assert "\n" not in str(raised.value)
             caplog.clear()
-            assert saved.newest() == str(tmp_path / "step-00000010"), (path.name, of)
+            assert saved.newest_intact() == str(tmp_path / "step-00000010"), (path.name, of)
             assert "step-00000020 is damaged (" in caplog.text
             assert names(tmp_path) == ["damaged-step-00000020", "step-00000010"]
             seen += 1
@@ -298,7 +298,7 @@ def test_no_space_left_costs_a_checkpoint_and_nothing_else(
     def fails(*_: object, **__: object) -> None:
         raise full
 
-    for owner, name in ((saved._tracked, "write"), (checksums, "flush")):
+    for owner, name in ((saved._tracked, "write"), (checksums, "sync_to_disk")):
         caplog.clear()
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, fails)
@@ -337,7 +337,7 @@ def test_checkpoints_come_by_steps_and_by_minutes(tmp_path: pathlib.Path, monkey
         return found
 
     def save_clock(callback: Checkpointer) -> None:
-        callback._saved, callback._saved_at = model.step, now
+        callback._saved_step, callback._saved_time = model.step, now
 
     rarely = CheckpointConfig(every_epochs=5)
     assert steps(rarely) == []

@@ -12,14 +12,18 @@ from evenkeel.models.training import checksums
 
 
 def held(directory: pathlib.Path) -> str:
-    for name, content in (("variables", os.urandom(3 * checksums.BLOCK + 7)), ("state.json", b"{}"), ("empty", b"")):
+    for name, content in (
+        ("variables", os.urandom(3 * checksums.BLOCK_BYTES + 7)),
+        ("state.json", b"{}"),
+        ("empty", b""),
+    ):
         (directory / name).write_bytes(content)
-    checksums.seal(str(directory))
+    checksums.write_checksums(str(directory))
     return str(directory)
 
 
 def test_a_sealed_directory_is_whole(tmp_path: pathlib.Path) -> None:
-    assert checksums.fault(held(tmp_path)) == ""
+    assert checksums.find_damage(held(tmp_path)) == ""
 
 
 def test_what_is_not_as_it_was_is_named(tmp_path: pathlib.Path) -> None:
@@ -28,16 +32,16 @@ def test_what_is_not_as_it_was_is_named(tmp_path: pathlib.Path) -> None:
     whole = variables.read_bytes()
     for damaged in (whole[:-1], whole + b"\0", whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         variables.write_bytes(damaged)
-        assert checksums.fault(directory) == "variables is not what was written"
+        assert checksums.find_damage(directory) == "variables is not what was written"
     variables.unlink()
-    assert checksums.fault(directory) == "variables cannot be read"
-    sums = tmp_path / checksums.SUMS
+    assert checksums.find_damage(directory) == "variables cannot be read"
+    sums = tmp_path / checksums.CHECKSUM_FILE
     for content, told in ((b"[]", "is not a list of files"), (b"{", "is not JSON"), (b"\xff", "is not JSON")):
         sums.write_bytes(content)
-        assert checksums.fault(directory) == f"{checksums.SUMS} {told}"
+        assert checksums.find_damage(directory) == f"{checksums.CHECKSUM_FILE} {told}"
     sums.unlink()
-    assert checksums.fault(directory) == f"{checksums.SUMS} cannot be read"
-    assert checksums.fault(str(tmp_path / "absent")) == f"{checksums.SUMS} cannot be read"
+    assert checksums.find_damage(directory) == f"{checksums.CHECKSUM_FILE} cannot be read"
+    assert checksums.find_damage(str(tmp_path / "absent")) == f"{checksums.CHECKSUM_FILE} cannot be read"
 
 
 def test_flushing_fails_where_it_matters(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,10 +54,10 @@ def test_flushing_fails_where_it_matters(tmp_path: pathlib.Path, monkeypatch: py
         return fsync
 
     monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
-    checksums.flush(str(tmp_path))  # a file system that flushes no directories
+    checksums.sync_to_disk(str(tmp_path))  # a file system that flushes no directories
     with pytest.raises(OSError, match="Invalid argument"):
-        checksums.flush(str(tmp_path / "variables"))
+        checksums.sync_to_disk(str(tmp_path / "variables"))
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
-        checksums.flush(str(tmp_path))
-    checksums.flush("gs://bucket/checkpoints")
+        checksums.sync_to_disk(str(tmp_path))
+    checksums.sync_to_disk("gs://bucket/checkpoints")

@@ -48,5 +48,5 @@ def test_training_goes_on_and_the_last_checkpoint_stays_good(disk: pathlib.Path)
     kept = sorted((disk / "run/checkpoints").iterdir())
     assert kept
     assert all(path.name.startswith("step-") for path in kept), "no rest of an unfinished one takes up room"
-    assert [checksums.fault(str(path)) for path in kept] == [""] * len(kept)
+    assert [checksums.find_damage(str(path)) for path in kept] == [""] * len(kept)
     assert last.endswith(f"make room, then go on with --resume from {kept[-1]}.")

@@ -10,7 +10,7 @@ import tf_keras as keras
 
 from evenkeel.models.config import OptimizerConfig
 from evenkeel.models.optim.averaging import ema
-from evenkeel.models.training.snapshots import KEEP, Snapshots, changing
+from evenkeel.models.training.snapshots import MAX_SNAPSHOTS, Snapshots, state_variables
 from tests.models.networks.test_factory import normed, plain
 from tests.models.training.test_stable_model import (
     IMAGES,
@@ -27,7 +27,7 @@ ADAM = OptimizerConfig(name="adam", learning_rate=1e-2, schedule="constant")
 def values(model: Any) -> list[np.ndarray]:
     """Of every replica."""
     local = model.distribute_strategy.experimental_local_results
-    return [np.array(copy.numpy()) for variable in changing(model) for copy in local(variable)]
+    return [np.array(copy.numpy()) for variable in state_variables(model) for copy in local(variable)]
 
 
 def train(model: Any, fed: Any, steps: int = 5) -> None:
@@ -47,7 +47,7 @@ def test_a_restored_model_is_bit_for_bit_what_it_was(devices: Any, policy: str) 
     train(model, fed)
     changes = [not np.array_equal(old, new) for old, new in zip(before, values(model), strict=True)]
     assert sum(changes) > 0.8 * len(changes), "training has moved nearly all of them"
-    assert snapshots.restore(before=model.step) == step
+    assert snapshots.restore(max_step=model.step) == step
     assert model.trained_steps == step
     for old, new in zip(before, values(model), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -62,7 +62,7 @@ def test_it_trains_on_as_it_would_have() -> None:
     snapshots = Snapshots(model)
     snapshots.take()
     train(model, batches(one(), IMAGES[::-1].copy(), LABELS))
-    snapshots.restore(before=5)
+    snapshots.restore(max_step=5)
     train(model, batches(one(), IMAGES, LABELS))
     train(straight, batches(one(), IMAGES, LABELS), steps=10)
     for detour, direct in zip(model.get_weights(), straight.get_weights(), strict=True):
@@ -71,11 +71,11 @@ def test_it_trains_on_as_it_would_have() -> None:
 
 def test_everything_that_training_writes_is_in_it() -> None:
     model = compiled(one(), normed, ADAM, "mixed_float16", averaging=ema(0.9), metrics=[keras.metrics.Mean("extra")])
-    names = [variable.name for variable in changing(model)]
+    names = [variable.name for variable in state_variables(model)]
     for part in ("kernel", "moving_mean", "m/first", "v/first", "iteration", "loss_scale", "good_steps", "average/"):
         assert any(part in name for name in names), part
     assert not any("extra" in name or "data_step" in name for name in names)
-    assert len({id(variable) for variable in changing(model)}) == len(names)
+    assert len({id(variable) for variable in state_variables(model)}) == len(names)
 
 
 def test_old_copies_are_kept_the_sparser_the_older() -> None:
@@ -84,7 +84,7 @@ def test_old_copies_are_kept_the_sparser_the_older() -> None:
     for step in range(0, 1001, 50):
         model.data_step.assign(step)
         snapshots.take()
-    assert len(snapshots.steps) == KEEP
+    assert len(snapshots.steps) == MAX_SNAPSHOTS
     assert snapshots.steps[0] == 0
     assert snapshots.steps[-1] == 1000
     gaps = np.diff(snapshots.steps)
@@ -97,7 +97,7 @@ def test_the_newest_usable_copy_is_taken_and_later_ones_are_dropped() -> None:
     for step in (0, 50, 100):
         model.data_step.assign(step)
         snapshots.take()
-    assert snapshots.restore(before=99) == 50
+    assert snapshots.restore(max_step=99) == 50
     assert snapshots.steps == [0, 50]
     with pytest.raises(ValueError, match="no snapshot of step -1 or before it"):
-        snapshots.restore(before=-1)
+        snapshots.restore(max_step=-1)

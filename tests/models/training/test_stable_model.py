@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from evenkeel.models.config import (
     StrategyConfig,
 )
 from evenkeel.models.distribute import strategy
-from evenkeel.models.networks.blocks import Convolutions
+from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.networks.cnn import cnn
 from evenkeel.models.optim import optimizers
 from evenkeel.models.optim.clipping import Clipping
@@ -30,10 +31,13 @@ from evenkeel.models.optim.losses import Crossentropy
 from evenkeel.models.optim.schedules import Schedule
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training.stable_model import LossScaleOptimizer, StableModel
+from evenkeel.models.training.step_options import StepOptions
+from evenkeel.models.training.training_step import moving_statistics
 from tests.models.networks.test_factory import normed, plain
-from tests.models.optim.test_addons import where_available
+from tests.models.optim.test_addons import skip_without_addons
 
 CLASSES, SIZE, BATCH = 10, 8, 20
+STEP_OPTIONS = dataclasses.fields(StepOptions)
 Network = Callable[[tuple[int, int, int], int], keras.Model]
 
 
@@ -49,18 +53,22 @@ IMAGES, LABELS = examples()
 
 
 def one() -> tf.distribute.Strategy:
-    return strategy.create(StrategyConfig(name="one"))
+    return strategy.create_strategy(StrategyConfig(name="one"))
 
 
 def two() -> tf.distribute.Strategy:
     """Two replicas on the logical CPUs."""
-    return strategy.create(StrategyConfig(name="mirrored", logical_cpus=2))
+    return strategy.create_strategy(StrategyConfig(name="mirrored", logical_cpus=2))
 
 
 def batches(devices: tf.distribute.Strategy, images: np.ndarray, labels: np.ndarray, batch: int = BATCH) -> Any:
     """The examples in order, for ever, fed to each replica as the pipeline feeds them."""
-    share = strategy.share(devices, batch)
-    dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(share.batch_size, drop_remainder=True).repeat()
+    replica_shard = strategy.replica_shard(devices, batch)
+    dataset = (
+        tf.data.Dataset.from_tensor_slices((images, labels))
+        .batch(replica_shard.batch_size, drop_remainder=True)
+        .repeat()
+    )
     return devices.distribute_datasets_from_function(lambda _: dataset)
 
 
@@ -84,16 +92,17 @@ def compiled(
     wrapped: Callable[[Any], Any] = lambda optimizer: optimizer,
     **options: Any,
 ) -> StableModel:
-    """A model with the same first weights every time; `options` go to `compile`."""
+    """A model with the same first weights every time; `options` are of `StepOptions` or `compile`."""
     config = config or OptimizerConfig(learning_rate=0.05, schedule="constant")
     keras.mixed_precision.set_global_policy(policy)
     keras.utils.set_random_seed(1)
     with devices.scope():
         model = StableModel.wrap(network((SIZE, SIZE, 3), CLASSES), [127.5] * 3, [74.0] * 3, seed=1)
         rate = Schedule(config, BATCH, steps_per_epoch=20, epochs=1)
-        optimizer = optimizers.create(config, rate, model.trainable_variables)
+        optimizer = optimizers.create_optimizer(config, rate, model.trainable_variables)
         options = {"clipping": Clipping(norm=config.clip_norm), "accumulate": config.accumulate, **options}
-        model.compile(wrapped(optimizer), Crossentropy(), steps_per_execution=per_call, **options)
+        ours = {field.name: options.pop(field.name) for field in STEP_OPTIONS if field.name in options}
+        model.compile(wrapped(optimizer), Crossentropy(), StepOptions(**ours), steps_per_execution=per_call, **options)
     return model
 
 
@@ -155,14 +164,14 @@ def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.
         assert all(np.array_equal(value, values[0]) for value in values)
 
 
-@pytest.mark.parametrize("name", where_available(name for name in OPTIMIZERS if name != "lookahead"))
+@pytest.mark.parametrize("name", skip_without_addons(name for name in OPTIMIZERS if name != "lookahead"))
 def test_two_replicas_train_the_weights_of_one_device(name: str) -> None:
     assert_replicas_agree(two(), one(), name)
 
 
 def test_synchronized_statistics_are_those_of_the_whole_batch() -> None:
     def network(norm: str) -> Network:
-        return lambda shape, classes: cnn(shape, classes, width=4, conv=Convolutions(norm), depths=(1,), multiples=(1,))
+        return lambda shape, classes: cnn(shape, classes, width=4, conv=ConvNormAct(norm), depths=(1,), multiples=(1,))
 
     config = OptimizerConfig(learning_rate=0.02, schedule="constant")
     alone, together, apart = (
@@ -176,7 +185,7 @@ def test_synchronized_statistics_are_those_of_the_whole_batch() -> None:
 
     assert distance(together) < 1e-4
     assert distance(apart) > 1e-3
-    for state, other in zip(together._statistics(), alone._statistics(), strict=True):
+    for state, other in zip(moving_statistics(together), moving_statistics(alone), strict=True):
         np.testing.assert_allclose(state.numpy(), other.numpy(), rtol=1e-3, atol=1e-4)
 
 
@@ -285,7 +294,7 @@ def test_parts_of_a_batch_have_masks_of_their_own(xla: bool) -> None:
 
     @tf.function
     def logits() -> tf.Tensor:
-        return model._accumulated(images, tf.zeros([BATCH], tf.int64))[2]
+        return model.training_step.accumulate(images, tf.zeros([BATCH], tf.int64))[2]
 
     first, second = np.split(logits().numpy(), 2)
     assert np.abs(first - second).max() > 1e-2
@@ -460,7 +469,7 @@ def test_the_epochs_loss_and_accuracy_are_means_over_its_steps() -> None:
     history = model.fit(fed, steps_per_epoch=7, epochs=2, verbose=0, callbacks=[rows]).history
     steps = np.concatenate(rows.blocks).astype(np.float64).reshape(2, 7, -1)
     for name in ("loss", "accuracy"):
-        expected = steps[:, :, step_row.ROW.index(name)].mean(axis=1)
+        expected = steps[:, :, step_row.COLUMNS.index(name)].mean(axis=1)
         np.testing.assert_allclose(history[name], expected, rtol=1e-5)
 
 
@@ -470,7 +479,7 @@ def test_a_tanh_behind_batchnorm_is_evaluated() -> None:
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, use_bias=False)(x))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("tanh")(x))
     model = StableModel.wrap(keras.Model(inputs, keras.layers.Dense(CLASSES)(x), name="tanh"))
-    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), steps_per_execution=4, watch_every=2)
+    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), StepOptions(layer_stats_every=2), steps_per_execution=4)
     model.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=8, verbose=0)
     assert np.isfinite(model.evaluate(IMAGES, LABELS, batch_size=BATCH, verbose=0)[0])
 
@@ -490,7 +499,7 @@ def test_the_loss_of_a_guess_has_the_penalties_in_it(loss: Any, expected: float 
     x = keras.layers.Dense(CLASSES, **kernel)(keras.layers.GlobalAveragePooling2D()(inputs))
     model = StableModel.wrap(keras.Model(inputs, x))
     model.compile(keras.optimizers.SGD(0.1), loss)
-    assert model.guess == (None if expected is None else pytest.approx(expected, abs=1e-5))
+    assert model.chance_loss == (None if expected is None else pytest.approx(expected, abs=1e-5))
 
 
 def test_a_wrapped_network_keeps_its_weights_and_normalizes() -> None:
@@ -510,7 +519,7 @@ def test_a_wrapped_network_may_see_each_image_by_its_own_figures() -> None:
 
 def test_evaluation_can_take_the_mean_of_an_image_and_its_mirror() -> None:
     model = StableModel.wrap(plain((SIZE, SIZE, 3), CLASSES), mean=[127.5] * 3, std=[60.0] * 3)
-    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), evaluate_flipped=True)
+    model.compile(keras.optimizers.SGD(0.1), Crossentropy(), StepOptions(evaluate_flipped=True))
     images, labels = IMAGES[:60], LABELS[:60]
     results = model.evaluate(images, labels, batch_size=20, verbose=0, return_dict=True)
     straight, mirrored = (model(view).numpy().astype(np.float64) for view in (images, images[:, :, ::-1]))
