@@ -20,7 +20,7 @@ from evenkeel.pipeline import service
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import byte_source, reader
 from evenkeel.pipeline.reading.augmenter import make_batch_augmenter, make_copying_augmenter
 from evenkeel.pipeline.reading.byte_source import ByteSource
@@ -34,8 +34,8 @@ AUTOTUNE = tf.data.AUTOTUNE
 Stage = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 
-# AutoGraph is off: no function of the pipeline has Python's `if` or `for` over tensors, and converting all of them takes
-# 3 CPU seconds.
+# AutoGraph is off: no function of the pipeline has Python's `if` or `for` over tensors, and converting all of them
+# takes 3 CPU seconds.
 @tf.autograph.experimental.do_not_convert
 def training_batches(
     data: Dataset, config: DataConfig, seed: int, replica_shard: ReplicaShard, start_step: int = 0
@@ -80,32 +80,32 @@ def training_chain(
     cache = cached_images(index, config)  # None: images are decoded for every batch
     source: ByteSource | None
 
-    # SHUFFLE, REPEAT AND BATCH are one function of the batch's number: number -> (number, rows int64 [b]). It needs no
-    # buffer and no state, so that any step can be the first one.
+    # SHUFFLE, REPEAT AND BATCH: one function, number -> (number, rows int64 [b]), without buffer and state, so that
+    # any step can be the first one.
     numbers = reader.batch_numbers(config, first)
     shuffle = reader.make_row_shuffler(index, config, shuffle_seed, replica_shard)
 
-    # READ: (number, rows) -> (number, rows, payloads [b]). A payload is the row itself where pixels or files lie in
-    # memory, and the encoded image where they come from a stream.
-    if isinstance(cache, SmallImages):
+    # READ: (number, rows) -> (number, rows, payloads [b]). A payload is the row if the image is in memory, or else the
+    # encoded image.
+    if isinstance(cache, SmallImages):  # decoded at the model's size: nothing to read
         source = None
         ds = numbers.map(shuffle)
-    elif cache is not None:
+    elif cache is not None:  # decoded whole
         index, source = cache.index, cache.source
         ds = numbers.map(shuffle).map(lambda number, rows: (number, rows, rows))
-    elif config.service:
+    elif config.service:  # this chain runs on a worker, which reads single records
         source = byte_source.STREAMED
         ds = numbers.interleave(
             reader.make_service_reader(index, shuffle, replica_shard),
             cycle_length=reader.SERVICE_PARALLEL_BATCHES,
             num_parallel_calls=reader.SERVICE_PARALLEL_BATCHES,
         )
-    elif reader.use_memory_map(config, index):
+    elif reader.use_memory_map(config, index):  # the kernel is asked for the bytes some batches ahead
         source = byte_source.mapped_source(index)
         ds = numbers.map(shuffle).map(reader.make_readahead(index, replica_shard))
         ds = ds.prefetch(reader.readahead_batches(replica_shard))
         ds = ds.map(lambda number, rows: (number, rows, rows))
-    else:  # a stream has no random access: it is shuffled in a buffer, and a later start skips the batches before it
+    else:  # a stream: no random access, so it shuffles in a buffer, and a later start skips the batches before it
         source = byte_source.STREAMED
         ds = reader.stream_training_images(index, config, replica_shard)
         ds = ds.shuffle(config.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=True)
@@ -114,7 +114,7 @@ def training_chain(
         ds = ds.map(lambda number, batch: (number, *batch))
 
     stages: dict[str, Stage] = {}
-    if isinstance(cache, SmallImages):
+    if isinstance(cache, SmallImages):  # (number, rows) -> a batch copied from the cache
         augment = make_copying_augmenter(cache, index, config, augment_seed, replica_shard)
     else:
         assert source is not None

@@ -19,9 +19,9 @@ from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.build_index import build_index
-from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.features import Features
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 IMAGES, SIDE, BATCH = 250, 96, 25
 

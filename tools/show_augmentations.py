@@ -84,7 +84,7 @@ def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.nd
     """{name: uint8 [count, s, s, c]}: the first training images, the same ones in every row."""
     from evenkeel.pipeline.build import training_batches
     from evenkeel.pipeline.dataset import load_dataset
-    from evenkeel.pipeline.index.shuffle import ReplicaShard
+    from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
     data = load_dataset(config)
     rows = {}

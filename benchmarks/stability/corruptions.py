@@ -25,7 +25,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.sources import resolve
 from evenkeel.pipeline.sources.cache_dir import cache_dir
 

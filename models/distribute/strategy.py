@@ -17,7 +17,7 @@ from absl import logging
 from evenkeel.models.config import StrategyConfig
 from evenkeel.models.distribute.io_errors import summarize_error
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 
 def create_strategy(config: StrategyConfig) -> tf.distribute.Strategy:

@@ -1,80 +1,134 @@
-"""Decoded images in memory: whether they fit, and where they lie.
+"""The cache of decoded images in memory: whether to cache, and the cached images.
 
-chosen = plan(index, config)    # None: images are decoded as they are used
+cache = cached_images(index, config)    # None: images are decoded for every batch
+
+Images are cached as small images of the model's size, or, where a random resized crop needs all their pixels, whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import numpy as np
+import tensorflow as tf
 
 from evenkeel.pipeline.augment import chain
-from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.index.index import RAW, Index
-from evenkeel.pipeline.reading import small_images as frames
-from evenkeel.pipeline.reading.byte_source import Fetch, pixels_in
-from evenkeel.pipeline.system import memory_budget, tensor_memory
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
+from evenkeel.pipeline.reading import small_images
+from evenkeel.pipeline.reading.byte_source import ByteSource, pixel_source
+from evenkeel.pipeline.reading.crop_plan import make_evaluation_planner
+from evenkeel.pipeline.reading.decoder import make_batch_decoder, make_whole_decoder
+from evenkeel.pipeline.reading.reader import evaluation_reader
+from evenkeel.pipeline.reading.small_images import SmallImages
+from evenkeel.pipeline.reading.tf_data_options import tf_data_options
+from evenkeel.pipeline.system import memory_budget
+from evenkeel.pipeline.system.tensor_memory import allocate_bytes, share_as_tensor
 
-# What `auto` holds without being asked: CIFAR's 50,000 images, bordered and mirrored, are 480 MB.
-SMALL, SMALL_BYTES = 64, 1 << 30
+# `data.cache=auto` caches only images of up to this side (pixels), and only if all of them take up to so many bytes:
+# the 50,000 images of CIFAR, bordered and mirrored, take 480 MB.
+AUTO_MAX_SIDE, AUTO_MAX_BYTES = 64, 1 << 30
+BATCH_IMAGES = 256  # decoded at a time to fill the cache
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """`frames`: images at the size that the model sees, with a `border` and `mirror`ed; else whole images."""
+class CachePlan:
+    """What to cache.
 
-    frames: bool
+    Attributes:
+      small: images at the size that the model sees; otherwise whole images.
+      border: width of a reflected border around small images, in pixels.
+      mirror: whether small images are also stored mirrored.
+    """
+
+    small: bool
     border: int = 0
     mirror: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Images:
-    """Whole decoded images: rows of the kind RAW, whose payloads are these rows, and what fetches them."""
+class WholeImages:
+    """Whole decoded images in memory.
+
+    Attributes:
+      index: the rows, with the kind RAW.
+      source: reads their pixels; payloads are the rows.
+    """
 
     index: Index
-    fetch: Fetch
+    source: ByteSource
 
 
-def plan(index: Index, config: DataConfig) -> Plan | None:
-    """What to hold of `index`; None for nothing.
+def cached_images(index: Index, config: DataConfig) -> SmallImages | WholeImages | None:
+    """The decoded images of `index` in memory, as `config.cache` asks; None if images are decoded for every batch.
+
+    The first call decodes all images. The cache is kept for the next call with the same arguments.
 
     Raises:
-      UsageError: `data.cache=memory`, and it does not fit.
+      UsageError: `data.cache=memory`, and the images do not fit into the budget.
+    """
+    plan = plan_cache(index, config)
+    if not plan:
+        return None
+    # Fields that decoding does not depend on are reset, so that a change of them does not fill the cache again.
+    return _decode_all(index, plan, dataclasses.replace(config, batch_size=1, eval_crop=1.0, augment=AugmentConfig()))
+
+
+def plan_cache(index: Index, config: DataConfig) -> CachePlan | None:
+    """What to cache of `index`; None for nothing.
+
+    Raises:
+      UsageError: `data.cache=memory`, and the images do not fit into the budget.
     """
     if config.cache not in ("memory", "auto"):
         return None
     if config.cache == "auto" and (config.reader == "streaming" or config.service):
         return None
-    changes = config.augment
-    if changes.random_resized_crop:
-        chosen, needed = Plan(frames=False), int(_sizes(index, config.channels).sum())
+    augment = config.augment
+    if augment.random_resized_crop:
+        plan, needed = CachePlan(small=False), int(_image_bytes(index, config.channels).sum())
     else:
-        by_copying = chain.moves_whole_pixels(changes)
-        chosen = Plan(True, changes.pad_crop if by_copying else 0, by_copying and changes.flip > 0)
-        needed = frames.size_in_bytes(len(index), config.image_size, config.channels, chosen.border, chosen.mirror)
-    allowed = memory_budget.budget_bytes(config.cache_budget_mb)
+        by_copying = chain.moves_whole_pixels(augment)
+        plan = CachePlan(True, augment.pad_crop if by_copying else 0, by_copying and augment.flip > 0)
+        needed = small_images.size_in_bytes(len(index), config.image_size, config.channels, plan.border, plan.mirror)
+    budget = memory_budget.budget_bytes(config.cache_budget_mb)
     if config.cache == "auto":
-        small = chosen.frames and config.image_size <= SMALL and needed <= min(allowed, SMALL_BYTES)
-        return chosen if small else None
-    memory_budget.require_fit(needed, allowed, f"{len(index)} decoded images")
-    return chosen
+        cacheable = plan.small and config.image_size <= AUTO_MAX_SIDE and needed <= min(budget, AUTO_MAX_BYTES)
+        return plan if cacheable else None
+    memory_budget.require_fit(needed, budget, f"{len(index)} decoded images")
+    return plan
 
 
-def hold(images: Iterable[np.ndarray], index: Index, channels: int) -> Images:
-    """All of `index`'s images, uint8 [h, w, channels] each, in the order of its rows, one behind the other."""
-    sizes = _sizes(index, channels)
+@functools.lru_cache(maxsize=1)  # so that a data set built again, or from another step on, does not decode again
+def _decode_all(index: Index, plan: CachePlan, config: DataConfig) -> SmallImages | WholeImages:
+    replica_shard = ReplicaShard(min(len(index), BATCH_IMAGES))
+    ds, source = evaluation_reader(config, index, replica_shard)
+    if plan.small:
+        ds = ds.map(make_evaluation_planner(index, config, source))
+        ds = ds.map(make_batch_decoder(index, config, source, replica_shard), num_parallel_calls=tf.data.AUTOTUNE)
+        ds = ds.prefetch(tf.data.AUTOTUNE).with_options(tf_data_options(config))
+        batches = (images[labels >= 0] for _, images, labels in ds.as_numpy_iterator())
+        return small_images.store_small_images(batches, len(index), plan.border, plan.mirror)
+    ds = ds.unbatch().take(len(index))
+    ds = ds.map(make_whole_decoder(index, config, source), num_parallel_calls=tf.data.AUTOTUNE)
+    return store_whole_images(ds.with_options(tf_data_options(config)).as_numpy_iterator(), index, config.channels)
+
+
+def store_whole_images(images: Iterable[np.ndarray], index: Index, channels: int) -> WholeImages:
+    """Stores all images of `index` one after another; `images` are uint8 [h, w, channels] in the order of its rows."""
+    sizes = _image_bytes(index, channels)
     offsets = np.cumsum(sizes) - sizes
-    held = tensor_memory.allocate_bytes(int(sizes.sum()))
+    memory = allocate_bytes(int(sizes.sum()))
     for image, offset, size in zip(images, offsets, sizes, strict=True):
-        held[offset : offset + size] = image.reshape(-1)
+        memory[offset : offset + size] = image.reshape(-1)
     columns = {**index.columns, "kind": np.full(len(index), RAW, index.columns["kind"].dtype)}
-    return Images(
-        dataclasses.replace(index, columns=columns), pixels_in(tensor_memory.share_as_tensor(held), offsets, channels)
-    )
+    source = pixel_source(share_as_tensor(memory), offsets, channels)
+    return WholeImages(dataclasses.replace(index, columns=columns), source)
 
 
-def _sizes(index: Index, channels: int) -> np.ndarray:
+def _image_bytes(index: Index, channels: int) -> np.ndarray:
+    """int64 [rows]: the bytes of each decoded image."""
     return index.columns["height"].astype(np.int64) * index.columns["width"] * channels

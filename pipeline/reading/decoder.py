@@ -1,7 +1,8 @@
-"""A row of the index -> its image: what to decode of which kind of bytes, and how.
+"""Decoding of a batch: payloads and the regions to decode -> images of the model's size.
 
-regions = regions_of(index, config, fetch)(rows, windows)    # inside tf.data, per batch
-images, labels = decoder(index, config, fetch)(rows, payloads, regions, mirrored)
+plan_regions = make_region_planner(index, config, source)
+decode = make_batch_decoder(index, config, source, replica_shard)
+batch_number, images, labels = decode(batch_numbers, mirrored, rows, payloads, plan_regions(rows, windows))
 """
 
 from __future__ import annotations
@@ -14,167 +15,195 @@ import tensorflow as tf
 
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import (
-    decode_crop,
-    decode,
-    decode_downscaled,
-    luma,
-)
+from evenkeel.pipeline.images.decode import decode, decode_crop, decode_downscaled, luma
 from evenkeel.pipeline.images.raw_resize import make_raw_resizer
-from evenkeel.pipeline.index.index import (
-    JPEG,
-    OTHER,
-    RAW,
-    Index,
-)
-from evenkeel.pipeline.reading.byte_source import Fetch
+from evenkeel.pipeline.index.index import JPEG, OTHER, RAW, Index
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
+from evenkeel.pipeline.reading.byte_source import ByteSource
+from evenkeel.pipeline.system.cpu import cores
 
 
-def shown(rows: tf.Tensor) -> tf.Tensor:
-    """The rows whose images these are: row -1 - r shows r and does not count."""
+def make_batch_decoder(
+    index: Index, config: DataConfig, source: ByteSource, replica_shard: ReplicaShard
+) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """A function that decodes a batch that `crop_plan` has planned.
+
+    (batch_numbers int64 [b], mirrored bool [b] or None, rows int64 [b], payloads [b], regions [b, 5 or more]) ->
+    (batch_numbers, images uint8 [b, s, s, c], labels int64 [b]); the label of a padding row (below 0) is -1.
+    """
+    labels = tf.constant(index.columns["label"])
+    all_raw = source.batched and (index.columns["kind"] == RAW).all()
+    decode_images = (
+        _make_raw_decoder(index, config, source)
+        if all_raw
+        else _make_mixed_decoder(index, config, source, images_in_parallel(config, replica_shard))
+    )
+
+    def decode_batch(
+        batch_numbers: tf.Tensor, mirrored: tf.Tensor | None, rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        stored_rows = unpad_rows(rows)
+        images = decode_images(stored_rows, payloads, regions, mirrored)
+        batch_labels = tf.where(rows < 0, tf.constant(-1, tf.int64), tf.gather(labels, stored_rows))
+        return batch_numbers, tf.ensure_shape(images, [replica_shard.batch_size, *images.shape[1:]]), batch_labels
+
+    return decode_batch
+
+
+def images_in_parallel(config: DataConfig, replica_shard: ReplicaShard) -> int:
+    """The number of images of one batch that are decoded in parallel, so that all threads have work.
+
+    As many batches are decoded in parallel as there are threads, if `ram_budget_mb` has room for four times as many:
+    each batch is held image by image and then as a whole, and more batches wait in buffers. Otherwise fewer batches are
+    decoded in parallel, and the threads share the images of each.
+    """
+    threads = config.threads or cores()
+    batch_bytes = replica_shard.batch_size * config.image_size**2 * config.channels
+    batches = min(threads, max(1, (config.ram_budget_mb << 20) // (4 * batch_bytes)))
+    return -(-threads // batches)
+
+
+def unpad_rows(rows: tf.Tensor) -> tf.Tensor:
+    """The row whose image is shown: a padding row -1 - r shows the image of row r and does not count."""
     return tf.where(rows < 0, -1 - rows, rows)
 
 
-def _can_shrink(index: Index, size: int) -> bool:
-    shorter = np.minimum(index.columns["height"], index.columns["width"])[index.columns["kind"] == JPEG]
-    return bool(shorter.max(initial=0) >= 2 * size)
+def make_region_planner(
+    index: Index, config: DataConfig, source: ByteSource
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function (rows int64 [b], windows int32 [b, 4]) -> the regions to decode, [b, 5 or more].
 
-
-def regions_of(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(rows int64 [b], windows int32 [b, 4]) -> what to decode of each, int32 [b, 5 or more], as in `crop.regions` and
-    then as `fetch` plans to read it."""
-    if not _can_shrink(index, config.image_size):
-        return lambda rows, windows: fetch.planned(shown(rows), tf.pad(windows, [[0, 0], [0, 1]]))
+    The first 5 numbers are those of `crop.decode_regions`; `source.plan_reads` may append more.
+    """
+    if not _can_downscale(index, config.image_size):
+        return lambda rows, windows: source.plan_reads(unpad_rows(rows), tf.pad(windows, [[0, 0], [0, 1]]))
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
     is_jpeg = tf.constant(index.columns["kind"] == JPEG)
 
-    def regions(rows: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
-        height, width, jpeg = (tf.gather(column, shown(rows)) for column in (heights, widths, is_jpeg))
-        return fetch.planned(shown(rows), crop.decode_regions(windows, height, width, config.image_size, jpeg))
+    def plan_regions(rows: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
+        height, width, jpeg = (tf.gather(column, unpad_rows(rows)) for column in (heights, widths, is_jpeg))
+        return source.plan_reads(unpad_rows(rows), crop.decode_regions(windows, height, width, config.image_size, jpeg))
 
-    return regions
-
-
-def decoder(
-    index: Index, config: DataConfig, fetch: Fetch, side_by_side: int
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor | None], tuple[tf.Tensor, tf.Tensor]]:
-    """(rows int64 [b], payloads [b], regions [b, 5 or more], mirrored bool [b] or None) -> (images uint8 [b, s, s, c],
-    labels int64 [b]); the label of a negative row is -1. At most so many encoded images are decoded `side_by_side`."""
-    labels = tf.constant(index.columns["label"])
-    pixels = fetch.at_once and (index.columns["kind"] == RAW).all()
-    images_of = _stored(index, config, fetch) if pixels else _one_by_one(index, config, fetch, side_by_side)
-
-    def decoded(
-        rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        at = shown(rows)
-        images = images_of(at, payloads, regions, mirrored)
-        return images, tf.where(rows < 0, tf.constant(-1, tf.int64), tf.gather(labels, at))
-
-    return decoded
+    return plan_regions
 
 
-def _stored(index: Index, config: DataConfig, fetch: Fetch) -> Callable[..., tf.Tensor]:
-    """`decoder`'s images where all of them lie in memory as pixels."""
-    scaled = _scaled(index, config, fetch)
-    return lambda at, payloads, regions, mirrored: scaled(at, *fetch.stored(payloads), regions, mirrored)
+def _can_downscale(index: Index, size: int) -> bool:
+    """Whether any JPEG is large enough to be downscaled while it is decoded."""
+    shorter_sides = np.minimum(index.columns["height"], index.columns["width"])[index.columns["kind"] == JPEG]
+    return bool(shorter_sides.max(initial=0) >= 2 * size)
 
 
-def _one_by_one(index: Index, config: DataConfig, fetch: Fetch, side_by_side: int) -> Callable[..., tf.Tensor]:
-    """`decoder`'s images in a loop inside of one call: to wake a thread for each of them took 6% of their CPU time."""
+def _make_raw_decoder(index: Index, config: DataConfig, source: ByteSource) -> Callable[..., tf.Tensor]:
+    """(rows, payloads, regions, mirrored) -> images, where all images lie in one memory as pixels."""
+    resize_regions = _make_region_resizer(index, config, source)
+    return lambda rows, payloads, regions, mirrored: resize_regions(
+        rows, *source.locate_pixels(payloads), regions, mirrored
+    )
+
+
+def _make_mixed_decoder(
+    index: Index, config: DataConfig, source: ByteSource, parallel_images: int
+) -> Callable[..., tf.Tensor]:
+    """(rows, payloads, regions, mirrored) -> images, for images of any kind, `parallel_images` of them at a time.
+
+    One call decodes all images of the batch in a loop: waking a thread for each image takes 6% of its CPU time.
+    """
     size, channels = config.image_size, config.channels
-    shrinks = _can_shrink(index, size)
+    can_downscale = _can_downscale(index, size)
 
-    def jpeg(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        contents = fetch.encoded(payload, region)
-        as_it_is = lambda: decode(contents, window[:4], True, size, channels)  # noqa: E731
-        if not shrinks:
-            return as_it_is()
-        return tf.cond(window[4] > 0, lambda: decode_downscaled(contents, window, size, channels), as_it_is)
+    def decode_jpeg(row: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        contents = source.read_bytes(payload, region)
+        decode_full_size = lambda: decode(contents, window[:4], True, size, channels)  # noqa: E731
+        if not can_downscale:
+            return decode_full_size()
+        return tf.cond(window[4] > 0, lambda: decode_downscaled(contents, window, size, channels), decode_full_size)
 
-    def other(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return decode(fetch.encoded(payload, region), window[:4], False, size, channels)
+    def decode_other(row: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        return decode(source.read_bytes(payload, region), window[:4], False, size, channels)
 
-    scaled = _scaled(index, config, fetch)
+    resize_regions = _make_region_resizer(index, config, source)
 
-    def raw(at: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        memory, offset = fetch.stored(payload)
-        return scaled(at[None], memory, offset[None], window[None])[0]
+    def read_raw(row: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        memory, offset = source.locate_pixels(payload)
+        return resize_regions(row[None], memory, offset[None], window[None])[0]
 
-    image_of = _by_kind(index, {OTHER: other, JPEG: jpeg, RAW: raw})
+    decode_kind = _switch_on_kind(index, {OTHER: decode_other, JPEG: decode_jpeg, RAW: read_raw})
 
-    def image(elements: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        at, payload, region, window, *mirrored = elements
-        image = image_of(at, payload, region, window)
+    def decode_image(elements: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        row, payload, region, window, *mirrored = elements
+        image = decode_kind(row, payload, region, window)
         if not mirrored:
             return image
-        # 0.03 ms less than to part a batch in two and to stitch it together again.
+        # 0.03 ms less than splitting the batch in two and stitching it together again.
         return tf.cond(mirrored[0], lambda: tf.reverse(image, [1]), lambda: image)
 
-    def images_of(at: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None) -> tf.Tensor:
-        # Of regions of unknown length `[:, :5]` would be of unknown length too.
+    def decode_images(
+        rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None
+    ) -> tf.Tensor:
+        # tf.slice keeps the static length 5, where `regions[:, :5]` loses it if the length of a region is unknown.
         windows = tf.cast(tf.slice(regions, [0, 0], [-1, 5]), tf.int32)
-        elements = (at, payloads, regions, windows, *([] if mirrored is None else [mirrored]))
+        elements = (rows, payloads, regions, windows, *([] if mirrored is None else [mirrored]))
         spec = tf.TensorSpec([size, size, channels], tf.uint8)
-        return tf.map_fn(image, elements, parallel_iterations=side_by_side, fn_output_signature=spec)
+        return tf.map_fn(decode_image, elements, parallel_iterations=parallel_images, fn_output_signature=spec)
 
-    return images_of
+    return decode_images
 
 
-def _scaled(index: Index, config: DataConfig, fetch: Fetch) -> Callable[..., tf.Tensor]:
-    """(rows [b], memory, offsets [b], regions [b, 5], mirrored) -> uint8 [b, s, s, c]: regions of stored images."""
-    columns, channels = index.columns, fetch.channels
+def _make_region_resizer(index: Index, config: DataConfig, source: ByteSource) -> Callable[..., tf.Tensor]:
+    """(rows [b], memory, offsets [b], regions [b, 5], mirrored) -> uint8 [b, s, s, c]: regions of stored pixels."""
+    columns, channels = index.columns, source.channels
     pixels = columns["height"].astype(np.int64) * columns["width"]
-    largest = int(pixels[columns["kind"] == RAW].max(initial=1)) * channels
-    read, widths = make_raw_resizer(largest, config.image_size, channels), tf.constant(columns["width"])
+    max_bytes = int(pixels[columns["kind"] == RAW].max(initial=1)) * channels
+    resize_windows = make_raw_resizer(max_bytes, config.image_size, channels)
+    widths = tf.constant(columns["width"])
 
-    def scaled(
+    def resize_regions(
         rows: tf.Tensor, memory: tf.Tensor, offsets: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None = None
     ) -> tf.Tensor:
-        if not fetch.at_once:  # one image of its own size, which compiled code wants to know beforehand
-            memory = tf.ensure_shape(tf.pad(memory, [[0, largest - tf.size(memory)]]), [largest])
-        return _converted(read(memory, offsets, tf.gather(widths, rows), regions[:, :4], mirrored), config.channels)
+        if not source.batched:  # the memory is one image; compiled code needs one static size for all images
+            memory = tf.ensure_shape(tf.pad(memory, [[0, max_bytes - tf.size(memory)]]), [max_bytes])
+        images = resize_windows(memory, offsets, tf.gather(widths, rows), regions[:, :4], mirrored)
+        return _convert_channels(images, config.channels)
 
-    return scaled
+    return resize_regions
 
 
-def whole(index: Index, config: DataConfig, fetch: Fetch) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(row, payload) -> all of its image, uint8 [h, w, c]."""
-    heights, widths, channels = (
-        tf.constant(index.columns["height"]),
-        tf.constant(index.columns["width"]),
-        config.channels,
-    )
+def make_whole_decoder(
+    index: Index, config: DataConfig, source: ByteSource
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function (row, payload) -> the whole image in its own size, uint8 [h, w, c]."""
+    heights, widths = tf.constant(index.columns["height"]), tf.constant(index.columns["width"])
+    channels = config.channels
 
-    def encoded(is_jpeg: bool, at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return decode_crop(fetch.encoded(payload), window, is_jpeg, channels)
+    def decode_encoded(is_jpeg: bool, row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        return decode_crop(source.read_bytes(payload), window, is_jpeg, channels)
 
-    def raw(at: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return _converted(fetch.pixels(payload, window, heights[at], widths[at]), channels)
+    def read_raw(row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+        return _convert_channels(source.read_window(payload, window, heights[row], widths[row]), channels)
 
-    by_kind: dict[int, Callable[..., tf.Tensor]] = {
-        OTHER: functools.partial(encoded, False),
-        JPEG: functools.partial(encoded, True),
-        RAW: raw,
+    functions: dict[int, Callable[..., tf.Tensor]] = {
+        OTHER: functools.partial(decode_encoded, False),
+        JPEG: functools.partial(decode_encoded, True),
+        RAW: read_raw,
     }
-    image_of = _by_kind(index, by_kind)
+    decode_kind = _switch_on_kind(index, functions)
 
-    def decoded(row: tf.Tensor, payload: tf.Tensor) -> tf.Tensor:
-        return image_of(row, payload, tf.stack([0, 0, heights[row], widths[row]]))
+    def decode_whole_image(row: tf.Tensor, payload: tf.Tensor) -> tf.Tensor:
+        return decode_kind(row, payload, tf.stack([0, 0, heights[row], widths[row]]))
 
-    return decoded
+    return decode_whole_image
 
 
-def _by_kind(index: Index, by_kind: dict[int, Callable[..., tf.Tensor]]) -> Callable[..., tf.Tensor]:
-    """(row, ...) -> what the function for the row's kind makes of it. Where all are of one kind, a graph holds one."""
-    kinds, found = tf.constant(index.columns["kind"], tf.int32), np.unique(index.columns["kind"]).tolist()
-    if len(found) == 1:
-        return by_kind[found[0]]
-    return lambda row, *rest: tf.switch_case(
-        kinds[row], {kind: functools.partial(by_kind[kind], row, *rest) for kind in found}
+def _switch_on_kind(index: Index, functions: dict[int, Callable[..., tf.Tensor]]) -> Callable[..., tf.Tensor]:
+    """A function (row, ...) that calls the function for the row's kind; a graph holds only the kinds that occur."""
+    kinds, present = tf.constant(index.columns["kind"], tf.int32), np.unique(index.columns["kind"]).tolist()
+    if len(present) == 1:
+        return functions[present[0]]
+    return lambda row, *arguments: tf.switch_case(
+        kinds[row], {kind: functools.partial(functions[kind], row, *arguments) for kind in present}
     )
 
 
-def _converted(image: tf.Tensor, channels: int) -> tf.Tensor:
-    """Stored pixels, as many channels as are wanted or three."""
-    return luma(image) if image.shape[-1] == 3 and channels == 1 else image
+def _convert_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
+    """Stored pixels with `channels` channels: colour becomes luma if 1 channel is asked for."""
+    return luma(images) if images.shape[-1] == 3 and channels == 1 else images

@@ -19,7 +19,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError, require
 from evenkeel.pipeline.index import shuffle
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.index.tfrecord import DAMAGED_RECORD
 from evenkeel.pipeline.reading import byte_source, memory_map, readahead
 from evenkeel.pipeline.reading.byte_source import ByteSource
@@ -117,7 +117,7 @@ def make_service_reader(
 
 
 def make_record_reader(index: Index) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function rows int64 [n] -> data set of their encoded images (string []), read at random positions of the shards.
+    """A function rows int64 [n] -> data set of their encoded images (string []), read by random access to the shards.
 
     Unlike mapped memory it works in a graph that is sent to another machine. Checksums are verified. An image takes
     0.03 ms of CPU at 1 KB and 0.10 ms at 100 KB; streaming whole shards takes 0.07 and 0.19 ms.

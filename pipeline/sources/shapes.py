@@ -138,17 +138,16 @@ def _generate(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str,
     is_train = split == "train"
     count = config.count if is_train else max(10, config.count // 5)
 
-    def plan(
-        purpose: int,
-    ) -> np.random.Generator:  # one per purpose, so that each defect can be changed without changing another
+    def make_rng(purpose: int) -> np.random.Generator:
+        """A generator per purpose, so that one defect can be changed without changing another."""
         return np.random.default_rng([config.seed, _PLAN, purpose])
 
     def draw_rows(purpose: int, share: float) -> dict[int, int]:
         """{row: its rank in the draw} of exactly round(share * count) rows; the rank is independent of the row."""
-        rows = plan(purpose).permutation(count)[: round(share * count) if is_train else 0]
+        rows = make_rng(purpose).permutation(count)[: round(share * count) if is_train else 0]
         return {int(row): rank for rank, row in enumerate(rows)}
 
-    labels = _draw_labels(count, config.imbalance if is_train else 1.0, plan(0 if is_train else 1))
+    labels = _draw_labels(count, config.imbalance if is_train else 1.0, make_rng(0 if is_train else 1))
     dark, outlier = draw_rows(2, config.unnormalised), draw_rows(3, config.outliers)
     mislabelled, corrupt = draw_rows(4, config.label_noise), draw_rows(5, config.corrupt)
     for row, label in enumerate(labels.tolist()):
@@ -162,9 +161,8 @@ def _generate(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str,
         Image.fromarray(image).save(file, "JPEG", quality=config.quality)
         jpeg = file.getvalue()
         if row in corrupt:
-            jpeg = jpeg[
-                : jpeg.index(b"\xff\xda")
-            ]  # before the scan: inside the scan, the upper rows would still decode
+            # Cut before the scan: if it were cut inside the scan, the upper rows would still decode.
+            jpeg = jpeg[: jpeg.index(b"\xff\xda")]
         if row in mislabelled:
             label = (label + 1 + mislabelled[row] % (len(CLASSES) - 1)) % len(CLASSES)
         name = f"{split}_{row:06d}.jpg"

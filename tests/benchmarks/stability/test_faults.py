@@ -33,9 +33,10 @@ from evenkeel.models.networks.layers import Dropout
 from evenkeel.models.stability.causes import CAUSES
 from evenkeel.models.stability.guard import StabilityGuard
 from evenkeel.models.training import build_model
+from evenkeel.models.training.batches import count_steps_per_epoch, distribute_batches
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from tests.models.training.test_stable_model import (
     BATCH,
     IMAGES,
@@ -58,7 +59,7 @@ def clean(small: DataConfig) -> DataConfig:
 
 def built(config: TrainConfig) -> keras.Model:
     keras.utils.set_random_seed(0)
-    return network.create(config.model, SHAPE, 10)
+    return network.create_network(config.model, SHAPE, 10)
 
 
 # The catalogue.
@@ -121,12 +122,12 @@ def test_mutated_networks_take_a_step(name: str, of: str, clean: DataConfig) -> 
 def stepped(config: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Trainable weights before and after one step on random images, run eagerly: no tracing."""
     keras.utils.set_random_seed(config.seed)
-    model = StableModel.wrap(network.create(config.model, SHAPE, 10), [127.5] * 3, [74.0] * 3)
+    model = StableModel.wrap(network.create_network(config.model, SHAPE, 10), [127.5] * 3, [74.0] * 3)
     model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = [variable.numpy() for variable in model.trainable_variables]
     rng = np.random.default_rng(0)
     images = tf.constant(rng.integers(0, 256, (4, *SHAPE)), tf.uint8)
-    row, *_ = model._replica_step(images, tf.constant(rng.integers(0, 10, 4)))
+    row, *_ = model.training_step(images, tf.constant(rng.integers(0, 10, 4)))
     assert np.isfinite(row.numpy()).all()
     assert row[1] <= 1
     return before, [variable.numpy() for variable in model.trainable_variables]
@@ -141,10 +142,10 @@ def test_runs_through_the_trainer(name: str, clean: DataConfig) -> None:
     sound = dataclasses.replace(networks.sound(of, short), guard="off")
     config = dataclasses.replace(fault.apply(fault.twin(sound)), epochs=2)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, train_split="train[:40]"))
-    build_model.set_up(config)
+    build_model.configure_process(config)
     data = train.opening.open_data(config.data)
-    model = build_model.create_model(config, data, one(), build_model.steps_in_epoch(config, data))
-    training, _ = train.batches(config, data, one(), ReplicaShard(config.data.batch_size), 0)
+    model = build_model.create_model(config, data, one(), count_steps_per_epoch(config, data))
+    training, _ = distribute_batches(config, data, one(), ReplicaShard(config.data.batch_size), 0)
     model.fit(training, steps_per_epoch=1, epochs=1, verbose=0)
     assert model.step == 1
 
@@ -163,7 +164,7 @@ def test_the_same_steps_where_images_are_fewer(clean: DataConfig) -> None:
 
 def mutated(mutation: str, of: str) -> keras.Model:
     keras.utils.set_random_seed(0)
-    return network.create(ModelConfig(name=faulty_networks.mutant(mutation, of)), SHAPE, 10)
+    return network.create_network(ModelConfig(name=faulty_networks.mutant(mutation, of)), SHAPE, 10)
 
 
 def outputs(model: keras.Model) -> np.ndarray:
@@ -341,7 +342,7 @@ class Watched(keras.callbacks.Callback):
 @functools.cache
 def trained(name: str = "", guarded: bool = False, steps: int = 60) -> tuple[np.ndarray, Watched, StableModel, list]:
     """(rows, what was watched, the model, incidents) of a run with a burst, or without."""
-    model = compiled(one(), watch_every=5 if guarded else 0, guarded=guarded)
+    model = compiled(one(), layer_stats_every=5 if guarded else 0, guarded=guarded)
     injection = burst(name) if name else transient_faults.Injection(0, 0)
     watched, guard = Watched(), StabilityGuard(act=True)
     told: list[tuple] = []
@@ -417,7 +418,7 @@ def test_a_guard_answers_and_the_fault_does_not_come_again(name: str) -> None:
 def test_a_guards_own_scaling_works_through_a_surge() -> None:
     model = compiled(one(), guarded=True)
     injection, watched = burst("surge_x30"), Watched()
-    model.scale_rate(0.25)
+    model.scale_learning_rate(0.25)
     training = batches(one(), IMAGES, LABELS)
     model.fit(training, steps_per_epoch=60, epochs=1, verbose=0, callbacks=[*injection.callbacks, watched])
     rate, sound = np.concatenate(watched.rows)[:, 3], trained()[0][:, 3]

@@ -15,7 +15,7 @@ from evenkeel.models.optim.schedules import Schedule
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from tests.models.networks.test_factory import normed, plain
 from tests.models.optim.test_addons import needs_addons, skip_without_addons
 

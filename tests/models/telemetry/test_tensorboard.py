@@ -23,7 +23,7 @@ from evenkeel.models.telemetry import pictures, step_row
 from evenkeel.models.telemetry.tensorboard import GRID_IMAGES, Profiler, scalar_summary, write_summary
 from evenkeel.models.training import build_model
 from evenkeel.pipeline import build, dataset
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from tests.models.test_train import (
     PLAIN,
     STEPS,

@@ -24,7 +24,7 @@ from evenkeel.pipeline.augment.stage import Stage
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from tests.stages import (
     alone,
     batch,

@@ -60,9 +60,7 @@ def test_a_flipped_bit_loses_only_its_record(fresh: Any, tmp_path: pathlib.Path)
 
 
 @pytest.mark.parametrize("at", [0, 9], ids=["length", "checksum of the length"])
-def test_all_records_after_a_damaged_length_are_named_as_lost(
-    fresh: Any, tmp_path: pathlib.Path, at: int
-) -> None:
+def test_all_records_after_a_damaged_length_are_named_as_lost(fresh: Any, tmp_path: pathlib.Path, at: int) -> None:
     shards = [str(path) for path in fresh.info.splits["train"].filepaths]
     start, _ = list(record_layout(shards[0]))[4]
     flip_bit(shards[0], start + at)

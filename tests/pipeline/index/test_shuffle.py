@@ -1,8 +1,6 @@
-"""The order of training images: a stateless permutation per epoch, divided among workers without loss."""
+"""The order of training images: a stateless permutation per epoch."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
@@ -11,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenkeel.pipeline.index import shuffle
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
+from tests.pipeline.index.orders import correlated_pairs
 
 SIZES = (1, 2, 7, 1000, 50_000)
+
+
 GOLDEN = 0x9E3779B97F4A7C15
 
 
@@ -21,21 +22,6 @@ def epochs(size: int, count: int, seed: int = 0, first: int = 0) -> np.ndarray:
     """The rows of `count` epochs, int64 [count, size], from epoch `first` on."""
     positions = tf.range(first * size, (first + count) * size, dtype=tf.int64)
     return shuffle.shuffled_rows(positions, size, seed).numpy().reshape(count, size)
-
-
-def correlated_pairs(orders: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of orders that correlate by more than 5 / sqrt(n): noise does so once in 1.7 million pairs."""
-    limit = 5 / np.sqrt(orders.shape[1])
-    table = np.corrcoef(orders)
-    return [(a, b) for a, b in itertools.combinations(range(len(orders)), 2) if abs(table[a, b]) > limit]
-
-
-def workers(count: int, batch: int, local: int = 1) -> list[ReplicaShard]:
-    return [ReplicaShard(batch, count * local, worker * local, local) for worker in range(count)]
-
-
-def elements(replica_shard: ReplicaShard, steps: int) -> tf.Tensor:
-    return tf.range(steps * replica_shard.local_replicas, dtype=tf.int64)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -46,13 +32,13 @@ def test_each_epoch_holds_every_row_exactly_once(size: int, first: int) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 1000, 10_000, 50_000, 65_537])
-def test_orders_of_different_epochs_are_uncorrelated_pairs(size: int) -> None:
+def test_orders_of_different_epochs_are_uncorrelated(size: int) -> None:
     unshuffled = np.arange(size)[None]
     assert correlated_pairs(np.concatenate([unshuffled, epochs(size, 8)])) == []
 
 
 @pytest.mark.parametrize("size", [100, 1000, 10_000, 50_000, 65_537])
-def test_orders_of_different_seeds_are_uncorrelated_pairs(size: int) -> None:
+def test_orders_of_different_seeds_are_uncorrelated(size: int) -> None:
     assert correlated_pairs(np.concatenate([epochs(size, 1, seed) for seed in range(8)])) == []
 
 
@@ -92,37 +78,6 @@ def test_rows_inside_tf_data_equal_those_outside() -> None:
     np.testing.assert_array_equal(np.concatenate(list(ds.as_numpy_iterator())), outside)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    count=st.integers(1, 5), local=st.integers(1, 4), per_replica=st.integers(1, 6), element_step=st.integers(0, 2**40)
-)
-def test_the_shards_of_all_workers_make_up_the_global_batch(
-    count: int, local: int, per_replica: int, element_step: int
-) -> None:
-    batch = count * local * per_replica
-    parts = [
-        replica_shard.positions(tf.constant(element_step * local + replica, tf.int64)).numpy()
-        for replica_shard in workers(count, batch, local)
-        for replica in range(local)
-    ]
-    assert {len(part) for part in parts} == {per_replica}
-    np.testing.assert_array_equal(np.concatenate(parts), np.arange(element_step * batch, (element_step + 1) * batch))
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-@pytest.mark.parametrize("size", [48, 50, 7])
-def test_every_row_is_read_once_per_epoch_over_all_workers(count: int, size: int) -> None:
-    seen: list[tuple[int, int]] = []
-    for replica_shard in workers(count, 12):
-        positions = tf.concat(
-            [replica_shard.positions(element) for element in elements(replica_shard, steps=3 * size // 12 + 1)], 0
-        )
-        seen += zip(positions.numpy().tolist(), shuffle.shuffled_rows(positions, size, 0).numpy().tolist(), strict=True)
-    for epoch in range(3):
-        rows = [row for position, row in seen if position // size == epoch]
-        assert sorted(rows) == list(range(size))
-
-
 def test_the_hash_is_splitmix64() -> None:
     """The first outputs of the authors' program for seed 0, https://prng.di.unimi.it/splitmix64.c."""
     states = tf.constant([(GOLDEN * k) % 2**64 for k in (1, 2, 3)], tf.uint64)
@@ -144,33 +99,6 @@ def test_hash_words_are_unrelated_to_each_other() -> None:
     words = shuffle.hash_words(0, tf.range(10_000, dtype=tf.int64), 4).numpy().T.astype(float)
     assert correlated_pairs(words) == []
     assert len(np.unique(words)) == words.size
-
-
-@pytest.mark.parametrize(("count", "local"), [(1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
-def test_uniforms_of_the_replicas_are_those_of_the_global_batch(count: int, local: int) -> None:
-    batch, step = 12, 5
-    whole = shuffle.uniforms(7, tf.constant(step, tf.int64), ReplicaShard(batch), columns=3)
-    parts = [
-        shuffle.uniforms(7, tf.constant(step * local + replica, tf.int64), replica_shard, columns=3)
-        for replica_shard in workers(count, batch, local)
-        for replica in range(local)
-    ]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
-def test_uniforms_are_uniform_and_differ_by_step_seed_row_and_column() -> None:
-    replica_shard = ReplicaShard(5000)
-    drawn = [
-        shuffle.uniforms(seed, tf.constant(step, tf.int64), replica_shard, columns=2).numpy()
-        for seed, step in ((0, 0), (0, 1), (1, 0))
-    ]
-    columns = np.concatenate(drawn, axis=1).T
-    assert columns.dtype == np.float32
-    assert columns.min() >= 0
-    assert columns.max() < 1
-    assert np.abs(columns.mean(axis=1) - 0.5).max() < 5 * np.sqrt(1 / 12 / 5000)
-    assert np.abs(columns.var(axis=1) - 1 / 12).max() < 5 * np.sqrt(1 / 180 / 5000)
-    assert correlated_pairs(columns.astype(float)) == []
 
 
 LABELS = np.repeat([5, 2, 9], [40, 7, 1])
@@ -206,30 +134,3 @@ def test_a_balanced_order_is_a_function_of_the_position_and_the_seed() -> None:
 def test_classes_without_images_are_ignored_in_the_balance() -> None:
     labels = np.array([0, 0, 0, 7])
     np.testing.assert_array_equal(np.bincount(labels[balanced(0, 400, labels=labels)]), [200, 0, 0, 0, 0, 0, 0, 200])
-
-
-@pytest.mark.parametrize("batch", [1, 4, 7, 9, 64])
-@pytest.mark.parametrize("count", [1, 3, 9])
-def test_cells_are_equal_parts_of_the_global_batch_on_any_number_of_replicas(batch: int, count: int) -> None:
-    whole = np.arange(batch) * count // batch
-    sizes = np.bincount(whole, minlength=count)
-    assert sizes.max() - sizes.min() <= 1
-    for replicas in (r for r in (1, 2, 4) if batch % r == 0):
-        replica_shard = ReplicaShard(batch, replicas, 0, replicas)
-        found = [
-            shuffle.cells(tf.constant(replica, tf.int64), replica_shard, count).numpy() for replica in range(replicas)
-        ]
-        np.testing.assert_array_equal(np.concatenate(found), whole)
-        for replica, mine in enumerate(found):
-            starts = shuffle.cell_starts(tf.constant(replica, tf.int64), replica_shard, count).numpy()
-            assert (starts[0], starts[-1]) == (0, len(mine))
-            np.testing.assert_array_equal(np.searchsorted(starts, np.arange(len(mine)), side="right") - 1, mine)
-
-
-def test_a_permutation_is_equal_on_all_replicas_and_uniform_over_steps() -> None:
-    replica_shard = ReplicaShard(8, 2, 0, 2)
-    drawn = np.stack([shuffle.permutation(3, tf.constant(e, tf.int64), replica_shard, 5).numpy() for e in range(1200)])
-    np.testing.assert_array_equal(drawn[::2], drawn[1::2])
-    np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(5), (1200, 1)))
-    counts = np.stack([np.bincount(column, minlength=5) for column in drawn[::2].T])
-    assert np.sum((counts - 120) ** 2 / 120) < 60  # chi squared with 16 degrees of freedom: p = 1e-6

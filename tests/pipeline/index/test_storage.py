@@ -26,7 +26,9 @@ from tests.pipeline.index.tfds_pictures import (
 )
 
 
-def test_the_index_is_stored_beside_the_shards_and_read_back(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_stored_beside_the_shards_and_read_back(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     builder = prepare_tfds(tmp_path / "data", {"train": spoil_examples({2: {"image": b"no image"}})})
     built = open_index(builder, str(tmp_path / "cache"))
     assert (pathlib.Path(builder.data_dir) / "evenkeel-index.npz").is_file()

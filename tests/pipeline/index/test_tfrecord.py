@@ -15,7 +15,9 @@ from evenkeel.pipeline.index import tfrecord
 
 @settings(max_examples=20, deadline=None)
 @given(records=st.lists(st.binary(max_size=300), min_size=1, max_size=5))
-def test_records_are_those_that_tensorflow_wrote(tmp_path_factory: pytest.TempPathFactory, records: list[bytes]) -> None:
+def test_records_are_those_that_tensorflow_wrote(
+    tmp_path_factory: pytest.TempPathFactory, records: list[bytes]
+) -> None:
     path = str(tmp_path_factory.mktemp("records") / "file")
     with tf.io.TFRecordWriter(path) as writer:
         for record in records:

@@ -16,7 +16,7 @@ from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.jpeg import worker
 from evenkeel.pipeline.jpeg.seek_index import HEADER_FILE, SEEK_INDEX_DIR
 from evenkeel.pipeline.jpeg.worker import FILLER_FILE, POINTS_FILE

@@ -1,4 +1,4 @@
-"""Caching changes what a batch costs and nothing else."""
+"""The cache changes the cost of a batch and nothing else."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import pathlib
 import numpy as np
 import pytest
 
-from evenkeel.pipeline import build, dataset
+from evenkeel.pipeline import dataset
 from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import JPEG, RAW
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import cache
-from evenkeel.pipeline.reading.small_images import Frames
+from evenkeel.pipeline.reading.small_images import SmallImages
 
 
-def batches(
-    data: Dataset, config: DataConfig, share: ReplicaShard, step: int = 3
+def read_batches(
+    data: Dataset, config: DataConfig, replica_shard: ReplicaShard, step: int = 3
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    return list(training_batches(data, config, 1, share, step).take(4).as_numpy_iterator())
+    return list(training_batches(data, config, 1, replica_shard, step).take(4).as_numpy_iterator())
 
 
 @pytest.mark.parametrize(
@@ -39,71 +39,73 @@ def batches(
     ids=lambda augment: "+".join(name for name, on in dataclasses.asdict(augment).items() if on) or "nothing",
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_batches_are_those_of_images_decoded_as_they_are_used(
+def test_cached_batches_equal_those_decoded_for_every_batch(
     small: DataConfig, data: Dataset, augment: AugmentConfig, channels: int
 ) -> None:
     none, memory = (
         dataclasses.replace(small, augment=augment, channels=channels, cache=kind) for kind in ("none", "memory")
     )
-    held = build.cached(data.train, memory)
-    assert isinstance(held, cache.Images if augment.random_resized_crop else Frames)
-    for share in (ReplicaShard(20), ReplicaShard(20, replicas=2, local_replicas=2), ReplicaShard(20, 4, 2, 1)):
-        for found, expected in zip(batches(data, memory, share), batches(data, none, share), strict=True):
-            for a, b in zip(found, expected, strict=True):
+    cached = cache.cached_images(data.train, memory)
+    assert isinstance(cached, cache.WholeImages if augment.random_resized_crop else SmallImages)
+    for replica_shard in (ReplicaShard(20), ReplicaShard(20, replicas=2, local_replicas=2), ReplicaShard(20, 4, 2, 1)):
+        for batch, expected in zip(
+            read_batches(data, memory, replica_shard), read_batches(data, none, replica_shard), strict=True
+        ):
+            for a, b in zip(batch, expected, strict=True):
                 np.testing.assert_array_equal(a, b)
 
 
-def test_a_streamed_data_set_can_be_held_and_then_has_its_exact_order(small: DataConfig, data: Dataset) -> None:
-    share = ReplicaShard(20)
-    exact = batches(data, dataclasses.replace(small, cache="none"), share)
-    held = batches(data, dataclasses.replace(small, cache="memory", reader="streaming"), share)
-    for (images, labels), (expected, expected_labels) in zip(held, exact, strict=True):
+def test_a_cached_data_set_has_the_exact_order_even_if_it_was_streamed(small: DataConfig, data: Dataset) -> None:
+    replica_shard = ReplicaShard(20)
+    exact = read_batches(data, dataclasses.replace(small, cache="none"), replica_shard)
+    cached = read_batches(data, dataclasses.replace(small, cache="memory", reader="streaming"), replica_shard)
+    for (images, labels), (expected, expected_labels) in zip(cached, exact, strict=True):
         np.testing.assert_array_equal(images, expected)
         np.testing.assert_array_equal(labels, expected_labels)
 
 
-def test_auto_holds_small_images_that_fit_and_no_others(small: DataConfig, data: Dataset) -> None:
-    plan = lambda **changes: cache.plan(data.train, dataclasses.replace(small, **changes))  # noqa: E731
-    assert plan() == cache.Plan(frames=True)
-    assert plan(augment=AugmentConfig(flip=0.5, pad_crop=4)) == cache.Plan(True, border=4, mirror=True)
-    assert plan(image_size=cache.SMALL + 1) is None
+def test_auto_caches_small_images_that_fit_and_no_others(small: DataConfig, data: Dataset) -> None:
+    plan = lambda **changes: cache.plan_cache(data.train, dataclasses.replace(small, **changes))  # noqa: E731
+    assert plan() == cache.CachePlan(small=True)
+    assert plan(augment=AugmentConfig(flip=0.5, pad_crop=4)) == cache.CachePlan(True, border=4, mirror=True)
+    assert plan(image_size=cache.AUTO_MAX_SIDE + 1) is None
     assert plan(augment=AugmentConfig(random_resized_crop=0.5)) is None
     assert plan(reader="streaming") is None
     assert plan(cache="none") is None
 
 
-def test_auto_decodes_as_it_goes_where_images_do_not_fit(small: DataConfig, data: Dataset) -> None:
+def test_auto_does_not_cache_images_that_do_not_fit(small: DataConfig, data: Dataset) -> None:
     large = dataclasses.replace(small, image_size=64, cache_budget_mb=1)  # 300 x 12 kB
-    assert cache.plan(data.train, large) is None
+    assert cache.plan_cache(data.train, large) is None
     with pytest.raises(UsageError, match=r"data\.cache=memory: 300 decoded images take 3 MiB, and the budget is 1 MiB"):
-        cache.plan(data.train, dataclasses.replace(large, cache="memory"))
+        cache.plan_cache(data.train, dataclasses.replace(large, cache="memory"))
 
 
-def test_a_data_set_that_starts_again_finds_its_images_held(small: DataConfig, data: Dataset) -> None:
+def test_the_cache_is_kept_for_the_same_data_set(small: DataConfig, data: Dataset) -> None:
     config = dataclasses.replace(small, cache="memory")
-    assert build.cached(data.train, config) is build.cached(data.train, config)
+    assert cache.cached_images(data.train, config) is cache.cached_images(data.train, config)
 
 
 @pytest.mark.parametrize("tier", ["raw:16", "jpeg:16:95"])
-def test_a_storage_tier_is_prepared_once_and_read_in_the_sources_place(small: DataConfig, tier: str) -> None:
+def test_a_storage_tier_is_prepared_once_and_replaces_the_source(small: DataConfig, tier: str) -> None:
     config = dataclasses.replace(small, cache=tier, shapes=dataclasses.replace(small.shapes, size=24, count=60))
-    prepared = dataset.in_tier(config)
+    prepared = dataset.prepare_storage_tier(config)
     stored = dataset.load_dataset(config).train
     assert stored.shards[0].startswith(prepared.source)
     assert set(stored.columns["kind"]) == {RAW if tier.startswith("raw") else JPEG}
     assert set(stored.columns["height"]) == {16}
     written = {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()}
-    assert dataset.in_tier(config) == prepared
+    assert dataset.prepare_storage_tier(config) == prepared
     assert {path: path.stat().st_mtime_ns for path in pathlib.Path(prepared.source).iterdir()} == written
     images, _ = next(iter(training_batches(dataset.load_dataset(config), config, 0, ReplicaShard(20))))
-    # The same pictures, stored smaller.
+    # The same images, stored smaller.
     whole = dataclasses.replace(config, cache="none")
     plain, _ = next(iter(training_batches(dataset.load_dataset(whole), whole, 0, ReplicaShard(20))))
     assert images.shape == plain.shape
     assert abs(images.numpy().mean() - plain.numpy().mean()) < 30
 
 
-def test_what_is_no_cache_is_refused() -> None:
+def test_an_unknown_cache_is_refused() -> None:
     with pytest.raises(UsageError, match=r"data\.cache \('disk'\) must be one of none, memory, auto"):
         DataConfig(cache="disk")
     with pytest.raises(UsageError, match="raw:x"):

@@ -1,4 +1,4 @@
-"""Encoded images in an exported graph: the pixels that evaluation shows, and a bad one by itself."""
+"""Encoded images in an exported graph: the pixels that evaluation shows; a bad image affects no other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evenkeel.pipeline.build import evaluation_batches
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.images.header import read_header
-from evenkeel.pipeline.index.shuffle import ReplicaShard
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import serving
 from tests import mutations
 from tests.pipeline.test_fuzz import undecodable
@@ -22,7 +22,7 @@ from tests.pipeline.test_fuzz import undecodable
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 
-def encoded(kind: str, height: int, width: int, seed: int = 0, mode: str = "RGB", **options: object) -> bytes:
+def encode(kind: str, height: int, width: int, seed: int = 0, mode: str = "RGB", **options: object) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (max(1, height // 8), max(1, width // 8), 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).resize((width, height)).convert(mode).save(file, kind, **options)
@@ -31,16 +31,18 @@ def encoded(kind: str, height: int, width: int, seed: int = 0, mode: str = "RGB"
 
 @pytest.mark.parametrize("kind", [*FORMATS, "lossless WEBP", "transparent WEBP"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 61), (256, 300)])
-def test_pixels_are_told_from_the_header(kind: str, height: int, width: int) -> None:
+def test_pixels_are_counted_from_the_header(kind: str, height: int, width: int) -> None:
     options = {"lossless": True} if kind.startswith("lossless") else {}
     mode = "RGBA" if kind.startswith("transparent") else "RGB"
-    contents = encoded(kind.split()[-1], height, width, mode=mode, **options)
-    assert int(serving.pixels(tf.constant(contents))) == height * width
+    contents = encode(kind.split()[-1], height, width, mode=mode, **options)
+    assert int(serving.pixel_count(tf.constant(contents))) == height * width
 
 
-@pytest.mark.parametrize(("size", "channels", "share"), [(16, 3, 1.0), (24, 1, 0.875)])
-def test_images_are_those_of_evaluation(size: int, channels: int, share: float, tmp_path: pathlib.Path) -> None:
-    """Of every format and of sizes that are shrunk while they are decoded, gray and with alpha."""
+@pytest.mark.parametrize(("size", "channels", "crop_fraction"), [(16, 3, 1.0), (24, 1, 0.875)])
+def test_served_images_equal_those_of_evaluation(
+    size: int, channels: int, crop_fraction: float, tmp_path: pathlib.Path
+) -> None:
+    """Images of every format, of sizes that are downscaled while they are decoded, gray and with alpha."""
     (tmp_path / "test/one").mkdir(parents=True)
     (tmp_path / "train/two").mkdir(parents=True)
     for number, (kind, height, width) in enumerate(
@@ -48,45 +50,50 @@ def test_images_are_those_of_evaluation(size: int, channels: int, share: float, 
     ):
         for mode in ("RGB", "L", *(("RGBA",) if kind == "PNG" else ())):
             name = f"test/one/{number:02d}-{mode}.{kind.lower().replace('jpeg', 'jpg')}"
-            (tmp_path / name).write_bytes(encoded(kind, height, width, number, mode))
-    (tmp_path / "train/two/0.png").write_bytes(encoded("PNG", 16, 16))
+            (tmp_path / name).write_bytes(encode(kind, height, width, number, mode))
+    (tmp_path / "train/two/0.png").write_bytes(encode("PNG", 16, 16))
     config = DataConfig(
-        source=str(tmp_path), validation_split="test", image_size=size, channels=channels, eval_crop=share, batch_size=1
+        source=str(tmp_path),
+        validation_split="test",
+        image_size=size,
+        channels=channels,
+        eval_crop=crop_fraction,
+        batch_size=1,
     )
     shown = np.concatenate(
         [images for images, *_ in evaluation_batches(load_dataset(config).validation, config, ReplicaShard(1))]
     )
     files = sorted((tmp_path / "test/one").iterdir())
-    read = tf.function(serving.reader(size, channels, share, 10**8))
+    read = tf.function(serving.image_reader(size, channels, crop_fraction, 10**8))
     images, errors = read(tf.constant([file.read_bytes() for file in files]))
     assert set(errors.numpy()) == {b""}
     assert len(shown) == len(files) == 28
 
-    def ordered(of: np.ndarray) -> np.ndarray:  # the index has an order of its own
-        return of[np.lexsort(of.reshape(len(of), -1).T)]
+    def sort(images: np.ndarray) -> np.ndarray:  # the index has another order
+        return images[np.lexsort(images.reshape(len(images), -1).T)]
 
-    np.testing.assert_array_equal(ordered(images.numpy()), ordered(shown))
+    np.testing.assert_array_equal(sort(images.numpy()), sort(shown))
 
 
-def test_a_bad_image_spoils_no_other() -> None:
-    good = encoded("JPEG", 40, 60)
+def test_a_bad_image_leaves_the_others_intact() -> None:
+    good = encode("JPEG", 40, 60)
     bomb = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\2\0\0\0"
-    moving = encoded("WEBP", 9, 9, save_all=True, append_images=[Image.new("RGB", (9, 9))])
-    assert read_header(moving).refusal
-    batch = [good, good[:300], b"", b"no image", bomb, b"\xff\xd8\xff", moving, encoded("BMP", 9, 9), good]
-    images, errors = tf.function(serving.reader(16, 3, 1.0, 10**6))(tf.constant(batch))
+    animated = encode("WEBP", 9, 9, save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    assert read_header(animated).refusal
+    batch = [good, good[:300], b"", b"no image", bomb, b"\xff\xd8\xff", animated, encode("BMP", 9, 9), good]
+    images, errors = tf.function(serving.image_reader(16, 3, 1.0, 10**6))(tf.constant(batch))
     assert images.shape == (9, 16, 16, 3)
-    told = [error.decode() for error in errors.numpy()]
-    assert told == ["", *[serving.UNREADABLE] * 3, "it has more than 1000000 pixels", *[serving.UNREADABLE] * 3, ""]
+    messages = [error.decode() for error in errors.numpy()]
+    assert messages == ["", *[serving.UNREADABLE] * 3, "it has more than 1000000 pixels", *[serving.UNREADABLE] * 3, ""]
     np.testing.assert_array_equal(images[0], images[-1])
     assert images[0].numpy().std() > 0
     assert not images[1:8].numpy().any()
 
 
 def test_mutated_images_are_read_or_refused(tmp_path: pathlib.Path) -> None:
-    """Refused is what the pipeline refuses, but for damage outside of the square that is shown; and two formats."""
+    """The graph refuses what the pipeline refuses, except for damage outside the crop, and BMP and GIF as well."""
     files = mutations.folder(tmp_path, range(300))
-    read = tf.function(serving.reader(16, 3, 1.0, 10**8))
+    read = tf.function(serving.image_reader(16, 3, 1.0, 10**8))
     _, errors = read(tf.constant(list(files.values())))
     refused = {name for name, error in zip(files, errors.numpy(), strict=True) if error}
     readable = {name for name, contents in files.items() if not contents.startswith((b"BM", b"GIF8"))}
