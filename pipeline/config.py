@@ -1,8 +1,8 @@
-"""What the input pipeline can be told, without importing TensorFlow.
+"""Configuration of the input pipeline, without importing TensorFlow.
 
     config = DataConfig(source="/data/pets", image_size=64, augment=AugmentConfig(flip=0.5))
 
-Every dataclass is frozen and checks itself; a bad value raises `UsageError`, one line with value, rule and remedy.
+Every dataclass is frozen and checks itself: a bad value raises `UsageError` with one line of value, rule and remedy.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from evenkeel.pipeline.options import option
 
 @dataclasses.dataclass(frozen=True)
 class ShapesConfig:
-    """The embedded data set `shapes`: labelled JPEGs, rendered; clean, or with chosen dirt in the training split."""
+    """The built-in data set `shapes`: rendered, labelled JPEGs; its training split can be corrupted on purpose."""
 
     size: int = option(32, "side of a rendered image in pixels")
-    count: int = option(6000, "rendered training images; validation gets a fifth of it on top")
+    count: int = option(6000, "rendered training images; the validation split has a fifth as many")
     quality: int = option(90, "JPEG quality, 1 to 100")
-    seed: int = option(0, "the images are a function of it")
+    seed: int = option(0, "seed of the rendered images")
     outliers: float = option(0.0, "share of training images replaced by all-black, all-white or noise")
-    label_noise: float = option(0.0, "share of training images with a wrong label, drawn evenly")
+    label_noise: float = option(0.0, "share of training images with a wrong label, all wrong classes equally likely")
     unnormalised: float = option(0.0, "share of training images stored on a scale 16 times too dark")
-    imbalance: float = option(1.0, "images of the most common class for one of the rarest, a geometric series between")
-    corrupt: float = option(0.0, "share of training files cut short, so that they do not decode")
+    imbalance: float = option(1.0, "ratio of the most common to the rarest class; class sizes are a geometric series")
+    corrupt: float = option(0.0, "share of training files that are truncated and do not decode")
 
     def __post_init__(self) -> None:
         require(self.size >= 8, f"data.shapes.size ({self.size}) must be at least 8 pixels.")
@@ -42,28 +42,32 @@ class ShapesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths of the training augmentations; all are off at 0."""
+    """Strengths of the training augmentations; 0 turns an augmentation off."""
 
-    pad_crop: int = option(0, "pixels of reflected border, then a random crop back to the image size")
+    pad_crop: int = option(0, "pixels of a reflected border, from which a random crop of the image size is taken")
     random_resized_crop: float = option(
-        0.0, "crop a random area of at least 1 - this, aspect 3:4 to 4:3, and scale it (ImageNet's usual is 0.92)"
+        0.0,
+        "crop a random area, at least 1 - this of the image, aspect ratio 3:4 to 4:3, and resize it (usual for"
+        " ImageNet: 0.92)",
     )
     flip: float = option(0.0, "probability of a left-right flip")
-    rotation: float = option(0.0, "largest angle of a rotation, in degrees; borders are reflected")
-    translation: float = option(0.0, "largest shift, as a share of the side")
-    shear: float = option(0.0, "largest shear along either axis, in sides per side")
-    zoom: float = option(0.0, "largest zoom: scales by 1 / (1 + this) to 1 + this")
-    brightness: float = option(0.0, "largest change of brightness, as a share of the full range")
+    rotation: float = option(0.0, "largest angle of rotation, in degrees; borders are reflected")
+    translation: float = option(0.0, "largest shift, as a fraction of the side")
+    shear: float = option(0.0, "largest shear along either axis, as shift per distance")
+    zoom: float = option(0.0, "largest zoom: scale factors are 1 / (1 + this) to 1 + this")
+    brightness: float = option(0.0, "largest change of brightness, as a fraction of the full range")
     contrast: float = option(0.0, "largest relative change of contrast around the image's own mean")
     saturation: float = option(0.0, "largest relative change of saturation")
-    hue: float = option(0.0, "largest turn of the hue, in turns: 0.5 reaches every hue")
-    sharpness: float = option(0.0, "largest blend with the image smoothed (blurs) or away from it (sharpens)")
-    equalize: float = option(0.0, "probability that each channel's histogram is made even")
-    posterize: int = option(0, "most bits that are cleared in every value")
-    noise: float = option(0.0, "standard deviation of Gaussian noise on every value, of 255")
-    cutout: float = option(0.0, "side of a square filled with gray, as a share of the image's")
-    randaugment_ops: int = option(0, "RandAugment: operations drawn for each image (ImageNet's usual is 2)")
-    randaugment_magnitude: float = option(9.0, "RandAugment: how strong its operations are, 0 to 10")
+    hue: float = option(0.0, "largest rotation of the hue, in turns: 0.5 reaches every hue")
+    sharpness: float = option(
+        0.0, "largest change of sharpness: blends with a smoothed image (blurs) or away from it (sharpens)"
+    )
+    equalize: float = option(0.0, "probability of equalizing each channel's histogram")
+    posterize: int = option(0, "largest number of low bits that are cleared in every value")
+    noise: float = option(0.0, "standard deviation of Gaussian noise on every value, in levels of 0 to 255")
+    cutout: float = option(0.0, "side of a gray square, as a fraction of the shorter side of the image")
+    randaugment_ops: int = option(0, "RandAugment: operations drawn for each image (usual for ImageNet: 2)")
+    randaugment_magnitude: float = option(9.0, "RandAugment: strength of its operations, 0 to 10")
 
     def __post_init__(self) -> None:
         require(self.pad_crop >= 0, f"data.augment.pad_crop ({self.pad_crop}) must not be negative; 0 turns it off.")
@@ -79,11 +83,11 @@ class AugmentConfig:
             0 <= self.randaugment_magnitude <= 10,
             f"data.augment.randaugment_magnitude ({self.randaugment_magnitude}) must lie in [0, 10].",
         )
-        most = {"rotation": 180, "hue": 0.5, "posterize": 7, "noise": 255}
+        upper_limits = {"rotation": 180, "hue": 0.5, "posterize": 7, "noise": 255}
         for field in dataclasses.fields(self):
             if field.name in ("pad_crop", "random_resized_crop", "randaugment_ops", "randaugment_magnitude"):
                 continue
-            value, largest = getattr(self, field.name), most.get(field.name, 1)
+            value, largest = getattr(self, field.name), upper_limits.get(field.name, 1)
             require(
                 0 <= value <= largest,
                 f"data.augment.{field.name} ({value}) must lie in [0, {largest}]; 0 turns it off.",
@@ -96,52 +100,64 @@ SHARDINGS = ("dynamic", "static", "off")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the images are and how they become batches.
+    """The source of the images, and how they become batches.
 
-    Defaults fit 32-pixel images; `batch_size` is global, over all replicas.
+    The defaults suit images of 32 pixels.
     """
 
     source: str = option("shapes", "shapes | tfds:NAME[/CONFIG][:VERSION] | a TFDS directory | a folder of images")
-    data_dir: str = option("", "where tfds:NAME is prepared; default ~/tensorflow_datasets")
-    train_split: str = option("train", "training split, TFDS syntax: train[:90%]")
-    validation_split: str = option("", "validation split; default: the one called validation, test, valid or val")
-    image_size: int = option(32, "side of the square the model sees, in pixels")
+    data_dir: str = option("", "directory in which tfds:NAME is prepared; default ~/tensorflow_datasets")
+    train_split: str = option("train", "training split, in TFDS syntax: train[:90%]")
+    validation_split: str = option(
+        "", "validation split; default: the first of validation, test, valid, val that exists"
+    )
+    image_size: int = option(32, "side of the square images that the model sees, in pixels")
     channels: int = option(3, "3 for colour, 1 for grayscale; images are converted")
-    batch_size: int = option(128, "global batch, over all replicas")
-    balance: str = option("none", "order of training examples: none (each once an epoch) | classes (all equally often)")
-    drop: str = option("", "training images left out: outliers, duplicates or a file of image names, several by comma")
-    eval_crop: float = option(1.0, "evaluation sees the central square of this share of the shorter side")
+    batch_size: int = option(128, "global batch size, over all replicas")
+    balance: str = option(
+        "none", "sampling of training images: none (each once per epoch) | classes (every class equally often)"
+    )
+    drop: str = option(
+        "",
+        "training images to drop: outliers, duplicates, a file of image names, or several of them, comma-separated",
+    )
+    eval_crop: float = option(1.0, "evaluation crops the central square; its side is this fraction of the shorter side")
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
     standardize: bool = option(
-        False, "each image by its own mean and deviation instead: where brightness and contrast tell nothing"
+        False,
+        "normalize each image by its own mean and standard deviation instead: for images whose brightness and contrast"
+        " carry no information",
     )
-    max_corrupt_fraction: float = option(0.01, "stop when more than this share of a split cannot be decoded")
-    max_pixels: int = option(100_000_000, "images of more pixels than this are never decoded: they count as corrupt")
+    max_corrupt_fraction: float = option(0.01, "stop if a larger share of a split cannot be decoded")
+    max_pixels: int = option(100_000_000, "images with more pixels than this are never decoded; they count as corrupt")
     cache: str = option(
         "auto",
-        "none | memory: decoded images | auto: small ones, where they fit | raw:SIDE or jpeg:SIDE:QUALITY: that"
-        " storage tier, prepared once, on disk",
+        "none | memory: cache decoded images | auto: cache small images if they fit | raw:SIDE or jpeg:SIDE:QUALITY:"
+        " prepare that storage tier on disk, once",
     )
-    cache_budget_mb: int = option(0, "most memory for cached images, in MiB; 0 is half of what is free")
-    reader: str = option("auto", "mapped: memory-mapped shards, exact order | streaming: shuffle buffer | auto")
-    shuffle_buffer: int = option(8192, "encoded images held by the streaming reader for shuffling")
+    cache_budget_mb: int = option(0, "largest memory for cached images, in MiB; 0 is half of the free memory")
+    reader: str = option(
+        "auto",
+        "mapped: memory-mapped shards, exact shuffle | streaming: shuffle buffer | auto: mapped if shards are local",
+    )
+    shuffle_buffer: int = option(8192, "encoded images in the shuffle buffer of the streaming reader")
     entries: bool = option(
         False,
-        "find once where JPEGs can be entered, so that a crop reads no more of them than it needs: worth it from some"
-        " 30 epochs on",
+        "build an index of positions inside the JPEGs, once, so that only the part under a crop is decoded: worth it"
+        " from about 30 epochs on",
     )
     service: str = option(
-        "", "grpc://HOST:PORT of a tf.data service dispatcher (tools.data_service): its workers do it"
+        "", "grpc://HOST:PORT of a tf.data service dispatcher (evenkeel data-service), whose workers make the batches"
     )
     service_sharding: str = option(
         "dynamic",
-        "how the service's workers divide training: dynamic: each batch once, lost if its worker dies | static: fixed"
-        " parts of the workers the dispatcher was told of, begun again if one restarts | off: each worker deals out"
-        " everything in an order of its own",
+        "how the workers of the service divide the training batches: dynamic: each batch once, lost if its worker dies"
+        " | static: a fixed part for each worker in the dispatcher's list, repeated if that worker restarts | off: each"
+        " worker gives all images, in its own order",
     )
-    service_timeout: float = option(60.0, "seconds to wait for the service's dispatcher and its first worker")
-    threads: int = option(0, "threads of the pipeline's own pool; 0 is one per core")
-    ram_budget_mb: int = option(512, "most memory that tf.data's autotuning may give to buffers, in MiB")
+    service_timeout: float = option(60.0, "seconds to wait for the dispatcher of the service and its first worker")
+    threads: int = option(0, "threads in the private pool of the pipeline; 0 is one per core")
+    ram_budget_mb: int = option(512, "largest memory that tf.data's autotuning may use for buffers, in MiB")
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     shapes: ShapesConfig = dataclasses.field(default_factory=ShapesConfig)
 
@@ -160,8 +176,8 @@ class DataConfig:
         one_of("data.reader", self.reader, READERS)
         require(
             not (self.entries and (self.service or self.reader == "streaming")),
-            "data.entries needs mapped shards, and these are streamed (data.service or data.reader=streaming): leave it"
-            " out.",
+            "data.entries needs mapped shards, and these are streamed (data.service or data.reader=streaming): use"
+            " --data.entries=false.",
         )
         if ":" in self.cache:
             parse_tier(self.cache)
@@ -178,12 +194,13 @@ class DataConfig:
             )
             require(
                 self.reader != "mapped",
-                "data.reader=mapped cannot go with data.service: mapped memory cannot be sent to its workers;"
+                "data.reader=mapped cannot be combined with data.service: mapped memory cannot be sent to its workers;"
                 " use data.reader=auto.",
             )
             require(
                 self.cache != "memory",
-                "data.cache=memory cannot go with data.service: its workers read for themselves; use data.cache=none.",
+                "data.cache=memory cannot be combined with data.service: its workers do not share a cache; use"
+                " data.cache=none.",
             )
         require(self.threads >= 0, f"data.threads ({self.threads}) must not be negative; 0 is one per core.")
         require(self.ram_budget_mb >= 16, f"data.ram_budget_mb ({self.ram_budget_mb}) must be at least 16.")
@@ -196,14 +213,18 @@ class DataConfig:
             value = getattr(self.augment, name)
             require(
                 value == 0 or self.channels == 3,
-                f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: turn it off.",
+                f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: set it to 0.",
             )
 
 
 class Tier(NamedTuple):
-    """How images are stored: `jpeg` with side 0 (as they are), `jpeg` re-encoded, or `raw` pixels.
+    """A storage tier: how prepared images are stored.
 
-    `side` bounds one side, which one is `PrepareConfig.bound`; no image is enlarged.
+    Attributes:
+      kind: `jpeg` or `raw` (pixels).
+      side: limit of the side that `PrepareConfig.bound` names, in pixels; 0 keeps files as they are. No image is
+        enlarged.
+      quality: JPEG quality, 1 to 100; 0 if images are not re-encoded.
     """
 
     kind: str
@@ -212,11 +233,11 @@ class Tier(NamedTuple):
 
 
 def parse_tier(text: str) -> Tier:
-    """`jpeg`, `jpeg:SIDE:QUALITY` or `raw:SIDE`. Raises `UsageError` for anything else."""
+    """Parses `jpeg`, `jpeg:SIDE:QUALITY` or `raw:SIDE`. Raises `UsageError` for any other text."""
     kind, *numbers = text.split(":")
-    known = {"jpeg": (0, 2), "raw": (1,)}
+    number_counts = {"jpeg": (0, 2), "raw": (1,)}
     require(
-        kind in known and len(numbers) in known[kind] and all(number.isdecimal() for number in numbers),
+        kind in number_counts and len(numbers) in number_counts[kind] and all(number.isdecimal() for number in numbers),
         f"tier ({text!r}) must be jpeg (files as they are), jpeg:SIDE:QUALITY such as jpeg:256:90, or raw:SIDE.",
     )
     tier = Tier(kind, *map(int, numbers))
@@ -227,25 +248,30 @@ def parse_tier(text: str) -> Tier:
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """What `tools.prepare` reads and how it stores and checks it."""
+    """What `evenkeel prepare` reads, how it stores the images, and what it checks."""
 
     source: str = option("shapes", "shapes | tfds:NAME[/CONFIG][:VERSION] | a TFDS directory | a folder of images")
-    data_dir: str = option("", "where tfds:NAME is prepared; default ~/tensorflow_datasets")
+    data_dir: str = option("", "directory in which tfds:NAME is prepared; default ~/tensorflow_datasets")
     tier: str = option(
-        "jpeg", "jpeg (files as they are; WebP and GIF as PNG) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (pixels)"
+        "jpeg",
+        "jpeg (files as they are; WebP and GIF as PNG) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (decoded pixels)",
     )
-    bound: str = option("shorter", "which side SIDE bounds: shorter | longer; images are never enlarged")
-    shard_mb: int = option(128, "size of a shard, in MiB; there is at least one for each split")
-    shards: int = option(0, "shards for each split instead; 0 goes by shard_mb")
-    seed: int = option(0, "the order in which images are stored is a function of it")
-    max_pixels: int = option(100_000_000, "images of more pixels than this are never decoded, and left out")
-    max_corrupt_fraction: float = option(0.01, "stop when more than this share of the images must be left out")
-    outliers: str = option("flag", "keep | flag (outliers.csv, outliers.png) | drop (from training, too)")
-    max_outlier_fraction: float = option(0.05, "drop: refuse when more than this share of training images would go")
-    schema: str = option("", "check against this schema.pbtxt; default: one inferred from the training split")
-    severity: str = option("error", "anomalies from here on end with exit code 4: warning | error")
-    previous: str = option("", "a directory prepared earlier: report drift from it")
-    threads: int = option(0, "images worked on at once; 0 is one per core")
+    bound: str = option("shorter", "the side that SIDE limits: shorter | longer; images are never enlarged")
+    shard_mb: int = option(128, "size of a shard, in MiB; every split has at least one")
+    shards: int = option(0, "number of shards of each split instead; 0 derives it from shard_mb")
+    seed: int = option(0, "seed of the order in which images are stored")
+    max_pixels: int = option(100_000_000, "images with more pixels than this are never decoded; they are left out")
+    max_corrupt_fraction: float = option(0.01, "stop if a larger share of the images must be left out")
+    outliers: str = option(
+        "flag", "keep | flag (list them in outliers.csv and outliers.png) | drop (also leave them out of training)"
+    )
+    max_outlier_fraction: float = option(
+        0.05, "outliers=drop: refuse if a larger share of the training images would be dropped"
+    )
+    schema: str = option("", "schema.pbtxt to check against; default: inferred from the training split")
+    severity: str = option("error", "lowest severity of an anomaly that ends with exit code 4: warning | error")
+    previous: str = option("", "directory prepared earlier, for a report on drift")
+    threads: int = option(0, "images processed in parallel; 0 is one per core")
     shapes: ShapesConfig = dataclasses.field(default_factory=ShapesConfig)
 
     def __post_init__(self) -> None:
@@ -253,7 +279,7 @@ class PrepareConfig:
         parse_tier(self.tier)
         one_of("bound", self.bound, ("shorter", "longer"))
         require(self.shard_mb >= 1, f"shard_mb ({self.shard_mb}) must be at least 1.")
-        require(self.shards >= 0, f"shards ({self.shards}) must not be negative; 0 goes by shard_mb.")
+        require(self.shards >= 0, f"shards ({self.shards}) must not be negative; 0 derives it from shard_mb.")
         require(self.seed >= 0, f"seed ({self.seed}) must not be negative.")
         require(self.max_pixels >= 1, f"max_pixels ({self.max_pixels}) must be at least 1.")
         for name in ("max_corrupt_fraction", "max_outlier_fraction"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UsageError(ValueError):
-    """Something a user can put right: one line that names the value, the rule and the remedy."""
+    """An error that the user can correct; its message is one line: the value, the rule and the remedy."""
 
 
 def require(ok: bool, message: str) -> None:
@@ -14,7 +14,7 @@ def require(ok: bool, message: str) -> None:
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises `UsageError` naming the nearest of `known` unless `value` is among them."""
+    """Raises `UsageError`, with the nearest of `known`, unless the `value` of the option `name` is one of them."""
     if value not in known:
         import difflib
 

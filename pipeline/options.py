@@ -1,4 +1,4 @@
-"""Fields of a configuration that are command-line flags as well."""
+"""Config fields that are command-line flags as well."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Any
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field that also becomes a command-line flag; `help` is what `--help` prints."""
+    """A dataclass field with a `default` whose `help` text `--help` prints for its flag."""
     return dataclasses.field(default=default, metadata={"help": help})

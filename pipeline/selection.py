@@ -1,6 +1,6 @@
-"""Which training rows to leave out: row operations on the index, free of rewriting, for any source.
+"""The drop list: training rows that `data.drop` leaves out. No file is rewritten, so it works for any source.
 
-reasons = unwanted("outliers,duplicates", train, validation, index)      # {row of train: why}
+reasons = drop_list("outliers,duplicates", train, validation, index)      # {row of train: reason}
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare import duplicates, outliers, skew
 
 
-def unwanted(drop: str, train: Index, validation: Index, index: Index) -> dict[int, str]:
-    """{row of `train`: why it is left out}, as `data.drop` says; `index` is the whole data set.
+def drop_list(drop: str, train: Index, validation: Index, index: Index) -> dict[int, str]:
+    """{row of `train`: the reason to drop it}; `drop` is the value of `data.drop`, `index` the whole data set.
 
     Raises:
-      UsageError: a part of `drop` is neither a known word nor a readable file, or that names an unknown image.
+      UsageError: a part of `drop` is neither a known word nor a readable file, or the file names an unknown image.
     """
     reasons: dict[int, str] = {}
     for part in filter(None, drop.split(",")):
         if part == "outliers":
-            reasons |= outliers.reasons(skew.strangers(train, validation))
+            reasons |= outliers.outlier_reasons(skew.find_train_outliers(train, validation))
         elif part == "duplicates":
-            reasons |= _copies(train, validation)
+            reasons |= _duplicate_rows(train, validation)
         else:
-            reasons |= _named(part, train, index)
+            reasons |= _listed_rows(part, train, index)
     return reasons
 
 
-def _copies(train: Index, validation: Index) -> dict[int, str]:
-    """Training rows with the pixels of a validation row, and all but the first of those equal within training."""
+def _duplicate_rows(train: Index, validation: Index) -> dict[int, str]:
+    """Training rows whose pixels equal those of a validation row or of an earlier training row."""
     names = [*validation.names, *train.names]
-    same_as = duplicates.first_copies(validation, train)[len(validation) :].tolist()
+    same_as = duplicates.find_first_copies(validation, train)[len(validation) :].tolist()
     return {
         row: f"duplicate of {names[first]}" + (" in validation" if first < len(validation) else "")
         for row, first in enumerate(same_as)
@@ -40,20 +40,24 @@ def _copies(train: Index, validation: Index) -> dict[int, str]:
     }
 
 
-def _named(path: str, train: Index, index: Index) -> dict[int, str]:
+def _listed_rows(path: str, train: Index, index: Index) -> dict[int, str]:
+    """Training rows whose names are listed in the text file `path`, one per line."""
     try:
         with open(path, encoding="utf-8") as file:
-            wanted = [line for line in file.read().split("\n") if line.strip()]
+            names = [line for line in file.read().split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"data.drop ({path}) is neither outliers, nor duplicates, nor a text file of image names, one a line:"
+            f"data.drop ({path}) is neither outliers, nor duplicates, nor a text file of image names, one per line:"
             f" {error}."
         ) from error
     known = set(index.names)
-    for name in wanted:
+    for name in names:
         if name not in known:
-            near = f", for example {next(iter(sorted(known)))}" if known else ""
-            raise UsageError(f"{path} (data.drop) names {name!r}, and the data set has no such image{near}.")
-    chosen = set(wanted)
+            example = f"; its first name is {min(known)}" if known else ""
+            raise UsageError(
+                f"{path} (data.drop) names {name!r}, and the data set has no such image{example}. Correct or remove"
+                " that line."
+            )
+    listed = set(names)
     reason = f"named in {os.path.basename(path)}"
-    return {row: reason for row, name in enumerate(train.names) if name in chosen}
+    return {row: reason for row, name in enumerate(train.names) if name in listed}

@@ -1,21 +1,21 @@
-"""The same chain on a tf.data service cluster: batches made by other processes, here or on other machines.
+"""The training chain on a tf.data service: other processes, here or on other machines, make the batches.
 
-    dispatcher = start_dispatcher(port=5050, work_dir="/data/dispatcher")     # a process of its own
-    worker = start_worker("grpc://trainer:5050", host="node1")                # as many as you like, at any time
+    dispatcher = start_dispatcher(port=5050, work_dir="/data/dispatcher")     # one process
+    worker = start_worker("grpc://trainer:5050", host="node1")                # any number of processes, at any time
     ds = distribute(ds, DataConfig(service="grpc://trainer:5050"))            # in the trainer
 
-What is dealt out is the number of a batch (see `reader.dealt_elements`): whoever makes batch k makes the very batch
-that a single process would, in pixels, labels and random numbers. They come in the order in which they are ready.
+The dispatcher hands out batch numbers (see `reader.batch_numbers`): whichever worker makes batch k makes the batch k of
+a single process, with the same pixels, labels and random numbers. Batches arrive in the order in which they are ready.
 
-`service_sharding`  workers alive              a worker dies                       a worker joins or restarts
-dynamic             each batch exactly once    the batches it had begun are lost   takes its share from then on
+`service_sharding`  if no worker fails         if a worker dies                    if a worker joins or restarts
+dynamic             each batch exactly once    the batches it had begun are lost   it takes part from then on
                                                (at most once)
-static              each batch exactly once    its part of the batches stays out   only at its own address; begins its
+static              each batch exactly once    its part of the batches is missing  only at its own address; begins its
                                                                                    part again (at least once)
-off                 each worker deals out      nothing is lost but its own         deals out everything, in an order of
-                    every image once a pass    stream                              its own
+off                 each worker gives every    only its own stream ends            it gives every image, in its own
+                    image once per epoch                                           order
 
-Evaluation stays with the trainer. Workers open the shards by the same paths as the trainer.
+Evaluation runs in the trainer. Workers open the shards by the same paths as the trainer.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import tensorflow as tf
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
 
-PROTOCOL = "grpc://"
-# Of tensorflow/core/data/service/dispatcher.proto: an empty request, and a reply that is empty without workers.
+ADDRESS_PREFIX = "grpc://"
+# From tensorflow/core/data/service/dispatcher.proto: the request is empty, and so is the reply without workers.
 GET_WORKERS = "/tensorflow.data.DispatcherService/GetWorkers"
 RETRY_SECONDS = 0.2
 
 
 def distribute(ds: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
-    """`ds` as `config.service`'s workers make it, in no certain order.
+    """`ds` as the workers of `config.service` make it, in an arbitrary order.
 
     Raises:
       UsageError: there is no dispatcher, or it has no worker, within `config.service_timeout` seconds.
@@ -49,7 +49,7 @@ def distribute(ds: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
         tf.data.experimental.service.distribute(
             policy,
             config.service,
-            compression=None,  # of augmented pixels it costs more than it saves
+            compression=None,  # compressing augmented pixels costs more than it saves
             target_workers="ANY",
         )
     )
@@ -59,47 +59,47 @@ def distribute(ds: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
 
 
 def wait_for_workers(config: DataConfig) -> None:
-    """Returns once `config.service` is a dispatcher with a worker.
+    """Returns as soon as `config.service` is a dispatcher with a worker.
 
     Raises:
-      UsageError: it is not, within `config.service_timeout` seconds.
+      UsageError: there is no dispatcher, or it has no worker, within `config.service_timeout` seconds.
     """
     deadline = time.monotonic() + config.service_timeout
-    while not _workers(config.service, config.service_timeout, "data.service"):
+    while not _has_workers(config.service, config.service_timeout, "data.service"):
         if time.monotonic() > deadline:
             raise UsageError(
                 f"data.service ({config.service}) has no worker after {config.service_timeout:g} s: start one with"
-                f" python -m tools.data_service worker --dispatcher={config.service}"
+                f" evenkeel data-service worker --dispatcher={config.service}"
             )
         time.sleep(RETRY_SECONDS)
 
 
-def _workers(address: str, timeout: float, name: str) -> bool:
-    """Whether the dispatcher at `address` has workers; waits for it to answer."""
-    with grpc.insecure_channel(address.removeprefix(PROTOCOL)) as channel:
+def _has_workers(address: str, timeout: float, option: str) -> bool:
+    """Whether the dispatcher at `address`, the value of `option`, has workers; waits for its answer."""
+    with grpc.insecure_channel(address.removeprefix(ADDRESS_PREFIX)) as channel:
         try:
             return bool(channel.unary_unary(GET_WORKERS)(b"", timeout=timeout, wait_for_ready=True))
         except grpc.RpcError as error:
             if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
                 reason = f"no dispatcher answers within {timeout:g} s"
             else:
-                reason = f"what answers there is no tf.data service dispatcher ({error.code().name})"
+                reason = f"the server there is no tf.data service dispatcher ({error.code().name})"
             raise UsageError(
-                f"{name} ({address}): {reason}; start one with python -m tools.data_service dispatcher, or mend the"
+                f"{option} ({address}): {reason}; start one with evenkeel data-service dispatcher, or correct the"
                 " address."
             ) from error
 
 
 def start_dispatcher(port: int, work_dir: str = "", workers: tuple[str, ...] = ()) -> Any:
-    """A running dispatcher on `port` (0: any free one); `target` is its address.
+    """Starts a dispatcher on `port` (0: any free one); its `target` is its address.
 
-    With a `work_dir` it writes a journal, and one started again there goes on where the last one stopped. `workers`
-    (HOST:PORT each) are those that static sharding divides the data among.
+    With a `work_dir` it writes a journal there, from which a restarted dispatcher continues. `workers` (HOST:PORT each)
+    are the workers among which static sharding divides the data.
 
     Raises:
       UsageError: the port or the directory cannot be used.
     """
-    _require_free(port)
+    _require_free_port(port)
     config = tf.data.experimental.service.DispatcherConfig(
         port=port, work_dir=work_dir or None, fault_tolerant_mode=bool(work_dir), worker_addresses=workers or None
     )
@@ -107,21 +107,23 @@ def start_dispatcher(port: int, work_dir: str = "", workers: tuple[str, ...] = (
         return tf.data.experimental.service.DispatchServer(config)
     except (RuntimeError, tf.errors.OpError) as error:
         raise UsageError(
-            f"a dispatcher cannot start with the work directory {work_dir or '(none)'}: {_line(error)} Choose another."
+            f"a dispatcher cannot start with the work directory {work_dir or '(none)'}: {_one_line(error)} Choose"
+            " another directory."
         ) from error
 
 
 def start_worker(dispatcher: str, host: str, port: int = 0, timeout: float = 60.0) -> Any:
-    """A running worker of the `dispatcher` (grpc://HOST:PORT); trainers reach it as `host` on `port` (0: any free one).
+    """Starts a worker of the `dispatcher` (grpc://HOST:PORT); trainers reach it as `host` on `port` (0: any free one).
 
     Raises:
-      UsageError: no dispatcher answers within `timeout` seconds, it was told of other workers, or the port is taken.
+      UsageError: no dispatcher answers within `timeout` seconds, its list of workers lacks this one, or the port is
+        taken.
     """
-    _workers(dispatcher, timeout, "--dispatcher")
+    _has_workers(dispatcher, timeout, "--dispatcher")
     if port:
-        _require_free(port)
+        _require_free_port(port)
     config = tf.data.experimental.service.WorkerConfig(
-        dispatcher_address=dispatcher.removeprefix(PROTOCOL),
+        dispatcher_address=dispatcher.removeprefix(ADDRESS_PREFIX),
         worker_address=f"{host}:{port or '%port%'}",
         data_transfer_address=f"{host}:%dts_port%",
         port=port,
@@ -129,16 +131,16 @@ def start_worker(dispatcher: str, host: str, port: int = 0, timeout: float = 60.
     try:
         return tf.data.experimental.service.WorkerServer(config)
     except (RuntimeError, tf.errors.OpError) as error:
-        raise UsageError(f"the dispatcher refuses {host}:{port or '(any port)'}: {_line(error)}") from error
+        raise UsageError(f"the dispatcher refuses {host}:{port or '(any port)'}: {_one_line(error)}") from error
 
 
-def _require_free(port: int) -> None:
-    """gRPC would share a port with whoever listens there already, and each would get some of the calls."""
+def _require_free_port(port: int) -> None:
+    """Raises `UsageError` if another process listens on `port`: gRPC would share it, and each would get some calls."""
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
         raise UsageError(f"port {port} cannot be listened on: {error.strerror}; choose another.") from error
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

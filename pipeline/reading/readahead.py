@@ -1,11 +1,11 @@
-"""Memory over files that the kernel is told to read before it is used.
+"""Readahead: asks the kernel to read mapped memory before it is used.
 
-    addresses = mapping.addresses(paths, sizes)
-    announce(addresses[:1], tf.constant([5000]))    # in a graph or outside of it
+    addresses = memory_map.file_addresses(paths, sizes)
+    request(addresses[:1], tf.constant([5000]))    # in a graph or outside of one
 
-A data set only puts into a queue what it is about to read; a thread of this module tells the kernel. Python that a data
-set itself calls (`tf.numpy_function`) does not return once the interpreter is on its way out, and a script that holds
-an iterator in a global would wait for it for ever.
+The data set only puts requests into a queue, and a Python thread of this module passes them to the kernel. If the data
+set called Python itself (`tf.numpy_function`), the call would not return once the interpreter is shutting down, and a
+script with an iterator in a global variable would hang at its end.
 """
 
 from __future__ import annotations
@@ -19,50 +19,54 @@ import threading
 import tensorflow as tf
 
 MADV_WILLNEED = 3  # <sys/mman.h>
-PATIENCE = 5.0  # seconds that the end of the process waits for a disk which does not answer
-PENDING = 1000  # announcements in the queue, of a batch each: who is that far behind is not waited for
+EXIT_TIMEOUT_SECONDS = 5.0  # that the end of the process waits for a disk that does not answer
+MAX_PENDING_REQUESTS = 1000  # in the queue, one per batch; further ones are dropped, so that a slow disk delays nothing
 
 
-def announce(addresses: tf.Tensor, lengths: tf.Tensor) -> None:
-    """Has the kernel read `lengths` bytes (int64 [n]) at each of `addresses` (int64 [n]); waits for nothing.
+def request(addresses: tf.Tensor, lengths: tf.Tensor) -> None:
+    """Has the kernel read `lengths` bytes (int64 [n]) at each of `addresses` (int64 [n]), without waiting for it.
 
-    It is advice: without it the bytes come later, and no less rightly. Cold storage sees all requests together.
+    It is a hint that changes no result: without it the bytes are read when they are used. Cold storage then sees many
+    requests at once.
     """
     with tf.init_scope():
         queue = _queue()
 
-    def told() -> bool:
+    def enqueue() -> bool:
         queue.enqueue([addresses, lengths])
         return True
 
-    tf.cond(queue.size() < PENDING, told, lambda: False)
+    tf.cond(queue.size() < MAX_PENDING_REQUESTS, enqueue, lambda: False)
 
 
 @functools.cache
 def _queue() -> tf.queue.QueueBase:
+    """The queue of requests; its first use starts the thread that serves it."""
     with tf.device("CPU:0"):
-        queue = tf.queue.FIFOQueue(2 * PENDING, [tf.int64, tf.int64])  # with room for some who look at its size at once
-    thread = threading.Thread(target=_advise, args=[queue], name="readahead", daemon=True)
+        # Twice the limit: several threads may see a queue that is not full and enqueue at once.
+        queue = tf.queue.FIFOQueue(2 * MAX_PENDING_REQUESTS, [tf.int64, tf.int64])
+    thread = threading.Thread(target=_serve, args=[queue], name="readahead", daemon=True)
     thread.start()
 
-    def end() -> None:
-        """While the interpreter is whole: the thread must not be on its way back into it later."""
+    def stop() -> None:
+        """Ends the thread while the interpreter is whole: it must not return into Python later."""
         queue.close(cancel_pending_enqueues=True)
-        thread.join(timeout=PATIENCE)
+        thread.join(timeout=EXIT_TIMEOUT_SECONDS)
 
-    atexit.register(end)
+    atexit.register(stop)
     return queue
 
 
-def _advise(queue: tf.queue.QueueBase) -> None:
-    advise = ctypes.CDLL(None).madvise
-    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+def _serve(queue: tf.queue.QueueBase) -> None:
+    """Passes requests to the kernel until the queue is closed and empty."""
+    madvise = ctypes.CDLL(None).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     page = mmap.PAGESIZE
     while True:
         try:
-            begin, lengths = (each.numpy() for each in queue.dequeue())
-        except tf.errors.OutOfRangeError:  # closed, and nothing is left
+            addresses, lengths = (tensor.numpy() for tensor in queue.dequeue())
+        except tf.errors.OutOfRangeError:  # closed and empty
             return
-        aligned = begin // page * page
-        for address, length in zip(aligned.tolist(), (begin + lengths - aligned).tolist(), strict=True):
-            advise(address, length, MADV_WILLNEED)
+        aligned = addresses // page * page
+        for address, length in zip(aligned.tolist(), (addresses + lengths - aligned).tolist(), strict=True):
+            madvise(address, length, MADV_WILLNEED)

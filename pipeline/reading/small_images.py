@@ -1,11 +1,11 @@
-"""Small images, decoded once and held in memory: a batch is made of them by copying lines, nothing is done per image.
+"""Small images cached in memory, from which a batch is made by copying lines, without an operation per image.
 
-    frames = hold(batches, count=len(index), border=4, mirror=True)
-    images = frames.batch(rows, mirrored, down, cells, right)
+    small_images = store_small_images(batches, count=len(index), border=4, mirror=True)
+    images = small_images.copy_batch(rows, mirrored, top, cell_starts, cell_lefts)
 
-Each frame is reflected around its border and, where flips are wanted, stands there a second time mirrored; a crop is
-then whole lines of it, cut at one place for a whole cell of the batch. 2 us per 32x32 image, where a graph that is run
-for every image takes 86.
+Each image is stored with a reflected border and, if flips are on, a second time mirrored. A random crop is then a range
+of whole lines; the columns are cut at one place for a whole cell of the batch. This takes 2 us per 32x32 image, where a
+graph that runs for every image takes 86 us.
 """
 
 from __future__ import annotations
@@ -20,8 +20,17 @@ from evenkeel.pipeline.system.tensor_memory import allocate_bytes, share_as_tens
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Frames:
-    """`lines`: uint8 [mirrored or not, frames, lines, bytes of a line], flattened to [-1, bytes of a line]."""
+class SmallImages:
+    """Decoded images of one size in memory.
+
+    Attributes:
+      lines: uint8 [-1, bytes of a line]: the lines of all images, then (if `mirrored`) those of all mirrored images.
+      count: number of images.
+      size: side of an image without its border, in pixels.
+      channels: channels of an image.
+      border: width of the reflected border, in pixels.
+      mirrored: whether each image is also stored mirrored.
+    """
 
     lines: tf.Tensor
     count: int
@@ -30,50 +39,57 @@ class Frames:
     border: int
     mirrored: bool
 
-    def batch(
-        self, rows: tf.Tensor, mirrored: tf.Tensor, down: tf.Tensor, starts: tf.Tensor, right: tf.Tensor
+    def copy_batch(
+        self, rows: tf.Tensor, mirrored: tf.Tensor, top: tf.Tensor, cell_starts: tf.Tensor, cell_lefts: tf.Tensor
     ) -> tf.Tensor:
-        """uint8 [b, size, size, channels]: frames `rows` (int64 [b]), `mirrored` (bool [b]) where that says so.
+        """A batch of cropped images, uint8 [b, size, size, channels].
 
-        Line `down` (int64 [b], 0 to 2 border) of the bordered frame becomes the first one. Columns are cut alike within
-        a cell of the batch: cell c holds its images `starts[c]` to `starts[c + 1]` and begins at column `right[c]`
-        (int32 [cells + 1] and [cells], 0 to 2 border).
+        Args:
+          rows: int64 [b], the images.
+          mirrored: bool [b], which images to take mirrored.
+          top: int64 [b], 0 to 2 border: the first line of each crop in the bordered image.
+          cell_starts: int32 [cells + 1]: cell c of the batch holds its images cell_starts[c] to cell_starts[c + 1].
+          cell_lefts: int32 [cells], 0 to 2 border: the first column of the crops in each cell.
         """
-        wide, line = self.size + 2 * self.border, self.size * self.channels
+        bordered_size, line_bytes = self.size + 2 * self.border, self.size * self.channels
         rows += tf.where(mirrored, tf.constant(self.count, tf.int64), 0)
         if not self.border:
-            lines = tf.reshape(self.lines, [-1, self.size * line])
+            lines = tf.reshape(self.lines, [-1, self.size * line_bytes])
             return tf.reshape(tf.gather(lines, rows), [-1, self.size, self.size, self.channels])
-        first = rows * wide + down
-        lines = tf.gather(self.lines, first[:, None] + tf.range(self.size, dtype=tf.int64))
-        nothing = tf.zeros_like(right)
-        begin = tf.stack([starts[:-1], nothing, right * self.channels], axis=1)
-        extent = tf.stack([starts[1:] - starts[:-1], nothing + self.size, nothing + line], axis=1)
-        cells = [tf.slice(lines, *cell) for cell in zip(tf.unstack(begin), tf.unstack(extent), strict=True)]
+        first_lines = rows * bordered_size + top
+        lines = tf.gather(self.lines, first_lines[:, None] + tf.range(self.size, dtype=tf.int64))
+        zeros = tf.zeros_like(cell_lefts)
+        begins = tf.stack([cell_starts[:-1], zeros, cell_lefts * self.channels], axis=1)
+        sizes = tf.stack([cell_starts[1:] - cell_starts[:-1], zeros + self.size, zeros + line_bytes], axis=1)
+        cells = [tf.slice(lines, *cell) for cell in zip(tf.unstack(begins), tf.unstack(sizes), strict=True)]
         return tf.reshape(tf.concat(cells, axis=0), [-1, self.size, self.size, self.channels])
 
 
 def size_in_bytes(count: int, size: int, channels: int, border: int, mirror: bool) -> int:
-    """What `hold` takes."""
+    """The memory that `store_small_images` allocates."""
     return (1 + mirror) * count * (size + 2 * border) ** 2 * channels
 
 
-def hold(batches: Iterable[np.ndarray], count: int, border: int, mirror: bool) -> Frames:
-    """Frames out of `batches` of uint8 [b, size, size, channels], `count` images in all."""
-    held: np.ndarray | None = None
-    done = 0
+def store_small_images(batches: Iterable[np.ndarray], count: int, border: int, mirror: bool) -> SmallImages:
+    """Stores `batches` of uint8 [b, size, size, channels], `count` images in all.
+
+    Raises:
+      ValueError: `batches` hold another number of images.
+    """
+    memory: np.ndarray | None = None
+    stored = 0
     for images in batches:
         _, size, _, channels = images.shape
-        if held is None:
-            wide = size + 2 * border
-            held = allocate_bytes(size_in_bytes(count, size, channels, border, mirror))
-            held = held.reshape(1 + mirror, count, wide, wide, channels)
+        if memory is None:
+            bordered_size = size + 2 * border
+            memory = allocate_bytes(size_in_bytes(count, size, channels, border, mirror))
+            memory = memory.reshape(1 + mirror, count, bordered_size, bordered_size, channels)
         bordered = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), "reflect")
-        held[0, done : done + len(images)] = bordered
+        memory[0, stored : stored + len(images)] = bordered
         if mirror:
-            held[1, done : done + len(images)] = bordered[:, :, ::-1]
-        done += len(images)
-    if held is None or done != count:
-        raise ValueError(f"{done} images came, {count} were announced.")
-    lines = share_as_tensor(held.reshape(-1, held.shape[3] * held.shape[4]))
-    return Frames(lines, count, held.shape[3] - 2 * border, held.shape[4], border, mirror)
+            memory[1, stored : stored + len(images)] = bordered[:, :, ::-1]
+        stored += len(images)
+    if memory is None or stored != count:
+        raise ValueError(f"{stored} images were decoded, but the index has {count}.")
+    lines = share_as_tensor(memory.reshape(-1, memory.shape[3] * memory.shape[4]))
+    return SmallImages(lines, count, memory.shape[3] - 2 * border, memory.shape[4], border, mirror)

@@ -1,4 +1,4 @@
-"""Every rule of the data configuration, by the one line a user reads: value, rule, remedy."""
+"""Every rule of the data configuration, by its error message: value, rule and remedy in one line."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ REFUSED += [
 
 
 @pytest.mark.parametrize(("config", "values", "message"), REFUSED, ids=[message for _, _, message in REFUSED])
-def test_a_bad_value_is_refused_in_one_line(config: type, values: dict[str, Any], message: str) -> None:
+def test_a_bad_value_raises_one_line(config: type, values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as raised:
         config(**values)
     assert str(raised.value) == message
@@ -80,31 +80,31 @@ def test_a_bad_value_is_refused_in_one_line(config: type, values: dict[str, Any]
         (DataConfig, {"image_size": 9, "augment": AugmentConfig(pad_crop=8), "reader": "streaming"}),
     ],
 )
-def test_values_at_the_edges_are_accepted(config: type, values: dict[str, Any]) -> None:
-    made = config(**values)
-    assert {name: getattr(made, name) for name in values} == values
+def test_values_at_the_limits_are_accepted(config: type, values: dict[str, Any]) -> None:
+    instance = config(**values)
+    assert {name: getattr(instance, name) for name in values} == values
 
 
 @pytest.mark.parametrize(
     ("config", "name"),
     [(config, field.name) for config in CONFIGS for field in dataclasses.fields(config) if field.type == "float"],
 )
-def test_what_is_not_a_number_is_refused(config: type, name: str) -> None:
+def test_nan_is_refused(config: type, name: str) -> None:
     with pytest.raises(UsageError, match=rf"{name} \(nan\) "):
         config(**{name: math.nan})
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_a_config_cannot_be_changed_only_replaced(config: type) -> None:
-    made = config()
+def test_a_config_is_frozen_and_can_be_replaced(config: type) -> None:
+    instance = config()
     for field in dataclasses.fields(config):
         with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(made, field.name, getattr(made, field.name))
-    assert dataclasses.replace(made) == made
-    assert hash(dataclasses.replace(made)) == hash(made)
+            setattr(instance, field.name, getattr(instance, field.name))
+    assert dataclasses.replace(instance) == instance
+    assert hash(dataclasses.replace(instance)) == hash(instance)
 
 
-def test_a_reader_that_does_not_exist_is_refused_with_the_nearest_that_does() -> None:
+def test_an_unknown_reader_is_refused_with_a_suggestion() -> None:
     message = r"^data\.reader \('maped'\) must be one of auto, mapped, streaming\. Did you mean 'mapped'\?$"
     with pytest.raises(UsageError, match=message):
         DataConfig(reader="maped")
@@ -120,20 +120,20 @@ def test_a_border_as_wide_as_the_image_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["saturation", "hue"])
-def test_colours_of_gray_images_are_refused(name: str) -> None:
+def test_colour_augmentations_of_gray_images_are_refused(name: str) -> None:
     assert DataConfig(augment=AugmentConfig(**{name: 0.5})).channels == 3
     with pytest.raises(UsageError) as raised:
         DataConfig(channels=1, augment=AugmentConfig(**{name: 0.5}))
-    assert str(raised.value) == f"data.augment.{name} (0.5) needs colour, but data.channels is 1: turn it off."
+    assert str(raised.value) == f"data.augment.{name} (0.5) needs colour, but data.channels is 1: set it to 0."
 
 
-def test_replacing_checks_again() -> None:
+def test_replace_checks_the_new_values() -> None:
     with pytest.raises(UsageError, match=r"data\.batch_size \(0\)"):
         dataclasses.replace(DataConfig(), batch_size=0)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_every_option_says_what_it_is(config: type) -> None:
+def test_every_option_has_a_help_text(config: type) -> None:
     for field in dataclasses.fields(config):
         if not dataclasses.is_dataclass(getattr(config(), field.name)):
             assert field.metadata["help"], field.name
@@ -143,13 +143,13 @@ def test_a_usage_error_is_a_value_error() -> None:
     assert issubclass(UsageError, ValueError)
 
 
-def test_require_raises_its_message_unless_the_rule_holds() -> None:
+def test_require_raises_its_message_unless_the_condition_holds() -> None:
     require(True, "never seen")
     with pytest.raises(UsageError, match="seen"):
         require(False, "seen")
 
 
-def test_one_of_guesses_what_was_meant_where_something_is_near() -> None:
+def test_one_of_suggests_the_nearest_value() -> None:
     one_of("fruit", "apple", ("apple", "pear"))
     with pytest.raises(UsageError, match=r"^fruit \('aple'\) must be one of apple, pear\. Did you mean 'apple'\?$"):
         one_of("fruit", "aple", ("apple", "pear"))

@@ -1,4 +1,4 @@
-"""Mutated image files through preparing and training: nothing crashes or hangs, and each bad one is named."""
+"""Mutated image files are prepared and trained on: nothing crashes or hangs, and each bad file is named."""
 
 from __future__ import annotations
 
@@ -15,40 +15,43 @@ from evenkeel.pipeline.images.header import read_header
 from tests import mutations
 
 ROOT = pathlib.Path(__file__).parents[2]
-# A process of its own, whose memory is its own: {"rss": MiB before and at most, "skipped": names by training's index}.
+# Runs in a separate process, whose memory is measured. Prints {"rss": [MiB before, peak MiB], "skipped": [names]}: what
+# the index of the training data skips.
 CHILD = """
 import json, resource, sys
-from pipeline.build import training_batches, evaluation_batches
-from pipeline.dataset import open_data
-from pipeline.config import AugmentConfig, DataConfig, PrepareConfig
-from pipeline.index.shuffle import Share
-from pipeline.prepare.prepare import prepare
+from evenkeel.pipeline.build import training_batches, evaluation_batches
+from evenkeel.pipeline.dataset import load_dataset
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, PrepareConfig
+from evenkeel.pipeline.index.replica_shard import ReplicaShard
+from evenkeel.pipeline.prepare.prepare import prepare
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 source, output, tier = sys.argv[1:]
 before = peak()
 prepare(PrepareConfig(source=source, tier=tier, max_corrupt_fraction=1.0, threads=2), output)
 config = DataConfig(source=source, validation_split="test", max_corrupt_fraction=1.0, image_size=16, batch_size=10,
                     augment=AugmentConfig(random_resized_crop=0.9), threads=2)
-data, share = open_data(config), Share(10)
-for _ in training_batches(data, config, 0, share).take(len(data.train) // 10 + 1):
+data, replica_shard = load_dataset(config), ReplicaShard(10)
+for _ in training_batches(data, config, 0, replica_shard).take(len(data.train) // 10 + 1):
     pass
-for _ in evaluation_batches(data.validation, config, share):
+for _ in evaluation_batches(data.validation, config, replica_shard):
     pass
 skipped = [line.split(": ")[1] for line in data.skipped]
 print("\\n" + json.dumps({"rss": [before, peak()], "skipped": skipped}))
 """
 
 
-def fuzzed(root: pathlib.Path, seeds: range, tier: str, timeout: int) -> tuple[dict[str, bytes], dict[str, str], dict]:
-    """The files, {name: reason} of those that preparing left out, and what the child said at its end."""
+def prepare_and_train(
+    root: pathlib.Path, seeds: range, tier: str, timeout: int
+) -> tuple[dict[str, bytes], dict[str, str], dict]:
+    """Returns the files, {name: reason} of the files that `prepare` quarantined, and the report of the process."""
     files = mutations.folder(root / "source", seeds)
     command = [sys.executable, "-c", CHILD, str(root / "source"), str(root / "out"), tier]
     environment = {"EVENKEEL_CACHE": str(root / "cache"), "PATH": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=timeout)
-    assert done.returncode == 0, done.stderr[-2000:]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=timeout)
+    assert result.returncode == 0, result.stderr[-2000:]
     with open(root / "out/quarantine.csv", newline="") as file:
-        named = {line["file"]: line["reason"] for line in csv.DictReader(file)}
-    return files, named, json.loads(done.stdout.splitlines()[-1])
+        quarantined = {line["file"]: line["reason"] for line in csv.DictReader(file)}
+    return files, quarantined, json.loads(result.stdout.splitlines()[-1])
 
 
 def undecodable(contents: bytes) -> bool:
@@ -63,19 +66,19 @@ def undecodable(contents: bytes) -> bool:
 
 
 def check(root: pathlib.Path, seeds: range, tier: str, timeout: int) -> None:
-    files, named, said = fuzzed(root, seeds, tier, timeout)
+    files, quarantined, report = prepare_and_train(root, seeds, tier, timeout)
     bad = {name for name, contents in files.items() if undecodable(contents)}
-    assert set(named) == set(said["skipped"]) == bad
-    assert all(named.values())
-    assert not [name for name in named if "good" in name]
-    before, most = said["rss"]
-    # Two threads, each with an image of 100 million pixels at most: its 300 MB, and again as much twice while a
-    # progressive JPEG is put together.
-    assert most - before < 2 * 900 + 200
+    assert set(quarantined) == set(report["skipped"]) == bad
+    assert all(quarantined.values())
+    assert not [name for name in quarantined if "good" in name]
+    before, peak = report["rss"]
+    # Two threads, each with an image of up to 100 million pixels: 300 MB, and twice as much again while a progressive
+    # JPEG is assembled.
+    assert peak - before < 2 * 900 + 200
 
 
 @pytest.mark.slow
-def test_mutated_files_are_survived_and_each_bad_one_is_named(tmp_path: pathlib.Path) -> None:
+def test_mutated_files_do_no_harm_and_each_bad_file_is_named(tmp_path: pathlib.Path) -> None:
     check(tmp_path, range(90), "jpeg:24:90", timeout=300)
 
 

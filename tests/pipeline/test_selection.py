@@ -1,4 +1,4 @@
-"""Training rows left out by row operations: outliers, duplicates, named ones; each with its reason."""
+"""The drop list: outliers, duplicates and listed images, each with its reason."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from PIL import Image
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.selection import unwanted
+from evenkeel.pipeline.selection import drop_list
 from tests.pipeline.prepare.test_duplicates import images, index_of
-from tests.pipeline.prepare.test_outliers import rendered
+from tests.pipeline.prepare.test_outliers import render_images
 
 
-def test_later_copies_and_what_validation_holds_are_unwanted() -> None:
+def test_later_copies_and_copies_of_validation_images_are_dropped() -> None:
     a, b, c, d = images(4)
     train, validation = index_of([a, b, a, c, b, d]), index_of([d])
-    assert unwanted("duplicates", train, validation, train) == {
+    assert drop_list("duplicates", train, validation, train) == {
         2: "duplicate of image_0.png",
         4: "duplicate of image_1.png",
         5: "duplicate of image_0.png in validation",
     }
 
 
-def test_outliers_are_those_of_training() -> None:
-    train = index_of([*rendered(60), np.zeros((24, 24, 3), np.uint8)])
-    found = unwanted("outliers", train, train, train)
-    assert found[60].startswith("outlier: ")
-    assert len(found) <= 3
+def test_outliers_of_the_training_split_are_dropped() -> None:
+    train = index_of([*render_images(60), np.zeros((24, 24, 3), np.uint8)])
+    reasons = drop_list("outliers", train, train, train)
+    assert reasons[60].startswith("outlier: ")
+    assert len(reasons) <= 3
 
 
-def test_named_images_are_unwanted(tmp_path: pathlib.Path) -> None:
+def test_listed_images_are_dropped(tmp_path: pathlib.Path) -> None:
     train = index_of(images(4))
     (tmp_path / "bad.txt").write_text("image_2.png\n\nimage_0.png\n")
-    found = unwanted(f"{tmp_path}/bad.txt", train.take(np.array([0, 1, 2])), train, train)
-    assert found == {0: "named in bad.txt", 2: "named in bad.txt"}
+    reasons = drop_list(f"{tmp_path}/bad.txt", train.take(np.array([0, 1, 2])), train, train)
+    assert reasons == {0: "named in bad.txt", 2: "named in bad.txt"}
 
 
-def test_several_are_joined(tmp_path: pathlib.Path) -> None:
+def test_several_criteria_are_combined(tmp_path: pathlib.Path) -> None:
     a, b, _, _ = images(4)
     train = index_of([a, b, a])
     (tmp_path / "bad.txt").write_text("image_1.png")
-    nothing = train.take(np.array([], np.int64))
-    assert sorted(unwanted(f"duplicates,{tmp_path}/bad.txt", train, nothing, train)) == [1, 2]
+    empty = train.take(np.array([], np.int64))
+    assert sorted(drop_list(f"duplicates,{tmp_path}/bad.txt", train, empty, train)) == [1, 2]
 
 
-def test_an_unknown_name_is_told_and_so_is_what_is_no_file(tmp_path: pathlib.Path) -> None:
+def test_an_unknown_name_and_a_missing_file_are_errors(tmp_path: pathlib.Path) -> None:
     train = index_of(images(2))
     (tmp_path / "bad.txt").write_text("image_0.png\nimage_7.png\nimage_8.png\n")
     with pytest.raises(
         UsageError, match=r"bad.txt \(data.drop\) names 'image_7.png', and the data set has no such image"
     ):
-        unwanted(f"{tmp_path}/bad.txt", train, train, train)
+        drop_list(f"{tmp_path}/bad.txt", train, train, train)
     with pytest.raises(
         UsageError, match=r"^data.drop \(outlier\) is neither outliers, nor duplicates, nor a text file"
     ):
-        unwanted("outlier", train, train, train)
+        drop_list("outlier", train, train, train)
 
 
 @pytest.fixture
 def pets(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """40 training images, the first of which is stored three times and once in `test`; one black, one corrupt."""
+    """40 training images, the first of them stored three times and once in `test`; one black and one corrupt image."""
     monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path / "cache"))
     pictures = [
-        *rendered(40, size=16),
-        rendered(1, size=16)[0],
-        rendered(1, size=16)[0],
+        *render_images(40, size=16),
+        render_images(1, size=16)[0],
+        render_images(1, size=16)[0],
         np.zeros((16, 16, 3), np.uint8),
     ]
     for number, pixels in enumerate(pictures):
@@ -76,14 +76,16 @@ def pets(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     (tmp_path / "pets/train/cat/corrupt.png").write_bytes(b"no image")
-    for number, pixels in enumerate(rendered(3, size=16)[:1] + rendered(60, size=16)[50:]):
+    for number, pixels in enumerate(render_images(3, size=16)[:1] + render_images(60, size=16)[50:]):
         path = tmp_path / f"pets/test/{'cat' if number % 2 else 'dog'}/{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     return str(tmp_path / "pets")
 
 
-def test_training_goes_without_them_and_says_why(pets: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_images_are_not_in_the_training_split_and_have_a_reason(
+    pets: str, caplog: pytest.LogCaptureFixture
+) -> None:
     config = DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1)
     assert len(load_dataset(config).train) == 43
     data = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1, drop="duplicates"))
@@ -103,8 +105,8 @@ def test_training_goes_without_them_and_says_why(pets: str, caplog: pytest.LogCa
     }
 
 
-def test_what_is_dropped_does_not_count_as_corrupt_nor_for_normalization(pets: str) -> None:
-    """One of 44 is corrupt; a limit just above that must hold whatever is dropped."""
+def test_dropped_images_count_neither_as_corrupt_nor_for_normalization(pets: str) -> None:
+    """One of 44 images is corrupt; a limit just above that must hold regardless of the drop list."""
     whole = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.03))
     data = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.03, drop="outliers,duplicates"))
     assert any("train/dog/42.png: outlier: " in line for line in data.skipped)

@@ -1,4 +1,4 @@
-"""A shard that is cut short while a run reads it: what ends, what is said, what stays good."""
+"""A shard that is truncated while a run reads it: the run ends, and its checkpoints stay valid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAGS = (*TINY, "--model.name=cnn", "--epochs=1000", "--precision=float32", "--p
 
 
 @pytest.mark.slow
-def test_a_shard_cut_short_ends_the_run_and_the_next_one_names_it(
+def test_a_truncated_shard_ends_the_run_and_the_next_run_names_it(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path / "cache"))
@@ -28,25 +28,25 @@ def test_a_shard_cut_short_ends_the_run_and_the_next_one_names_it(
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout
-        said = ""
+        output = ""
         for line in process.stdout:
-            said += line
-            if line.startswith("epoch 2/"):  # that of the first is on disk
+            output += line
+            if line.startswith("epoch 2/"):  # the checkpoint of the first epoch is on disk
                 break
         (shard,) = (tmp_path / "cache").rglob("shapes-train.tfrecord*")
         os.truncate(shard, 0)
-        said += process.communicate(timeout=60)[0]
-        assert process.returncode == -signal.SIGBUS, said
+        output += process.communicate(timeout=60)[0]
+        assert process.returncode == -signal.SIGBUS, output
     finally:
         process.kill()
         process.wait()
-    kept = list((tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert kept
-    assert [checksums.find_damage(str(path)) for path in kept] == [""] * len(kept)
-    assert f"training on 300 images of {shard.parent}" in said
-    assert "Fatal Python error: " in said  # "Bus error", unless a second thread reads there while this is written
-    done = forked.run("tools.train", *flags, "--resume")
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
+    checkpoints = list((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert checkpoints
+    assert [checksums.find_damage(str(path)) for path in checkpoints] == [""] * len(checkpoints)
+    assert f"training on 300 images of {shard.parent}" in output
+    assert "Fatal Python error: " in output  # "Bus error", unless a second thread faults meanwhile
+    result = forked.run("tools.train", *flags, "--resume")
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
     assert last.startswith("error: 300 of 300 images of split 'train' are corrupt")
     assert f"{shard} record 0: the shard of 0 bytes is damaged or cut short at byte 0: the rest is lost" in last
