@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, the newest and the best kept, refused where they do not fit."""
+"""Checkpoints: intact or absent, the newest and the best are kept, those of another model are errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def checkpoints(
 
 
 def save(saved: Checkpoints, model: StableModel, step: int, best: int | None = None) -> None:
-    """Saves as at `step`, with weights that tell it."""
+    """Saves a checkpoint of `step` whose weights all have the value `step`."""
     model.data_step.assign(step)
     for variable in model.trainable_variables:
         variable.assign(tf.fill(variable.shape, float(step)))
@@ -53,7 +53,7 @@ def names(directory: pathlib.Path) -> list[str]:
     return sorted(os.listdir(directory))
 
 
-def test_what_is_saved_is_restored_in_another_model(tmp_path: pathlib.Path) -> None:
+def test_a_checkpoint_is_restored_into_another_instance_of_the_model(tmp_path: pathlib.Path) -> None:
     saved, model = checkpoints(tmp_path, name="adam")
     model.optimizer.iterations.assign(6)
     for slot in model.optimizer.inner_optimizer.variables[1:]:
@@ -72,7 +72,7 @@ def test_what_is_saved_is_restored_in_another_model(tmp_path: pathlib.Path) -> N
         np.testing.assert_array_equal(slot, value)
 
 
-# On two replicas one of each of Keras's families of optimizers.
+# On two replicas: one optimizer of each of Keras's two families.
 RESUMED = [*((name, 1) for name in OPTIMIZERS), ("adamw", 2), ("lamb", 2)]
 
 
@@ -82,7 +82,7 @@ RESUMED = [*((name, 1) for name in OPTIMIZERS), ("adamw", 2), ("lamb", 2)]
     ("name", "replicas"),
     [pytest.param(*of, marks=needs_addons if of[0] in OF_ADDONS else []) for of in RESUMED],
 )
-def test_every_optimizer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
+def test_every_optimizer_resumed_from_a_checkpoint_trains_as_if_uninterrupted(
     name: str, replicas: int, tmp_path: pathlib.Path
 ) -> None:
     tf.config.experimental.enable_op_determinism()
@@ -110,7 +110,7 @@ def test_every_optimizer_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(
     assert min(moved) > 1e-5
 
 
-def test_one_replicas_checkpoint_is_restored_on_two(tmp_path: pathlib.Path) -> None:
+def test_a_checkpoint_of_one_replica_is_restored_on_two(tmp_path: pathlib.Path) -> None:
     saved, model = checkpoints(tmp_path, normed)
     save(saved, model, 3)
     mirrored = compiled(two(), normed, OptimizerConfig())
@@ -138,14 +138,14 @@ def test_the_last_three_and_the_best_are_kept(tmp_path: pathlib.Path) -> None:
     ]
 
 
-def test_steps_beyond_eight_digits_stay_in_order(tmp_path: pathlib.Path) -> None:
+def test_steps_with_more_than_eight_digits_are_sorted_as_numbers(tmp_path: pathlib.Path) -> None:
     saved, model = checkpoints(tmp_path)
     for step in (99_999_998, 100_000_000):
         save(saved, model, step)
     assert saved.newest_intact() == str(tmp_path / "step-100000000")
 
 
-def test_a_writer_killed_while_saving_leaves_the_previous_one(
+def test_a_process_killed_while_saving_leaves_the_previous_checkpoint(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved, model = checkpoints(tmp_path)
@@ -167,7 +167,7 @@ def test_a_writer_killed_while_saving_leaves_the_previous_one(
     assert names(tmp_path) == ["step-00000010", "step-00000020"]
 
 
-def test_a_writer_killed_between_the_old_and_the_new_of_one_step_loses_neither(
+def test_a_process_killed_while_replacing_a_checkpoint_of_the_same_step_loses_nothing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved, model = checkpoints(tmp_path, keep=1)
@@ -198,7 +198,9 @@ def test_one_state_of_one_step_is_saved_once(tmp_path: pathlib.Path, monkeypatch
     assert taken == [(8, False), (8, True), (8, False), (12, False)]
 
 
-def test_the_best_stays_until_a_better_one_is_on_disk(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_checkpoint_stays_until_a_better_one_is_on_disk(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved, model = checkpoints(tmp_path, keep=1)
     save(saved, model, 10, best=10)
     with monkeypatch.context() as patch:
@@ -211,7 +213,7 @@ def test_the_best_stays_until_a_better_one_is_on_disk(tmp_path: pathlib.Path, mo
     assert names(tmp_path) == ["step-00000040"]
 
 
-def test_names_that_are_no_checkpoint_are_ignored(tmp_path: pathlib.Path) -> None:
+def test_directories_that_are_not_checkpoints_are_ignored(tmp_path: pathlib.Path) -> None:
     saved, _ = checkpoints(tmp_path)
     for name in ("writing-00000030", "step-123", "step-00000030.tmp", "notes"):
         (tmp_path / name).mkdir()
@@ -228,7 +230,7 @@ def wider(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     [(wider, {}), (normed, {}), (plain, {"name": "adam"})],
     ids=["other shape", "other layers", "other optimizer"],
 )
-def test_a_checkpoint_of_another_model_is_refused_in_one_line(
+def test_a_checkpoint_of_another_model_is_an_error_of_one_line(
     network: Callable, options: dict[str, str], tmp_path: pathlib.Path
 ) -> None:
     saved, model = checkpoints(tmp_path)
@@ -284,10 +286,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_named(tmp_path: pathlib.Path, cap
     assert all((variable.numpy() == 10).all() for variable in model.trainable_variables)
 
 
-def test_no_space_left_costs_a_checkpoint_and_nothing_else(
+def test_a_full_disk_loses_one_checkpoint_and_nothing_else(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At the writing of variables, then in the background at the flushing."""
+    """The disk is full first for the variables, then for the flush in the background."""
     saved, model = checkpoints(tmp_path)
     callback = Checkpointer(saved, CheckpointConfig())
     callback.set_model(model)
@@ -315,7 +317,9 @@ def test_no_space_left_costs_a_checkpoint_and_nothing_else(
     assert read_state(str(tmp_path / "step-00000020"))["validating"] is False
 
 
-def test_checkpoints_come_by_steps_and_by_minutes(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_saved_every_so_many_steps_or_minutes(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved, model = checkpoints(tmp_path)
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -346,26 +350,26 @@ def test_checkpoints_come_by_steps_and_by_minutes(tmp_path: pathlib.Path, monkey
     assert steps(dataclasses.replace(rarely, every_steps=20)) == [20, 40]
 
 
-def test_the_best_is_by_accuracy_then_loss_and_survives_a_restart(tmp_path: pathlib.Path) -> None:
+def test_the_best_has_the_highest_accuracy_then_the_lowest_loss_and_survives_a_restart(tmp_path: pathlib.Path) -> None:
     saved, model = checkpoints(tmp_path)
     results = [(0.5, 2.0), (0.6, 3.0), (0.6, 2.5), (0.6, 2.9), (0.4, 1.0)]
 
-    def told(best: dict[str, float] | None) -> Checkpointer:
+    def start_checkpointer(best: dict[str, float] | None) -> Checkpointer:
         callback = Checkpointer(saved, CheckpointConfig(every_epochs=2), best)
         callback.set_model(model)
         callback.set_params({"epochs": len(results), "steps": 10})
         callback.on_train_begin()
         return callback
 
-    callback, seen = told(None), []
+    callback, seen = start_checkpointer(None), []
     for epoch, (accuracy, loss) in enumerate(results):
         model.data_step.assign(10 * (epoch + 1))
         callback.on_epoch_end(epoch, {"loss": 0.0, "val_accuracy": accuracy, "val_loss": loss})
         callback.finish()
         assert callback.best
         seen.append((callback.best["step"], names(tmp_path)[-1]))
-        callback = told(read_state(str(tmp_path / names(tmp_path)[-1]))["best"])
-    # Saved where it is the best so far, every second epoch, and at the end.
+        callback = start_checkpointer(read_state(str(tmp_path / names(tmp_path)[-1]))["best"])
+    # Checkpoints are saved for the best result so far, every second epoch, and at the end.
     assert seen == [
         (10, "step-00000010"),
         (20, "step-00000020"),

@@ -1,4 +1,4 @@
-"""Whether a directory is what was sealed."""
+"""Checksums: intact and damaged directories, and flushing to disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from evenkeel.models.training import checksums
 
 
-def held(directory: pathlib.Path) -> str:
+def write_directory(directory: pathlib.Path) -> str:
     for name, content in (
         ("variables", os.urandom(3 * checksums.BLOCK_BYTES + 7)),
         ("state.json", b"{}"),
@@ -22,12 +22,12 @@ def held(directory: pathlib.Path) -> str:
     return str(directory)
 
 
-def test_a_sealed_directory_is_whole(tmp_path: pathlib.Path) -> None:
-    assert checksums.find_damage(held(tmp_path)) == ""
+def test_a_directory_with_its_checksums_is_intact(tmp_path: pathlib.Path) -> None:
+    assert checksums.find_damage(write_directory(tmp_path)) == ""
 
 
-def test_what_is_not_as_it_was_is_named(tmp_path: pathlib.Path) -> None:
-    directory = held(tmp_path)
+def test_the_damaged_file_is_named(tmp_path: pathlib.Path) -> None:
+    directory = write_directory(tmp_path)
     variables = tmp_path / "variables"
     whole = variables.read_bytes()
     for damaged in (whole[:-1], whole + b"\0", whole[:-1] + bytes([whole[-1] ^ 1]), b""):
@@ -36,16 +36,18 @@ def test_what_is_not_as_it_was_is_named(tmp_path: pathlib.Path) -> None:
     variables.unlink()
     assert checksums.find_damage(directory) == "variables cannot be read"
     sums = tmp_path / checksums.CHECKSUM_FILE
-    for content, told in ((b"[]", "is not a list of files"), (b"{", "is not JSON"), (b"\xff", "is not JSON")):
+    for content, damage in ((b"[]", "is not a list of files"), (b"{", "is not JSON"), (b"\xff", "is not JSON")):
         sums.write_bytes(content)
-        assert checksums.find_damage(directory) == f"{checksums.CHECKSUM_FILE} {told}"
+        assert checksums.find_damage(directory) == f"{checksums.CHECKSUM_FILE} {damage}"
     sums.unlink()
     assert checksums.find_damage(directory) == f"{checksums.CHECKSUM_FILE} cannot be read"
     assert checksums.find_damage(str(tmp_path / "absent")) == f"{checksums.CHECKSUM_FILE} cannot be read"
 
 
-def test_flushing_fails_where_it_matters(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held(tmp_path)
+def test_an_error_of_flushing_is_raised_except_for_directories_that_cannot_be_flushed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_directory(tmp_path)
 
     def failing(number: int):
         def fsync(_: int) -> None:
@@ -54,7 +56,7 @@ def test_flushing_fails_where_it_matters(tmp_path: pathlib.Path, monkeypatch: py
         return fsync
 
     monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
-    checksums.sync_to_disk(str(tmp_path))  # a file system that flushes no directories
+    checksums.sync_to_disk(str(tmp_path))  # the file system cannot flush directories
     with pytest.raises(OSError, match="Invalid argument"):
         checksums.sync_to_disk(str(tmp_path / "variables"))
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))

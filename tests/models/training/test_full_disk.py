@@ -1,4 +1,4 @@
-"""A disk that fills up while a run is written: a real one, of 1 MiB."""
+"""A file system of 1 MiB that fills up while a run writes to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @pytest.mark.slow
-def test_training_goes_on_and_the_last_checkpoint_stays_good(disk: pathlib.Path) -> None:
+def test_on_a_full_disk_training_goes_on_and_the_last_checkpoint_stays_intact(disk: pathlib.Path) -> None:
     done = forked.run("tools.train", *FLAGS, f"--model_dir={disk / 'run'}")
     assert done.returncode == 3, done.stderr
     assert "epoch 8/8" in done.stderr, "training went on"
@@ -47,6 +47,6 @@ def test_training_goes_on_and_the_last_checkpoint_stays_good(disk: pathlib.Path)
     assert last.startswith("error: the last checkpoint could not be written (")
     kept = sorted((disk / "run/checkpoints").iterdir())
     assert kept
-    assert all(path.name.startswith("step-") for path in kept), "no rest of an unfinished one takes up room"
+    assert all(path.name.startswith("step-") for path in kept), "the remains of an unfinished checkpoint take no space"
     assert [checksums.find_damage(str(path)) for path in kept] == [""] * len(kept)
     assert last.endswith(f"make room, then go on with --resume from {kept[-1]}.")

@@ -1,4 +1,4 @@
-"""What a rollback puts back: all that training changes, on every replica, and nothing else."""
+"""Snapshots: a rollback restores everything that training changes, on every replica, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADAM = OptimizerConfig(name="adam", learning_rate=1e-2, schedule="constant")
 
 
 def values(model: Any) -> list[np.ndarray]:
-    """Of every replica."""
+    """The values of all state variables on every replica."""
     local = model.distribute_strategy.experimental_local_results
     return [np.array(copy.numpy()) for variable in state_variables(model) for copy in local(variable)]
 
@@ -36,7 +36,7 @@ def train(model: Any, fed: Any, steps: int = 5) -> None:
 
 @pytest.mark.parametrize("devices", [one, two])
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-def test_a_restored_model_is_bit_for_bit_what_it_was(devices: Any, policy: str) -> None:
+def test_a_restored_model_equals_the_copied_one_bit_for_bit(devices: Any, policy: str) -> None:
     devices = devices()
     model = compiled(devices, normed, ADAM, policy, averaging=ema(0.9))
     fed = batches(devices, IMAGES, LABELS)
@@ -46,16 +46,16 @@ def test_a_restored_model_is_bit_for_bit_what_it_was(devices: Any, policy: str) 
     before, step = values(model), model.step
     train(model, fed)
     changes = [not np.array_equal(old, new) for old, new in zip(before, values(model), strict=True)]
-    assert sum(changes) > 0.8 * len(changes), "training has moved nearly all of them"
+    assert sum(changes) > 0.8 * len(changes), "training has changed nearly all of them"
     assert snapshots.restore(max_step=model.step) == step
     assert model.trained_steps == step
     for old, new in zip(before, values(model), strict=True):
         np.testing.assert_array_equal(old, new)
-    assert model.step == 2 * step, "batches already seen stay seen"
+    assert model.step == 2 * step, "data_step does not go back"
 
 
-def test_it_trains_on_as_it_would_have() -> None:
-    """The optimizer's slots and step are back too: the next steps, with the 5 undone ones, are a straight run's."""
+def test_training_after_a_rollback_equals_an_uninterrupted_run() -> None:
+    """The optimizer's slots and step are restored too: 5 steps and the 5 to make up equal 10 steps of another run."""
     model, straight = compiled(one(), plain, ADAM), compiled(one(), plain, ADAM)
     train(model, batches(one(), IMAGES, LABELS))
     train(straight, batches(one(), IMAGES, LABELS))
@@ -69,7 +69,7 @@ def test_it_trains_on_as_it_would_have() -> None:
         np.testing.assert_array_equal(detour, direct)
 
 
-def test_everything_that_training_writes_is_in_it() -> None:
+def test_a_snapshot_covers_every_variable_that_training_writes() -> None:
     model = compiled(one(), normed, ADAM, "mixed_float16", averaging=ema(0.9), metrics=[keras.metrics.Mean("extra")])
     names = [variable.name for variable in state_variables(model)]
     for part in ("kernel", "moving_mean", "m/first", "v/first", "iteration", "loss_scale", "good_steps", "average/"):
@@ -78,7 +78,7 @@ def test_everything_that_training_writes_is_in_it() -> None:
     assert len({id(variable) for variable in state_variables(model)}) == len(names)
 
 
-def test_old_copies_are_kept_the_sparser_the_older() -> None:
+def test_older_snapshots_lie_farther_apart() -> None:
     model = compiled(one())
     snapshots = Snapshots(model)
     for step in range(0, 1001, 50):
@@ -91,7 +91,7 @@ def test_old_copies_are_kept_the_sparser_the_older() -> None:
     assert (gaps[:-1] >= gaps[1:]).all(), snapshots.steps
 
 
-def test_the_newest_usable_copy_is_taken_and_later_ones_are_dropped() -> None:
+def test_the_newest_usable_snapshot_is_restored_and_later_ones_are_dropped() -> None:
     model = compiled(one())
     snapshots = Snapshots(model)
     for step in (0, 50, 100):

@@ -236,7 +236,7 @@ def step_by_step() -> np.ndarray:
 
 
 @pytest.mark.parametrize("per_call", [10, 25, 40])
-def test_steps_in_one_call_count_and_report_like_single_ones(per_call: int, step_by_step: np.ndarray) -> None:
+def test_steps_in_one_call_are_counted_and_reported_like_single_steps(per_call: int, step_by_step: np.ndarray) -> None:
     model, rows = fit(one(), normed, steps=25, epochs=2, per_call=per_call)
     assert int(model.optimizer.iterations.numpy()) == model.step == len(rows) == 50
     np.testing.assert_allclose(rows[:, :-1], step_by_step[:, :-1], rtol=1e-4)
@@ -268,7 +268,7 @@ def kernels_with_penalty(model: StableModel) -> list[keras.layers.Layer]:
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_batch_taken_in_parts_makes_the_same_update(replicas: int) -> None:
+def test_accumulated_gradients_make_the_update_of_the_whole_batch(replicas: int) -> None:
     devices = two() if replicas == 2 else one()
     (whole, expected), (parted, rows) = (
         fit(devices, plain, OptimizerConfig(learning_rate=0.05, accumulate=parts), metrics=["accuracy"])
@@ -281,7 +281,7 @@ def test_a_batch_taken_in_parts_makes_the_same_update(replicas: int) -> None:
 
 
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
-def test_parts_of_a_batch_have_masks_of_their_own(xla: bool) -> None:
+def test_each_part_of_a_batch_has_its_own_dropout_mask(xla: bool) -> None:
     """All images are one image: without Dropout's own masks both halves would give the same logits."""
 
     def dropped(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -396,7 +396,7 @@ class Constant(keras.layers.Layer):
         return inputs + self.offset
 
 
-def test_batchnorms_statistics_are_one_mean_over_all_replicas() -> None:
+def test_batchnorm_statistics_are_the_mean_over_all_replicas() -> None:
     def network(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
         inputs = keras.Input(input_shape)
         x = keras.layers.BatchNormalization(momentum=0.9, name="norm")(Constant()(inputs))
@@ -452,7 +452,7 @@ def test_a_weight_without_a_gradient_is_named() -> None:
         fit(one(), dead_end, steps=1)
 
 
-def test_users_metrics_and_callbacks_are_keras_own() -> None:
+def test_keras_metrics_and_callbacks_work() -> None:
     model = compiled(one(), metrics=[keras.metrics.SparseTopKCategoricalAccuracy(3, name="top3")])
     seen: list[int] = []
     counting = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
@@ -463,7 +463,7 @@ def test_users_metrics_and_callbacks_are_keras_own() -> None:
     assert history["loss"][1] < history["loss"][0]
 
 
-def test_the_epochs_loss_and_accuracy_are_means_over_its_steps() -> None:
+def test_loss_and_accuracy_of_an_epoch_are_means_over_its_steps() -> None:
     model, rows = compiled(one(), per_call=3), Rows()
     fed = batches(one(), IMAGES, LABELS)
     history = model.fit(fed, steps_per_epoch=7, epochs=2, verbose=0, callbacks=[rows]).history
@@ -473,7 +473,7 @@ def test_the_epochs_loss_and_accuracy_are_means_over_its_steps() -> None:
         np.testing.assert_allclose(history[name], expected, rtol=1e-5)
 
 
-def test_a_tanh_behind_batchnorm_is_evaluated() -> None:
+def test_a_tanh_after_batchnorm_can_be_evaluated() -> None:
     """TensorFlow has no kernel for what it makes of these three."""
     x = inputs = keras.Input((SIZE, SIZE, 3))
     x = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3, use_bias=False)(x))
@@ -493,7 +493,7 @@ def test_a_tanh_behind_batchnorm_is_evaluated() -> None:
         ("mse", None),
     ],
 )
-def test_the_loss_of_a_guess_has_the_penalties_in_it(loss: Any, expected: float | None) -> None:
+def test_the_chance_loss_includes_the_regularization_losses(loss: Any, expected: float | None) -> None:
     inputs = keras.Input((SIZE, SIZE, 3))
     kernel = {"kernel_initializer": "ones", "kernel_regularizer": keras.regularizers.L2(0.5 / (CLASSES * 3))}
     x = keras.layers.Dense(CLASSES, **kernel)(keras.layers.GlobalAveragePooling2D()(inputs))
@@ -510,7 +510,7 @@ def test_a_wrapped_network_keeps_its_weights_and_normalizes() -> None:
     np.testing.assert_allclose(model(IMAGES[:5]).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_wrapped_network_may_see_each_image_by_its_own_figures() -> None:
+def test_a_wrapped_network_can_standardize_each_image() -> None:
     network = plain((SIZE, SIZE, 3), CLASSES)
     model = StableModel.wrap(network, mean=[10.0, 20.0, 30.0], std=[2.0, 3.0, 4.0], standardize=True)
     expected = network(tf.image.per_image_standardization(IMAGES[:5])).numpy()
@@ -555,7 +555,7 @@ def test_a_layer_may_be_written_for_autograph(xla: bool) -> None:
     assert np.isfinite(model.evaluate(batches(one(), IMAGES, LABELS), steps=1, verbose=0, return_dict=True)["loss"])
 
 
-def test_nothing_is_left_of_a_network_that_is_gone() -> None:
+def test_the_graphs_of_a_deleted_model_are_freed() -> None:
     """Of its graphs: TensorFlow keeps for good what a reduction over replicas is part of."""
 
     def graphs() -> int:
