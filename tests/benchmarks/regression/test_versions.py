@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from evenkeel.benchmarks.peers.environments import UnavailableError
 from evenkeel.benchmarks.regression import injected_regressions, verdicts, versions
 from evenkeel.benchmarks.regression.versions import CHANCE_LOSS, CaseComparison
+from evenkeel.benchmarks.regression.worktrees import Tree
 from evenkeel.benchmarks.results import ROOT, Result, Skipped
+from evenkeel.benchmarks.timing import Sample
+from evenkeel.pipeline.errors import UsageError
 
 
 def test_the_final_loss_is_the_median_of_the_last_steps_and_at_most_that_of_guessing() -> None:
@@ -50,6 +54,34 @@ def test_wall_time_is_shown_but_does_not_fail_a_version() -> None:
     same = verdicts.judge_times([1.0, 1.0], [1.0, 1.0], 0.05)
     assert not versions.any_failure([CaseComparison("step", {"cpu_time": same, "wall_time": slower}, [])])
     assert versions.any_failure([CaseComparison("step", {"cpu_time": slower, "wall_time": same}, [])])
+
+
+def test_first_calls_alternate_after_one_of_each_that_does_not_count(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = {name: Tree(tmp_path / name, name, "python", tmp_path) for name in ("base", "head")}
+    log: list[str] = []
+
+    def measure(python: str, root: pathlib.Path, **_: object) -> Sample:
+        log.append(root.name)
+        return Sample(float(len(log)), 2 * float(len(log)))
+
+    monkeypatch.setattr(versions, "measure_first_call", measure)
+    comparison = versions.compare_case("startup", trees, rounds=2, min_effect=0.05)
+    assert log == ["head", "base", "base", "head", "head", "base"]
+    samples = {(result.case, result.metric): result.samples for result in comparison.results}
+    assert samples["startup/base", "cpu_seconds"] == (3.0, 6.0)
+    assert samples["startup/head", "wall_seconds"] == (8.0, 10.0)
+    assert set(comparison.verdicts) == {"cpu_time", "wall_time"}
+
+
+def test_a_version_that_does_not_train_is_unavailable(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> Sample:
+        raise UsageError("it ended with 1")
+
+    monkeypatch.setattr(versions, "measure_first_call", fail)
+    with pytest.raises(UnavailableError, match="head: it ended with 1"):
+        versions.compare_case("startup", {"head": Tree(tmp_path, "", "python", tmp_path)}, rounds=1, min_effect=0.05)
 
 
 def test_commands_know_their_cases_without_tensorflow() -> None:
