@@ -110,7 +110,9 @@ def test_the_same_draws_give_the_same_pixels_in_any_batch(seed: int, count: int)
     np.testing.assert_array_equal(alone(stage, images[:count], draws[:count]), alone(stage, images, draws)[:count])
 
 
-def training_images(data: Dataset, config: DataConfig, replica_shard: ReplicaShard, first: int, count: int) -> np.ndarray:
+def training_images(
+    data: Dataset, config: DataConfig, replica_shard: ReplicaShard, first: int, count: int
+) -> np.ndarray:
     ds = training_batches(data, config, 0, replica_shard, start_step=first).take(count)
     return np.concatenate([images for images, _ in ds.as_numpy_iterator()])
 
