@@ -26,7 +26,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from evenkeel.benchmarks.documentation.browser import TIMEOUT_SECONDS, open_chromium, run_tensorboard
 from evenkeel.benchmarks.stability import faults
-from evenkeel.benchmarks.stability.cases import Case, Cases
+from evenkeel.benchmarks.stability.cases import Case, CaseRunner
 from evenkeel.models import train as training
 from evenkeel.models.config import TrainConfig, config_hash
 
@@ -91,8 +91,8 @@ def main(output: str, names: str = "") -> None:
         example = EXAMPLES[cause]
         logdir = os.path.join(RUNS, cause)
         case = Case("faulty", example.fault, example.network, "shapes", 0)
-        cases = Cases("", RUNS)
-        for name, config in (("sound", cases.sound(case)), ("faulty", cases.mutant(case))):
+        cases = CaseRunner("", RUNS)
+        for name, config in (("sound", cases.clean_config(case)), ("faulty", cases.faulty_config(case))):
             per_epoch = bool(set(example.tags) & {EPOCH_LOSS, ACCURACY})
             factor = EPOCH_FACTOR if per_epoch and config.epochs < MAX_EPOCHS_TO_EXTEND else 1
             train_once(dataclasses.replace(config, epochs=factor * config.epochs), os.path.join(logdir, name))
@@ -111,13 +111,7 @@ def train_once(config: TrainConfig, model_dir: str) -> None:
 def capture_charts(logdir: str, tags: tuple[str, str], picture: pathlib.Path) -> None:
     """Saves the first chart of each tag, side by side, as a PNG with a palette."""
     with run_tensorboard(logdir) as address, open_chromium(1400, 900) as driver:
-        charts = []
-        for tag in tags:
-            driver.get("about:blank")
-            driver.get(f"{address}?tagFilter={tag}&smoothing=0#timeseries")
-            chart = "scalar-card line-chart"
-            WebDriverWait(driver, TIMEOUT_SECONDS).until(lambda d, chart=chart: d.find_elements(By.CSS_SELECTOR, chart))
-            charts.append(WebDriverWait(driver, TIMEOUT_SECONDS).until(capture_drawn_chart))
+        charts = [capture_chart(driver, address, tag) for tag in tags]
     size = sum(chart.width for chart in charts) + GAP_PIXELS * (len(charts) - 1), max(chart.height for chart in charts)
     combined, x = Image.new("RGB", size, "white"), 0
     for chart in charts:
@@ -126,7 +120,18 @@ def capture_charts(logdir: str, tags: tuple[str, str], picture: pathlib.Path) ->
     combined.quantize(PALETTE_SIZE).save(picture, optimize=True)
 
 
-def capture_drawn_chart(driver: webdriver.Chrome) -> Image.Image | None:
+def capture_chart(driver: webdriver.Chrome, address: str, tag: str) -> Image.Image:
+    """Opens TensorBoard's page with the charts of `tag` and returns the first one, completely drawn."""
+    driver.get("about:blank")
+    driver.get(f"{address}?tagFilter={tag}&smoothing=0#timeseries")
+    wait = WebDriverWait(driver, TIMEOUT_SECONDS)
+    wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "scalar-card line-chart"))
+    image = wait.until(_capture_if_drawn)
+    assert image  # `until` raises a timeout otherwise
+    return image
+
+
+def _capture_if_drawn(driver: webdriver.Chrome) -> Image.Image | None:
     """The first chart, or None until its upper half has colored lines and two screenshots in a row are equal."""
     card = driver.find_element(By.CSS_SELECTOR, "scalar-card")
     first, second = (Image.open(io.BytesIO(card.screenshot_as_png)).convert("RGB") for _ in range(2))
