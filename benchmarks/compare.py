@@ -51,7 +51,6 @@ flags.DEFINE_string("markdown", "", "file for a comment on a pull request")
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    command.check_arguments(argv)
     require(bool(FLAGS.base), "--base is missing: give the version to compare with, such as origin/main.")
     require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
     for name in FLAGS.only:
@@ -59,8 +58,8 @@ def main(argv: list[str]) -> int:
     require(FLAGS.rounds >= 5, f"--rounds ({FLAGS.rounds}) must be at least 5: fewer give no usable interval.")
     require(FLAGS.seeds >= 2, f"--seeds ({FLAGS.seeds}) must be at least 2: one run has no spread.")
     require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) is a share: it must be between 0 and 1.")
-    command.check_output("output", FLAGS.output)
-    command.check_output("markdown", FLAGS.markdown)
+    command.require_writable("output", FLAGS.output)
+    command.require_writable("markdown", FLAGS.markdown)
     comparisons: list[CaseComparison] = []
     skipped: list[Skipped] = []
     environment = results.environment()
@@ -84,7 +83,7 @@ def main(argv: list[str]) -> int:
                 }
                 results.write(FLAGS.output, measured, {**environment, **verdicts}, missing)
             if FLAGS.markdown:
-                command.write("markdown", FLAGS.markdown, text)
+                command.write_output("markdown", FLAGS.markdown, text)
     print(text)
     head_failures = [entry for entry in skipped if not entry.reason.startswith("base: ")]
     return 4 if head_failures or not comparisons or versions.any_failure(comparisons) else 0

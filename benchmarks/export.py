@@ -29,12 +29,12 @@ def main(argv: list[str]) -> int:
     require(bool(FLAGS.output), "--output is missing: give the file to write.")
     report = results.read(argv[1])
     if FLAGS.format == "bencher":
-        command.write("output", FLAGS.output, to_json(to_bencher(report)))
+        command.write_output("output", FLAGS.output, to_json(to_bencher(report)))
     else:
         for better in ("lower", "higher"):
             path, entries = f"{FLAGS.output}-{better}.json", to_github(report, better)
             if entries:
-                command.write("output", path, to_json(entries))
+                command.write_output("output", path, to_json(entries))
             else:  # the action rejects an empty file
                 print(f"{path} is not written: no metric is better {better}.")
     return 0
@@ -74,4 +74,4 @@ def to_github(report: ResultFile, better: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, positional=True)

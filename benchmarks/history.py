@@ -28,10 +28,10 @@ def main(argv: list[str]) -> int:
         return 0
     require(len(argv) == 2, f"show takes no file ({argv[2:3]}): --history names the directory.")
     html = history_page.render_history(history_store.read_history(FLAGS.history))
-    command.write("output", FLAGS.output, html)
+    command.write_output("output", FLAGS.output, html)
     print(f"wrote {FLAGS.output}")
     return 0
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, positional=True)

@@ -71,8 +71,7 @@ flags.DEFINE_string("output", "result.json", "result file")
 
 
 def main(argv: list[str]) -> int:
-    command.check_arguments(argv)
-    command.check_output("output", FLAGS.output)
+    command.require_writable("output", FLAGS.output)
     one_of("suite", FLAGS.suite, ("quick", "full"))
     require(bool(FLAGS.only), f"--only names no suite: give some of {', '.join(SUITES)}.")
     for name in FLAGS.only:

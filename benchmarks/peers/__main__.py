@@ -89,9 +89,8 @@ def prepare_task(name: str) -> Task:
 
 
 def main(argv: list[str]) -> int:
-    command.check_arguments(argv)
     check_flags()
-    command.check_output("output", FLAGS.output)
+    command.require_writable("output", FLAGS.output)
     directory = Path(FLAGS.environments).expanduser()
     # The data of all tasks is written before the first is measured, so that a bad source fails early.
     tasks = {name: prepare_task(name) for name in FLAGS.only}

@@ -48,6 +48,7 @@ PACKAGES = {
 # System packages that pip cannot install; they are named in the reason if the installation fails.
 SYSTEM_PACKAGES = {"ffcv": "g++, pkg-config, libopencv-dev and libturbojpeg0-dev"}
 PEERS_DIRECTORY = Path(__file__).resolve().parent
+TASK_FILES = PEERS_DIRECTORY / "task_files"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Task:
     peers: tuple[str, ...]
     steps: int | None = None
     seconds: float = 3.0
-    folder: Path = PEERS_DIRECTORY
+    folder: Path = TASK_FILES
     file: str = "{task}_{peer}.py"
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

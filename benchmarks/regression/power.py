@@ -35,8 +35,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    command.check_arguments(argv)
-    command.check_output("output", FLAGS.output)
+    command.require_writable("output", FLAGS.output)
     require(
         bool(FLAGS.ref), "--ref is empty: give a branch, a tag or a hash; regressions are written into a copy of it."
     )

@@ -15,10 +15,10 @@ flags.DEFINE_string("output", "report.html", "the page to write")
 def main(argv: list[str]) -> int:
     require(len(argv) == 2, "give one result file: python -m benchmarks.report result.json")
     html = page.render_page(results.read(argv[1]))
-    command.write("output", FLAGS.output, html)
+    command.write_output("output", FLAGS.output, html)
     print(f"wrote {FLAGS.output}")
     return 0
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, positional=True)

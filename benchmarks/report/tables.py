@@ -235,4 +235,4 @@ def _format_share(result: Result) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, positional=True)

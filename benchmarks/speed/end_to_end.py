@@ -32,8 +32,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    command.check_arguments(argv)
-    command.check_output("output", FLAGS.output)
+    command.require_writable("output", FLAGS.output)
     require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
     require(FLAGS.pairs >= 1, f"--pairs ({FLAGS.pairs}) must be at least 1.")
     for name in FLAGS.only:

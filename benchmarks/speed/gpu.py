@@ -37,8 +37,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
-    command.check_arguments(argv)
-    command.check_output("output", FLAGS.output)
+    command.require_writable("output", FLAGS.output)
     require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
     require(FLAGS.batch >= 1, f"--batch ({FLAGS.batch}) must be at least 1.")
     import tensorflow as tf

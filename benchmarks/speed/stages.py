@@ -30,8 +30,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
-    command.check_arguments(argv)
-    command.check_output("output", FLAGS.output)
+    command.require_writable("output", FLAGS.output)
     require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
     require(bool(FLAGS.only), f"--only names no task: give some of {', '.join(TASKS)}.")
     for name in FLAGS.only:

@@ -42,8 +42,7 @@ IMPORTS = {"import": "import evenkeel.models.train", "import/tensorflow": "impor
 
 
 def main(argv: list[str]) -> int:
-    command.check_arguments(argv)
-    command.check_output("output", FLAGS.output)
+    command.require_writable("output", FLAGS.output)
     require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
     cases: dict[str, Callable[[], Sample]] = {
         **{name: functools.partial(measure_command, *TRAIN_COMMAND, *options) for name, options in COMMANDS.items()},

@@ -16,11 +16,11 @@ from PIL import Image
 
 from evenkeel.benchmarks.peers import environments, sources, tasks
 from evenkeel.benchmarks.peers.race import Worker, check_equal_work, find_dissimilar
-from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, Task, compare_peers
+from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, TASK_FILES, Task, compare_peers
 from evenkeel.pipeline.config import ShapesConfig
 from evenkeel.pipeline.errors import UsageError
 
-sys.path.append(str(PEERS_DIRECTORY))  # where the loaders' files find the modules that they import by name
+sys.path.append(str(TASK_FILES))  # where the loaders' files find the modules that they import by name
 loading, loading_tf = (importlib.import_module(name) for name in ("loading", "loading_tf"))
 rng = np.random.default_rng(0)
 
@@ -245,7 +245,7 @@ def test_installed_peers_have_the_same_output(name):
         command = [
             python,
             str(PEERS_DIRECTORY / "worker.py"),
-            str(PEERS_DIRECTORY / f"load_{peer}.py"),
+            str(TASK_FILES / f"load_{peer}.py"),
             "2",
             json.dumps(settings),
         ]

@@ -19,7 +19,7 @@ from evenkeel.benchmarks.peers.race import (
     find_dissimilar,
     race,
 )
-from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, Task, compare_peers
+from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, TASK_FILES, Task, compare_peers
 from evenkeel.benchmarks.results import ROOT, read
 from evenkeel.benchmarks.timing import Sample
 
@@ -430,7 +430,7 @@ def run_command(*arguments, cwd=ROOT):
         ("--rounds=4", "rounds (4) must be at least 5"),
         ("--rounds=many", "--rounds=many"),
         ("--onyl=step32", "Unknown command line flag 'onyl'"),
-        ("step32", "argument (step32) is not understood"),
+        ("step32", "unexpected argument 'step32'"),
         ("--loaders=dalli", "loaders ('dalli') must be one of evenkeel"),
         ("--loaders=dali", "loaders (dali): step32 has none of them, it has evenkeel, torch"),
         ("--output=/no/such/folder/result.json", "output (/no/such/folder/result.json) must be a file in a directory"),
@@ -492,7 +492,7 @@ def test_the_networks_of_step32_are_equal():
     if (torch.parents[1] / "requirements.txt").is_file():
         pythons["torch"] = str(torch)
     code = (
-        f"import sys; sys.path.insert(0, {str(PEERS_DIRECTORY)!r}); import step32_PEER; print(step32_PEER.parameters())"
+        f"import sys; sys.path.insert(0, {str(TASK_FILES)!r}); import step32_PEER; print(step32_PEER.parameters())"
     )
     running = {
         peer: subprocess.Popen(

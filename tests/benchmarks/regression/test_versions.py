@@ -100,7 +100,7 @@ def test_commands_know_their_cases_without_tensorflow() -> None:
         ("compare", [], "--base is missing"),
         ("compare", ["--base=main", "--only="], "--only names no case"),
         ("compare", ["--base=main", "--rounds=2"], "--rounds (2) must be at least 5"),
-        ("compare", ["--base=main", "rounds=9"], "argument (rounds=9) is not understood"),
+        ("compare", ["--base=main", "rounds=9"], "unexpected argument 'rounds=9'"),
         ("compare", ["--base=main", "--markdown=/none/there.md"], "--markdown (/none/there.md) must be a file"),
         ("compare", ["--base=no-such-branch"], "no-such-branch is no commit"),
         ("regression.power", ["--ref="], "--ref is empty"),
