@@ -4,15 +4,16 @@
 
     config = evenkeel.TrainConfig(epochs=3, data=evenkeel.DataConfig(source="photos", image_size=96))
     summary = evenkeel.train(config, "runs/photos")
-    diagnosis = evenkeel.diagnose(config, model_dir="runs/photos", output="runs/photos", steps=300)
+    diagnosis = evenkeel.diagnose_run(config, model_dir="runs/photos", output="runs/photos", steps=300)
 
 The public names are imported when they are first used; `help(evenkeel.NAME)` shows how to use each:
 
     DataConfig, AugmentConfig, ShapesConfig    where the images are and how they become batches
     load_dataset, Dataset                      a source, prepared and indexed
     training_batches, evaluation_batches       the input pipeline, for any training loop
+    ReplicaShard                               the part of each batch that one process reads
     TrainConfig, ModelConfig, OptimizerConfig  what a run does
-    train, evaluate_run, diagnose              a whole run, its evaluation, why it does not train well
+    train, evaluate_run, diagnose_run          a whole run, its evaluation, why it does not train well
     StableModel, StepOptions                   any functional Keras model with evenkeel's training step, its settings
     StabilityGuard, TensorBoard                Keras callbacks: alarms and reactions; histograms and curves
     UsageError                                 the error for bad input: one line with value, rule and remedy
@@ -29,7 +30,7 @@ __version__ = "0.2.0"
 
 if typing.TYPE_CHECKING:
     from evenkeel.models.config import ModelConfig, OptimizerConfig, TrainConfig
-    from evenkeel.models.doctor.runner import examine as diagnose
+    from evenkeel.models.doctor.runner import diagnose_run
     from evenkeel.models.evaluation import evaluate_run
     from evenkeel.models.stability.guard import StabilityGuard
     from evenkeel.models.telemetry.tensorboard import TensorBoard
@@ -40,6 +41,7 @@ if typing.TYPE_CHECKING:
     from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
     from evenkeel.pipeline.dataset import Dataset, load_dataset
     from evenkeel.pipeline.errors import UsageError
+    from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 _MODULES = {
     "AugmentConfig": "pipeline.config",
@@ -47,6 +49,7 @@ _MODULES = {
     "Dataset": "pipeline.dataset",
     "ModelConfig": "models.config",
     "OptimizerConfig": "models.config",
+    "ReplicaShard": "pipeline.index.replica_shard",
     "ShapesConfig": "pipeline.config",
     "StabilityGuard": "models.stability.guard",
     "StableModel": "models.training.stable_model",
@@ -54,7 +57,7 @@ _MODULES = {
     "TensorBoard": "models.telemetry.tensorboard",
     "TrainConfig": "models.config",
     "UsageError": "pipeline.errors",
-    "diagnose": "models.doctor.runner",
+    "diagnose_run": "models.doctor.runner",
     "evaluate_run": "models.evaluation",
     "evaluation_batches": "pipeline.build",
     "load_dataset": "pipeline.dataset",
@@ -67,6 +70,7 @@ __all__ = [
     "Dataset",
     "ModelConfig",
     "OptimizerConfig",
+    "ReplicaShard",
     "ShapesConfig",
     "StabilityGuard",
     "StableModel",
@@ -74,7 +78,7 @@ __all__ = [
     "TensorBoard",
     "TrainConfig",
     "UsageError",
-    "diagnose",
+    "diagnose_run",
     "evaluate_run",
     "evaluation_batches",
     "load_dataset",

@@ -41,7 +41,12 @@ PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network."""
+    """The network.
+
+    Example:
+
+        config = evenkeel.TrainConfig(model=evenkeel.ModelConfig(name="resnet18", dropout=0.1))
+    """
 
     name: str = option(
         "resnet9",
@@ -100,7 +105,12 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer and its learning-rate schedule. The Adam family has Keras's defaults."""
+    """The optimizer and its learning-rate schedule. The Adam family has Keras's defaults.
+
+    Example:
+
+        config = evenkeel.TrainConfig(optimizer=evenkeel.OptimizerConfig(name="adam", learning_rate=0.001))
+    """
 
     name: str = option(
         "sgd",
@@ -279,7 +289,12 @@ class ProfileConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The whole configuration of a run, except for its directory. A preset changes some of these defaults."""
+    """The whole configuration of a run, except for its directory. A preset changes some of these defaults.
+
+    Example:
+
+        config = evenkeel.TrainConfig(epochs=10, data=evenkeel.DataConfig(source="photos", image_size=96))
+    """
 
     epochs: int = option(10, "passes over the training split")
     seed: int = option(0, "seed of the data order, augmentation, initial weights and dropout")

@@ -74,7 +74,12 @@ class RestoredRun:
 
 
 def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
-    """Evaluates a checkpoint of a run; arguments and errors are those of `restore_run`."""
+    """Evaluates a checkpoint of a run; arguments and errors are those of `restore_run`.
+
+    Example:
+
+        print(evenkeel.evaluate_run("runs/first").accuracy)
+    """
     return restore_run(model_dir, checkpoint, split).evaluate()
 
 

@@ -63,6 +63,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains as `config` says, with all files in `model_dir`; returns the contents of summary.json.
 
+        summary = evenkeel.train(evenkeel.TrainConfig(epochs=3), "runs/first")
+        print(summary["status"], summary["final"]["accuracy"])
+
     Its `status` is `completed`, `stopped_early`, `preempted` (by a signal, then `signal` names it, or because another
     worker is gone) or `failed`.
 

@@ -42,6 +42,9 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Endless training batches (images uint8 [b, s, s, c], labels int64 [b]), one per local replica and step.
 
+        shard = evenkeel.ReplicaShard(config.batch_size)
+        for images, labels in evenkeel.training_batches(data, config, seed=0, replica_shard=shard).take(100): ...
+
     With memory-mapped shards a batch depends only on (seed, step): not on the number of threads, the start step or the
     cache, except that a random resized crop of a cached image is interpolated in integers, which differs by one level
     in some pixels. Streamed shards give the same shapes in another order. A tf.data service gives the batches of mapped
@@ -137,6 +140,9 @@ def training_chain(
 @tf.autograph.experimental.do_not_convert
 def evaluation_batches(index: Index, config: DataConfig, replica_shard: ReplicaShard) -> tf.data.Dataset:
     """(images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]): every row once, in order, not augmented.
+
+        shard = evenkeel.ReplicaShard(config.batch_size)
+        for images, labels, weights in evenkeel.evaluation_batches(data.validation, config, shard): ...
 
     Padding with weight 0 fills up the last global batch; there are ceil(rows / global batch size) steps.
     """

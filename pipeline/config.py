@@ -17,7 +17,12 @@ from evenkeel.pipeline.options import option
 
 @dataclasses.dataclass(frozen=True)
 class ShapesConfig:
-    """The built-in data set `shapes`: rendered, labelled JPEGs; its training split can be corrupted on purpose."""
+    """The built-in data set `shapes`: rendered, labelled JPEGs; its training split can be corrupted on purpose.
+
+    Example:
+
+        config = evenkeel.DataConfig(source="shapes", shapes=evenkeel.ShapesConfig(count=1000, label_noise=0.1))
+    """
 
     size: int = option(32, "side of a rendered image in pixels")
     count: int = option(6000, "rendered training images; the validation split has a fifth as many")
@@ -42,7 +47,12 @@ class ShapesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """Strengths of the training augmentations; 0 turns an augmentation off."""
+    """Strengths of the training augmentations; 0 turns an augmentation off.
+
+    Example:
+
+        config = evenkeel.DataConfig(augment=evenkeel.AugmentConfig(flip=0.5, pad_crop=4))
+    """
 
     pad_crop: int = option(0, "pixels of a reflected border, from which a random crop of the image size is taken")
     random_resized_crop: float = option(
@@ -101,6 +111,8 @@ SHARDINGS = ("dynamic", "static", "off")
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The source of the images, and how they become batches.
+
+        config = evenkeel.DataConfig(source="photos", image_size=96, batch_size=64)
 
     The defaults suit images of 32 pixels.
     """

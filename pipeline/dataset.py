@@ -32,6 +32,8 @@ MAX_LOGGED_IMAGES = 10  # skipped images that the log names; `Dataset.skipped` h
 class Dataset:
     """A data set that is ready to be read.
 
+        data = evenkeel.load_dataset(evenkeel.DataConfig(source="photos"))
+
     Attributes:
       train: rows of the training split that can be used.
       validation: rows of the validation split that can be used.
@@ -53,6 +55,9 @@ class Dataset:
 
 def load_dataset(config: DataConfig) -> Dataset:
     """The data set of `config`: prepares the source if needed, opens its index and selects the splits.
+
+        data = evenkeel.load_dataset(evenkeel.DataConfig(source="photos"))
+        print(data.classes, len(data.train), len(data.validation))
 
     Raises:
       UsageError: the source or a split cannot be used, it has fewer than two classes, or too many images are corrupt.

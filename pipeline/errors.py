@@ -4,7 +4,15 @@ from __future__ import annotations
 
 
 class UsageError(ValueError):
-    """An error that the user can correct; its message is one line: the value, the rule and the remedy."""
+    """An error that the user can correct; its message is one line: the value, the rule and the remedy.
+
+    Example:
+
+        try:
+            evenkeel.DataConfig(image_size=0)
+        except evenkeel.UsageError as error:
+            print(error)    # data.image_size (0) must be at least 1 pixel.
+    """
 
 
 def require(ok: bool, message: str) -> None:

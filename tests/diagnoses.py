@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 
 from evenkeel.models.stability.causes import CAUSES
-from evenkeel.models.stability.detectors import Alarm, Trace
 from evenkeel.models.stability.diagnosis import (
     Diagnosis,
     Finding,
@@ -15,6 +14,7 @@ from evenkeel.models.stability.diagnosis import (
     Replay,
     Suspect,
 )
+from evenkeel.models.stability.trace import Alarm, Trace
 
 
 def trace(steps: int = 600, places: int = 8, every: int = 20) -> Trace:

@@ -27,7 +27,7 @@ def uniform(count: int, columns: int, seed: int = 0) -> np.ndarray:
 
 def alone(stage: Stage | None, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
     assert stage is not None
-    assert draws.shape[1] == stage.columns
+    assert draws.shape[1] == stage.draw_columns
     changed = stage(tf.constant(images), tf.constant(draws, tf.float32), tf.constant(KEY))
     assert changed.dtype == tf.uint8
     assert changed.shape == images.shape

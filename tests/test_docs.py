@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from evenkeel.__main__ import COMMANDS, MODULES
 from evenkeel.benchmarks import results
 from evenkeel.benchmarks.documentation import field_guide
 from evenkeel.benchmarks.report import tables
@@ -27,7 +28,7 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.stability import detectors
 from evenkeel.models.stability.causes import CAUSES
 from evenkeel.pipeline.config import PrepareConfig
-from evenkeel.pipeline.profile import cost
+from evenkeel.pipeline.profile import timing
 from evenkeel.pipeline.sources import shapes
 from evenkeel.tools.flags import options
 from tests import forked
@@ -48,10 +49,10 @@ def test_every_flag_is_listed_with_its_default_and_help(config: type) -> None:
 @pytest.mark.parametrize(
     ("document", "table", "committed"),
     [
-        ("README.md", tables.headline, "speed.json"),
-        ("benchmarks/README.md", tables.loading, "speed.json"),
-        ("docs/stability.md", tables.stability, "stability.json"),
-        ("docs/benchmarks_in_ci.md", tables.gate, "pairs.json"),
+        ("README.md", tables.headline_table, "speed.json"),
+        ("benchmarks/README.md", tables.loading_table, "speed.json"),
+        ("docs/stability.md", tables.stability_table, "stability.json"),
+        ("docs/benchmarks_in_ci.md", tables.gate_table, "pairs.json"),
     ],
 )
 def test_tables_are_those_of_committed_results(
@@ -62,7 +63,7 @@ def test_tables_are_those_of_committed_results(
 
 
 def test_what_the_readme_says_of_the_stability_suite_is_in_its_committed_result() -> None:
-    found = tables.of_suite(results.read(ROOT / "benchmarks" / "results" / "stability.json").results, "stability")
+    found = tables.index_suite(results.read(ROOT / "benchmarks" / "results" / "stability.json").results, "stability")
     of = {metric: found["heldout", metric].median for case, metric in found if case == "heldout"}
     rival = {metric: found["heldout/autotrainer", metric].median for metric in ("recall", "recovered_persistent")}
     said = " ".join(README.split())
@@ -97,13 +98,13 @@ def test_the_users_own_script_runs_and_writes_histograms(tmp_path: pathlib.Path)
 
 def test_the_users_own_model_is_one_that_trains(tmp_path: pathlib.Path) -> None:
     from evenkeel.models.config import ModelConfig
-    from evenkeel.models.networks.factory import create
+    from evenkeel.models.networks.factory import create_network
 
     text = (ROOT / "docs" / "your_own.md").read_text()
     block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def tiny" in b)
     path = tmp_path / "mine.py"
     path.write_text(block)
-    assert create(ModelConfig(name=f"{path}:tiny"), (32, 32, 3), 10).output_shape == (None, 10)
+    assert create_network(ModelConfig(name=f"{path}:tiny"), (32, 32, 3), 10).output_shape == (None, 10)
 
 
 def test_the_table_of_scaling_is_what_its_code_prints() -> None:
@@ -155,12 +156,12 @@ def test_the_field_guide_has_every_cause() -> None:
     text = (ROOT / "docs" / "unstable.md").read_text()
     pictures = re.findall(r"!\[[^]]*\]\(unstable/(\w+)\.png\)", text)
     assert sorted([*pictures, "replica_batch"]) == sorted(CAUSES), "of replicas there is nothing to see on one"
-    assert set(field_guide.SHOWN) == set(pictures)
-    for cause, shown in field_guide.SHOWN.items():
-        assert cause in FAULTS[shown.fault].also or FAULTS[shown.fault].cause == cause
+    assert set(field_guide.EXAMPLES) == set(pictures)
+    for cause, shown in field_guide.EXAMPLES.items():
+        assert cause in FAULTS[shown.fault].other_causes or FAULTS[shown.fault].cause == cause
     said = re.findall(r"^\* \*\*evenkeel\*\*.*?(?=^\* |^$)", text, re.MULTILINE | re.DOTALL)
-    checks = "".join((ROOT / "models" / f"{of}_checks.py").read_text() for of in ("config", "data", "network"))
-    known = {*re.findall(r'Finding\(\s*"(\w+)"', checks), *detectors.ALONE, *detectors.TOGETHER}
+    checks = "".join(path.read_text() for path in (ROOT / "models" / "preflight").glob("*.py"))
+    known = {*re.findall(r'Finding\(\s*"(\w+)"', checks), *detectors.STANDALONE, *detectors.CORROBORATED}
     assert {name for lines in said for name in re.findall(r"(?<!\*)\*(\w+)\*(?!\*)", lines)} - {"evenkeel"} <= known
     assert len(said) == len(CAUSES)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
@@ -183,53 +184,97 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
 BLOCKS = {"getting_started.md": 5, "input.md": 2, "benchmarks_in_ci.md": 1}  # that are marked with `run`
 
 
-def said_by_blocks(document: str, directory: pathlib.Path) -> str:
-    """Runs the blocks of a document that are marked with `run`, one after another; what the last one said."""
+def run_blocks(document: str, directory: pathlib.Path) -> str:
+    """Runs the blocks of a document that are marked with `run`, one after another; the output of the last command."""
     text = (ROOT / "docs" / document).read_text()
     blocks = re.findall(r"```(bash|python) run\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == BLOCKS[document]
-    # Processes that the commands begin find the project, and on a busy machine do not measure four times over.
-    (directory / "sitecustomize.py").write_text("from benchmarks import timing\ntiming.PATIENCE = 1\n")
+    # Child processes of the commands must not repeat measurements on a busy machine.
+    (directory / "sitecustomize.py").write_text(
+        "from evenkeel.benchmarks import timing\ntiming.MAX_ROUNDS_FACTOR = 1\n"
+    )
     environ = {"PYTHONPATH": f"{directory}:{ROOT}", "EVENKEEL_CACHE": str(directory / "cache")}
-    said = ""
+    output = ""
     for kind, code in blocks:
         for command in [code] if kind == "python" else code.replace("\\\n", " ").splitlines():
-            line = ["-c", command] if kind == "python" else shlex.split(command, comments=True)[1:]
-            assert line, command
-            if line[0] == "-m":
-                done = forked.run(briefly, *line[1:], cwd=directory, **environ)
-            else:
-                python = [sys.executable, *line]
+            if kind == "python":
+                python = [sys.executable, "-c", command]
                 done = subprocess.run(
                     python, cwd=directory, env={**os.environ, **environ}, capture_output=True, text=True, check=False
                 )
+            else:
+                module, *arguments = module_and_arguments(command)
+                done = forked.run(briefly, module, *arguments, cwd=directory, **environ)
             assert done.returncode == 0, (command, done.stderr[-2000:])
-            said = done.stdout
-    return said
+            output = done.stdout
+    return output
+
+
+def module_and_arguments(command: str) -> list[str]:
+    """The module that a documented command runs, and the command's arguments."""
+    program, *arguments = shlex.split(command, comments=True)
+    if program == "evenkeel":
+        return ["evenkeel", *arguments]
+    assert (program, arguments[0]) == ("python", "-m"), command
+    return arguments[1:]
+
+
+def documented_commands() -> list[str]:
+    """Every command of this project in the README and the guides, without its environment variables."""
+    commands = []
+    for path in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = path.read_text().replace("\\\n", " ")
+        for line in text.splitlines():
+            code = re.findall(r"`([^`]+)`", line) if not re.match(r" {4,}|evenkeel |python -m |exec ", line) else [line]
+            for each in code:
+                found = re.search(r"(?:^|\s|')(evenkeel|python -m benchmarks[\w.]*) ([^`']*)$", each.strip())
+                if found and "--" in found[2] and "COMMAND" not in found[2]:
+                    commands.append(f"{found[1]} {found[2]}".split("  #")[0].split(" $RESUME")[0].strip())
+    return list(dict.fromkeys(commands))
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_the_flags_of_every_documented_command_exist(command: str) -> None:
+    module, *arguments = module_and_arguments(command)
+    if module == "evenkeel":
+        if arguments[0].startswith("--"):
+            return  # `evenkeel --help`, which tests of the command run
+        name = arguments.pop(0)
+        assert name in COMMANDS, command
+        module = f"evenkeel.tools.{MODULES.get(name, name)}"
+    elif (ROOT / module.replace(".", "/")).is_dir():
+        module = f"{module}.__main__"
+    module = module if module.startswith("evenkeel") else f"evenkeel.{module}"
+    code = (
+        "import importlib, sys; from absl import flags; importlib.import_module(sys.argv[1]); flags.FLAGS(sys.argv[1:])"
+    )
+    flags = [argument for argument in arguments if argument not in ("--help", "--helpfull")]
+    done = subprocess.run([sys.executable, "-c", code, module, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
 
 
 def briefly(module: str, *arguments: str) -> None:
-    """In a process of its own: what is measured is measured for a moment."""
-    cost.SECONDS = 0.05
+    """Runs a module in a process of its own, with measurements of 0.05 s."""
+    timing.TARGET_SECONDS = 0.05
     forked.main(module, *arguments)
 
 
 @pytest.mark.slow
-def test_every_command_of_the_way_from_a_folder_to_a_model_runs(photos: pathlib.Path) -> None:
-    answers = [line.split() for line in said_by_blocks("getting_started.md", photos).splitlines()]
+def test_every_command_from_a_folder_to_a_served_model_runs(photos: pathlib.Path) -> None:
+    answers = [line.split() for line in run_blocks("getting_started.md", photos).splitlines()]
     assert len(answers) == 3
     assert {name for _, name, _ in answers} <= set(shapes.CLASSES[:3])
 
 
 @pytest.mark.slow
 def test_every_command_of_the_guide_to_the_input_runs(photos: pathlib.Path) -> None:
-    said = said_by_blocks("input.md", photos)
+    said = run_blocks("input.md", photos)
     assert "bound" in said
     assert (photos / "profile.json").exists()
 
 
 @pytest.mark.slow
 def test_every_command_of_the_guide_to_benchmarks_runs(tmp_path: pathlib.Path) -> None:
-    said_by_blocks("benchmarks_in_ci.md", tmp_path)
+    run_blocks("benchmarks_in_ci.md", tmp_path)
     for name in ("benchmarks-lower.json", "bmf.json", "history.html"):
         assert (tmp_path / name).stat().st_size > 0

@@ -83,7 +83,7 @@ def run_diagnosis(config: TrainConfig, output: str) -> int:
 
     # TensorFlow warns of functions that are traced repeatedly; here each trace is of another model.
     tf.get_logger().setLevel("ERROR")
-    diagnosis = runner.examine(config, FLAGS.model_dir, output, FLAGS.probe_steps)
+    diagnosis = runner.diagnose_run(config, FLAGS.model_dir, output, FLAGS.probe_steps)
     write_text(os.path.join(output, "diagnosis.json"), json.dumps(to_json(diagnosis), indent=2, allow_nan=False) + "\n")
     write_text(os.path.join(output, "report.html"), render_html(diagnosis) + "\n")
     print(render_text(diagnosis))

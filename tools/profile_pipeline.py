@@ -94,16 +94,17 @@ def time_step(config: TrainConfig) -> tuple[float, Dataset]:
 
     from evenkeel.models.distribute import strategy
     from evenkeel.models.training import build_model
+    from evenkeel.models.training.batches import count_steps_per_epoch
     from evenkeel.pipeline.build import training_batches
     from evenkeel.pipeline.dataset import load_dataset
 
     devices = strategy.create_strategy(config.strategy)
-    share = strategy.replica_shard(devices, config.data.batch_size)
+    replica_shard = strategy.replica_shard(devices, config.data.batch_size)
     build_model.configure_process(config)
     data = load_dataset(config.data)
-    model = build_model.create_model(config, data, devices, build_model.steps_per_epoch_of(config, data))
+    model = build_model.create_model(config, data, devices, count_steps_per_epoch(config, data))
     local = dataclasses.replace(config.data, service="")
-    batch = next(iter(training_batches(data, local, config.seed, share)))
+    batch = next(iter(training_batches(data, local, config.seed, replica_shard)))
     repeated = devices.distribute_datasets_from_function(lambda _: tf.data.Dataset.from_tensors(batch).repeat())
     steps_per_call = int(model._steps_per_execution)
     seconds: list[float] = []

@@ -1,6 +1,6 @@
 """Diagnosis of a run or a configuration, and training with the fix.
 
-diagnosis = examine(config, model_dir="runs/first", output="runs/first", steps=300)
+diagnosis = diagnose_run(config, model_dir="runs/first", output="runs/first", steps=300)
 print(train_with_fix(config, diagnosis, model_dir="runs/first", output="runs/first"))
 """
 
@@ -21,8 +21,10 @@ from evenkeel.models.train import train
 from evenkeel.models.training import checkpoints
 
 
-def examine(config: TrainConfig, model_dir: str, output: str, steps: int) -> Diagnosis:
+def diagnose_run(config: TrainConfig, model_dir: str, output: str, steps: int) -> Diagnosis:
     """Diagnoses `config` by preflight checks and replays of `steps` steps.
+
+        diagnosis = evenkeel.diagnose_run(config, model_dir="runs/first", output="runs/first", steps=300)
 
     If the first acute incident of the run in `model_dir` comes later than `steps`, replays start from the newest
     checkpoint before it and are long enough to reach it. `model_dir` may be empty. `output` is a directory for files

@@ -41,6 +41,9 @@ REWARMUP_STEPS = 50  # steps in which a cut learning rate rises again
 class StabilityGuard(keras.callbacks.Callback):
     """Records an incident for every alarm; with `act`, also answers those in `ROLLBACK_ALARMS`.
 
+        model.compile(optimizer, loss, evenkeel.StepOptions(guarded=True, layer_stats_every=20))
+        model.fit(batches, callbacks=[evenkeel.StabilityGuard(act=True)])
+
     A run without incidents is bit for bit the run without the guard.
 
     Args:

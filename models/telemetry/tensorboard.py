@@ -82,6 +82,8 @@ def mark_start(directory: str, step: int) -> None:
 class TensorBoard(keras.callbacks.Callback):
     """Writes what a StableModel reports after each call to `model_dir`/train and `model_dir`/validation.
 
+        model.fit(batches, callbacks=[evenkeel.TensorBoard("runs/mine", batch_size, class_names)])
+
     A value known after n steps is written at n - 1, the index of the nth step.
     """
 

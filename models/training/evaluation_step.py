@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,9 +15,6 @@ from evenkeel.models.optim.averaging import make_batch_norm_update
 from evenkeel.models.telemetry.metrics import Calibration, ConfusionMatrix
 from evenkeel.models.telemetry.scores import compute_scores
 from evenkeel.models.training.training_step import top1_correct
-
-if TYPE_CHECKING:
-    from evenkeel.models.training.stable_model import StableModel
 
 
 class EvaluationMetrics(NamedTuple):
@@ -37,7 +34,7 @@ class EvaluationStep:
       metrics: what the step updates; the model must own them, so that Keras resets them before each evaluation.
     """
 
-    def __init__(self, model: StableModel, loss: keras.losses.Loss, flipped: bool) -> None:
+    def __init__(self, model: keras.Model, loss: keras.losses.Loss, flipped: bool) -> None:
         """With `flipped`, logits are the mean of those of an image and of its mirror image."""
         self._model, self._loss, self._flipped = model, loss, flipped
         self._update_batch_norm: Callable[[Any, int], None] | None = None
@@ -99,7 +96,7 @@ class EvaluationStep:
         return matrix, compute_scores(matrix, self.metrics.calibration.result().numpy(), top_5)
 
 
-def build_test_function(model: StableModel) -> Callable[[Any], dict[str, tf.Tensor]]:
+def build_test_function(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
     """A compiled function: iterator over batches -> {metric: value so far}; a call runs `steps_per_execution` steps.
 
     Unlike Keras's own it reads the metrics once after all steps, and runs AutoGraph on layers only.

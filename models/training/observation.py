@@ -7,24 +7,21 @@ the steps of the last compiled call left for the host.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
+import tf_keras as keras
 
 from evenkeel.models.optim.optimizers import second_moments
 from evenkeel.models.telemetry import histograms, step_row
 from evenkeel.models.telemetry.layer_stats import LAYER_STATS_IMAGES, LayerStats, gradient_noise_scale
-
-if TYPE_CHECKING:
-    from evenkeel.models.training.stable_model import StableModel
 
 
 class StepObserver:
     """Histograms and layer statistics of a training step, on one replica."""
 
     def __init__(
-        self, model: StableModel, histograms_every: int, layer_stats: LayerStats | None, layer_stats_every: int
+        self, model: keras.Model, histograms_every: int, layer_stats: LayerStats | None, layer_stats_every: int
     ) -> None:
         """`histograms_every` and `layer_stats_every` are steps; 0 histograms turn them off, None layer statistics."""
         self._model, self._layer_stats = model, layer_stats

@@ -37,6 +37,10 @@ LossScaleOptimizer = keras.mixed_precision.LossScaleOptimizer
 class StableModel(keras.Model):
     """A functional Keras model, uint8 images in and logits out, with the project's training and evaluation steps.
 
+        model = evenkeel.StableModel.wrap(network, mean=[127.5] * 3, std=[64.0] * 3)
+        model.compile(optimizer, loss, evenkeel.StepOptions(guarded=True))
+        model.fit(batches, steps_per_epoch=100, epochs=5)
+
     Attributes:
       data_step: int64 []; batches seen since the start of the run. It never goes back, and checkpoints hold it.
       lost_steps: int64 []; steps that rollbacks undid.

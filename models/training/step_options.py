@@ -19,6 +19,8 @@ OUTLIER_NORM_FACTOR = 10.0  # times the median gradient norm; a guarded step sho
 class StepOptions:
     """How a StableModel computes, observes and evaluates its steps.
 
+        model.compile(optimizer, loss, evenkeel.StepOptions(guarded=True, layer_stats_every=20))
+
     Attributes:
       xla: compile the forward and backward pass with XLA.
       clipping: limits of the gradients; no limits by default.

@@ -5,17 +5,15 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
+import tf_keras as keras
 
 from evenkeel.models.telemetry import step_row
 
-if TYPE_CHECKING:
-    from evenkeel.models.training.stable_model import StableModel
 
-
-def build_train_function(model: StableModel, histograms_every: int) -> Callable[[Any], dict[str, tf.Tensor]]:
+def build_train_function(model: keras.Model, histograms_every: int) -> Callable[[Any], dict[str, tf.Tensor]]:
     """A compiled function: iterator over batches -> {metric: mean over the epoch so far}.
 
     A call runs the model's `steps_per_execution` steps, and those that a rollback undid. It leaves a row of each step

@@ -10,7 +10,7 @@ sum over replicas to the gradient of the mean over the global batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -24,9 +24,6 @@ from evenkeel.models.optim.mixing import mix_batch
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training.observation import StepObserver
 from evenkeel.models.training.step_options import OUTLIER_NORM_FACTOR, StepOptions
-
-if TYPE_CHECKING:
-    from evenkeel.models.training.stable_model import StableModel
 
 MIXING_STREAM = -1  # second half of the random key of mixing; Dropout layers use 0, 1, 2, ...
 
@@ -74,7 +71,7 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: StableModel,
+        model: keras.Model,
         loss: keras.losses.Loss,
         options: StepOptions,
         observer: StepObserver,

@@ -15,6 +15,8 @@ import tensorflow as tf
 class ReplicaShard:
     """The part of each global batch that one worker's input pipeline reads.
 
+        shard = evenkeel.ReplicaShard(128)    # the whole batch, for one device
+
     Element e of its data set is the batch of one replica: of step e // local_replicas, for replica
     first_replica + e % local_replicas.
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from PIL import Image
 
+from evenkeel.__main__ import COMMANDS, MODULES
+from evenkeel.models.config import TrainConfig
 from evenkeel.models.presets import PRESETS
-from evenkeel.tools import stdout
+from evenkeel.tools import stdout, train
+from evenkeel.tools.flags import PRESET_FLAGS, SHORT_NAMES, options
 from tests import forked
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,8 +33,9 @@ SEVEN = "x = keras.Input(input_shape); y = keras.layers.Dense(7)(keras.layers.Fl
 
 
 def tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", f"tools.{name}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    """Runs `evenkeel NAME ARGUMENTS` in another directory than the checkout."""
+    command = [sys.executable, "-m", "evenkeel", name, *arguments]
+    return subprocess.run(command, cwd=tempfile.gettempdir(), capture_output=True, text=True)
 
 
 def refused(done: subprocess.CompletedProcess) -> str:
@@ -122,7 +128,7 @@ def test_short_and_long_names_are_one_flag() -> None:
         assert resolved(*flags)["data"]["batch_size"] == 16
 
 
-@pytest.mark.parametrize("flag", ["--help", "--list_presets", "--print_config"])
+@pytest.mark.parametrize("flag", ["--help", "--helpfull", "--list_presets", "--print_config"])
 def test_what_only_prints_needs_no_tensorflow(flag: str) -> None:
     code = "import runpy, sys; sys.modules['tensorflow'] = sys.modules['tf_keras'] = None; sys.argv[0] = 'train'\n"
     code += "runpy.run_module('tools.train', run_name='__main__')"
@@ -132,8 +138,45 @@ def test_what_only_prints_needs_no_tensorflow(flag: str) -> None:
     assert not done.stderr
 
 
-def test_help_lists_flags_by_group_with_type_and_default() -> None:
+def test_help_lists_the_ten_common_flags_and_says_how_to_see_all() -> None:
     done = tool("train", "--help")
+    assert done.returncode == 0
+    flags = [line.strip() for line in done.stdout.splitlines() if line.startswith("  --")]
+    assert flags == [f"--{name}" for name in train.COMMON]
+    assert len(flags) == 10
+    count = len([*options(TrainConfig), *train.OWN, *PRESET_FLAGS])
+    assert done.stdout.splitlines()[-1] == f"--helpfull lists all {count} flags."
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_shows_its_usage_and_documents_its_own_flags(name: str) -> None:
+    done = tool(name, "--helpfull")
+    assert done.returncode == 0, done.stderr
+    assert f"\n  evenkeel {name} " in done.stdout
+    command = importlib.import_module(f"evenkeel.tools.{MODULES.get(name, name)}").COMMAND
+    for flag in (*command.own, *command.common):
+        name = flag if flag in command.own else SHORT_NAMES.get(flag, flag)
+        assert f"\n  --{name}\n      " in done.stdout, flag
+
+
+def test_modules_of_a_checkout_are_commands_as_well() -> None:
+    done = subprocess.run([sys.executable, "-m", "tools.train", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, tool("train", "--help").stdout)
+
+
+def test_folders_of_the_user_do_not_shadow_the_package(tmp_path: pathlib.Path) -> None:
+    for folder, module in (("models", "config"), ("tools", "train"), ("pipeline", "config")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+        (tmp_path / folder / f"{module}.py").write_text("raise SystemExit('the user's own module was imported')")
+    for command in ([sys.executable, "-m", "evenkeel"], [str(pathlib.Path(sys.executable).parent / "evenkeel")]):
+        done = subprocess.run([*command, "train", "--help"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "evenkeel train --preset=quick" in done.stdout
+
+
+def test_helpfull_lists_flags_by_group_with_type_and_default() -> None:
+    done = tool("train", "--helpfull")
     assert done.returncode == 0
     assert done.stdout.index("\nrun:") < done.stdout.index("\ndata:") < done.stdout.index("\noptimizer:")
     lines = done.stdout.splitlines()
@@ -146,7 +189,7 @@ def test_presets_are_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["tools.train --help", "tools.train --list_presets", "evenkeel.benchmarks.run --help"]
+    "command", ["evenkeel train --helpfull", "evenkeel --help", "tools.train --list_presets", "benchmarks.run --help"]
 )
 def test_who_stops_reading_ends_a_command_without_a_word(command: str) -> None:
     read, write = os.pipe()
@@ -157,7 +200,7 @@ def test_who_stops_reading_ends_a_command_without_a_word(command: str) -> None:
 
 
 def test_another_pipe_that_breaks_is_an_error_like_any() -> None:
-    with pytest.raises(BrokenPipeError, match="to a worker"), stdout.may_break():
+    with pytest.raises(BrokenPipeError, match="to a worker"), stdout.ignore_broken_pipe():
         raise BrokenPipeError("to a worker")
 
 

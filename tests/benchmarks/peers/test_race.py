@@ -491,9 +491,7 @@ def test_the_networks_of_step32_are_equal():
     torch = environments.default_directory() / "torch" / "bin" / "python"
     if (torch.parents[1] / "requirements.txt").is_file():
         pythons["torch"] = str(torch)
-    code = (
-        f"import sys; sys.path.insert(0, {str(TASK_FILES)!r}); import step32_PEER; print(step32_PEER.parameters())"
-    )
+    code = f"import sys; sys.path.insert(0, {str(TASK_FILES)!r}); import step32_PEER; print(step32_PEER.parameters())"
     running = {
         peer: subprocess.Popen(
             [python, "-c", code.replace("PEER", peer)],

@@ -274,7 +274,7 @@ def test_launch_starts_a_cluster_and_prints_the_commands_for_other_machines(tmp_
     [
         (["--workers=0", "--model_dir=runs/x"], "--workers (0) must be 1 or more"),
         (["--workers=2"], "--model_dir is missing"),
-        (["--strategy.name=mirrored", "--model_dir=runs/x"], "must be survivor out: a cluster's is multiworker"),
+        (["--strategy.name=mirrored", "--model_dir=runs/x"], "must be left out: workers always use multiworker"),
         (["--epochs=-1", "--model_dir=runs/x"], "epochs (-1)"),
         (["--epoch=1", "--model_dir=runs/x"], "Unknown command line flag 'epoch'"),
     ],
