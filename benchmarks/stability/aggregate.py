@@ -1,6 +1,6 @@
-"""From the cases of the stability suite to its result: recall, false alarms, causes, recovery, cost, and the rivals'.
+"""Results of the stability suite from its cases: detection, causes, recovery, stability and cost, with baselines.
 
-found = all_results(records)
+results = aggregate_results(records)
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import numpy as np
 from evenkeel.benchmarks import statistics
 from evenkeel.benchmarks.results import Result
 from evenkeel.benchmarks.stability import faults, split, suite
-from evenkeel.benchmarks.stability.cases import RATES, SHAPES, Case
+from evenkeel.benchmarks.stability.cases import LEARNING_RATES, SHAPE_CLASSES, Case
 
-Records = dict[str, dict[str, Any]]
-Detector = Callable[[dict[str, Any]], bool]
-POINTS = 0.02  # of accuracy, within which a run is as good as its clean twin
-SLACK = 0.03  # of accuracy between two runs of one case: kernels add up in another order
+Values = dict[str, Any]  # of one case
+Records = dict[str, Values]  # {name of a case: its values}
+RECOVERY_MARGIN = 0.02  # largest loss of accuracy, against the clean twin, of a run that counts as recovered
+RERUN_TOLERANCE = 0.03  # difference of accuracy between two runs of one case: kernels sum in different orders
+LOSS_AT_RATE = "loss_at_rate"  # a metric of cases named NETWORK/DATA/RATE
+VALIDATION_IMAGES = 1000  # as in models.doctor.replay, which is not imported because it starts TensorFlow
+CHANCE_LOSS = {"shapes": float(np.log(len(SHAPE_CLASSES))), "photos": float(np.log(10))}  # nats
 
-DETECTORS: dict[str, Detector] = {
+# Whether a run counts as faulty: for evenkeel, whose name here is "", and for the baselines.
+DETECTORS: dict[str, Callable[[Values], bool]] = {
     "": lambda values: bool(values["alarms"] or values["findings"]),
     "autotrainer": lambda values: bool(values["autotrainer"]),
     "terminate_on_nan": lambda values: values["terminate_on_nan"] is not None,
@@ -30,242 +34,270 @@ DETECTORS: dict[str, Detector] = {
 }
 
 
-def all_results(records: Records) -> list[Result]:
-    found = []
+def aggregate_results(records: Records) -> list[Result]:
+    results = []
     for half in split.HALVES:
-        found += [*detection(records, half), *causes(records, half), *recovery(records, half)]
-    return [*found, *stability(records), *cost(records)]
+        results += [*detection_results(records, half), *cause_results(records, half), *recovery_results(records, half)]
+    return [*results, *stability_results(records), *overhead_results(records)]
 
 
-def detection(records: Records, half: str) -> list[Result]:
-    """Every detector over the faulty and the clean runs of a half."""
-    faulty = [records[case.name] for case in faulty_cases(records, half)]
-    clean = [values for case, values in cases(records, "clean") if _of_half(case, half)]
-    found = [
-        _count(half, "faulty_runs", len(faulty)),
-        _count(half, "clean_runs", len(clean)),
-        _count(half, "equivalent_mutants", len(equivalent(records, half))),
+# Detection.
+
+
+def detection_results(records: Records, half: str) -> list[Result]:
+    """Recall and false alarms of every detector on the faulty and the clean runs of a half."""
+    faulty = [values for case, values in cases_of_kind(records, "faulty") if _is_scored(records, case, half)]
+    clean = [values for case, values in cases_of_kind(records, "clean") if _is_clean_case_of_half(case, half)]
+    results = [
+        _count_result(half, "faulty_runs", len(faulty)),
+        _count_result(half, "clean_runs", len(clean)),
+        _count_result(half, "equivalent_mutants", _count_equivalent_mutants(records, half)),
     ]
-    for rival, detects in DETECTORS.items():
-        hits, alarms = sum(map(detects, faulty)), sum(map(detects, clean))
-        name = f"{half}/{rival}".rstrip("/")
-        if not faulty or not clean:
-            continue
-        found += [
-            _share(name, "recall", statistics.wilson(hits, len(faulty)), "higher"),
-            _share(name, "false_alarm_rate", statistics.wilson(alarms, len(clean)), "lower"),
-            _share(
-                name,
-                "balanced_accuracy",
-                statistics.balanced_accuracy(hits, len(faulty), alarms, len(clean)),
-                "higher",
-            ),
+    for detector, detects in DETECTORS.items() if faulty and clean else ():
+        hits, false_alarms = sum(map(detects, faulty)), sum(map(detects, clean))
+        name = f"{half}/{detector}".rstrip("/")
+        recall = statistics.wilson_estimate(hits, len(faulty))
+        false_alarm_rate = statistics.wilson_estimate(false_alarms, len(clean))
+        balanced_accuracy = statistics.balanced_accuracy(hits, len(faulty), false_alarms, len(clean))
+        results += [
+            _share_result(name, "recall", recall, "higher"),
+            _share_result(name, "false_alarm_rate", false_alarm_rate, "lower"),
+            _share_result(name, "balanced_accuracy", balanced_accuracy, "higher"),
         ]
-    warned = [warning for values in faulty if (warning := steps_of_warning(values)) is not None]
-    if warned:
-        found.append(Result("stability", half, "steps_of_warning", "steps", "higher", tuple(warned)))
-    return found
+    warnings = [steps for values in faulty if (steps := steps_of_warning(values)) is not None]
+    if warnings:
+        results.append(Result("stability", half, "steps_of_warning", "steps", "higher", tuple(warnings)))
+    return results
 
 
-def steps_of_warning(values: dict[str, Any]) -> float | None:
-    """From the first alarm to the step at which the loss alone shows it; None where one of them never comes."""
-    shown = values["loss_spike_rule"]
-    if values["first_alarm"] is None or shown is None:
+def steps_of_warning(values: Values) -> float | None:
+    """Steps from the first alarm to the first spike of the loss; None if either is missing."""
+    first_alarm, loss_spike = values["first_alarm"], values["loss_spike_rule"]
+    if first_alarm is None or loss_spike is None:
         return None
-    return float(shown - values["first_alarm"])
+    return float(loss_spike - first_alarm)
 
 
-def causes(records: Records, half: str) -> list[Result]:
-    """Whether the doctor's first suspect, or one of its first three, is the fault's cause or equivalent to it."""
-    told = [(case, values) for case, values in cases(records, "diagnosis") if _scored(records, case, half)]
-    if not told:
+# Causes.
+
+
+def cause_results(records: Records, half: str) -> list[Result]:
+    """How often the doctor's first suspect, or one of its first three, is the fault's cause or an equivalent one."""
+    diagnoses = [
+        (case, values) for case, values in cases_of_kind(records, "diagnosis") if _is_scored(records, case, half)
+    ]
+    if not diagnoses:
         return []
-    ranks = [rank(values["suspects"], faults.accepted(case.fault)) for case, values in told]
-    ratios = tuple(values["diagnosis_seconds"] / max(values["run_seconds"], 1e-9) for _, values in told)
+    ranks = [rank_of_cause(values["suspects"], faults.accepted_causes(case.fault)) for case, values in diagnoses]
+    cost_ratios = tuple(values["diagnosis_seconds"] / max(values["run_seconds"], 1e-9) for _, values in diagnoses)
+    top1 = statistics.wilson_estimate(sum(rank == 0 for rank in ranks), len(ranks))
+    top3 = statistics.wilson_estimate(sum(rank < 3 for rank in ranks), len(ranks))
     return [
-        _count(half, "diagnoses", len(told)),
-        _share(half, "cause_top1", statistics.wilson(sum(at == 0 for at in ranks), len(ranks)), "higher"),
-        _share(half, "cause_top3", statistics.wilson(sum(at < 3 for at in ranks), len(ranks)), "higher"),
-        Result("stability", half, "diagnosis_cost", "runs", "lower", ratios),
+        _count_result(half, "diagnoses", len(diagnoses)),
+        _share_result(half, "cause_top1", top1, "higher"),
+        _share_result(half, "cause_top3", top3, "higher"),
+        Result("stability", half, "diagnosis_cost", "runs", "lower", cost_ratios),
     ]
 
 
-def rank(suspects: Sequence[Sequence[Any]], right: frozenset[str]) -> int:
-    """The place, from 0, of the first suspect that is one of the `right` causes; a large number if none is."""
-    return next((at for at, (name, _) in enumerate(suspects) if name in right), 1_000_000)
+def rank_of_cause(suspects: Sequence[Sequence[Any]], accepted: frozenset[str]) -> int:
+    """The rank, from 0, of the first of `suspects` that is an accepted cause; a large number if none is.
 
-
-def recovery(records: Records, half: str) -> list[Result]:
-    """Shares of faults whose runs come to within two points of their clean twins, in the mean over the same seeds.
-
-    And of single runs that come so near to the mean of all sound ones; of these themselves, which lie around it, as
-    many do as can be expected.
+    A suspect is (cause, probability).
     """
-    found = []
-    for kind, name in (("fixed", ""), ("random", "random_search"), ("autotrainer", "autotrainer")):
-        runs = [(case, values) for case, values in cases(records, kind) if _scored(records, case, half)]
-        found += _recovered(records, f"{half}/{name}".rstrip("/"), "recovered_persistent", runs)
+    return next((rank for rank, (cause, _) in enumerate(suspects) if cause in accepted), 1_000_000)
+
+
+# Recovery.
+
+
+def recovery_results(records: Records, half: str) -> list[Result]:
+    """Shares of recovered faults, and of single runs, with the doctor's fix, the guard, and the baselines.
+
+    A fault is recovered if the mean accuracy of its runs is at most two points below that of the clean twins with the
+    same seeds. A single run is recovered if its accuracy is at most two points below the mean of all runs of its clean
+    twin. Single clean runs vary around that mean, too: their own share, `HALF/sound`, is the most that can be expected.
+    """
+    results = []
+    for kind, baseline in (("fixed", ""), ("random", "random_search"), ("autotrainer", "autotrainer")):
+        runs = [(case, values) for case, values in cases_of_kind(records, kind) if _is_scored(records, case, half)]
+        results += _recovered_share_results(records, f"{half}/{baseline}".rstrip("/"), "recovered_persistent", runs)
         if kind == "fixed":
-            before = [(case, records[case._replace(kind="faulty").name]) for case, _ in runs]
-            found += _recovered(records, f"{half}/no_intervention", "recovered_persistent", before)
-    for kind, name in (("answered", ""), ("struck", "no_intervention")):
-        runs = [(case, values) for case, values in cases(records, kind) if split.half(case.fault) == half]
-        runs = [(case, values) for case, values in runs if case.seed in split.SEEDS[half] and hurts(records, case)]
-        found += _recovered(records, f"{half}/{name}".rstrip("/"), "recovered_transient", runs)
-    sound = [(case, values) for case, values in cases(records, "clean") if not case.fault and _of_half(case, half)]
-    if sound:
-        found.append(_share(f"{half}/sound", "recovered_runs", _near(records, sound), "higher"))
-    return found
-
-
-def hurts(records: Records, case: Case) -> bool:
-    """Whether a transient fault that nobody answers costs more than two points, in the mean over its seeds."""
-    own = split.SEEDS[split.half(case.fault)]
-    struck = [
-        (each, values["accuracy"])
-        for each, values in cases(records, "struck")
-        if each[1:4] == case[1:4] and each.seed in own
+            unfixed = [(case, records[case._replace(kind="faulty").name]) for case, _ in runs]
+            results += _recovered_share_results(records, f"{half}/no_intervention", "recovered_persistent", unfixed)
+    for kind, baseline in (("answered", ""), ("struck", "no_intervention")):
+        runs = [
+            (case, values)
+            for case, values in cases_of_kind(records, kind)
+            if _is_of_half(case, half) and costs_accuracy(records, case)
+        ]
+        results += _recovered_share_results(records, f"{half}/{baseline}".rstrip("/"), "recovered_transient", runs)
+    clean = [
+        (case, values)
+        for case, values in cases_of_kind(records, "clean")
+        if not case.fault and _is_clean_case_of_half(case, half)
     ]
-    return not _back(records, struck)
+    if clean:
+        estimate = _recovered_runs_estimate(records, clean)
+        results.append(_share_result(f"{half}/sound", "recovered_runs", estimate, "higher"))
+    return results
 
 
-def clean_accuracy(records: Records, case: Case) -> float:
-    """The mean over all runs of the clean twin."""
-    return float(np.mean(suite.accuracies(records, "clean", _twin(case), case.network, case.data)))
+def costs_accuracy(records: Records, case: Case) -> bool:
+    """Whether the transient fault of `case`, if the guard only watches, costs more than two points in the mean."""
+    half = split.fault_half(case.fault)
+    struck = [
+        (other, values["accuracy"])
+        for other, values in cases_of_kind(records, "struck")
+        if other[1:4] == case[1:4] and _is_of_half(other, half)
+    ]
+    return not _is_recovered(records, struck)
 
 
-def _twin(case: Case) -> str:
-    return faults.twin_of(case.fault) if case.fault else ""
+def mean_clean_accuracy(records: Records, case: Case) -> float:
+    """The mean accuracy of all runs of the clean twin."""
+    return float(np.mean(suite.accuracies(records, "clean", _twin_name(case), case.network, case.data)))
 
 
-def _back(records: Records, runs: Sequence[tuple[Case, float]]) -> bool:
-    """Whether the mean of these accuracies is within two points of that of the sound runs with the same seeds."""
-    twins = [records[case._replace(kind="clean", fault=_twin(case)).name]["accuracy"] for case, _ in runs]
-    return bool(np.mean([accuracy for _, accuracy in runs]) >= np.mean(twins) - POINTS)
+def _twin_name(case: Case) -> str:
+    return faults.twin_name(case.fault) if case.fault else ""
 
 
-def _recovered(records: Records, name: str, metric: str, runs: list[tuple[Case, dict[str, Any]]]) -> list[Result]:
-    of_faults: dict[tuple[str, str, str], list[tuple[Case, float]]] = {}
+def _is_recovered(records: Records, runs: Sequence[tuple[Case, float]]) -> bool:
+    """Whether the mean accuracy of `runs` is at most two points below that of the clean twins with the same seeds."""
+    clean = [records[case._replace(kind="clean", fault=_twin_name(case)).name]["accuracy"] for case, _ in runs]
+    return bool(np.mean([accuracy for _, accuracy in runs]) >= np.mean(clean) - RECOVERY_MARGIN)
+
+
+def _recovered_share_results(records: Records, name: str, metric: str, runs: list[tuple[Case, Values]]) -> list[Result]:
+    """The recovered share of faults, as `metric`, and of single runs, as `metric`_runs."""
+    runs_of_faults: dict[tuple[str, str, str], list[tuple[Case, float]]] = {}
     for case, values in runs:
-        of_faults.setdefault(case[1:4], []).append((case, values["accuracy"]))
-    well = [_back(records, of) for of in of_faults.values()]
-    if not well:
+        runs_of_faults.setdefault(case[1:4], []).append((case, values["accuracy"]))
+    recovered = [_is_recovered(records, of_fault) for of_fault in runs_of_faults.values()]
+    if not recovered:
         return []
     return [
-        _share(name, metric, statistics.wilson(sum(well), len(well)), "higher"),
-        _share(name, f"{metric}_runs", _near(records, runs), "higher"),
+        _share_result(name, metric, statistics.wilson_estimate(sum(recovered), len(recovered)), "higher"),
+        _share_result(name, f"{metric}_runs", _recovered_runs_estimate(records, runs), "higher"),
     ]
 
 
-def _near(records: Records, runs: list[tuple[Case, dict[str, Any]]]) -> statistics.Estimate:
-    """The share of runs that are not more than two points below the mean of all runs of their clean twin."""
-    near = [values["accuracy"] >= clean_accuracy(records, case) - POINTS for case, values in runs]
-    return statistics.wilson(sum(near), len(near))
+def _recovered_runs_estimate(records: Records, runs: list[tuple[Case, Values]]) -> statistics.Estimate:
+    recovered = [values["accuracy"] >= mean_clean_accuracy(records, case) - RECOVERY_MARGIN for case, values in runs]
+    return statistics.wilson_estimate(sum(recovered), len(recovered))
 
 
-def stability(records: Records) -> list[Result]:
-    """Of sound runs, by pair of network and data: spikes, variance, divergence, rates, spread over seeds."""
-    found = []
+# Stability and cost of clean runs.
+
+
+def stability_results(records: Records) -> list[Result]:
+    """Of the clean runs of each pair: accuracy, spikes, variance, divergence, spread over seeds, learning rates."""
+    results = []
     for network, data in split.PAIRS:
-        of = [values for case, values in cases(records, "clean") if (case.fault, *case[2:4]) == ("", network, data)]
-        if not of:
+        clean = [
+            values
+            for case, values in cases_of_kind(records, "clean")
+            if (case.fault, case.network, case.data) == ("", network, data)
+        ]
+        if not clean:
             continue
         name = f"{network}/{data}"
-        measure = lambda key, of=of: tuple(values[key] for values in of)  # noqa: E731
-        diverged = statistics.wilson(sum(measure("diverged")), len(of))
-        found += [
-            Result("stability", name, "accuracy", "1", "higher", measure("accuracy")),
-            Result("stability", name, "spike_score", "1", "lower", measure("spike_score")),
-            Result("stability", name, "loss_variance", "nats^2", "lower", measure("loss_variance")),
-            _share(name, "divergence_rate", diverged, "lower"),
+        column = lambda key, clean=clean: tuple(values[key] for values in clean)  # noqa: E731
+        diverged = statistics.wilson_estimate(sum(column("diverged")), len(clean))
+        results += [
+            Result("stability", name, "accuracy", "1", "higher", column("accuracy")),
+            Result("stability", name, "spike_score", "1", "lower", column("spike_score")),
+            Result("stability", name, "loss_variance", "nats^2", "lower", column("loss_variance")),
+            _share_result(name, "divergence_rate", diverged, "lower"),
         ]
-        if len(of) > 1:
-            spread, floor = statistics.seed_deviation(measure("accuracy"), VALIDATED)
-            found += [
-                Result("stability", name, "seed_deviation", "1", "lower", (spread,)),
+        if len(clean) > 1:
+            deviation, floor = statistics.seed_deviation(column("accuracy"), VALIDATION_IMAGES)
+            results += [
+                Result("stability", name, "seed_deviation", "1", "lower", (deviation,)),
                 Result("stability", name, "seed_deviation_floor", "1", "lower", (floor,)),
             ]
-        rates = [values for case, values in cases(records, "rate") if (*case[2:4],) == (network, data)]
-        if len(rates) == len(RATES):
-            losses = [float(values["loss"]) for values in rates]
-            # One that is not a number is not told apart from guessing.
-            capped = np.fmin(losses, GUESSING[data]).tolist()
-            found += [
-                Result("stability", f"{name}/{rate:g}", AT_RATE, "nats", "lower", (loss,))
-                for rate, loss in zip(RATES, capped, strict=True)
-            ]
-            sensitivity = statistics.rate_sensitivity(RATES, losses, GUESSING[data])
-            largest = statistics.largest_stable_rate(RATES, losses, GUESSING[data]) or 0.0
-            found += [
-                Result("stability", name, "rate_sensitivity", "nats", "lower", (sensitivity,)),
-                Result("stability", name, "largest_stable_rate", "1", "higher", (largest,)),
-            ]
-    return found
+        losses = [
+            float(values["loss"])
+            for case, values in cases_of_kind(records, "rate")
+            if (case.network, case.data) == (network, data)
+        ]
+        if len(losses) == len(LEARNING_RATES):
+            results += _learning_rate_results(name, losses, CHANCE_LOSS[data])
+    return results
 
 
-AT_RATE = "loss_at_rate"  # of a case NETWORK/DATA/RATE
-VALIDATED = 1000  # images: models.doctor.replay's, whose import would start TensorFlow
-GUESSING = {"shapes": float(np.log(len(SHAPES))), "photos": float(np.log(10))}  # nats
+def _learning_rate_results(name: str, losses: list[float], chance_loss: float) -> list[Result]:
+    """The loss at each of `LEARNING_RATES`, and what the curve says about the network's sensitivity."""
+    capped = np.fmin(losses, chance_loss).tolist()  # fmin also replaces NaN
+    results = [
+        Result("stability", f"{name}/{rate:g}", LOSS_AT_RATE, "nats", "lower", (loss,))
+        for rate, loss in zip(LEARNING_RATES, capped, strict=True)
+    ]
+    sensitivity = statistics.learning_rate_sensitivity(LEARNING_RATES, losses, chance_loss)
+    largest_stable = statistics.largest_stable_learning_rate(LEARNING_RATES, losses, chance_loss) or 0.0
+    return [
+        *results,
+        Result("stability", name, "rate_sensitivity", "nats", "lower", (sensitivity,)),
+        Result("stability", name, "largest_stable_rate", "1", "higher", (largest_stable,)),
+    ]
 
 
-def cost(records: Records) -> list[Result]:
-    ratios = tuple(values["overhead"] for _, values in cases(records, "overhead"))
+def overhead_results(records: Records) -> list[Result]:
+    """The guard's relative cost in CPU time."""
+    ratios = tuple(values["overhead"] for _, values in cases_of_kind(records, "overhead"))
     return [Result("stability", "all", "watch_overhead", "1", "lower", ratios)] if ratios else []
 
 
-# Cases.
+# Selection of cases.
 
 
-def cases(records: Records, kind: str) -> list[tuple[Case, dict[str, Any]]]:
-    return [(Case.named(name), values) for name, values in records.items() if name.startswith(f"{kind}/")]
+def cases_of_kind(records: Records, kind: str) -> list[tuple[Case, Values]]:
+    return [(Case.from_name(name), values) for name, values in records.items() if name.startswith(f"{kind}/")]
 
 
-def faulty_cases(records: Records, half: str) -> list[Case]:
-    return [case for case, _ in cases(records, "faulty") if _scored(records, case, half)]
+def _count_equivalent_mutants(records: Records, half: str) -> int:
+    """The number of runs of a half whose fault costs no accuracy; they are not scored."""
+    cases = [case for case, _ in cases_of_kind(records, "faulty") if _is_of_half(case, half)]
+    return sum(not suite.is_faulty(records, *case[1:4]) for case in cases)
 
 
-def equivalent(records: Records, half: str) -> list[Case]:
-    """Mutants that cost no accuracy: not scored, whatever was done to them."""
-    return [
-        case
-        for case, _ in cases(records, "faulty")
-        if split.half(case.fault) == half
-        and case.seed in split.SEEDS[half]
-        and not suite.is_faulty(records, *case[1:4])
-    ]
+def _is_of_half(case: Case, half: str) -> bool:
+    """Whether both fault and seed belong to this half."""
+    return split.fault_half(case.fault) == half and case.seed in split.SEEDS[half]
 
 
-def _scored(records: Records, case: Case, half: str) -> bool:
-    own = split.half(case.fault) == half and case.seed in split.SEEDS[half]
-    return own and suite.is_faulty(records, *case[1:4])
+def _is_scored(records: Records, case: Case, half: str) -> bool:
+    """Whether the case belongs to this half, and its fault costs accuracy."""
+    return _is_of_half(case, half) and suite.is_faulty(records, *case[1:4])
 
 
-def _of_half(case: Case, half: str) -> bool:
-    """Clean runs by pair; twins of a fault by the fault."""
+def _is_clean_case_of_half(case: Case, half: str) -> bool:
+    """Whether a clean case belongs to this half: by its fault, or, if it is the twin of no fault, by its pair."""
     if case.fault:
-        return split.half(case.fault) == half
+        return split.fault_half(case.fault) == half
     return split.PAIRS[case.network, case.data] == half
 
 
-def _share(case: str, metric: str, estimate: statistics.Estimate, better: str) -> Result:
+def _share_result(case: str, metric: str, estimate: statistics.Estimate, better: str) -> Result:
     return Result("stability", case, metric, "share", better, (estimate.value,), interval=(estimate.low, estimate.high))
 
 
-def _count(case: str, metric: str, number: int) -> Result:
+def _count_result(case: str, metric: str, number: int) -> Result:
     return Result("stability", case, metric, "runs", "higher", (float(number),))
 
 
 # Reruns.
 
 
-def alike(kind: str, before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """The same verdict, and the same accuracy but for the order in which kernels add up."""
+def is_reproduced(kind: str, before: Values, after: Values) -> bool:
+    """Whether two runs of a case agree: a diagnosis on its first suspect, others on accuracy within the tolerance."""
     if kind == "diagnosis":
-        return bool(before["suspects"]) == bool(now["suspects"]) and before["suspects"][:1] == now["suspects"][:1]
-    return abs(before["accuracy"] - now["accuracy"]) <= SLACK
+        return bool(before["suspects"]) == bool(after["suspects"]) and before["suspects"][:1] == after["suspects"][:1]
+    return abs(before["accuracy"] - after["accuracy"]) <= RERUN_TOLERANCE
 
 
-def gist(values: dict[str, Any]) -> str:
+def describe_outcome(values: Values) -> str:
     if "suspects" in values:
         return ", ".join(f"{name} {probability:.2f}" for name, probability in values["suspects"][:2]) or "no suspect"
     return f"accuracy {values['accuracy']:.3f}"

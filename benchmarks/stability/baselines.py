@@ -1,10 +1,11 @@
-"""Published ways to tell that training goes wrong, on recorded telemetry: what evenkeel's detectors are compared with.
+"""Baselines: published detectors and repairs of training problems, which evenkeel's are compared with.
 
-    found = autotrainer(accuracy, validation_accuracy, gradient_norms, zero_gradients)   # ["vanish"]
-    for flags in repairs("vanish", config): ...                                          # {"model.patch": "batch_norm"}
-    when = reduce_on_plateau(validation_loss)                                            # epoch, or None
+    symptoms = autotrainer_symptoms(accuracy, validation_accuracy, gradient_norms, zero_gradients)   # ["vanish"]
+    for flags in autotrainer_repairs("vanish", config): ...                   # {"model.patch": "batch_norm"}
+    epoch = reduce_on_plateau_epoch(validation_loss)                          # None if it does not act
 
-Pure numpy. Rules and thresholds are the authors'; where evenkeel's networks or options need another form, it says so.
+Detectors read recorded telemetry; all is NumPy. Rules and thresholds are those of the authors. Where evenkeel's
+networks or options require a deviation, the docstring says so.
 """
 
 from __future__ import annotations
@@ -13,147 +14,183 @@ from typing import Any
 
 import numpy as np
 
-from evenkeel.models.config import TrainConfig
+from evenkeel.models.config import PATCHES, TrainConfig
 
 # AutoTrainer (Zhang, Zhai, Ma and Shen, "AUTOTRAINER: An Automatic DNN Training Problem Detection and Repair System",
-# ICSE 2021), section III and the parameters of its code, github.com/shiningrain/AUTOTRAINER, utils/monitor.py.
-VANISH_RATIO, VANISH_NORM, EXPLODE_RATIO = 1e-3, 1e-4, 70.0  # its beta_1, beta_2, beta_3
-ZEROS = 0.7  # its gamma
-SWING, SWINGS, SLOW = 0.03, 0.2, 0.01  # its zeta, eta, delta
-SATISFIED = 0.6  # its theta: below it a run has not converged
+# ICSE 2021), section III, and the parameters of its code, github.com/shiningrain/AUTOTRAINER, utils/monitor.py.
+MAX_VANISHING_RATIO, MAX_VANISHING_NORM = 1e-3, 1e-4  # its beta_1, beta_2
+MIN_EXPLODING_RATIO = 70.0  # its beta_3
+MIN_ZERO_SHARE = 0.7  # its gamma
+MIN_SWING, MIN_SWING_SHARE = 0.03, 0.2  # its zeta, eta; of accuracy, and of the epochs
+MIN_ACCURACY_GAIN = 0.01  # its delta; per epoch
+MIN_CONVERGED_ACCURACY = 0.6  # its theta
+ROUNDING = 1e-9  # tolerance for differences of decimal fractions: 0.53 - 0.5 is 3e-17 less than 0.03
 
 
-def autotrainer(
+def autotrainer_symptoms(
     accuracy: np.ndarray,
     validation_accuracy: np.ndarray,
     gradient_norms: np.ndarray,
     zero_gradients: np.ndarray,
     loss: np.ndarray | None = None,
 ) -> list[str]:
-    """AutoTrainer's symptoms: explode, vanish, dying, oscillating, slow; in this order, the first is repaired first.
+    """AutoTrainer's symptoms of a run: explode, vanish, dying, oscillating, slow; the first is repaired first.
 
-    `accuracy` and `validation_accuracy` (float [epochs]) are those of epochs, or of windows as long; `gradient_norms`
-    (float [looks, layers]) of the kernels from the first to the last; `zero_gradients` (float [looks]) the share of all
-    components of the gradient that are zero. It looks once an epoch: a look speaks for itself, and one suffices
-    (`determine_threshold` 1). A number that is not finite, in `loss` too, explodes whatever the accuracy; all else
-    counts only below `SATISFIED`. (In its code an oscillation counts above it instead; the paper has one gate.)
+    AutoTrainer checks once per epoch, and one check with a symptom suffices (its `determine_threshold` is 1). A value
+    of the gradients or the loss that is not finite is `explode` at any accuracy. All other symptoms count only if the
+    run has not converged. (In AutoTrainer's code, oscillation counts only above that accuracy; its paper has one
+    condition for all.)
+
+    Args:
+      accuracy: float [epochs], of training; windows of the length of an epoch will do.
+      validation_accuracy: float [epochs].
+      gradient_norms: float [checks, layers], of the kernels from the first layer to the last.
+      zero_gradients: float [checks], the share of all components of the gradient that are zero.
+      loss: float [steps].
     """
-    unsound = bool(len(gradient_norms)) and not np.isfinite(gradient_norms).all()
-    if unsound or (loss is not None and not np.isfinite(loss).all()):
+    nonfinite_gradient = bool(len(gradient_norms)) and not np.isfinite(gradient_norms).all()
+    if nonfinite_gradient or (loss is not None and not np.isfinite(loss).all()):
         return ["explode"]
-    if converged(accuracy) and converged(validation_accuracy):
+    if has_converged(accuracy) and has_converged(validation_accuracy):
         return []
     symptoms = {
-        "explode": explodes(gradient_norms),
-        "vanish": vanishes(gradient_norms),
-        "dying": bool(np.any(np.asarray(zero_gradients) >= ZEROS)),
+        "explode": has_exploding_gradients(gradient_norms),
+        "vanish": has_vanishing_gradients(gradient_norms),
+        "dying": bool(np.any(np.asarray(zero_gradients) >= MIN_ZERO_SHARE)),
         "oscillating": oscillates(accuracy),
-        "slow": slow(accuracy) and slow(validation_accuracy),
+        "slow": is_slow(accuracy) and is_slow(validation_accuracy),
     }
-    return [name for name, there in symptoms.items() if there]
+    return [name for name, present in symptoms.items() if present]
 
 
-def converged(accuracy: np.ndarray) -> bool:
-    return bool(len(accuracy)) and float(np.max(accuracy)) >= SATISFIED
+def has_converged(accuracy: np.ndarray) -> bool:
+    return bool(len(accuracy)) and float(np.max(accuracy)) >= MIN_CONVERGED_ACCURACY
 
 
-def vanishes(norms: np.ndarray) -> bool:
-    """|g_first| / |g_last| < 1e-3 and |g_first| < 1e-4, at any look."""
+def has_vanishing_gradients(norms: np.ndarray) -> bool:
+    """|g_first| / |g_last| < 1e-3 and |g_first| < 1e-4, in any check."""
     if not len(norms):
         return False
     ratio = norms[:, 0] / np.maximum(norms[:, -1], 1e-30)
-    return bool(np.any((ratio < VANISH_RATIO) & (norms[:, 0] < VANISH_NORM)))
+    return bool(np.any((ratio < MAX_VANISHING_RATIO) & (norms[:, 0] < MAX_VANISHING_NORM)))
 
 
-def explodes(norms: np.ndarray) -> bool:
-    """|g_first| / |g_last| > 70, or not finite, at any look. No gradient at all is not one that explodes."""
+def has_exploding_gradients(norms: np.ndarray) -> bool:
+    """|g_first| / |g_last| > 70, or not finite, in any check; gradients that are all zero do not explode."""
     if not len(norms):
         return False
     if not np.isfinite(norms).all():
         return True
-    return bool(np.any(norms[:, 0] > EXPLODE_RATIO * norms[:, -1]))
+    return bool(np.any(norms[:, 0] > MIN_EXPLODING_RATIO * norms[:, -1]))
 
 
 def oscillates(accuracy: np.ndarray) -> bool:
-    """The i-th local maximum lies 0.03 above the i-th local minimum, for as many i as a fifth of the epochs."""
+    """The i-th local maximum is at least 0.03 above the i-th local minimum, for at least as many i as 20% of epochs."""
     x = np.asarray(accuracy, np.float64)
     if len(x) < 3:
         return False
     left, right = x[1:-1] - x[:-2], x[1:-1] - x[2:]
-    highest, lowest = x[1:-1][(left >= 0) & (right >= 0)], x[1:-1][(left <= 0) & (right <= 0)]
-    pairs = min(len(highest), len(lowest))
-    # Differences of decimals: 0.53 - 0.5 is 0.03 less 3e-17.
-    swings = np.count_nonzero(highest[:pairs] - lowest[:pairs] >= SWING - 1e-9)
-    return bool(swings >= SWINGS * len(x))
+    maxima, minima = x[1:-1][(left >= 0) & (right >= 0)], x[1:-1][(left <= 0) & (right <= 0)]
+    pairs = min(len(maxima), len(minima))
+    swings = np.count_nonzero(maxima[:pairs] - minima[:pairs] >= MIN_SWING - ROUNDING)
+    return bool(swings >= MIN_SWING_SHARE * len(x))
 
 
-def slow(accuracy: np.ndarray) -> bool:
-    """From no epoch to the next did accuracy gain 0.01. One epoch says nothing."""
-    return len(accuracy) > 1 and float(np.max(np.diff(accuracy))) < SLOW - 1e-9
+def is_slow(accuracy: np.ndarray) -> bool:
+    """Accuracy grew by less than 0.01 from every epoch to the next; False for a single epoch."""
+    return len(accuracy) > 1 and float(np.max(np.diff(accuracy))) < MIN_ACCURACY_GAIN - ROUNDING
 
 
-def repairs(symptom: str, config: TrainConfig) -> list[dict[str, Any]]:
-    """AutoTrainer's changes for a symptom in the order it tries them, as flags of `tools.train`; one at a time.
+# Repairs.
 
-    After section III-C, table III. Not expressible, and left out: SELU and tanh for the activation, Gaussian noise.
+
+def autotrainer_repairs(symptom: str, config: TrainConfig) -> list[dict[str, Any]]:
+    """AutoTrainer's repairs of a symptom as flags of `tools.train`, in the order in which it tries them one by one.
+
+    Section III-C, table III. Omitted are three repairs that no flag can express: SELU, tanh and Gaussian noise.
     """
-    optimizer, batch = config.optimizer, config.data.batch_size
-    faster = {"optimizer.learning_rate": 10 * optimizer.learning_rate}
-    slower = {"optimizer.learning_rate": optimizer.learning_rate / 10}
-    # Keras's own rate of Adam, which it takes along.
+    optimizer, batch_size = config.optimizer, config.data.batch_size
+    raise_rate = {"optimizer.learning_rate": 10 * optimizer.learning_rate}
+    lower_rate = {"optimizer.learning_rate": optimizer.learning_rate / 10}
+    # An optimizer comes with its default learning rate in Keras.
     adam: dict[str, Any] = {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3}
     sgd: dict[str, Any] = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-2}
     patch: dict[str, dict[str, Any]] = {
         name: {"model.patch": name} for name in ("relu", "leaky_relu", "he_normal", "batch_norm")
     }
-    other = sgd if optimizer.name == "adam" else adam
-    ladders: dict[str, list[dict[str, Any]]] = {
+    other_optimizer = sgd if optimizer.name == "adam" else adam
+    repairs: dict[str, list[dict[str, Any]]] = {
         "vanish": [patch["batch_norm"], patch["relu"], patch["he_normal"]],
         "explode": [{"optimizer.clip_value": 10.0}, patch["he_normal"], patch["relu"], patch["batch_norm"]],
         "dying": [patch["leaky_relu"], patch["he_normal"], patch["batch_norm"]],
-        "oscillating": [slower, other, {"data.batch_size": 2 * batch}],
-        "slow": [other, faster],
+        "oscillating": [lower_rate, other_optimizer, {"data.batch_size": 2 * batch_size}],
+        "slow": [other_optimizer, raise_rate],
     }
-    return ladders[symptom]
+    return repairs[symptom]
 
 
-# Keras's callbacks as detectors, at their defaults unless told otherwise: the epoch or step at which they first act.
+def draw_random_changes(rng: np.random.Generator) -> dict[str, Any]:
+    """Random search (Bergstra and Bengio 2012) over the options that the doctor may change, as flags.
+
+    Each option is drawn anew with a probability of one half, and keeps its value otherwise.
+    """
+    flags = {
+        "optimizer.learning_rate": float(10 ** rng.uniform(-4, 0)),
+        "optimizer.name": str(rng.choice(["sgd", "adam"])),
+        "optimizer.momentum": float(rng.choice([0.5, 0.9, 0.99])),
+        "optimizer.weight_decay": float(rng.choice([0.0, 5e-4, 5e-3])),
+        "optimizer.clip_norm": float(rng.choice([0.0, 1.0])),
+        "data.batch_size": int(rng.choice([16, 32, 64, 128])),
+        "data.normalize": bool(rng.choice([True, False])),
+        "data.drop": str(rng.choice(["", "outliers"])),
+        "data.balance": str(rng.choice(["none", "classes"])),
+        "data.augment.flip": float(rng.choice([0.0, 0.5])),
+        "data.augment.pad_crop": int(rng.choice([0, 2, 4])),
+        "model.dropout": float(rng.choice([0.0, 0.3])),
+        "model.l2": float(rng.choice([0.0, 1e-4])),
+        "model.patch": str(rng.choice(PATCHES)),
+    }
+    return {name: value for name, value in flags.items() if rng.random() < 0.5}
 
 
-def terminate_on_nan(loss: np.ndarray) -> int | None:
+# Detectors that return the epoch or step at which they first act, or None: Keras's callbacks with its default
+# parameters, and a rule on the loss.
+
+
+def terminate_on_nan_step(loss: np.ndarray) -> int | None:
     """The first step whose loss is not finite."""
-    at = np.flatnonzero(~np.isfinite(loss))
-    return int(at[0]) if len(at) else None
+    steps = np.flatnonzero(~np.isfinite(loss))
+    return int(steps[0]) if len(steps) else None
 
 
-def reduce_on_plateau(validation_loss: np.ndarray, patience: int = 10, min_delta: float = 1e-4) -> int | None:
-    """The first epoch that ends `patience` in a row without a loss `min_delta` below the best."""
-    return _waited(validation_loss, patience, min_delta)
+def reduce_on_plateau_epoch(validation_loss: np.ndarray, patience: int = 10, min_delta: float = 1e-4) -> int | None:
+    """The last of the first `patience` consecutive epochs whose loss is not `min_delta` below the best."""
+    return _patience_epoch(validation_loss, patience, min_delta)
 
 
-def early_stopping(validation_loss: np.ndarray, patience: int = 0, min_delta: float = 0.0) -> int | None:
-    """The first epoch that ends `patience` in a row without a loss below the best; with 0, the first such epoch."""
-    return _waited(validation_loss, max(1, patience), min_delta)
+def early_stopping_epoch(validation_loss: np.ndarray, patience: int = 0, min_delta: float = 0.0) -> int | None:
+    """The last of the first `patience` consecutive epochs whose loss is not below the best; 0 is the same as 1."""
+    return _patience_epoch(validation_loss, max(1, patience), min_delta)
 
 
-def _waited(loss: np.ndarray, patience: int, min_delta: float) -> int | None:
-    best, waited = np.inf, 0
+def _patience_epoch(loss: np.ndarray, patience: int, min_delta: float) -> int | None:
+    best, epochs_without_progress = np.inf, 0
     for epoch, value in enumerate(loss):
         if value < best - min_delta:
-            best, waited = value, 0
+            best, epochs_without_progress = value, 0
             continue
-        waited += 1
-        if waited >= patience:
+        epochs_without_progress += 1
+        if epochs_without_progress >= patience:
             return epoch
     return None
 
 
-def loss_spike(loss: np.ndarray, window: int = 10, times: float = 2.0) -> int | None:
-    """The first step whose loss is at least `times` the mean of the last `window`, or not finite: the loss alone."""
+def loss_spike_step(loss: np.ndarray, window: int = 10, factor: float = 2.0) -> int | None:
+    """The first step whose loss is not finite, or at least `factor` times the mean of the last `window` losses."""
     x = np.asarray(loss, np.float64)
     for step in range(len(x)):
         if not np.isfinite(x[step]):
             return step
-        if step >= window and x[step] >= times * x[step - window : step].mean():
+        if step >= window and x[step] >= factor * x[step - window : step].mean():
             return step
     return None

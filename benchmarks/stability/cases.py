@@ -1,12 +1,17 @@
-"""One case of the stability suite: what is run, and what is written down of it.
+"""Cases of the stability suite: what each kind of case runs, and the values that it returns for the journal.
 
-    work = Cases(photos="/data/photos", output="scratch")
-    values = work(Case("faulty", "rate_x30", "cnn", "shapes", seed=2))
+    run_case = CaseRunner(photos="/data/photos", scratch="scratch")
+    values = run_case(Case("faulty", "rate_x30", "cnn", "shapes", seed=2))
 
-clean: a sound run, watched. faulty: the same with a fault. diagnosis: what the doctor says of that. fixed: the fault
-with the doctor's fix, random: with random changes for the same cost, autotrainer: with AutoTrainer's ladder.
-struck: a transient fault that nobody answers, answered: under a guard that acts. rate: one of the learning rates.
-overhead: what a guard adds to the CPU time of a sound run.
+The kinds of cases are:
+
+* clean: a run without a fault, with telemetry. faulty: the same with a persistent fault.
+* diagnosis: the doctor's diagnosis of the faulty run.
+* fixed: the faulty run with the doctor's fix. random: with random changes that cost as much CPU time as the
+  diagnosis. autotrainer: with AutoTrainer's repairs.
+* struck: a run with a transient fault and a guard that only watches. answered: the same with a guard that acts.
+* rate: a clean run with one of `LEARNING_RATES`.
+* overhead: the CPU time that a guard adds to a clean run.
 """
 
 from __future__ import annotations
@@ -19,302 +24,305 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evenkeel.benchmarks import statistics
-from evenkeel.benchmarks.stability import (
-    baselines,
-    faults,
-    networks,
-    split,
-)
-from evenkeel.models.config import PATCHES, TrainConfig
+from evenkeel.benchmarks.stability import baselines, faults, networks, split
+from evenkeel.models.config import TrainConfig, with_options
 from evenkeel.models.stability import detectors
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import UsageError
 
-PARTS = 5  # of a run, each with a validation: what stands for epochs in the rules that want some
-MODELS = 24  # compiled ones that are kept: what the changes to one fault need
-PLATEAU = 2  # parts without progress after which ReduceLROnPlateau acts; its default, 10, is longer than a run
-# Of all ten shapes, 200 steps end in the middle of learning: 52 sound runs of resnet9 were right in 18 to 85%, a
-# deviation of 14 points. Of these four, five were right in 99 to 100%, five of cnn in 89 to 93, of plain in 90 to 94.
-SHAPES = ("circle", "star", "ring", "cross")
-RENDERED = 12_500  # of all ten: enough that 3,200 and 1,000 show one of the four
-RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-3, 10, 9))
+VALIDATIONS_PER_RUN = 5  # they divide a run into parts, which replace epochs in rules that need several epochs
+MAX_COMPILED_MODELS = 24  # as many as the changes to one fault need
+PLATEAU_PATIENCE = 2  # parts; with its default patience of 10, ReduceLROnPlateau would never act in a run of five
+# With all ten shapes, 200 steps end in the middle of learning: the accuracy of 52 clean runs of resnet9 was 18% to 85%,
+# with a deviation of 14 points. With these four, five runs of resnet9 had 99% to 100%, of cnn 89% to 93%, of plain 90%
+# to 94%.
+SHAPE_CLASSES = ("circle", "star", "ring", "cross")
+RENDERED_SHAPES = 12_500  # of all ten classes: enough for 3,200 training and 1,000 validation images of four classes
+LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-3, 10, 9))
 
 
 class Case(NamedTuple):
-    """`fault` is a name of `faults.FAULTS`; for clean ones it names the twin's fault, "" being the plain sound run."""
+    """A case.
+
+    Attributes:
+      kind: see the module's docstring.
+      fault: a name of `faults.FAULTS`. In a clean case, the fault whose clean twin is run; "" is the plain clean run.
+      network: a name of `networks.NETWORKS`.
+      data: shapes or photos; of an overhead case, memory.
+      seed: of the run; of an overhead case, the number of the pair of turns.
+      learning_rate: of a rate case; otherwise 0.
+    """
 
     kind: str
     fault: str
     network: str
     data: str
     seed: int
-    rate: float = 0.0
+    learning_rate: float = 0.0
 
     @property
     def name(self) -> str:
+        """KIND/FAULT/NETWORK/DATA/SEED, in a rate case followed by /RATE; the key in the journal."""
         return "/".join(map(str, self)).removesuffix("/0.0")
 
     @classmethod
-    def named(cls, name: str) -> Case:
-        kind, fault, network, data, seed, *rate = name.split("/")
-        return cls(kind, fault, network, data, int(seed), *map(float, rate))
+    def from_name(cls, name: str) -> Case:
+        kind, fault, network, data, seed, *learning_rate = name.split("/")
+        return cls(kind, fault, network, data, int(seed), *map(float, learning_rate))
 
 
-class Cases:
-    """Runs cases in this process; models are compiled once for all that can share them."""
+class CaseRunner:
+    """Runs cases in this process. A model is compiled once for all cases that can share it."""
 
-    def __init__(self, photos: str, output: str) -> None:
-        from evenkeel.models.doctor.replay import Bench
+    def __init__(self, photos: str, scratch: str) -> None:
+        """`photos` is the source of the data set "photos"; files are written below the directory `scratch`."""
+        from evenkeel.models.doctor.replay import ReplayEngine
 
-        self._photos, self._output = photos, output
-        self._bench = Bench(models=MODELS)
-        self._sound: dict[str, DataConfig] = {}
+        self._photos, self._scratch = photos, scratch
+        self._engine = ReplayEngine(max_models=MAX_COMPILED_MODELS)
+        self._data_configs: dict[str, DataConfig] = {}
         self._diagnoses: dict[Case, dict[str, Any]] = {}
-        self._turns: dict[str, Any] = {}
+        self._overhead_turns: dict[str, Any] = {}
+        self._runners = {
+            "clean": self._run_clean,
+            "faulty": self._run_faulty,
+            "rate": self._run_rate,
+            "diagnosis": self._diagnose,
+            "fixed": self._run_fixed,
+            "random": self._run_random,
+            "autotrainer": self._run_autotrainer,
+            "struck": self._run_struck,
+            "answered": self._run_answered,
+            "overhead": self._measure_overhead,
+        }
 
     def __call__(self, case: Case) -> dict[str, Any]:
-        begun = time.process_time()
-        values = getattr(self, f"_{case.kind}")(case)
+        """The values of a case, which JSON can hold."""
+        start = time.process_time()
+        values = self._runners[case.kind](case)
         if case.kind == "diagnosis":
-            self._diagnoses = {case: values}  # of the group at hand
-        return {**values, "cpu_seconds": round(time.process_time() - begun, 3)}
+            self._diagnoses = {case: values}  # for later cases of the same group
+        return {**values, "cpu_seconds": round(time.process_time() - start, 3)}
 
     # Configurations.
 
-    def sound(self, case: Case) -> TrainConfig:
-        """The clean twin."""
+    def clean_config(self, case: Case) -> TrainConfig:
+        """The configuration of the clean twin."""
         from evenkeel.benchmarks.stability import corruptions
 
-        if case.data not in self._sound:
-            sources, classes = {"shapes": "shapes", "photos": self._photos}, {"shapes": SHAPES}
-            shapes = ShapesConfig(size=32, count=RENDERED)
+        if case.data not in self._data_configs:
+            sources, classes = {"shapes": "shapes", "photos": self._photos}, {"shapes": SHAPE_CLASSES}
+            shapes = ShapesConfig(size=32, count=RENDERED_SHAPES)
             data = DataConfig(source=sources[case.data], image_size=32, shapes=shapes)
-            self._sound[case.data] = corruptions.copied(data, "clean", classes=classes.get(case.data, ()))
-        config = networks.sound(case.network, self._sound[case.data], case.seed)
+            self._data_configs[case.data] = corruptions.write_copy(data, "clean", classes=classes.get(case.data, ()))
+        config = networks.clean_config(case.network, self._data_configs[case.data], case.seed)
         return faults.FAULTS[case.fault].twin(config) if case.fault else config
 
-    def mutant(self, case: Case) -> TrainConfig:
-        fault = faults.FAULTS[case.fault]
-        return fault.apply(self.sound(case))
+    def faulty_config(self, case: Case) -> TrainConfig:
+        """The configuration with the persistent fault."""
+        return faults.FAULTS[case.fault].apply(self.clean_config(case))
 
-    # Runs.
+    # Runs with telemetry.
 
-    def _clean(self, case: Case) -> dict[str, Any]:
-        return self._watched(self.sound(case))
+    def _run_clean(self, case: Case) -> dict[str, Any]:
+        return self._run_and_check(self.clean_config(case))
 
-    def _faulty(self, case: Case) -> dict[str, Any]:
-        return self._watched(self.mutant(case))
+    def _run_faulty(self, case: Case) -> dict[str, Any]:
+        return self._run_and_check(self.faulty_config(case))
 
-    def _rate(self, case: Case) -> dict[str, Any]:
-        sound = self.sound(case)
-        optimizer = dataclasses.replace(sound.optimizer, learning_rate=case.rate)
-        return self._watched(dataclasses.replace(sound, optimizer=optimizer))
+    def _run_rate(self, case: Case) -> dict[str, Any]:
+        clean = self.clean_config(case)
+        optimizer = dataclasses.replace(clean.optimizer, learning_rate=case.learning_rate)
+        return self._run_and_check(dataclasses.replace(clean, optimizer=optimizer))
 
-    def _watched(self, config: TrainConfig) -> dict[str, Any]:
-        """The whole run: how it ends, what preflight and the detectors say, what rivals would, how stable it was."""
-        findings = self._findings(config)
-        run = self._trained(config)
-        return {**self._measured(run), "findings": [finding.check for finding in findings if not finding.ok]}
+    def _run_and_check(self, config: TrainConfig) -> dict[str, Any]:
+        """A whole run: its results, and what preflight, the detectors and the baselines find in it."""
+        findings = self._run_preflight(config)
+        run = self._train(config)
+        return {**self._summarize(run), "findings": [finding.check for finding in findings if not finding.ok]}
 
-    def _findings(self, config: TrainConfig) -> list[Any]:
-        from evenkeel.models.preflight.preflight import preflight
+    def _run_preflight(self, config: TrainConfig) -> list[Any]:
+        from evenkeel.models.preflight.preflight import run_checks
 
-        return preflight(config, self._bench.data_of(config), self._bench.devices)
+        return run_checks(config, self._engine.load_data(config), self._engine.devices)
 
-    def _trained(self, config: TrainConfig) -> Any:
-        from evenkeel.models import train as training
+    def _train(self, config: TrainConfig) -> Any:
+        from evenkeel.models.training.batches import count_steps_per_epoch
 
-        run = self._bench.begin(config)
-        steps = training.steps_in_epoch(config, run.data) * config.epochs
-        ends = np.linspace(0, steps, PARTS + 1).round().astype(int)
-        for part in np.diff(ends):
-            if part:
-                self._bench.advance(run, int(part))
-                self._bench.validate(run)
+        run = self._engine.begin(config)
+        steps = count_steps_per_epoch(config, run.data) * config.epochs
+        ends = np.linspace(0, steps, VALIDATIONS_PER_RUN + 1).round().astype(int)
+        for part_steps in np.diff(ends):
+            if part_steps:
+                self._engine.advance(run, int(part_steps))
+                self._engine.validate(run)
         return run
 
-    def _measured(self, run: Any) -> dict[str, Any]:
+    def _summarize(self, run: Any) -> dict[str, Any]:
+        """Results of a run, the alarms of the detectors and the baselines, and measures of its stability."""
         from evenkeel.models.telemetry import step_row
 
-        trace = self._bench.trace(run)
+        trace = self._engine.trace(run)
         alarms = detectors.alarms(trace)
         accuracy = step_row.column(run.rows, "accuracy").astype(np.float64)
         layers = trace.layers
         dead = layers["dead"] if "dead" in layers else np.zeros((0, 0))
-        shown = np.nanmean(dead, axis=1) if dead.size and np.isfinite(dead).any() else np.zeros(len(dead))
-        windows = [float(part.mean()) for part in np.array_split(accuracy, PARTS) if len(part)]
-        validated = np.array([loss for _, _, loss in run.validated])
-        symptoms = baselines.autotrainer(
-            np.array(windows),
+        zero_gradients = np.nanmean(dead, axis=1) if dead.size and np.isfinite(dead).any() else np.zeros(len(dead))
+        validation_loss = np.array([loss for _, _, loss in run.validated])
+        symptoms = baselines.autotrainer_symptoms(
+            np.array([float(part.mean()) for part in np.array_split(accuracy, VALIDATIONS_PER_RUN) if len(part)]),
             np.array([accuracy for _, accuracy, _ in run.validated]),
             layers.get("gradient_norm", np.zeros((0, 1))),
-            np.nan_to_num(shown),
+            np.nan_to_num(zero_gradients),
             run.loss,
         )
-        loss_tells = baselines.loss_spike(run.loss)
-        first = min((alarm.step for alarm in alarms), default=None)
         return {
             "accuracy": run.validated[-1][1],
-            "loss": _number(run.validated[-1][2]),
+            "loss": _json_number(run.validated[-1][2]),
             "steps": len(run.loss),
             "alarms": [[alarm.kind, alarm.step] for alarm in alarms],
-            "first_alarm": first,
-            "loss_spike_rule": loss_tells,
+            "first_alarm": min((alarm.step for alarm in alarms), default=None),
+            "loss_spike_rule": baselines.loss_spike_step(run.loss),
             "autotrainer": symptoms,
-            "terminate_on_nan": baselines.terminate_on_nan(run.loss),
-            "reduce_on_plateau": baselines.reduce_on_plateau(validated, patience=PLATEAU),
-            "early_stopping": baselines.early_stopping(validated),
+            "terminate_on_nan": baselines.terminate_on_nan_step(run.loss),
+            "reduce_on_plateau": baselines.reduce_on_plateau_epoch(validation_loss, patience=PLATEAU_PATIENCE),
+            "early_stopping": baselines.early_stopping_epoch(validation_loss),
             "spike_score": statistics.spike_score(run.loss),
-            "loss_variance": _number(statistics.loss_variance(run.loss, trace.warmup)),
-            "diverged": statistics.diverged(run.loss),
+            "loss_variance": _json_number(statistics.loss_variance(run.loss, trace.warmup)),
+            "diverged": statistics.has_diverged(run.loss),
         }
 
-    def _diagnosis(self, case: Case) -> dict[str, Any]:
+    # Diagnosis and repair of persistent faults.
+
+    def _diagnose(self, case: Case) -> dict[str, Any]:
         from evenkeel.models.doctor.doctor import diagnose
 
-        config = self.mutant(case)
-        output = os.path.join(self._output, case.name)
+        config = self.faulty_config(case)
+        output = os.path.join(self._scratch, case.name)
         os.makedirs(output, exist_ok=True)
-        begun = time.process_time()
-        findings = tuple(self._findings(config))
-        diagnosis = diagnose(config, self._bench, findings, output=output)
+        start = time.process_time()
+        findings = tuple(self._run_preflight(config))
+        diagnosis = diagnose(config, self._engine, findings, output=output)
         return {
-            "suspects": [[each.cause, round(each.probability, 4)] for each in diagnosis.suspects],
+            "suspects": [[suspect.cause, round(suspect.probability, 4)] for suspect in diagnosis.suspects],
             "fix": diagnosis.fix,
             "replays": [[replay.flags, replay.accuracy, round(replay.seconds, 2)] for replay in diagnosis.replays],
-            "diagnosis_seconds": round(time.process_time() - begun, 3),
+            "diagnosis_seconds": round(time.process_time() - start, 3),
             "run_seconds": round(diagnosis.replays[0].seconds, 3),
         }
 
-    # Recovery of what lasts.
+    def _diagnosis_of(self, case: Case) -> dict[str, Any]:
+        """The values of the diagnosis of the same run, which is made if it has not been made yet."""
+        key = case._replace(kind="diagnosis")
+        if key not in self._diagnoses:
+            self._diagnoses[key] = self._diagnose(key)
+        return self._diagnoses[key]
 
-    def _fixed(self, case: Case) -> dict[str, Any]:
-        return self._with(case, self._told(case)["fix"])
+    def _run_fixed(self, case: Case) -> dict[str, Any]:
+        return self._run_with_flags(case, self._diagnosis_of(case)["fix"])
 
-    def _random(self, case: Case) -> dict[str, Any]:
-        """The best of random changes, as many as the CPU time of the diagnosis and of the run with its fix pays for."""
-        allowed = self._told(case)["diagnosis_seconds"]
+    def _run_random(self, case: Case) -> dict[str, Any]:
+        """The best of several runs with random changes, which start within the CPU time of the diagnosis."""
+        budget = self._diagnosis_of(case)["diagnosis_seconds"]
         rng = np.random.default_rng([case.seed, *case.name.encode()])
-        begun, best, runs = time.process_time(), {"accuracy": 0.0}, 0
-        while runs == 0 or time.process_time() - begun < allowed:
-            values = self._with(case, self._drawn(rng, self.mutant(case)))
-            best, runs = max(best, values, key=lambda each: each["accuracy"]), runs + 1
+        start, best, runs = time.process_time(), {"accuracy": 0.0}, 0
+        while runs == 0 or time.process_time() - start < budget:
+            values = self._run_with_flags(case, baselines.draw_random_changes(rng))
+            best, runs = max(best, values, key=lambda values: values["accuracy"]), runs + 1
         return {**best, "runs": runs}
 
-    def _drawn(self, rng: np.random.Generator, config: TrainConfig) -> dict[str, Any]:
-        """Random search over what the doctor may change (Bergstra and Bengio 2012): each option kept or drawn anew."""
-        drawn = {
-            "optimizer.learning_rate": float(10 ** rng.uniform(-4, 0)),
-            "optimizer.name": str(rng.choice(["sgd", "adam"])),
-            "optimizer.momentum": float(rng.choice([0.5, 0.9, 0.99])),
-            "optimizer.weight_decay": float(rng.choice([0.0, 5e-4, 5e-3])),
-            "optimizer.clip_norm": float(rng.choice([0.0, 1.0])),
-            "data.batch_size": int(rng.choice([16, 32, 64, 128])),
-            "data.normalize": bool(rng.choice([True, False])),
-            "data.drop": str(rng.choice(["", "outliers"])),
-            "data.balance": str(rng.choice(["none", "classes"])),
-            "data.augment.flip": float(rng.choice([0.0, 0.5])),
-            "data.augment.pad_crop": int(rng.choice([0, 2, 4])),
-            "model.dropout": float(rng.choice([0.0, 0.3])),
-            "model.l2": float(rng.choice([0.0, 1e-4])),
-            "model.patch": str(rng.choice(PATCHES)),
-        }
-        return {name: value for name, value in drawn.items() if rng.random() < 0.5}
-
-    def _autotrainer(self, case: Case) -> dict[str, Any]:
-        """AutoTrainer's ladder for the first symptom it sees: the best of its repairs, each tried alone."""
-        config = self.mutant(case)
-        unrepaired = self._measured(self._trained(config))
+    def _run_autotrainer(self, case: Case) -> dict[str, Any]:
+        """The best of AutoTrainer's repairs of the first symptom, each tried alone."""
+        config = self.faulty_config(case)
+        unrepaired = self._summarize(self._train(config))
         best = {**unrepaired, "flags": {}}
-        for flags in baselines.repairs(unrepaired["autotrainer"][0], config) if unrepaired["autotrainer"] else ():
-            best = max(best, self._with(case, flags), key=lambda each: each["accuracy"])
+        symptoms = unrepaired["autotrainer"]
+        for flags in baselines.autotrainer_repairs(symptoms[0], config) if symptoms else ():
+            best = max(best, self._run_with_flags(case, flags), key=lambda values: values["accuracy"])
         return best
 
-    def _with(self, case: Case, flags: dict[str, Any]) -> dict[str, Any]:
-        from evenkeel.models.doctor.replay import changed
-
+    def _run_with_flags(self, case: Case, flags: dict[str, Any]) -> dict[str, Any]:
+        """The faulty run with changes; its accuracy is 0 if the configuration is invalid."""
         try:
-            run = self._trained(changed(self.mutant(case), flags))
-        except UsageError as error:  # random options need not go together
+            run = self._train(with_options(self.faulty_config(case), flags))
+        except UsageError as error:  # random options may contradict each other
             return {"accuracy": 0.0, "flags": flags, "refused": str(error)}
         return {"accuracy": run.validated[-1][1], "flags": flags}
 
-    def _told(self, case: Case) -> dict[str, Any]:
-        key = case._replace(kind="diagnosis")
-        if key not in self._diagnoses:
-            self._diagnoses[key] = self._diagnosis(key)
-        return self._diagnoses[key]
+    # Transient faults.
 
-    # Recovery of what passes.
+    def _run_struck(self, case: Case) -> dict[str, Any]:
+        return self._run_injected(case, "watch")
 
-    def _struck(self, case: Case) -> dict[str, Any]:
-        return self._injected(case, "watch")
+    def _run_answered(self, case: Case) -> dict[str, Any]:
+        return self._run_injected(case, "act")
 
-    def _answered(self, case: Case) -> dict[str, Any]:
-        return self._injected(case, "act")
-
-    def _injected(self, case: Case, guard: str) -> dict[str, Any]:
-        from evenkeel.models import train as training
+    def _run_injected(self, case: Case, guard: str) -> dict[str, Any]:
+        """A run with a transient fault; `guard` is watch or act."""
         from evenkeel.models.distribute import strategy
         from evenkeel.models.errors import TrainingFailed
         from evenkeel.models.stability.guard import StabilityGuard
         from evenkeel.models.telemetry.incidents import Incidents
         from evenkeel.models.training import build_model
+        from evenkeel.models.training.batches import count_steps_per_epoch
+        from evenkeel.models.training.validation import evaluate
         from evenkeel.pipeline import build
 
-        config = dataclasses.replace(self.sound(case), guard=guard)
-        devices, data = self._bench.devices, self._bench.data_of(config)
-        build_model.set_up(config)
-        per_epoch = training.steps_in_epoch(config, data)
-        model = build_model.create_model(config, data, devices, per_epoch)
+        config = dataclasses.replace(self.clean_config(case), guard=guard)
+        devices, data = self._engine.devices, self._engine.load_data(config)
+        build_model.configure_process(config)
+        steps_per_epoch = count_steps_per_epoch(config, data)
+        model = build_model.create_model(config, data, devices, steps_per_epoch)
         fault = faults.FAULTS[case.fault]
-        first = split.first_step(case.fault, case.seed, per_epoch * config.epochs, per_epoch)
+        first_step = split.first_faulty_step(case.fault, case.seed, steps_per_epoch * config.epochs, steps_per_epoch)
         assert fault.inject
-        injection = fault.inject(first=first, seed=case.seed)
-        share = strategy.share(devices, config.data.batch_size)
-        training_batches = build.training_batches(data, config.data, config.seed, share)
-        batches = injection.dataset(training_batches, 0, len(data.classes))
-        told: list[tuple[int, str, str]] = []
+        injection = fault.inject(first_step=first_step, seed=case.seed)
+        replica_shard = strategy.replica_shard(devices, config.data.batch_size)
+        clean_batches = build.training_batches(data, config.data, config.seed, replica_shard)
+        batches = injection.transform_dataset(clean_batches, 0, len(data.classes))
+        recorded: list[tuple[int, str, str]] = []
         incidents = Incidents()
-        incidents.listeners.append(lambda step, kind, evidence, action: told.append((step, kind, action)))
-        watching = StabilityGuard(guard == "act", incidents, round(config.optimizer.warmup_epochs * per_epoch))
-        stopped = ""
+        incidents.listeners.append(lambda step, kind, evidence, action: recorded.append((step, kind, action)))
+        guard_callback = StabilityGuard(
+            guard == "act", incidents, round(config.optimizer.warmup_epochs * steps_per_epoch)
+        )
+        failure_message = ""
         try:
             model.fit(
                 batches,
-                steps_per_epoch=per_epoch,
+                steps_per_epoch=steps_per_epoch,
                 epochs=config.epochs,
                 verbose=0,
-                callbacks=[*injection.callbacks, watching],
+                callbacks=[*injection.callbacks, guard_callback],
             )
         except TrainingFailed as failure:
-            stopped = str(failure)
-        results = training.evaluate(model, *self._bench.evaluation(config))
+            failure_message = str(failure)
+        results = evaluate(model, *self._engine.evaluation_batches(config))
         return {
             "accuracy": results["accuracy"],
-            "loss": _number(results["loss"]),
-            "first": first,
-            "incidents": told,
-            "stopped": stopped,
+            "loss": _json_number(results["loss"]),
+            "first": first_step,
+            "incidents": recorded,
+            "stopped": failure_message,
         }
 
-    # Cost.
+    # Cost of the guard.
 
-    def _overhead(self, case: Case) -> dict[str, Any]:
-        """CPU time of 20 guarded steps over that of as many that are not; pairs A B B A."""
+    def _measure_overhead(self, case: Case) -> dict[str, Any]:
+        """The relative increase of the CPU time of 20 steps by the guard, in pairs of turns A B B A."""
         from evenkeel.benchmarks import timing
         from evenkeel.benchmarks.speed import observe_cases
 
-        if not self._turns:
-            turns = observe_cases.trainings(100, self._output)
-            self._turns = {name: turns[name] for name in ("observed", "guarded")}
-            timing.interleaved(self._turns, rounds=0, warmup=2)
-        ordered = {name: self._turns[name] for name in timing.turns(list(self._turns), case.seed)}
-        samples = timing.interleaved(ordered, rounds=1, warmup=0)
-        spent = {name: sum(sample.cpu_seconds for sample in of) for name, of in samples.items()}
-        return {"overhead": spent["guarded"] / spent["observed"] - 1}
+        if not self._overhead_turns:
+            turns = observe_cases.build_turns(100, self._scratch)
+            self._overhead_turns = {name: turns[name] for name in ("observed", "guarded")}
+            timing.measure_interleaved(self._overhead_turns, rounds=0, warmup=2)
+        order = timing.turn_order(list(self._overhead_turns), case.seed)
+        samples = timing.measure_interleaved({name: self._overhead_turns[name] for name in order}, rounds=1, warmup=0)
+        cpu_seconds = {name: sum(sample.cpu_seconds for sample in measured) for name, measured in samples.items()}
+        return {"overhead": cpu_seconds["guarded"] / cpu_seconds["observed"] - 1}
 
 
-def _number(value: float) -> float | str:
-    """JSON knows no infinity."""
+def _json_number(value: float) -> float | str:
+    """`value`, as text if it is not finite: JSON has no infinity."""
     return float(value) if np.isfinite(value) else str(value)

@@ -1,9 +1,10 @@
-"""Data with known dirt: any source, written once as a folder of PNG images whose training part is spoilt.
+"""Data sets with known corruptions: a source written once as a folder of PNG images, with corrupted training images.
 
-    clean = copied(DataConfig(source="tfds:cifar10"), "clean")
-    noisy = copied(clean, "label_noise_40")      # the same images, 40% of the training labels wrong
+    clean = write_copy(DataConfig(source="tfds:cifar10"), "clean")
+    noisy = write_copy(clean, "label_noise_40")      # the same images, with 40% of the training labels wrong
 
-Validation images are never touched. Kind and severity are the name; same source, same dirt, pixel for pixel.
+Validation images are never changed. The name of a corruption tells its kind and severity. The same source with the
+same corruption gives the same pixels.
 """
 
 from __future__ import annotations
@@ -29,148 +30,160 @@ from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.sources import resolve
 from evenkeel.pipeline.sources.cache_dir import cache_dir
 
-TRAIN, TEST = 3200, 1000  # images; of a source that has fewer, all
-READ = 200  # images at a time
+TRAIN_IMAGES, TEST_IMAGES = 3200, 1000  # at most; a smaller source gives all its images
+READ_BATCH_SIZE = 200  # images
 
-Dirt = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+# Takes (images uint8 [n, s, s, c], labels int64 [n], number of classes, generator); returns (images, labels).
+Corruption = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 
-def clean(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator):
+def write_copy(
+    data: DataConfig,
+    corruption: str,
+    seed: int = 0,
+    train: int = TRAIN_IMAGES,
+    test: int = TEST_IMAGES,
+    classes: tuple[str, ...] = (),
+) -> DataConfig:
+    """Writes a copy of `data` with a corruption to the cache, unless it is there; returns `data` with it as source.
+
+    The copy is a folder of train/CLASS/NUMBER.png and test/CLASS/NUMBER.png: the first `train` and `test` images of the
+    two splits at `data.image_size`, and only those of `classes` if there are any. It is written under a temporary name
+    and renamed at the end, so that an interrupted copy is never used.
+
+    Raises:
+      UsageError: the corruption does not exist, or the source cannot be used.
+    """
+    if corruption not in CORRUPTIONS:
+        raise UsageError(f"corruption ({corruption}) must be one of {', '.join(CORRUPTIONS)}.")
+    fingerprint = resolve.source_fingerprint(data)
+    key = repr([fingerprint, data.train_split, data.validation_split, data.image_size, seed, train, test, classes])
+    name = f"{corruption}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
+    folder = os.path.join(cache_dir(), "dirt", name)
+    if not os.path.exists(folder):
+        _write_folder(folder, data, CORRUPTIONS[corruption], seed, train, test, classes)
+    return dataclasses.replace(data, source=folder, train_split="train", validation_split="")
+
+
+def count_training_images(data: DataConfig) -> int:
+    """The number of training images in a copy."""
+    return sum(len(names) for _, _, names in os.walk(os.path.join(data.source, "train")))
+
+
+# Corruptions.
+
+
+def keep_clean(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator):
     return images, labels
 
 
-def dark_share(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
-    """A `share` of the images is on a scale 16 times too dark, as if it had been divided twice."""
-    dark = chosen(len(images), share, rng)
+def darken_share(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
+    """Divides a share of the images by 16, like a scale that has been applied twice."""
+    dark = draw_mask(len(images), share, rng)
     return np.where(dark[:, None, None, None], images // 16, images), labels
 
 
-def outliers(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
-    """A `share` of the images shows noise, black or white, a third each, under the labels they had."""
+def add_outliers(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
+    """Replaces a share of the images by black, white and noise, a third each; the labels stay."""
     images = images.copy()
-    for rank, row in enumerate(np.flatnonzero(chosen(len(images), share, rng))):
+    for rank, row in enumerate(np.flatnonzero(draw_mask(len(images), share, rng))):
         noise = rng.integers(0, 256, images.shape[1:], np.uint8)
         images[row] = noise if rank % 3 == 2 else 255 * (rank % 3)
     return images, labels
 
 
-def label_noise(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
-    """A `share` of the labels is wrong, drawn evenly among the other classes."""
+def add_label_noise(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
+    """Replaces a share of the labels by other classes, each with the same probability."""
     wrong = (labels + rng.integers(1, classes, len(labels))) % classes
-    return images, np.where(chosen(len(images), share, rng), wrong, labels)
+    return images, np.where(draw_mask(len(images), share, rng), wrong, labels)
 
 
-def imbalance(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, ratio: float):
-    """`ratio` images of the first class for one of the last, a geometric series between; no image twice.
+def make_imbalanced(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, ratio: float):
+    """Drops images until class sizes form a geometric series, `ratio` images of the first class for one of the last.
 
-    The rarest class that is as common as the series asks for decides how many there are in all.
+    The class with the fewest images relative to the series limits the total; no image is repeated.
     """
-    have = np.bincount(labels, minlength=classes)
+    available = np.bincount(labels, minlength=classes)
     weights = float(ratio) ** -np.linspace(0, 1, classes)
-    wanted = np.maximum(1, np.floor(weights * (have / weights).min()).astype(int))
+    counts = np.maximum(1, np.floor(weights * (available / weights).min()).astype(int))
     order = rng.permutation(len(labels))
-    kept = np.concatenate([order[labels[order] == label][: wanted[label]] for label in range(classes)])
-    return images[np.sort(kept)], labels[np.sort(kept)]
+    rows = np.concatenate([order[labels[order] == label][: counts[label]] for label in range(classes)])
+    return images[np.sort(rows)], labels[np.sort(rows)]
 
 
-def inverted(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator):
-    """Training images are negatives."""
+def invert(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator):
+    """Turns training images into negatives."""
     return 255 - images, labels
 
 
-def darkened(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, times: int):
-    """Training images are so many times as dark as those of validation."""
-    return images // times, labels
+def darken(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, divisor: int):
+    """Divides all training images by `divisor`; validation images keep their brightness."""
+    return images // divisor, labels
 
 
-DIRT: dict[str, Dirt] = {
-    "clean": clean,
-    **{f"dark_share_{share}": functools.partial(dark_share, share=share / 100) for share in (30, 60)},
-    **{f"outliers_{share}": functools.partial(outliers, share=share / 100) for share in (30, 60, 80)},
-    **{f"label_noise_{share}": functools.partial(label_noise, share=share / 100) for share in (40, 60)},
-    **{f"imbalance_{ratio}": functools.partial(imbalance, ratio=ratio) for ratio in (10, 50)},
-    "inverted": inverted,
-    **{f"darkened_{times}": functools.partial(darkened, times=times) for times in (4, 8)},
+CORRUPTIONS: dict[str, Corruption] = {
+    "clean": keep_clean,
+    **{f"dark_share_{percent}": functools.partial(darken_share, share=percent / 100) for percent in (30, 60)},
+    **{f"outliers_{percent}": functools.partial(add_outliers, share=percent / 100) for percent in (30, 60, 80)},
+    **{f"label_noise_{percent}": functools.partial(add_label_noise, share=percent / 100) for percent in (40, 60)},
+    **{f"imbalance_{ratio}": functools.partial(make_imbalanced, ratio=ratio) for ratio in (10, 50)},
+    "inverted": invert,
+    **{f"darkened_{divisor}": functools.partial(darken, divisor=divisor) for divisor in (4, 8)},
 }
 
 
-def copied(
-    data: DataConfig,
-    dirt: str,
-    seed: int = 0,
-    train: int = TRAIN,
-    test: int = TEST,
-    classes: tuple[str, ...] = (),
-) -> DataConfig:
-    """`data` from a folder train/CLASS/NUMBER.png, test/CLASS/NUMBER.png in the cache, its training part with `dirt`.
-
-    The first `train` and `test` images of its splits, of `classes` where there are any, at `data.image_size`. Written
-    beside the folder and renamed, so that what was interrupted is not found.
-
-    Raises:
-      UsageError: there is no such dirt, or the source cannot be used.
-    """
-    if dirt not in DIRT:
-        raise UsageError(f"dirt ({dirt}) must be one of {', '.join(DIRT)}.")
-    key = repr(
-        [resolve.source_fingerprint(data), data.train_split, data.validation_split, data.image_size, seed, train, test, classes]
-    )
-    name = f"{dirt}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
-    folder = os.path.join(cache_dir(), "dirt", name)
-    if not os.path.exists(folder):
-        _write(folder, data, DIRT[dirt], seed, train, test, classes)
-    return dataclasses.replace(data, source=folder, train_split="train", validation_split="")
+def draw_mask(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """bool [count] with exactly round(share * count) random elements True."""
+    mask = np.zeros(count, bool)
+    mask[rng.permutation(count)[: round(share * count)]] = True
+    return mask
 
 
-def images(data: DataConfig) -> int:
-    """How many a folder's training part holds."""
-    return sum(len(names) for _, _, names in os.walk(os.path.join(data.source, "train")))
+# Reading and writing.
 
 
-def _write(
-    folder: str, data: DataConfig, dirt: Dirt, seed: int, train: int, test: int, classes: tuple[str, ...]
+def _write_folder(
+    folder: str, data: DataConfig, corrupt: Corruption, seed: int, train: int, test: int, classes: tuple[str, ...]
 ) -> None:
-    opened, rng = load_dataset(data), np.random.default_rng(seed)
-    numbers = [number for number, name in enumerate(opened.classes) if not classes or name in classes]
-    of_train, of_test = (_only(index, numbers) for index in (opened.train, opened.validation))
-    images, labels = pixels(of_train, data, train)
-    images, labels = dirt(images, np.searchsorted(numbers, labels), len(numbers), rng)
-    shown = {"train": (images, np.array(numbers)[labels]), "test": pixels(of_test, data, test)}
+    dataset, rng = load_dataset(data), np.random.default_rng(seed)
+    class_numbers = [number for number, name in enumerate(dataset.classes) if not classes or name in classes]
+    train_index, test_index = (_select_labels(index, class_numbers) for index in (dataset.train, dataset.validation))
+    images, labels = read_first_images(train_index, data, train)
+    images, labels = corrupt(images, np.searchsorted(class_numbers, labels), len(class_numbers), rng)
+    splits = {
+        "train": (images, np.array(class_numbers)[labels]),
+        "test": read_first_images(test_index, data, test),
+    }
     os.makedirs(os.path.dirname(folder), exist_ok=True)
-    beside = tempfile.mkdtemp(prefix=".writing-", dir=os.path.dirname(folder))
-    for split, (images, labels) in shown.items():
-        for number in numbers:
-            os.makedirs(os.path.join(beside, split, opened.classes[number]))
+    temporary = tempfile.mkdtemp(prefix=".writing-", dir=os.path.dirname(folder))
+    for split, (images, labels) in splits.items():
+        for number in class_numbers:
+            os.makedirs(os.path.join(temporary, split, dataset.classes[number]))
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            path = os.path.join(beside, split, opened.classes[label], f"{number:05d}.png")
+            path = os.path.join(temporary, split, dataset.classes[label], f"{number:05d}.png")
             Image.fromarray(image).save(path, compress_level=1)
     try:
-        os.rename(beside, folder)
+        os.rename(temporary, folder)
     except OSError:
-        shutil.rmtree(beside)
-        if not os.path.exists(folder):  # unless another process was first, with the same images
+        shutil.rmtree(temporary)
+        if not os.path.exists(folder):  # if it exists, another process has just written the same images
             raise
 
 
-def _only(index: Index, numbers: list[int]) -> Index:
-    """The images with one of these labels."""
-    return index.take(np.flatnonzero(np.isin(index.columns["label"], numbers)))
+def _select_labels(index: Index, labels: list[int]) -> Index:
+    """The rows of `index` with one of these labels."""
+    return index.take(np.flatnonzero(np.isin(index.columns["label"], labels)))
 
 
-def pixels(index: Index, data: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` rows: images uint8 [n, s, s, c] and labels int64 [n].
+def read_first_images(index: Index, data: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` rows: images uint8 [n, s, s, c] and labels int64 [n], sorted by the images' bytes.
 
-    In the order of their bytes: a copy is stored in another order, and its own copy must number the images alike.
+    They are sorted because a copy stores its images in another order than its source, and a copy of the copy must give
+    each image the same number.
     """
-    batches = build.evaluation_batches(index, data, ReplicaShard(READ)).as_numpy_iterator()
-    shown = [(images[on > 0], labels[on > 0]) for images, labels, on in itertools.islice(batches, -(-count // READ))]
-    images, labels = (np.concatenate(parts)[:count] for parts in zip(*shown, strict=True))
+    batches = build.evaluation_batches(index, data, ReplicaShard(READ_BATCH_SIZE)).as_numpy_iterator()
+    batches = itertools.islice(batches, -(-count // READ_BATCH_SIZE))
+    parts = [(images[weights > 0], labels[weights > 0]) for images, labels, weights in batches]
+    images, labels = (np.concatenate(part)[:count] for part in zip(*parts, strict=True))
     order = sorted(range(len(images)), key=lambda row: (images[row].tobytes(), labels[row]))
     return images[order], labels[order]
-
-
-def chosen(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """bool [count]: exactly round(share * count) of them."""
-    on = np.zeros(count, bool)
-    on[rng.permutation(count)[: round(share * count)]] = True
-    return on

@@ -1,17 +1,20 @@
-"""The faults of the stability suite: each makes a faulty run of a sound one, and says what the right answer is.
+"""The faults of the stability suite: each turns a clean run into a faulty one, and names the cause to be found.
 
     fault = FAULTS["rate_x30"]
-    clean, faulty = fault.twin(config), fault.apply(fault.twin(config))        # persistent: two configurations
-    injection = fault.inject(first=140, seed=0)                                # transient: see `bursts`
+    clean = fault.twin(networks.clean_config("cnn", data))
+    faulty = fault.apply(clean)                                # persistent: another configuration
+    injection = FAULTS["nan_image"].inject(first_step=140, seed=0)    # transient: see `transient_faults`
 
-Operators are in the manner of DeepCrime (Humbatova, Jahangirova and Tonella, ISSTA 2021): one change of data, options
-or network, at a severity at which accuracy falls by points, and mostly not to chance. A twin is the sound run of those
-that need another one than `networks.sound`. Causes of `models.stability.causes.CAUSES` without an operator:
+Faults follow the mutation operators of DeepCrime (Humbatova, Jahangirova and Tonella, ISSTA 2021): one change of data,
+options or network, so severe that accuracy falls by several points, but in most cases not to chance. The clean twin of
+a faulty run is the same run without the fault. It is `networks.clean_config`, except for faults that have no effect
+there: they define a `twin`. These causes of `models.stability.causes.CAUSES` have no fault of their own:
 
-* `replica_batch`: needs several replicas and a loader that hands out remainders; evenkeel's drops them.
-* what is summed over replicas where it should be averaged is a learning rate times their number: `rate_x30`.
+* `replica_batch`: needs several replicas and a loader that returns incomplete batches; evenkeel's drops them.
+* Gradients summed over replicas instead of averaged: the same as a learning rate times the number of replicas, which
+  is `rate_x30`.
 
-Transient faults whose cause is "" have none among `CAUSES`: broken memory is nobody's choice of an option.
+Two transient faults have the cause "", because `CAUSES` are choices of options and defective memory is not.
 """
 
 from __future__ import annotations
@@ -21,58 +24,66 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from evenkeel.benchmarks.stability import corruptions, transient_faults
-from evenkeel.benchmarks.stability.faulty_networks import mutant
+from evenkeel.benchmarks.stability.faulty_networks import model_name
 from evenkeel.benchmarks.stability.networks import NETWORKS
 from evenkeel.benchmarks.stability.transient_faults import Injection
 from evenkeel.models.config import TrainConfig, from_dict, to_dict
 from evenkeel.models.stability.causes import CAUSES
 
 Change = Callable[[TrainConfig], TrainConfig]
-NORMED = ("cnn", "resnet9")  # the networks that have BatchNorm
-FEW = "train[:400]"
-SGD = ("resnet9", "plain")  # those that train with it
+BATCH_NORM_NETWORKS = ("cnn", "resnet9")
+SGD_NETWORKS = ("resnet9", "plain")
 
 
-class Equivalent(NamedTuple):
-    """Causes whose interventions do the same to a run: one named for another counts as right."""
+class EquivalentCauses(NamedTuple):
+    """Causes whose remedies have the same effect on a run: a diagnosis may name any of them."""
 
     causes: frozenset[str]
     reason: str
 
 
-EQUIVALENT = tuple(
-    Equivalent(frozenset(causes), reason)
+EQUIVALENT_CAUSES = tuple(
+    EquivalentCauses(frozenset(causes), reason)
     for causes, reason in (
-        (("learning_rate_high", "no_warmup"), "both are cured by a lower rate in the first steps"),
-        (("learning_rate_high", "momentum"), "sgd moves by rate / (1 - momentum) times a steady gradient"),
-        (("learning_rate_high", "optimizer"), "Adam and RMSprop at sgd's rate have 10 to 100 times too high a rate"),
-        (("learning_rate_low", "optimizer"), "sgd at Adam's rate has 10 to 100 times too low a rate"),
-        (("learning_rate_low", "epsilon"), "where epsilon exceeds sqrt(v), Adam is sgd at rate / epsilon"),
-        (("epsilon", "optimizer"), "Adam with such an epsilon is no longer Adam, and another optimizer cures it"),
-        (("learning_rate_low", "too_few_steps"), "distance covered is rate times steps"),
-        (("batch_large", "too_few_steps"), "at a given number of epochs, fewer steps are larger batches"),
-        (("batch_large", "learning_rate_low"), "rate over batch sets the scale (Goyal et al. 2017, linear scaling)"),
-        (("batch_small", "learning_rate_high"), "noise goes with rate over batch (Smith et al. 2018)"),
-        (("batch_small", "batch_norm_batch"), "one option, data.batch_size, sets both; BatchNorm makes it worse"),
+        (("learning_rate_high", "no_warmup"), "both are fixed by a lower learning rate in the first steps"),
+        (("learning_rate_high", "momentum"), "under a steady gradient g, sgd moves by rate / (1 - momentum) * g"),
+        (("learning_rate_high", "optimizer"), "sgd's learning rate is 10 to 100 times too high for Adam and RMSprop"),
+        (("learning_rate_low", "optimizer"), "Adam's learning rate is 10 to 100 times too low for sgd"),
+        (("learning_rate_low", "epsilon"), "if epsilon exceeds sqrt(v), Adam is sgd with a rate of rate / epsilon"),
+        (("epsilon", "optimizer"), "Adam with such an epsilon is no longer Adam, and another optimizer fixes it"),
+        (("learning_rate_low", "too_few_steps"), "the distance covered is rate times steps"),
+        (("batch_large", "too_few_steps"), "at a fixed number of epochs, larger batches mean fewer steps"),
+        (("batch_large", "learning_rate_low"), "rate / batch sets the scale (Goyal et al. 2017, linear scaling)"),
+        (("batch_small", "learning_rate_high"), "noise is proportional to rate / batch (Smith et al. 2018)"),
+        (("batch_small", "batch_norm_batch"), "data.batch_size sets both; BatchNorm makes a small batch worse"),
     )
 )
 
 
-def equivalent(cause: str) -> frozenset[str]:
-    """`cause`, and those whose interventions do the same to a run."""
-    return frozenset({cause}).union(*(group.causes for group in EQUIVALENT if cause in group.causes))
+def equivalent_causes(cause: str) -> frozenset[str]:
+    """`cause`, and the causes whose remedies have the same effect."""
+    return frozenset({cause}).union(*(group.causes for group in EQUIVALENT_CAUSES if cause in group.causes))
 
 
-def accepted(name: str) -> frozenset[str]:
+def accepted_causes(name: str) -> frozenset[str]:
     """The causes that count as the right answer for the fault with this name."""
-    return equivalent(FAULTS[name].cause) | {*FAULTS[name].also}
+    return equivalent_causes(FAULTS[name].cause) | {*FAULTS[name].other_causes}
 
 
 class Fault(NamedTuple):
-    """`family` is data, hyperparameters, architecture or numerics, `kind` persistent or transient.
+    """A fault.
 
-    `also` are causes that are as true of this one. `networks` are those it is one in; `apply` is the change of a
-    persistent fault's `twin`; `inject` makes a transient one from (first step, seed), and `steps` is how many it lasts.
+    Attributes:
+      name: key in `FAULTS`.
+      family: data, hyperparameters, architecture or numerics.
+      cause: a name of `CAUSES`, or "".
+      kind: persistent or transient.
+      apply: turns the clean twin's configuration into the faulty one; for a persistent fault.
+      twin: turns `networks.clean_config` into the configuration of the clean twin.
+      inject: makes the injection of a transient fault from (first_step, seed).
+      steps: how many steps a transient fault lasts.
+      other_causes: causes that are right for this fault, too.
+      networks: those in which the change is a fault.
     """
 
     name: str
@@ -83,238 +94,251 @@ class Fault(NamedTuple):
     twin: Change = lambda config: config
     inject: Callable[..., Injection] | None = None
     steps: int = 0
-    also: tuple[str, ...] = ()
+    other_causes: tuple[str, ...] = ()
     networks: tuple[str, ...] = NETWORKS
 
 
-# Changes.
+# Changes of a configuration.
 
 
-def options(values: dict[str, Any], of: Change = lambda config: config) -> Change:
-    """Sets options by their dotted names."""
+def set_options(values: dict[str, Any], after: Change = lambda config: config) -> Change:
+    """Sets options by their dotted names, after the change `after`."""
 
     def change(config: TrainConfig) -> TrainConfig:
-        nested = to_dict(of(config))
+        nested = to_dict(after(config))
         for name, value in values.items():
-            *groups, last = name.split(".")
-            functools.reduce(lambda at, group: at[group], groups, nested)[last] = value
+            *groups, option = name.split(".")
+            functools.reduce(lambda group, key: group[key], groups, nested)[option] = value
         return from_dict(TrainConfig, nested)
 
     return change
 
 
-def rate(times: float, of: Change = lambda config: config) -> Change:
+def multiply_learning_rate(factor: float) -> Change:
     def change(config: TrainConfig) -> TrainConfig:
-        config = of(config)
-        return options({"optimizer.learning_rate": times * config.optimizer.learning_rate})(config)
+        return set_options({"optimizer.learning_rate": factor * config.optimizer.learning_rate})(config)
 
     return change
 
 
-def decay(share: float) -> Change:
-    """Every step at the peak rate takes this share of the weights away."""
+def decay_weights(share: float) -> Change:
+    """Sets the weight decay so that each step at the peak learning rate removes this share of the weights."""
 
     def change(config: TrainConfig) -> TrainConfig:
-        return options({"optimizer.weight_decay": share / config.optimizer.learning_rate})(config)
+        return set_options({"optimizer.weight_decay": share / config.optimizer.learning_rate})(config)
 
     return change
 
 
-def network_of(config: TrainConfig) -> str:
-    """Which of `NETWORKS` it trains."""
+def network_name(config: TrainConfig) -> str:
+    """The name in `NETWORKS` of the network that `config` trains."""
     return config.model.name.rpartition(":")[2]
 
 
-def mutated(mutation: str, of: Change = lambda config: config) -> Change:
-    """The network with `mutants.MUTATIONS[mutation]`."""
+def mutate_network(mutation: str) -> Change:
+    """Applies `faulty_networks.MUTATIONS[mutation]` to the network."""
 
     def change(config: TrainConfig) -> TrainConfig:
-        config = of(config)
-        return options({"model.name": mutant(mutation, network_of(config)), "model.width": 0})(config)
+        return set_options({"model.name": model_name(mutation, network_name(config)), "model.width": 0})(config)
 
     return change
 
 
-def option_or_mutant(name: str, value: float, mutation: str) -> Change:
-    """An option, or a mutated network where options do not reach."""
+def set_option_or_mutate(name: str, value: float, mutation: str) -> Change:
+    """Sets an option of evenkeel's own networks, and mutates user networks, on which the option has no effect."""
 
     def change(config: TrainConfig) -> TrainConfig:
-        return (mutated(mutation) if ":" in config.model.name else options({name: value}))(config)
+        return (mutate_network(mutation) if ":" in config.model.name else set_options({name: value}))(config)
 
     return change
 
 
-def dirty(kind: str) -> Change:
-    """The data with `dirt.DIRT[kind]`, in as many steps where that leaves fewer images."""
+def corrupt_data(corruption: str) -> Change:
+    """Applies `corruptions.CORRUPTIONS[corruption]` to the data; if images are lost, trains more epochs of the rest."""
 
     def change(config: TrainConfig) -> TrainConfig:
-        data = corruptions.copied(config.data, kind)
-        epochs = config.epochs * corruptions.images(config.data) / corruptions.images(data)
-        return options({"data.source": data.source, "epochs": round(epochs)})(config)
+        data = corruptions.write_copy(config.data, corruption)
+        before, after = (corruptions.count_training_images(each) for each in (config.data, data))
+        return set_options({"data.source": data.source, "epochs": round(config.epochs * before / after)})(config)
 
     return change
 
 
-# Twins.
+# Clean twins.
 
-few = options(
+train_on_400_images = set_options(
     {
-        "data.train_split": FEW,
+        "data.train_split": "train[:400]",
         "epochs": 60,  # 720 steps
         "data.augment.pad_crop": 4,
         "data.augment.rotation": 30.0,
     }
 )
-bare = options({"data.augment.pad_crop": 0, "data.augment.rotation": 0.0, "data.augment.flip": 0.0})
-thousand = options({"data.train_split": "train[:1000]", "epochs": 8})
-adam = options({"optimizer.name": "adam", "optimizer.learning_rate": 0.005})
-warmed = options({"optimizer.warmup_epochs": 1.0}, of=rate(4.0))
+disable_augmentation = set_options({"data.augment.pad_crop": 0, "data.augment.rotation": 0.0, "data.augment.flip": 0.0})
+train_on_1000_images = set_options({"data.train_split": "train[:1000]", "epochs": 8})
+use_adam = set_options({"optimizer.name": "adam", "optimizer.learning_rate": 0.005})
+use_high_rate_with_warmup = set_options({"optimizer.warmup_epochs": 1.0}, after=multiply_learning_rate(4.0))
 
 
-def persistent(name: str, cause: str, apply: Change, **more: Any) -> Fault:
-    return Fault(name, CAUSES[cause].family, cause, "persistent", apply, **more)
+# The faults.
 
 
-def transient(name: str, family: str, cause: str, steps: int, burst: Callable[..., Injection]) -> Fault:
-    return Fault(name, family, cause, "transient", inject=functools.partial(burst, steps=steps), steps=steps)
+def persistent_fault(name: str, cause: str, apply: Change, **fields: Any) -> Fault:
+    return Fault(name, CAUSES[cause].family, cause, "persistent", apply, **fields)
+
+
+def transient_fault(
+    name: str, family: str, cause: str, steps: int, inject: Callable[..., Injection], **options: Any
+) -> Fault:
+    return Fault(
+        name, family, cause, "transient", inject=functools.partial(inject, steps=steps, **options), steps=steps
+    )
 
 
 AUGMENT = "data.augment."
 _PERSISTENT = (
     # Data.
-    persistent("raw_pixels", "input_scale", options({"data.normalize": False}), networks=("plain",)),
-    persistent("dark_share_60", "outlier_images", dirty("dark_share_60")),
-    persistent("outliers_60", "outlier_images", dirty("outliers_60")),
-    persistent("label_noise_40", "label_noise", dirty("label_noise_40")),
-    persistent("label_noise_60", "label_noise", dirty("label_noise_60")),
-    persistent("imbalance_50", "class_imbalance", dirty("imbalance_50")),
-    persistent("inverted_training", "train_validation_skew", dirty("inverted")),
-    persistent("darkened_training", "train_validation_skew", dirty("darkened_8")),
-    persistent("learnt_by_heart", "overfitting", bare, twin=few),
-    persistent(
+    persistent_fault("raw_pixels", "input_scale", set_options({"data.normalize": False}), networks=("plain",)),
+    persistent_fault("dark_share_60", "outlier_images", corrupt_data("dark_share_60")),
+    persistent_fault("outliers_60", "outlier_images", corrupt_data("outliers_60")),
+    persistent_fault("label_noise_40", "label_noise", corrupt_data("label_noise_40")),
+    persistent_fault("label_noise_60", "label_noise", corrupt_data("label_noise_60")),
+    persistent_fault("imbalance_50", "class_imbalance", corrupt_data("imbalance_50")),
+    persistent_fault("inverted_training", "train_validation_skew", corrupt_data("inverted")),
+    persistent_fault("darkened_training", "train_validation_skew", corrupt_data("darkened_8")),
+    persistent_fault("learnt_by_heart", "overfitting", disable_augmentation, twin=train_on_400_images),
+    persistent_fault(
         "distorted",
         "too_much_augmentation",
-        options({f"{AUGMENT}{name}": value for name, value in (("rotation", 180.0), ("shear", 1.0), ("zoom", 1.0))}),
+        set_options(
+            {f"{AUGMENT}{name}": value for name, value in (("rotation", 180.0), ("shear", 1.0), ("zoom", 1.0))}
+        ),
     ),
-    persistent("noisy_cutout", "too_much_augmentation", options({f"{AUGMENT}noise": 150.0, f"{AUGMENT}cutout": 0.7})),
+    persistent_fault(
+        "noisy_cutout", "too_much_augmentation", set_options({f"{AUGMENT}noise": 150.0, f"{AUGMENT}cutout": 0.7})
+    ),
     # Hyperparameters.
-    persistent("rate_x30", "learning_rate_high", rate(30)),
-    persistent("rate_x100", "learning_rate_high", rate(100)),
-    persistent("rate_1_30", "learning_rate_low", rate(1 / 30)),
-    persistent("rate_1_100", "learning_rate_low", rate(1 / 100)),
-    persistent("no_warmup", "no_warmup", options({"optimizer.warmup_epochs": 0.0}), twin=warmed, networks=NORMED),
-    persistent("batch_2", "batch_small", options({"data.batch_size": 2}), networks=("plain",)),
-    persistent("batch_500", "batch_large", options({"data.batch_size": 500})),
-    persistent("batch_1000", "batch_large", options({"data.batch_size": 1000})),
-    persistent("momentum_99", "momentum", options({"optimizer.momentum": 0.99}), networks=SGD),
-    persistent("momentum_999", "momentum", options({"optimizer.momentum": 0.999}), networks=SGD),
-    persistent("epsilon_1", "epsilon", options({"optimizer.epsilon": 1.0}), twin=adam, networks=NORMED),
-    persistent("adam_at_sgds_rate", "optimizer", options({"optimizer.name": "adam"}), networks=SGD),
-    persistent(
+    persistent_fault("rate_x30", "learning_rate_high", multiply_learning_rate(30)),
+    persistent_fault("rate_x100", "learning_rate_high", multiply_learning_rate(100)),
+    persistent_fault("rate_1_30", "learning_rate_low", multiply_learning_rate(1 / 30)),
+    persistent_fault("rate_1_100", "learning_rate_low", multiply_learning_rate(1 / 100)),
+    persistent_fault(
+        "no_warmup",
+        "no_warmup",
+        set_options({"optimizer.warmup_epochs": 0.0}),
+        twin=use_high_rate_with_warmup,
+        networks=BATCH_NORM_NETWORKS,
+    ),
+    persistent_fault("batch_2", "batch_small", set_options({"data.batch_size": 2}), networks=("plain",)),
+    persistent_fault("batch_500", "batch_large", set_options({"data.batch_size": 500})),
+    persistent_fault("batch_1000", "batch_large", set_options({"data.batch_size": 1000})),
+    persistent_fault("momentum_99", "momentum", set_options({"optimizer.momentum": 0.99}), networks=SGD_NETWORKS),
+    persistent_fault("momentum_999", "momentum", set_options({"optimizer.momentum": 0.999}), networks=SGD_NETWORKS),
+    persistent_fault(
+        "epsilon_1", "epsilon", set_options({"optimizer.epsilon": 1.0}), twin=use_adam, networks=BATCH_NORM_NETWORKS
+    ),
+    persistent_fault("adam_at_sgds_rate", "optimizer", set_options({"optimizer.name": "adam"}), networks=SGD_NETWORKS),
+    persistent_fault(
         "rmsprop_at_sgds_rate",
         "optimizer",
-        options({"optimizer.name": "rmsprop", "optimizer.momentum": 0.0, "optimizer.nesterov": False}),
-        networks=SGD,
+        set_options({"optimizer.name": "rmsprop", "optimizer.momentum": 0.0, "optimizer.nesterov": False}),
+        networks=SGD_NETWORKS,
     ),
-    persistent(
+    persistent_fault(
         "sgd_at_adams_rate",
         "optimizer",
-        options({"optimizer.name": "sgd", "optimizer.momentum": 0.0, "optimizer.nesterov": False}),
-        twin=adam,
-        networks=NORMED,
+        set_options({"optimizer.name": "sgd", "optimizer.momentum": 0.0, "optimizer.nesterov": False}),
+        twin=use_adam,
+        networks=BATCH_NORM_NETWORKS,
     ),
-    persistent("one_epoch", "too_few_steps", options({"epochs": 1}), twin=thousand),
+    persistent_fault("one_epoch", "too_few_steps", set_options({"epochs": 1}), twin=train_on_1000_images),
     # Architecture.
-    persistent("dropout_80", "dropout", option_or_mutant("model.dropout", 0.8, "dropout_80")),
-    persistent("dropout_90", "dropout", option_or_mutant("model.dropout", 0.9, "dropout_90")),
-    persistent("l2", "penalty", option_or_mutant("model.l2", 0.1, "l2")),
-    persistent("weight_decay", "penalty", decay(0.1)),
-    persistent("unnormalized", "no_normalization", mutated("unnormalized"), networks=NORMED),
-    persistent("deep", "no_normalization", mutated("deep"), networks=("plain",)),
-    persistent("batch_2_norm", "batch_norm_batch", options({"data.batch_size": 2}), networks=NORMED),
-    persistent("slow_norm_3", "batch_norm_momentum", mutated("slow_norm_3"), networks=NORMED),
-    persistent("slow_norm_4", "batch_norm_momentum", mutated("slow_norm_4"), networks=NORMED),
-    persistent("zeros", "initialization", mutated("zeros")),
-    persistent("huge_weights", "initialization", mutated("huge")),
-    persistent("tiny_weights", "initialization", mutated("tiny"), networks=("plain",)),
-    persistent("sigmoid", "saturating_activation", mutated("sigmoid")),
-    # Of the next two the first is tanh and a scale, the second an initial bias: taking that back cures them.
-    persistent("steep_tanh", "saturating_activation", mutated("steep_tanh"), also=("initialization",), networks=NORMED),
-    persistent("dying_relu", "dying_activation", mutated("dying"), also=("initialization",)),
-    persistent("softmax", "output_activation", mutated("softmax")),
-    persistent("relu_output", "output_activation", mutated("relu_output")),
-    persistent("tanh_output", "output_activation", mutated("tanh_output")),
-    persistent("frozen", "frozen_layers", mutated("frozen")),
+    persistent_fault("dropout_80", "dropout", set_option_or_mutate("model.dropout", 0.8, "dropout_80")),
+    persistent_fault("dropout_90", "dropout", set_option_or_mutate("model.dropout", 0.9, "dropout_90")),
+    persistent_fault("l2", "penalty", set_option_or_mutate("model.l2", 0.1, "l2")),
+    persistent_fault("weight_decay", "penalty", decay_weights(0.1)),
+    persistent_fault("unnormalized", "no_normalization", mutate_network("unnormalized"), networks=BATCH_NORM_NETWORKS),
+    persistent_fault("deep", "no_normalization", mutate_network("deep"), networks=("plain",)),
+    persistent_fault(
+        "batch_2_norm", "batch_norm_batch", set_options({"data.batch_size": 2}), networks=BATCH_NORM_NETWORKS
+    ),
+    persistent_fault("slow_norm_3", "batch_norm_momentum", mutate_network("slow_norm_3"), networks=BATCH_NORM_NETWORKS),
+    persistent_fault("slow_norm_4", "batch_norm_momentum", mutate_network("slow_norm_4"), networks=BATCH_NORM_NETWORKS),
+    persistent_fault("zeros", "initialization", mutate_network("zeros")),
+    persistent_fault("huge_weights", "initialization", mutate_network("huge")),
+    persistent_fault("tiny_weights", "initialization", mutate_network("tiny"), networks=("plain",)),
+    persistent_fault("sigmoid", "saturating_activation", mutate_network("sigmoid")),
+    # Two faults that a change of initial values fixes, too: a scale behind tanh in the first, a bias in the second.
+    persistent_fault(
+        "steep_tanh",
+        "saturating_activation",
+        mutate_network("steep_tanh"),
+        other_causes=("initialization",),
+        networks=BATCH_NORM_NETWORKS,
+    ),
+    persistent_fault("dying_relu", "dying_activation", mutate_network("dying"), other_causes=("initialization",)),
+    persistent_fault("softmax", "output_activation", mutate_network("softmax")),
+    persistent_fault("relu_output", "output_activation", mutate_network("relu_output")),
+    persistent_fault("tanh_output", "output_activation", mutate_network("tanh_output")),
+    persistent_fault("frozen", "frozen_layers", mutate_network("frozen")),
     # Numerics.
-    persistent("half_overflow", "precision", options({"precision": "mixed_float16"}), twin=mutated("large_logits")),
-    persistent("half_underflow", "precision", options({"precision": "mixed_float16"}), twin=mutated("small_logits")),
+    persistent_fault(
+        "half_overflow", "precision", set_options({"precision": "mixed_float16"}), twin=mutate_network("large_logits")
+    ),
+    persistent_fault(
+        "half_underflow", "precision", set_options({"precision": "mixed_float16"}), twin=mutate_network("small_logits")
+    ),
 )
 _TRANSIENT = (
-    transient(
+    transient_fault(
         "burst_outliers",
         "data",
         "outlier_images",
         20,
-        functools.partial(transient_faults.batches, spoil=transient_faults.outliers),
+        transient_faults.corrupt_batches,
+        corrupt=transient_faults.replace_by_outliers,
     ),
-    transient(
+    transient_fault(
         "burst_labels",
         "data",
         "label_noise",
         30,
-        functools.partial(transient_faults.batches, spoil=transient_faults.wrong_labels),
+        transient_faults.corrupt_batches,
+        corrupt=transient_faults.replace_labels,
     ),
-    transient(
-        "nan_image",
-        "data",
-        "outlier_images",
-        1,
-        functools.partial(transient_faults.pixels, times=float("nan"), images=1),
+    transient_fault(
+        "nan_image", "data", "outlier_images", 1, transient_faults.multiply_pixels, factor=float("nan"), images=1
     ),
-    transient(
-        "nan_images",
-        "data",
-        "outlier_images",
-        8,
-        functools.partial(transient_faults.pixels, times=float("nan"), images=1),
+    transient_fault(
+        "nan_images", "data", "outlier_images", 8, transient_faults.multiply_pixels, factor=float("nan"), images=1
     ),
-    transient(
-        "bright_images", "data", "outlier_images", 6, functools.partial(transient_faults.pixels, times=1e3, images=4)
+    transient_fault(
+        "bright_images", "data", "outlier_images", 6, transient_faults.multiply_pixels, factor=1e3, images=4
     ),
-    transient(
-        "surge_x30", "hyperparameters", "learning_rate_high", 20, functools.partial(transient_faults.surge, times=30.0)
+    transient_fault(
+        "surge_x30", "hyperparameters", "learning_rate_high", 20, transient_faults.multiply_learning_rate, factor=30.0
     ),
-    transient(
-        "surge_x100",
-        "hyperparameters",
-        "learning_rate_high",
-        10,
-        functools.partial(transient_faults.surge, times=100.0),
+    transient_fault(
+        "surge_x100", "hyperparameters", "learning_rate_high", 10, transient_faults.multiply_learning_rate, factor=100.0
     ),
-    transient(
-        "larger_logits",
-        "numerics",
-        "",
-        1,
-        functools.partial(transient_faults.weights, corrupt=transient_faults.larger_logits),
+    transient_fault(
+        "larger_logits", "numerics", "", 1, transient_faults.corrupt_weights, corrupt=transient_faults.negate_logits
     ),
-    transient(
-        "flipped_bits",
-        "numerics",
-        "",
-        1,
-        functools.partial(transient_faults.weights, corrupt=transient_faults.flipped_bits),
+    transient_fault(
+        "flipped_bits", "numerics", "", 1, transient_faults.corrupt_weights, corrupt=transient_faults.flip_bits
     ),
-    transient("overflow", "numerics", "precision", 5, functools.partial(transient_faults.pixels, times=float("inf"))),
+    transient_fault("overflow", "numerics", "precision", 5, transient_faults.multiply_pixels, factor=float("inf")),
 )
 FAULTS = {fault.name: fault for fault in (*_PERSISTENT, *_TRANSIENT)}
 
 
-def has_twin(name: str) -> bool:
-    """Whether its clean twin is another run than `networks.sound`."""
+def has_own_twin(name: str) -> bool:
+    """Whether the fault's clean twin is another run than `networks.clean_config`."""
     return FAULTS[name].twin is not Fault._field_defaults["twin"]
 
 
-def twin_of(name: str) -> str:
-    """The fault that stands for its twin: the first one with the same; "" where that is `networks.sound`."""
-    return next(each for each, fault in FAULTS.items() if fault.twin is FAULTS[name].twin) if has_twin(name) else ""
+def twin_name(name: str) -> str:
+    """The name of the clean twin: the first fault with the same twin; "" if that is `networks.clean_config`."""
+    if not has_own_twin(name):
+        return ""
+    return next(other for other, fault in FAULTS.items() if fault.twin is FAULTS[name].twin)

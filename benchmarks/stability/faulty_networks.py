@@ -1,9 +1,9 @@
-"""The suite's networks with one thing wrong in each, as user networks: `faulty_networks.py:MUTATION__NETWORK`.
+"""Faulty networks: the suite's networks with a mutation, as user networks `faulty_networks.py:MUTATION__NETWORK`.
 
-    config = ModelConfig(name=mutant("sigmoid", "resnet9"))
-    model = network.create(config, (32, 32, 3), classes=10)
+    config = ModelConfig(name=model_name("sigmoid", "resnet9"))
+    model = factory.create_network(config, (32, 32, 3), classes=10)
 
-A mutation changes the layers of a sound network, or builds it anew where layers are added. All layers stay Keras's or
+A mutation changes layers of the clean network, or builds the network anew if it adds layers. All layers are Keras's or
 evenkeel's own, so that a repair can find and change them.
 """
 
@@ -28,148 +28,149 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 }
 
 
-def mutant(mutation: str, network: str) -> str:
-    """What `model.name` says for it."""
+def model_name(mutation: str, network: str) -> str:
+    """The value of the option `model.name` for a network with a mutation."""
     return f"{os.path.abspath(__file__)}:{mutation}__{network}"
 
 
-# Of layers: a layer -> what takes its place.
+# Mutations of single layers: each function takes a layer and returns its replacement.
 
 
-def sigmoid(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Every ReLU is a sigmoid."""
+def replace_relu_by_sigmoid(layer: keras.layers.Layer) -> keras.layers.Layer:
     if isinstance(layer, layers.ReLU):
         return layers.Activation("sigmoid", name=layer.name)
     if getattr(layer, "activation", None) is keras.activations.relu:
-        return changed(layer, activation="sigmoid")
-    return same(layer)
+        return copy_layer(layer, activation="sigmoid")
+    return copy_layer(layer)
 
 
-def steep_tanh(layer: keras.layers.Layer, times: float = 30.0) -> keras.layers.Layer:
-    """Every ReLU behind a BatchNorm is a tanh, and the scale so many times too large: nearly all is at an asymptote."""
+def replace_relu_by_steep_tanh(layer: keras.layers.Layer, gamma: float = 30.0) -> keras.layers.Layer:
+    """Replaces each ReLU layer by tanh, and starts BatchNorm's scale at `gamma`: nearly all outputs are saturated."""
     if isinstance(layer, layers.ReLU):
         return layers.Activation("tanh", name=layer.name)
     if isinstance(layer, layers.BatchNormalization):
-        return changed(layer, gamma_initializer=keras.initializers.Constant(times))
-    return same(layer)
+        return copy_layer(layer, gamma_initializer=keras.initializers.Constant(gamma))
+    return copy_layer(layer)
 
 
-def dying(layer: keras.layers.Layer, offset: float) -> keras.layers.Layer:
-    """What comes into a ReLU starts so far below zero that hardly any unit is ever on."""
+def shift_relu_inputs(layer: keras.layers.Layer, offset: float) -> keras.layers.Layer:
+    """Starts the bias in front of each ReLU at `offset`; far below zero, hardly any unit is ever active."""
     if isinstance(layer, layers.BatchNormalization):
-        return changed(layer, beta_initializer=keras.initializers.Constant(offset))
+        return copy_layer(layer, beta_initializer=keras.initializers.Constant(offset))
     if getattr(layer, "activation", None) is keras.activations.relu:
-        return changed(layer, bias_initializer=keras.initializers.Constant(offset))
-    return same(layer)
+        return copy_layer(layer, bias_initializer=keras.initializers.Constant(offset))
+    return copy_layer(layer)
 
 
-def initialized(layer: keras.layers.Layer, initializer: Any) -> keras.layers.Layer:
-    """Kernels start as `initializer` says."""
-    return changed(layer, kernel_initializer=initializer) if has_kernel(layer) else same(layer)
+def set_kernel_initializer(layer: keras.layers.Layer, initializer: Any) -> keras.layers.Layer:
+    return copy_layer(layer, kernel_initializer=initializer) if has_kernel(layer) else copy_layer(layer)
 
 
-def frozen(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Only the layer of the logits trains."""
-    return changed(layer, trainable=layer.name == "logits")
+def freeze_all_but_logits(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return copy_layer(layer, trainable=layer.name == "logits")
 
 
-def unnormalized(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """No BatchNorm; kernels get the offset that it had."""
+def remove_batch_norm(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Removes BatchNorm; layers with a kernel get a bias instead of BatchNorm's offset."""
     if isinstance(layer, layers.BatchNormalization):
         return layers.Activation("linear", name=layer.name)
-    return changed(layer, use_bias=True) if has_kernel(layer) else same(layer)
+    return copy_layer(layer, use_bias=True) if has_kernel(layer) else copy_layer(layer)
 
 
-def slow_norm(layer: keras.layers.Layer, momentum: float) -> keras.layers.Layer:
-    """BatchNorm's moving statistics keep this much at each step."""
-    return changed(layer, momentum=momentum) if isinstance(layer, layers.BatchNormalization) else same(layer)
+def set_batch_norm_momentum(layer: keras.layers.Layer, momentum: float) -> keras.layers.Layer:
+    """Sets the fraction of BatchNorm's moving statistics that each step keeps."""
+    return copy_layer(layer, momentum=momentum) if isinstance(layer, layers.BatchNormalization) else copy_layer(layer)
 
 
-def same(layer: keras.layers.Layer) -> keras.layers.Layer:
-    return changed(layer)
-
-
-def changed(layer: keras.layers.Layer, **options: Any) -> keras.layers.Layer:
-    return layer.__class__.from_config({**layer.get_config(), **options})
+def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
+    """A new layer with the configuration of `layer` and some changes to it."""
+    return layer.__class__.from_config({**layer.get_config(), **changes})
 
 
 def has_kernel(layer: keras.layers.Layer) -> bool:
     return isinstance(layer, (layers.Conv2D, layers.Dense))
 
 
-def he_normal(times: float) -> dict[str, Any]:
-    """He et al. 2015, the weights so many times as large."""
-    return each(keras.initializers.VarianceScaling(2.0 * times**2, mode="fan_in", distribution="untruncated_normal"))
+def scaled_he_normal(factor: float) -> dict[str, Any]:
+    """The initializer of He et al. 2015, with weights `factor` times as large."""
+    return serialize_initializer(
+        keras.initializers.VarianceScaling(2.0 * factor**2, mode="fan_in", distribution="untruncated_normal")
+    )
 
 
-def each(initializer: keras.initializers.Initializer) -> dict[str, Any]:
-    """One of its own for each layer: Keras's draw the same numbers when they are called again."""
+def serialize_initializer(initializer: keras.initializers.Initializer) -> dict[str, Any]:
+    """The initializer's configuration. Each layer builds its own: one Keras initializer repeats the same numbers."""
     return keras.initializers.serialize(initializer)
 
 
-# Of networks.
+# Mutations of whole networks.
 
 
-def of_layers(change: Callable[[keras.layers.Layer], keras.layers.Layer], build: Callable, shape: Shape, classes: int):
+def clone_with(change: Callable[[keras.layers.Layer], keras.layers.Layer], build: Callable, shape: Shape, classes: int):
+    """The network with `change` applied to every layer."""
     return keras.models.clone_model(build(shape, classes), clone_function=change)
 
 
-def ending(last: list[Callable[[], keras.layers.Layer]], build: Callable, shape: Shape, classes: int) -> keras.Model:
-    """Layers behind the logits, which do not belong there."""
+def append_layers(
+    new_layers: list[Callable[[], keras.layers.Layer]], build: Callable, shape: Shape, classes: int
+) -> keras.Model:
+    """The network with additional layers after the logits."""
     model = build(shape, classes)
     x = model.output
-    for layer in last:
-        x = layer()(x)
+    for new_layer in new_layers:
+        x = new_layer()(x)
     return keras.Model(model.input, x, name=model.name)
 
 
-def built(options: dict[str, Any], build: Callable, shape: Shape, classes: int) -> keras.Model:
+def build_with_options(options: dict[str, Any], build: Callable, shape: Shape, classes: int) -> keras.Model:
     return build(shape, classes, **options)
 
 
-def layerwise(change: Callable, **options: Any) -> Callable:
-    return functools.partial(of_layers, functools.partial(change, **options))
+def change_layers(change: Callable, **options: Any) -> Callable:
+    return functools.partial(clone_with, functools.partial(change, **options))
 
 
-def output(activation: str) -> Callable:
-    return functools.partial(ending, [lambda: layers.Activation(activation, name="output")])
+def append_activation(activation: str) -> Callable:
+    return functools.partial(append_layers, [lambda: layers.Activation(activation, name="output")])
 
 
-def there_and_back(times: float) -> Callable:
-    """Logits are scaled by `times` squared and back again, which changes nothing but in half precision.
+def scale_logits_and_back(factor: float) -> Callable:
+    """Multiplies the logits by `factor` squared and divides them again, which has an effect only in half precision.
 
-    In two steps each: float16 ends at 65504, and its least number is 6e-8.
+    Each way takes two layers, because float16 holds numbers only from 6e-8 to 65504.
     """
-    scales = [times, times, 1 / times, 1 / times]
-    return functools.partial(ending, [functools.partial(layers.Rescaling, scale) for scale in scales])
+    factors = [factor, factor, 1 / factor, 1 / factor]
+    return functools.partial(append_layers, [functools.partial(layers.Rescaling, each) for each in factors])
 
 
 MUTATIONS: dict[str, Callable[..., keras.Model]] = {
-    "sigmoid": layerwise(sigmoid),
-    "steep_tanh": layerwise(steep_tanh),
-    "dying": layerwise(dying, offset=-4.0),
-    "zeros": layerwise(initialized, initializer="zeros"),
-    "tiny": layerwise(initialized, initializer=each(keras.initializers.RandomNormal(stddev=1e-4))),
-    "huge": layerwise(initialized, initializer=he_normal(30.0)),
-    "frozen": layerwise(frozen),
-    "unnormalized": layerwise(unnormalized),
-    "slow_norm_4": layerwise(slow_norm, momentum=0.9999),
-    "slow_norm_3": layerwise(slow_norm, momentum=0.999),
-    "softmax": output("softmax"),
-    "relu_output": output("relu"),
-    "tanh_output": output("tanh"),
-    "large_logits": there_and_back(300.0),
-    "small_logits": there_and_back(1e-4),
-    # For networks that no option of evenkeel's reaches.
-    "dropout_80": functools.partial(built, {"dropout": 0.8}),
-    "dropout_90": functools.partial(built, {"dropout": 0.9}),
-    "l2": functools.partial(built, {"l2": 0.1}),
-    "deep": functools.partial(built, {"depth": 5}),
+    "sigmoid": change_layers(replace_relu_by_sigmoid),
+    "steep_tanh": change_layers(replace_relu_by_steep_tanh),
+    "dying": change_layers(shift_relu_inputs, offset=-4.0),
+    "zeros": change_layers(set_kernel_initializer, initializer="zeros"),
+    "tiny": change_layers(
+        set_kernel_initializer, initializer=serialize_initializer(keras.initializers.RandomNormal(stddev=1e-4))
+    ),
+    "huge": change_layers(set_kernel_initializer, initializer=scaled_he_normal(30.0)),
+    "frozen": change_layers(freeze_all_but_logits),
+    "unnormalized": change_layers(remove_batch_norm),
+    "slow_norm_4": change_layers(set_batch_norm_momentum, momentum=0.9999),
+    "slow_norm_3": change_layers(set_batch_norm_momentum, momentum=0.999),
+    "softmax": append_activation("softmax"),
+    "relu_output": append_activation("relu"),
+    "tanh_output": append_activation("tanh"),
+    "large_logits": scale_logits_and_back(300.0),
+    "small_logits": scale_logits_and_back(1e-4),
+    # For user networks, which evenkeel's model options do not change.
+    "dropout_80": functools.partial(build_with_options, {"dropout": 0.8}),
+    "dropout_90": functools.partial(build_with_options, {"dropout": 0.9}),
+    "l2": functools.partial(build_with_options, {"l2": 0.1}),
+    "deep": functools.partial(build_with_options, {"depth": 5}),
 }
 
 
 def __getattr__(name: str) -> Callable[[Shape, int], keras.Model]:
-    """`MUTATION__NETWORK`, a function of (input_shape, classes)."""
+    """The attribute `MUTATION__NETWORK`: a function of (input_shape, classes) that returns the faulty network."""
     mutation, _, network = name.partition("__")
     if mutation not in MUTATIONS or network not in BUILDERS:
         raise AttributeError(name)

@@ -1,11 +1,12 @@
-"""Which faults, pairs of network and data, and seeds a detector may be tuned on, and which it is then judged by.
+"""Division of faults, pairs of network and data set, and seeds into a tuning half and a held-out half.
 
-    half("rate_x30")          # "tuning" or "heldout"
-    pairs("rate_x30")         # (("cnn", "shapes"), ("resnet9", "photos"))
+    fault_half("rate_x30")     # "tuning" or "heldout"
+    fault_pairs("rate_x30")    # (("cnn", "shapes"), ("resnet9", "photos"))
 
-A function of the names alone. Both halves hold as many operators of every kind and family, to one. An operator runs on
-pairs of its own half, so that what is held out shares neither operator nor pair nor seed with what was tuned on; one
-that is a fault of `plain` only takes both data sets, of which one is the other half's.
+Detectors may be tuned on the first half only, and are judged by the second. The division depends on names alone. Both
+halves hold the same number of faults of every kind and family, plus or minus one. A fault runs on pairs of its own
+half, so that the halves share neither fault nor pair nor seed. The exception are faults of `plain` alone: they run on
+both data sets, of which one belongs to the other half.
 """
 
 from __future__ import annotations
@@ -18,68 +19,69 @@ from collections import Counter, defaultdict
 from evenkeel.benchmarks.stability.faults import FAULTS
 from evenkeel.benchmarks.stability.networks import NETWORKS
 
-DATA = ("shapes", "photos")
+DATA_SETS = ("shapes", "photos")
 HALVES = ("tuning", "heldout")
 SEEDS = {"tuning": (0, 1), "heldout": (2, 3, 4)}
-Pair = tuple[str, str]
-# Each half has every network, and one of the two data sets twice.
+Pair = tuple[str, str]  # (network, data set)
+# {pair: its half}. Each half has every network, and one of the two data sets twice.
 PAIRS: dict[Pair, str] = {
     (network, data): HALVES[(row + column) % 2]
-    for (row, network), (column, data) in itertools.product(enumerate(NETWORKS), enumerate(DATA))
+    for (row, network), (column, data) in itertools.product(enumerate(NETWORKS), enumerate(DATA_SETS))
 }
-EACH = 2  # pairs an operator runs on
+PAIRS_PER_FAULT = 2
 
 
-def half(operator: str) -> str:
-    """Of the operator with this name in `FAULTS`."""
-    return _halves()[operator]
+def fault_half(fault: str) -> str:
+    """The half of the fault with this name."""
+    return _assign_halves()[fault]
 
 
-def pairs(operator: str) -> tuple[Pair, ...]:
-    """The `EACH` pairs that it runs on."""
-    return _pairs()[operator]
+def fault_pairs(fault: str) -> tuple[Pair, ...]:
+    """The `PAIRS_PER_FAULT` pairs that the fault runs on."""
+    return _assign_pairs()[fault]
 
 
-def first_step(operator: str, seed: int, steps: int, steps_per_epoch: int) -> int:
-    """Where a transient fault begins in a run of so many steps: drawn between 40% and 80% of it.
+def first_faulty_step(fault: str, seed: int, steps: int, steps_per_epoch: int) -> int:
+    """The step at which a transient fault begins, drawn between 40% and 80% of a run of `steps` steps.
 
-    The burst lies within one epoch, so that no validation falls into it.
+    All steps of the fault lie in one epoch, so that no validation falls between them.
     """
-    length = FAULTS[operator].steps
-    within = [
+    length = FAULTS[fault].steps
+    candidates = [
         step
         for step in range(round(0.4 * steps), round(0.8 * steps))
         if 0 < step % steps_per_epoch <= steps_per_epoch - length
     ]
-    return within[_hash(operator, str(seed)) % len(within)]
+    return candidates[_stable_hash(fault, str(seed)) % len(candidates)]
 
 
 @functools.cache
-def _halves() -> dict[str, str]:
+def _assign_halves() -> dict[str, str]:
     groups = defaultdict(list)
     for name, fault in FAULTS.items():
         groups[fault.kind, fault.family].append(name)
-    found, turn = {}, 0
+    halves, turn = {}, 0
     for names in groups.values():
-        for name in sorted(names, key=_hash):
-            found[name] = HALVES[turn % 2]
-            turn += 1  # goes on from group to group: odd ones balance each other
-    return found
+        for name in sorted(names, key=_stable_hash):
+            halves[name] = HALVES[turn % 2]
+            turn += 1  # not reset for a new group, so that groups of odd size balance each other
+    return halves
 
 
 @functools.cache
-def _pairs() -> dict[str, tuple[Pair, ...]]:
-    """Those used least so far, of the own half first; operators with the least choice come first."""
-    used: Counter[Pair] = Counter()
-    found = {}
-    for name in sorted(FAULTS, key=lambda name: (len(FAULTS[name].networks), _hash(name))):
+def _assign_pairs() -> dict[str, tuple[Pair, ...]]:
+    """For each fault the pairs used least so far, first those of its half; faults with fewest networks come first."""
+    uses: Counter[Pair] = Counter()
+    assigned = {}
+    for name in sorted(FAULTS, key=lambda name: (len(FAULTS[name].networks), _stable_hash(name))):
         fault = FAULTS[name]
         possible = [pair for pair in PAIRS if pair[0] in fault.networks]
-        possible.sort(key=lambda pair: (PAIRS[pair] != half(name), used[pair], _hash(name, *pair)))
-        found[name] = tuple(sorted(possible[:EACH]))
-        used.update(found[name])
-    return found
+        possible.sort(key=lambda pair: (PAIRS[pair] != fault_half(name), uses[pair], _stable_hash(name, *pair)))
+        assigned[name] = tuple(sorted(possible[:PAIRS_PER_FAULT]))
+        uses.update(assigned[name])
+    return assigned
 
 
-def _hash(*words: str) -> int:
+def _stable_hash(*words: str) -> int:
+    """A hash that is the same in every process, unlike Python's."""
     return int.from_bytes(hashlib.blake2b("/".join(words).encode(), digest_size=8).digest(), "big")

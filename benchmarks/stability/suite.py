@@ -1,7 +1,7 @@
-"""Which cases make up a suite, in phases: what a later one runs depends on what an earlier one found.
+"""The cases of a suite, in phases: the cases of a later phase depend on the results of earlier ones.
 
-for phase in phases("full", photos=True):
-    groups = phase(records)      # lists of cases that share compiled models
+for phase in Suite("full", photos=True).phases():
+    groups = phase(records)      # lists of cases; the cases of a group share compiled models
 """
 
 from __future__ import annotations
@@ -11,121 +11,138 @@ from typing import Any, NamedTuple
 
 from evenkeel.benchmarks import statistics
 from evenkeel.benchmarks.stability import faults, split
-from evenkeel.benchmarks.stability.cases import RATES, Case
+from evenkeel.benchmarks.stability.cases import LEARNING_RATES, Case
 
-Records = dict[str, dict[str, Any]]
+Records = dict[str, dict[str, Any]]  # {name of a case: its values}
 Phase = Callable[[Records], list[list[Case]]]
 
 
-class Size(NamedTuple):
-    """Clean runs of each pair, seeds of each fault, faults (0: all), pairs of each that are run, pairs of overhead.
+class SuiteSize(NamedTuple):
+    """How many cases a suite runs.
 
-    Whether random search and AutoTrainer's ladder are run, which cost as much as the doctor.
+    Attributes:
+      clean_runs: clean runs of each pair of network and data set.
+      seeds: faulty runs of each fault and pair.
+      faults: names of the faults.
+      pairs: pairs that each fault runs on.
+      overhead_pairs: pairs of turns for the guard's overhead.
+      repair_baselines: whether to run random search and AutoTrainer's repairs, which cost as much as the doctor.
     """
 
-    clean: int
+    clean_runs: int
     seeds: int
-    faults: int
+    faults: tuple[str, ...]
     pairs: int
-    overheads: int
-    rivals: bool
+    overhead_pairs: int
+    repair_baselines: bool
 
 
-QUICK = ("momentum_999", "flipped_bits")  # one that lasts, one that passes: three minutes
 SUITES = {
-    "quick": Size(clean=3, seeds=3, faults=len(QUICK), pairs=1, overheads=0, rivals=False),
-    "full": Size(clean=52, seeds=5, faults=0, pairs=2, overheads=30, rivals=True),
+    "quick": SuiteSize(
+        clean_runs=3,
+        seeds=3,
+        faults=("momentum_999", "flipped_bits"),  # one persistent, one transient: three minutes
+        pairs=1,
+        overhead_pairs=0,
+        repair_baselines=False,
+    ),
+    "full": SuiteSize(
+        clean_runs=52, seeds=5, faults=tuple(faults.FAULTS), pairs=2, overhead_pairs=30, repair_baselines=True
+    ),
 }
-DIAGNOSED = {"tuning": 1, "heldout": 2}  # seeds: a diagnosis takes as long as 9 runs, random search as long again
-RIVALS = ("random", "autotrainer")  # once for each held-out fault
-ANSWERS = ("struck", "answered")  # a fault that passes, without and with a guard
-TWINS = 5  # seeds of a twin that is not the plain sound run
+# Seeds that are diagnosed: a diagnosis takes as long as 9 runs, and random search as long again.
+DIAGNOSED_SEEDS = {"tuning": 1, "heldout": 2}
+REPAIR_BASELINES = ("random", "autotrainer")  # kinds of cases; run once for each held-out fault
+TRANSIENT_KINDS = ("struck", "answered")  # kinds of cases of a transient fault: its guard watches, or acts
+MAX_TWIN_SEEDS = 5  # clean runs that a fault is compared with
 
 
-def phases(name: str, photos: bool) -> list[Phase]:
-    size = SUITES[name]
+class Suite:
+    """A suite of cases; without `photos`, on rendered shapes only."""
 
-    def own_seeds(fault: str) -> list[int]:
-        return [seed for seed in split.SEEDS[split.half(fault)] if seed < size.seeds]
+    def __init__(self, name: str, photos: bool) -> None:
+        self._name, self._size, self._photos = name, SUITES[name], photos
 
-    def rivals(fault: str) -> tuple[str, ...]:
-        return RIVALS if size.rivals and split.half(fault) == "heldout" else ()
+    def phases(self) -> list[Phase]:
+        return [self.clean_runs, self.faulty_runs, self.overhead, self.diagnoses]
 
-    def clean_runs(records: Records) -> list[list[Case]]:
-        """Sound runs, twins of faults that need another one, and the learning rates."""
-        tried = {(network, data) for _, network, data in _faults(size, photos)}
+    def clean_runs(self, records: Records) -> list[list[Case]]:
+        """Clean runs, clean twins of faults that have their own, and runs with several learning rates."""
+        size = self._size
+        pairs = {(network, data) for _, network, data in self._faults_and_pairs()}
         groups = [
-            [Case("clean", "", network, data, seed) for seed in range(size.clean)]
+            [Case("clean", "", network, data, seed) for seed in range(size.clean_runs)]
             for network, data in split.PAIRS
-            if (network, data) in tried
+            if (network, data) in pairs
         ]
-        for fault, network, data in _faults(size, photos):
-            if faults.has_twin(fault):
-                seeds = range(min(TWINS, size.seeds))
-                groups.append([Case("clean", faults.twin_of(fault), network, data, seed) for seed in seeds])
-        if not size.faults:
+        for fault, network, data in self._faults_and_pairs():
+            if faults.has_own_twin(fault):
+                seeds = range(min(MAX_TWIN_SEEDS, size.seeds))
+                groups.append([Case("clean", faults.twin_name(fault), network, data, seed) for seed in seeds])
+        if self._name == "full":
             groups += [
-                [Case("rate", "", network, data, 0, rate) for rate in RATES]
+                [Case("rate", "", network, data, 0, rate) for rate in LEARNING_RATES]
                 for network, data in split.PAIRS
-                if photos or data == "shapes"
+                if self._photos or data == "shapes"
             ]
         return list({tuple(group): group for group in groups}.values())
 
-    def faulty_runs(records: Records) -> list[list[Case]]:
-        """Of faults that last; of those that pass, with the seeds that their half is scored on."""
+    def faulty_runs(self, records: Records) -> list[list[Case]]:
+        """Runs with persistent faults; runs with transient ones, on the seeds of the fault's half only."""
 
-        def cases(fault: str, network: str, data: str) -> list[Case]:
+        def group(fault: str, network: str, data: str) -> list[Case]:
             if faults.FAULTS[fault].kind == "persistent":
-                return [Case("faulty", fault, network, data, seed) for seed in range(size.seeds)]
-            return [Case(kind, fault, network, data, seed) for seed in own_seeds(fault) for kind in ANSWERS]
+                return [Case("faulty", fault, network, data, seed) for seed in range(self._size.seeds)]
+            seeds = self._seeds_of_half(fault)
+            return [Case(kind, fault, network, data, seed) for seed in seeds for kind in TRANSIENT_KINDS]
 
-        return [cases(*of) for of in _faults(size, photos)]
+        return [group(fault, network, data) for fault, network, data in self._faults_and_pairs()]
 
-    def overhead(records: Records) -> list[list[Case]]:
-        """One group: nothing else runs while it is measured."""
-        return [[Case("overhead", "", "resnet9", "memory", pair) for pair in range(size.overheads)]]
+    def overhead(self, records: Records) -> list[list[Case]]:
+        """One group, so that nothing else runs during the measurement."""
+        return [[Case("overhead", "", "resnet9", "memory", pair) for pair in range(self._size.overhead_pairs)]]
 
-    def diagnoses(records: Records) -> list[list[Case]]:
-        """And cures: with some of the seeds that its half is scored on, on the first pair where the fault does harm.
+    def diagnoses(self, records: Records) -> list[list[Case]]:
+        """Diagnoses and repairs of each persistent fault, on the first pair on which it costs accuracy.
 
-        What the suite is about comes first, for when it is interrupted: the held-out half.
+        They use some of the seeds of the fault's half. The held-out half, which is reported, comes first, in case the
+        suite is interrupted.
         """
         groups: dict[str, list[Case]] = {}
-        for fault, network, data in _faults(size, photos):
+        for fault, network, data in self._faults_and_pairs():
             if fault in groups or faults.FAULTS[fault].kind != "persistent":
                 continue
             if is_faulty(records, fault, network, data):
+                half = split.fault_half(fault)
+                use_baselines = self._size.repair_baselines and half == "heldout"
                 groups[fault] = [
                     Case(kind, fault, network, data, seed)
-                    for number, seed in enumerate(own_seeds(fault)[: DIAGNOSED[split.half(fault)]])
-                    for kind in ("diagnosis", "fixed", *(rivals(fault) if number == 0 else ()))
+                    for number, seed in enumerate(self._seeds_of_half(fault)[: DIAGNOSED_SEEDS[half]])
+                    for kind in ("diagnosis", "fixed", *(REPAIR_BASELINES if use_baselines and number == 0 else ()))
                 ]
-        return [groups[fault] for fault in sorted(groups, key=split.half)]
+        return [groups[fault] for fault in sorted(groups, key=split.fault_half)]
 
-    return [clean_runs, faulty_runs, overhead, diagnoses]
+    def _seeds_of_half(self, fault: str) -> list[int]:
+        return [seed for seed in split.SEEDS[split.fault_half(fault)] if seed < self._size.seeds]
+
+    def _faults_and_pairs(self) -> Iterator[tuple[str, str, str]]:
+        """(fault, network, data set) of all faulty runs."""
+        for fault in self._size.faults:
+            pairs = split.fault_pairs(fault)
+            possible = [pair for pair in pairs if self._photos or pair[1] == "shapes"] or [(pairs[0][0], "shapes")]
+            for network, data in possible[: self._size.pairs]:
+                yield fault, network, data
 
 
 def is_faulty(records: Records, fault: str, network: str, data: str) -> bool:
-    """Whether the fault costs these runs accuracy, against the clean twin of the same seeds."""
-    mutants, clean = accuracies(records, "faulty", fault, network, data), twins(records, fault, network, data)
-    return min(len(mutants), len(clean)) >= 2 and statistics.is_faulty(clean, mutants)
-
-
-def twins(records: Records, fault: str, network: str, data: str) -> list[float]:
-    return accuracies(records, "clean", faults.twin_of(fault), network, data)[:TWINS]
+    """Whether the fault costs accuracy, by Welch's test against the clean twins; False with fewer than two runs."""
+    faulty = accuracies(records, "faulty", fault, network, data)
+    clean = accuracies(records, "clean", faults.twin_name(fault), network, data)[:MAX_TWIN_SEEDS]
+    return min(len(faulty), len(clean)) >= 2 and statistics.is_faulty(clean, faulty)
 
 
 def accuracies(records: Records, kind: str, fault: str, network: str, data: str) -> list[float]:
-    """By seed."""
+    """Final accuracies of the recorded runs, in the order of their seeds."""
     prefix = f"{kind}/{fault}/{network}/{data}/"
     names = sorted((name for name in records if name.startswith(prefix)), key=lambda name: int(name.split("/")[4]))
     return [records[name]["accuracy"] for name in names]
-
-
-def _faults(size: Size, photos: bool) -> Iterator[tuple[str, str, str]]:
-    names = QUICK[: size.faults] if size.faults else tuple(faults.FAULTS)
-    for name in names:
-        possible = [pair for pair in split.pairs(name) if photos or pair[1] == "shapes"]
-        possible = possible or [(split.pairs(name)[0][0], "shapes")]
-        for network, data in possible[: size.pairs]:
-            yield name, network, data

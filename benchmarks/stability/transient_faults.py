@@ -1,11 +1,11 @@
-"""Faults that strike a running `fit` for some steps and are gone: the harness puts them in and tells nobody.
+"""Transient faults: injected into a running `fit` for some steps, without the guard's knowledge.
 
-    injection = surge(first=140, steps=20, seed=0, times=100.0)
-    training = injection.dataset(training, model.step, classes=10)
+    injection = multiply_learning_rate(first_step=140, steps=20, seed=0, factor=100.0)
+    training = injection.transform_dataset(training, model.step, classes=10)
     model.fit(training, callbacks=[*injection.callbacks, StabilityGuard(act=True)], ...)    # in this order
 
-All are keyed by the number of batches seen, `StableModel.data_step`, which never goes back: after a rollback they do
-not come again. One device only, and a model that has not been fitted before.
+The steps of a fault are counted by `StableModel.data_step`, the number of batches read, which a rollback does not
+decrease: after a rollback the fault does not return. Works on one device, with a model that has not been fitted before.
 """
 
 from __future__ import annotations
@@ -18,86 +18,102 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models.optim.schedules import Scaled
+from evenkeel.models.optim.schedules import ScaledSchedule
 from evenkeel.models.training.stable_model import StableModel
 
 Batch = tuple[tf.Tensor, tf.Tensor]
-Spoil = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], Batch]  # (images, labels, key int32 [2], classes)
+BatchCorruption = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, int], Batch]  # (images, labels, key int32 [2], classes)
+WeightCorruption = Callable[[StableModel, np.random.Generator], Any]
 
 
-def untouched(training: tf.data.Dataset, start_step: int, classes: int) -> tf.data.Dataset:
+def keep_dataset(training: tf.data.Dataset, start_step: int, classes: int) -> tf.data.Dataset:
     return training
 
 
 @dataclasses.dataclass(frozen=True)
 class Injection:
-    """What happens in `steps` steps from `first` on.
+    """A fault that is active in `steps` steps from `first_step` on.
 
-    `dataset` takes the training batches, the step of the first of them and the number of classes. `callbacks` come
-    before the guard's.
+    Attributes:
+      first_step: the first faulty step.
+      steps: number of faulty steps.
+      transform_dataset: takes the training batches, the step of the first of them and the number of classes, and
+        returns the batches to train on.
+      callbacks: for `fit`, in front of the guard's callback.
     """
 
-    first: int
+    first_step: int
     steps: int
-    dataset: Callable[[tf.data.Dataset, int, int], tf.data.Dataset] = untouched
+    transform_dataset: Callable[[tf.data.Dataset, int, int], tf.data.Dataset] = keep_dataset
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
 
-def batches(first: int, steps: int, seed: int, spoil: Spoil) -> Injection:
-    """Batches as `spoil` leaves them."""
+# Faults.
 
-    def dataset(training: tf.data.Dataset, start_step: int, classes: int) -> tf.data.Dataset:
-        def spoilt(step: tf.Tensor, batch: Batch) -> Batch:
+
+def corrupt_batches(first_step: int, steps: int, seed: int, corrupt: BatchCorruption) -> Injection:
+    """Replaces each batch by what `corrupt` returns for it."""
+
+    def transform_dataset(training: tf.data.Dataset, start_step: int, classes: int) -> tf.data.Dataset:
+        def corrupt_if_active(step: tf.Tensor, batch: Batch) -> Batch:
             key = tf.stack([seed, tf.cast(step, tf.int32)])
-            struck = (step >= first) & (step < first + steps)
-            return tf.cond(struck, lambda: spoil(*batch, key, classes), lambda: batch)
+            return tf.cond(_is_active(step, first_step, steps), lambda: corrupt(*batch, key, classes), lambda: batch)
 
-        return training.enumerate(start_step).map(spoilt)
+        return training.enumerate(start_step).map(corrupt_if_active)
 
-    return Injection(first, steps, dataset)
+    return Injection(first_step, steps, transform_dataset)
 
 
-def outliers(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int) -> Batch:
-    """Noise, black and white in turn."""
+def multiply_learning_rate(first_step: int, steps: int, seed: int, factor: float) -> Injection:
+    """Multiplies the learning rate, after the schedule and a guard's scaling, by `factor`."""
+    return Injection(first_step, steps, callbacks=(_LearningRateCallback(first_step, steps, factor),))
+
+
+def multiply_pixels(first_step: int, steps: int, seed: int, factor: float, images: int | None = None) -> Injection:
+    """Multiplies the normalized pixels of the first `images` images of a batch, or of all, by `factor`.
+
+    The factor may be NaN or infinite.
+    """
+    return Injection(first_step, steps, callbacks=(_PixelsCallback(first_step, steps, factor, images),))
+
+
+def corrupt_weights(first_step: int, steps: int, seed: int, corrupt: WeightCorruption) -> Injection:
+    """Calls `corrupt` once, before the first compiled call that starts at `first_step` or later."""
+    return Injection(first_step, steps, callbacks=(_WeightsCallback(first_step, seed, corrupt),))
+
+
+# Corruptions of batches.
+
+
+def replace_by_outliers(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int) -> Batch:
+    """Replaces the images by noise, black and white, in turn."""
     noise = tf.cast(tf.random.stateless_uniform(tf.shape(images), key, 0, 256, tf.int32), tf.uint8)
     kinds = tf.stack([noise, tf.zeros_like(images), tf.fill(tf.shape(images), tf.constant(255, tf.uint8))])
-    which = tf.range(tf.shape(images)[0]) % 3
-    return tf.ensure_shape(tf.gather(tf.transpose(kinds, [1, 0, 2, 3, 4]), which, batch_dims=1), images.shape), labels
+    kind = tf.range(tf.shape(images)[0]) % 3
+    return tf.ensure_shape(tf.gather(tf.transpose(kinds, [1, 0, 2, 3, 4]), kind, batch_dims=1), images.shape), labels
 
 
-def wrong_labels(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int) -> Batch:
-    """No label is right."""
+def replace_labels(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int) -> Batch:
+    """Replaces every label by a random wrong one."""
     shift = tf.random.stateless_uniform(tf.shape(labels), key, 1, classes, tf.int32)
     return images, (labels + tf.cast(shift, labels.dtype)) % classes
 
 
-def surge(first: int, steps: int, seed: int, times: float) -> Injection:
-    """The learning rate is so many times what its schedule, and a guard, say."""
-    return Injection(first, steps, callbacks=(_Surge(first, steps, times),))
+# Corruptions of weights.
 
 
-def pixels(first: int, steps: int, seed: int, times: float, images: int | None = None) -> Injection:
-    """The normalized pixels of the first `images` of a batch, or of all, times `times`: NaN and infinity too."""
-    return Injection(first, steps, callbacks=(_Pixels(first, steps, times, images),))
-
-
-def weights(first: int, steps: int, seed: int, corrupt: Callable[[StableModel, np.random.Generator], Any]) -> Injection:
-    """`corrupt` writes to the weights once, before the first compiled call that begins at `first` or later."""
-    return Injection(first, steps, callbacks=(_Weights(first, seed, corrupt),))
-
-
-def larger_logits(model: StableModel, rng: np.random.Generator) -> None:
-    """The kernel of the logits times -100."""
+def negate_logits(model: StableModel, rng: np.random.Generator) -> None:
+    """Multiplies the kernel of the logits by -100."""
     kernel = _kernels(model)[-1]
     kernel.assign(-100.0 * kernel)
 
 
-def flipped_bits(model: StableModel, rng: np.random.Generator) -> None:
-    """In one weight of a thousand of each kernel, at least one of each, one bit is flipped."""
+def flip_bits(model: StableModel, rng: np.random.Generator) -> None:
+    """Flips one bit in every thousandth weight of each kernel, and in at least one weight."""
     for kernel in _kernels(model):
         bits = kernel.numpy().copy().view(np.uint32).reshape(-1)
-        at = rng.choice(bits.size, max(1, bits.size // 1000), replace=False)
-        bits[at] ^= np.uint32(1) << rng.integers(0, 32, len(at)).astype(np.uint32)
+        positions = rng.choice(bits.size, max(1, bits.size // 1000), replace=False)
+        bits[positions] ^= np.uint32(1) << rng.integers(0, 32, len(positions)).astype(np.uint32)
         kernel.assign(bits.view(np.float32).reshape(kernel.shape))
 
 
@@ -105,66 +121,77 @@ def _kernels(model: StableModel) -> list[tf.Variable]:
     return [variable for variable in model.trainable_variables if "kernel" in variable.name]
 
 
-def _struck(step: tf.Tensor, first: int, steps: int) -> tf.Tensor:
-    return (step >= first) & (step < first + steps)
+# Callbacks.
 
 
-class _Surge(keras.callbacks.Callback):
-    def __init__(self, first: int, steps: int, times: float) -> None:
+def _is_active(step: tf.Tensor, first_step: int, steps: int) -> tf.Tensor:
+    return (step >= first_step) & (step < first_step + steps)
+
+
+class _LearningRateCallback(keras.callbacks.Callback):
+    def __init__(self, first_step: int, steps: int, factor: float) -> None:
         super().__init__()
-        self._first, self._steps, self._times = first, steps, times
+        self._first_step, self._steps, self._factor = first_step, steps, factor
 
     def on_train_begin(self, logs: Any = None) -> None:
         optimizer = self.model.optimizer.inner_optimizer
-        # Around what a guard scales, so that its factor and this one multiply.
-        optimizer._learning_rate = _Surging(optimizer._learning_rate, self.model, self._first, self._steps, self._times)
+        # Wraps the schedule that a guard scales, so that the guard's factor and this one multiply.
+        optimizer._learning_rate = _TransientSchedule(
+            optimizer._learning_rate, self.model, self._first_step, self._steps, self._factor
+        )
 
 
-class _Surging(Scaled):
-    """A schedule that is `times` itself while the model's `data_step` lies in the burst."""
+class _TransientSchedule(ScaledSchedule):
+    """A schedule that is multiplied by `factor` while the fault is active."""
 
-    def __init__(self, schedule: Any, model: StableModel, first: int, steps: int, times: float) -> None:
-        super().__init__(schedule, tf.Variable(times, trainable=False))
-        self._model, self._first, self._steps = model, first, steps
+    def __init__(self, schedule: Any, model: StableModel, first_step: int, steps: int, factor: float) -> None:
+        super().__init__(schedule, tf.Variable(factor, trainable=False))
+        self._model, self._first_step, self._steps = model, first_step, steps
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        struck = _struck(self._model.data_step, self._first, self._steps)
-        return self.schedule(step) * tf.where(struck, tf.cast(self.factor, tf.float32), 1.0)
+        active = _is_active(self._model.data_step, self._first_step, self._steps)
+        return self.schedule(step) * tf.where(active, tf.cast(self.factor, tf.float32), 1.0)
 
 
-class _Pixels(keras.callbacks.Callback):
-    def __init__(self, first: int, steps: int, times: float, images: int | None) -> None:
+class _PixelsCallback(keras.callbacks.Callback):
+    def __init__(self, first_step: int, steps: int, factor: float, images: int | None) -> None:
         super().__init__()
-        self._first, self._steps, self._times, self._images = first, steps, times, images
+        self._first_step, self._steps, self._factor, self._images = first_step, steps, factor, images
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Behind the normalization: before it pixels are bytes, which cannot say it."""
+        """Wraps the normalization layer: only after it are pixels floats, which can be NaN or infinite."""
         model, layer = self.model, self.model.get_layer("normalize")
-        normalized, forward = layer.call, model._forward_backward
+        normalize, original_forward_backward = layer.call, model.training_step.forward_backward
 
-        def spoilt(images: tf.Tensor) -> tf.Tensor:
-            x = normalized(images)
-            some = tf.range(tf.shape(x)[0]) < (tf.shape(x)[0] if self._images is None else self._images)
-            struck = _struck(model.data_step, self._first, self._steps) & some
-            return tf.where(struck[:, None, None, None], x * tf.cast(self._times, x.dtype), x)
+        def normalize_and_multiply(images: tf.Tensor) -> tf.Tensor:
+            x = normalize(images)
+            selected = tf.range(tf.shape(x)[0]) < (tf.shape(x)[0] if self._images is None else self._images)
+            active = _is_active(model.data_step, self._first_step, self._steps) & selected
+            return tf.where(active[:, None, None, None], x * tf.cast(self._factor, x.dtype), x)
 
         def forward_backward(*args: Any) -> Any:
-            # While the training step is traced only: validation sees images as they are.
-            layer.call = spoilt
+            # The layer is wrapped only while the training step is traced, so that validation images stay unchanged.
+            layer.call = normalize_and_multiply
             try:
-                return forward(*args)
+                return original_forward_backward(*args)
             finally:
-                layer.call = normalized
+                layer.call = normalize
 
-        model._forward_backward = forward_backward
+        model.training_step.forward_backward = forward_backward
 
 
-class _Weights(keras.callbacks.Callback):
-    def __init__(self, first: int, seed: int, corrupt: Callable[[StableModel, np.random.Generator], Any]) -> None:
+class _WeightsCallback(keras.callbacks.Callback):
+    """Corrupts the weights once.
+
+    Attributes:
+      corrupted_step: the step before which the weights were corrupted; -1 until then.
+    """
+
+    def __init__(self, first_step: int, seed: int, corrupt: WeightCorruption) -> None:
         super().__init__()
-        self._first, self._seed, self._corrupt, self.struck_at = first, seed, corrupt, -1
+        self._first_step, self._seed, self._corrupt, self.corrupted_step = first_step, seed, corrupt, -1
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self.struck_at < 0 and self.model.step >= self._first:
-            self.struck_at = self.model.step
+        if self.corrupted_step < 0 and self.model.step >= self._first_step:
+            self.corrupted_step = self.model.step
             self._corrupt(self.model, np.random.default_rng(self._seed))
