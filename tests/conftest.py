@@ -1,4 +1,4 @@
-"""Shared by all tests: two logical CPUs, a cache of their own, a small data set rendered once."""
+"""Setup of all tests: two logical CPUs, a separate cache, no Hypothesis deadlines, a small data set rendered once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tf_keras, imported below, imports TensorFlow
 os.environ.setdefault("EVENKEEL_CACHE", tempfile.mkdtemp(prefix="evenkeel-tests-"))
 
+import hypothesis
 import pytest
 import tf_keras as keras
 from tensorflow.python.framework import config as tensorflow_config
@@ -20,12 +21,16 @@ from evenkeel.models.distribute import strategy
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 
+# No deadlines: on a busy machine an example may take ten times as long, and tracing makes the first one slow.
+hypothesis.settings.register_profile("evenkeel", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("evenkeel")
+
 
 def pytest_configure() -> None:
-    # Before anything else uses TensorFlow: it fixes its devices at first use.
+    # Before anything else uses TensorFlow, which fixes its devices at first use.
     strategy.create_strategy(StrategyConfig(name="one", logical_cpus=2))
-    gc.freeze()  # as tools do: what was imported stays, and collections need not go through it
-    gc.set_threshold(50_000, 20, 20)  # tracing makes objects by the 100,000; Python collects after 700
+    gc.freeze()  # as the command lines do: imported objects stay, and collections need not scan them
+    gc.set_threshold(50_000, 20, 20)  # tracing creates 100,000 objects at a time; Python collects after 700
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +46,7 @@ def data(small: DataConfig) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def _fresh_keras():
-    """No test sees another's policy or seeds."""
+    """Gives every test the default precision policy and the same seeds."""
     keras.mixed_precision.set_global_policy("float32")
     keras.utils.set_random_seed(0)
     yield
@@ -50,6 +55,6 @@ def _fresh_keras():
 
 @pytest.fixture
 def determinism() -> Iterator[None]:
-    """Lets a test ask for op determinism, which holds for the process."""
+    """For tests that turn on op determinism: turns it off again, because it holds for the whole process."""
     yield
     tensorflow_config.disable_op_determinism()

@@ -9,7 +9,10 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
+
+from evenkeel.pipeline.images.header import read_header
 
 FORMATS: dict[str, tuple[str, list[dict]]] = {
     "jpg": ("JPEG", [{"quality": 90}, {"quality": 60, "progressive": True}, {"subsampling": 0}]),
@@ -149,3 +152,14 @@ def folder(root: pathlib.Path, seeds: range, good: int = 8) -> dict[str, bytes]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(contents)
     return files
+
+
+def undecodable(contents: bytes) -> bool:
+    header = read_header(contents)
+    if header is None or header.refusal or header.pixels > 100_000_000:
+        return True
+    try:
+        tf.io.decode_image(contents, expand_animations=False)
+    except tf.errors.InvalidArgumentError:
+        return True
+    return False

@@ -133,7 +133,7 @@ def shown(document: str, first: str) -> str:
 def test_the_augmentation_and_the_detector_that_the_guide_to_the_code_shows_work() -> None:
     from evenkeel.models.stability import detectors
     from evenkeel.pipeline.augment import color
-    from tests.models.stability.test_detectors import healthy
+    from tests.traces import healthy
 
     invert, restless = dict(vars(color)), dict(vars(detectors))
     exec(shown("code.md", "def invert"), invert)

@@ -11,7 +11,7 @@ import pytest
 
 from evenkeel.benchmarks.regression import power_analysis
 from evenkeel.benchmarks.results import ROOT
-from tests.benchmarks.regression.test_worktrees import run_git
+from tests.command_line import run_git
 
 VERSIONS = {
     "base": "AMOUNT = 1",

@@ -15,7 +15,7 @@ from evenkeel.models.config import AveragingConfig
 from evenkeel.models.evaluation import Evaluation, evaluate_run
 from evenkeel.models.telemetry.scores import precision_per_class, recall_per_class
 from evenkeel.pipeline.errors import UsageError
-from tests.models.test_train import STEPS, TINY, finished
+from tests.runs import STEPS, TINY, finished
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
-from tensorboard.util.tensor_util import make_ndarray
 
 from evenkeel.models import train
 from evenkeel.models.config import (
@@ -29,48 +27,15 @@ from evenkeel.models.config import (
     ModelConfig,
     OptimizerConfig,
     StrategyConfig,
-    TrainConfig,
     config_hash,
     config_json,
 )
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training import run_directory
-from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import UsageError
-from tests import forked
-from tests.models.networks import test_factory
-from tests.models.optim.test_addons import needs_addons
-
-STEPS = 19  # of 16 images in an epoch of 300, and 4 evaluation steps, the last one filled up
-TINY = TrainConfig(
-    epochs=2,
-    precision="float32",
-    steps_per_execution=4,
-    histograms_every=10,
-    preflight="off",  # which says that 38 steps are few
-    data=DataConfig(
-        image_size=16,
-        batch_size=16,
-        shapes=ShapesConfig(size=16, count=300),
-        augment=AugmentConfig(flip=0.5, pad_crop=2, brightness=0.1),
-    ),
-    model=ModelConfig(name=f"{test_factory.FILE}:normed"),
-    optimizer=OptimizerConfig(name="adam", learning_rate=0.01, warmup_epochs=1.5),
-)
-PLAIN = dataclasses.replace(
-    TINY,
-    histograms_every=0,
-    model=ModelConfig(name=f"{test_factory.FILE}:plain"),
-    optimizer=OptimizerConfig(name="adam", learning_rate=0.01),
-)
-
-
-@functools.cache
-def finished() -> tuple[str, dict[str, Any]]:
-    """The directory and the summary of a run of TINY; shared, to be read only."""
-    model_dir = tempfile.mkdtemp(dir=os.environ["EVENKEEL_CACHE"])
-    return model_dir, fresh(TINY, model_dir)
-
+from tests import factories, forked
+from tests.factories import needs_addons
+from tests.runs import PLAIN, STEPS, TINY, events, finished, fresh, scalars
 
 SHORT = dataclasses.replace(PLAIN, epochs=1)
 
@@ -82,31 +47,8 @@ def short() -> tuple[str, dict[str, Any]]:
     return model_dir, train.train(SHORT, model_dir)
 
 
-def fresh(
-    config: TrainConfig,
-    model_dir: str | pathlib.Path,
-    resume: bool = False,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> dict[str, Any]:
-    """Trains as a process of its own does: the numbers in layer names start again."""
-    keras.backend.reset_uids()
-    return train.train(config, str(model_dir), resume=resume, callbacks=callbacks)
-
-
 def read_json(*parts: str) -> dict[str, Any]:
     return json.loads(pathlib.Path(*parts).read_text())
-
-
-def events(model_dir: str | pathlib.Path, part: str = "train") -> EventAccumulator:
-    """All that TensorBoard would read."""
-    accumulator = EventAccumulator(os.path.join(model_dir, part), {"tensors": 0})
-    accumulator.Reload()
-    return accumulator
-
-
-def scalars(read: EventAccumulator, tag: str) -> list[tuple[int, float]]:
-    """(step, value) of every event."""
-    return [(event.step, float(make_ndarray(event.tensor_proto))) for event in read.Tensors(tag)]
 
 
 def variables(model_dir: str | pathlib.Path, step: int) -> dict[str, np.ndarray]:
@@ -347,7 +289,7 @@ class Fails(keras.layers.Layer):
 
 def failing(input_shape: tuple[int, int, int], classes: int, first: int, last: int) -> keras.Model:
     inputs = keras.Input(input_shape)
-    return keras.Model(inputs, test_factory.plain(input_shape, classes)(Fails(first, last)(inputs)))
+    return keras.Model(inputs, factories.plain(input_shape, classes)(Fails(first, last)(inputs)))
 
 
 fails_twice = functools.partial(failing, first=5, last=7)

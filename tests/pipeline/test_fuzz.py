@@ -9,10 +9,9 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow as tf
 
-from evenkeel.pipeline.images.header import read_header
 from tests import mutations
+from tests.mutations import undecodable
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Runs in a separate process, whose memory is measured. Prints {"rss": [MiB before, peak MiB], "skipped": [names]}: what
@@ -52,17 +51,6 @@ def prepare_and_train(
     with open(root / "out/quarantine.csv", newline="") as file:
         quarantined = {line["file"]: line["reason"] for line in csv.DictReader(file)}
     return files, quarantined, json.loads(result.stdout.splitlines()[-1])
-
-
-def undecodable(contents: bytes) -> bool:
-    header = read_header(contents)
-    if header is None or header.refusal or header.pixels > 100_000_000:
-        return True
-    try:
-        tf.io.decode_image(contents, expand_animations=False)
-    except tf.errors.InvalidArgumentError:
-        return True
-    return False
 
 
 def check(root: pathlib.Path, seeds: range, tier: str, timeout: int) -> None:

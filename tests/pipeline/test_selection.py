@@ -12,8 +12,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.selection import drop_list
-from tests.pipeline.prepare.test_duplicates import images, index_of
-from tests.pipeline.prepare.test_outliers import render_images
+from tests.indexes import images, index_of, render_images
 
 
 def test_later_copies_and_copies_of_validation_images_are_dropped() -> None:

@@ -26,7 +26,7 @@ from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import byte_source, reader
 from tests import forked
-from tests.models.distribute.test_multiworker import free_ports
+from tests.command_line import free_ports
 
 COUNT, BATCH = 240, 20
 IN_FLIGHT = 24  # batches that a worker may have begun, or delivered before the others
@@ -353,8 +353,8 @@ def test_a_dispatcher_without_workers_is_one_error_line_and_no_hang() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "say first what to run, dispatcher or worker"),
-        (["--port=1"], "say first what to run, dispatcher or worker"),
+        ([], "the first argument must be dispatcher or worker"),
+        (["--port=1"], "the first argument must be dispatcher or worker"),
         (["worker"], "--dispatcher is missing"),
         (["worker", "--dispatcher=here:1"], "--dispatcher (here:1) must be written grpc://HOST:PORT"),
         (["dispatcher", "--port=70000"], "--port (70000) must lie in 0 to 65535"),

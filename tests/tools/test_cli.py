@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 
 import pytest
 from PIL import Image
@@ -17,34 +15,13 @@ from PIL import Image
 from evenkeel.__main__ import COMMANDS, MODULES
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.presets import PRESETS
-from evenkeel.tools import stdout, train
+from evenkeel.tools import stdout
 from evenkeel.tools.flags import PRESET_FLAGS, SHORT_NAMES, options
 from tests import forked
+from tests.command_line import TINY, refused, tool
 
 ROOT = pathlib.Path(__file__).parents[2]
-TINY = (
-    "--data.shapes.size=16",
-    "--data.shapes.count=300",
-    "--data.image_size=16",
-    "--batch_size=20",
-    "--model.width=4",
-)
 SEVEN = "x = keras.Input(input_shape); y = keras.layers.Dense(7)(keras.layers.Flatten()(x)); return keras.Model(x, y)"
-
-
-def tool(name: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Runs `evenkeel NAME ARGUMENTS` in another directory than the checkout."""
-    command = [sys.executable, "-m", "evenkeel", name, *arguments]
-    return subprocess.run(command, cwd=tempfile.gettempdir(), capture_output=True, text=True)
-
-
-def refused(done: subprocess.CompletedProcess) -> str:
-    """The one line that a refusal comes to."""
-    lines = [line for line in done.stderr.splitlines() if line]
-    assert done.returncode == 2, done.stderr
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -138,13 +115,22 @@ def test_what_only_prints_needs_no_tensorflow(flag: str) -> None:
     assert not done.stderr
 
 
+def own_and_common_flags(name: str) -> tuple[list[str], list[str]]:
+    """Of a command; read in a process of its own, because two commands define the same flags."""
+    module = f"evenkeel.tools.{MODULES.get(name, name)}"
+    code = f"import json; from {module} import COMMAND; print(json.dumps([COMMAND.own, COMMAND.common]))"
+    own, common = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    return own, common
+
+
 def test_help_lists_the_ten_common_flags_and_says_how_to_see_all() -> None:
     done = tool("train", "--help")
     assert done.returncode == 0
     flags = [line.strip() for line in done.stdout.splitlines() if line.startswith("  --")]
-    assert flags == [f"--{name}" for name in train.COMMON]
+    own, common = own_and_common_flags("train")
+    assert flags == [f"--{name}" for name in common]
     assert len(flags) == 10
-    count = len([*options(TrainConfig), *train.OWN, *PRESET_FLAGS])
+    count = len([*options(TrainConfig), *own, *PRESET_FLAGS])
     assert done.stdout.splitlines()[-1] == f"--helpfull lists all {count} flags."
 
 
@@ -153,9 +139,9 @@ def test_every_command_shows_its_usage_and_documents_its_own_flags(name: str) ->
     done = tool(name, "--helpfull")
     assert done.returncode == 0, done.stderr
     assert f"\n  evenkeel {name} " in done.stdout
-    command = importlib.import_module(f"evenkeel.tools.{MODULES.get(name, name)}").COMMAND
-    for flag in (*command.own, *command.common):
-        name = flag if flag in command.own else SHORT_NAMES.get(flag, flag)
+    own, common = own_and_common_flags(name)
+    for flag in (*own, *common):
+        name = flag if flag in own else SHORT_NAMES.get(flag, flag)
         assert f"\n  --{name}\n      " in done.stdout, flag
 
 

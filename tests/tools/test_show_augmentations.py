@@ -14,7 +14,7 @@ from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from tests import forked
-from tests.tools.test_cli import refused
+from tests.command_line import refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ("--data.shapes.size=16", "--data.shapes.count=300", "--data.image_size=16")

@@ -10,14 +10,7 @@ import pytest
 
 from evenkeel.benchmarks.regression import worktrees
 from evenkeel.pipeline.errors import UsageError
-
-
-def run_git(repository: pathlib.Path, *arguments: str) -> str:
-    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    process = subprocess.run(
-        ["git", "-C", str(repository), *author, *arguments], capture_output=True, text=True, check=True
-    )
-    return process.stdout.strip()
+from tests.command_line import run_git
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from evenkeel.benchmarks.documentation import browser
 from evenkeel.benchmarks.report import history_page, history_store
-from tests.benchmarks.report.test_history_store import result_file
+from tests.command_line import result_file
 
 
 def render(directory: pathlib.Path) -> str:

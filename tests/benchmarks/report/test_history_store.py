@@ -7,16 +7,8 @@ import pathlib
 import pytest
 
 from evenkeel.benchmarks.report import history_store
-from evenkeel.benchmarks.results import Result, ResultFile
 from evenkeel.pipeline.errors import UsageError
-
-
-def result_file(value: float, commit: str, cpu: str = "a CPU") -> ResultFile:
-    results = [
-        Result("pipeline", "decode <b>", "cpu_ms_per_image", "ms", "lower", (value, 1.1 * value, 0.9 * value)),
-        Result("stability", "heldout", "recall", "share", "higher", (0.95,), interval=(0.9, 0.98)),
-    ]
-    return ResultFile({"cpu": cpu, "cores": 2, "gpu": None, "os": "Linux", "git_commit": commit}, results, [])
+from tests.command_line import result_file
 
 
 def test_each_machine_has_its_own_file_and_old_lines_are_kept(tmp_path: pathlib.Path) -> None:

@@ -20,7 +20,7 @@ from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
-from tests.models.training.test_stable_model import one
+from tests.factories import one
 
 PERSISTENT = [name for name, fault in FAULTS.items() if fault.kind == "persistent"]
 TRANSIENT = [name for name, fault in FAULTS.items() if fault.kind == "transient"]

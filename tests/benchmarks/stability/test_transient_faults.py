@@ -14,7 +14,7 @@ from evenkeel.benchmarks.stability import transient_faults
 from evenkeel.benchmarks.stability.faults import FAULTS
 from evenkeel.models.stability.guard import StabilityGuard
 from evenkeel.models.training.stable_model import StableModel
-from tests.models.training.test_stable_model import BATCH, IMAGES, LABELS, batches, compiled, one
+from tests.factories import BATCH, IMAGES, LABELS, batches, compiled, one
 
 TRANSIENT = [name for name, fault in FAULTS.items() if fault.kind == "transient"]
 FIRST_STEP = 33

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,19 +28,11 @@ from evenkeel.models.config import (
 from evenkeel.models.training.checkpoints import checkpoint_steps
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
-from tests import forked
-from tests.models.networks import test_factory
+from tests import factories, forked
+from tests.command_line import free_ports
 
 ROOT = pathlib.Path(__file__).parents[3]
 EPOCHS = 2
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @contextlib.contextmanager
@@ -74,7 +65,7 @@ def small_config(small: DataConfig, **changes) -> TrainConfig:
         precision="float32",
         histograms_every=0,
         data=dataclasses.replace(small, augment=AugmentConfig(flip=0.5)),
-        model=ModelConfig(name=f"{test_factory.FILE}:dropping"),
+        model=ModelConfig(name=f"{factories.FILE}:dropping"),
         optimizer=OptimizerConfig(learning_rate=0.05),
         strategy=StrategyConfig(name="multiworker"),
     )
@@ -124,7 +115,7 @@ FLAGS = [
     "--data.image_size=16",
     "--data.batch_size=20",
     "--data.augment.flip=0.5",
-    f"--model.name={test_factory.FILE}:dropping",
+    f"--model.name={factories.FILE}:dropping",
     "--precision=float32",
     "--histograms_every=0",
     "--steps_per_execution=5",
@@ -260,11 +251,11 @@ def test_a_full_disk_of_the_chief_stops_all_workers_with_the_same_code(tmp_path:
 @pytest.mark.slow
 def test_launch_starts_a_cluster_and_prints_the_commands_for_other_machines(tmp_path: pathlib.Path) -> None:
     flags = [flag for flag in FLAGS if not flag.startswith("--strategy")]
-    command = [sys.executable, "-m", "tools.launch", "--workers=2", *flags, f"--model_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "evenkeel", "launch", "--workers=2", *flags, f"--model_dir={tmp_path / 'run'}"]
     done = subprocess.run([*command, "--epochs=1"], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"cluster": {"worker": ["host0:2222", "host1:2222"]}' in done.stdout
-    assert "-m tools.train" in done.stdout
+    assert "evenkeel train" in done.stdout
     for index in range(2):
         assert f"worker {index} | completed after 1.0 epochs, 10 steps" in done.stdout
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from evenkeel.models.config import StrategyConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.pipeline.errors import UsageError
-from tests.models.training.test_stable_model import one, two
+from tests.factories import one, two
 
 needs_no_gpu = pytest.mark.skipif(strategy.has_gpu(), reason="the expected values are those of a CPU")
 

@@ -23,8 +23,7 @@ from evenkeel.models.doctor.replay import ReplayEngine
 from evenkeel.models.doctor.trials import Trial
 from evenkeel.models.stability.diagnosis import Finding, command_line
 from evenkeel.pipeline.config import DataConfig
-from tests import forked
-from tests.models.networks import test_factory
+from tests import factories, forked
 
 STEPS = 90
 
@@ -44,7 +43,7 @@ def sound(small: DataConfig) -> TrainConfig:
 
 @pytest.fixture
 def sound_and_shallow(sound: TrainConfig) -> TrainConfig:
-    return with_options(sound, {"model.name": f"{test_factory.FILE}:shallow"})
+    return with_options(sound, {"model.name": f"{factories.FILE}:shallow"})
 
 
 @pytest.mark.slow

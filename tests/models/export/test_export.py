@@ -21,8 +21,8 @@ from evenkeel.models.config import AveragingConfig
 from evenkeel.models.evaluation import restore_run
 from evenkeel.models.export import export
 from evenkeel.pipeline.errors import UsageError
-from tests.models.test_train import PLAIN, finished
-from tests.tools.test_cli import refused, tool
+from tests.command_line import refused, tool
+from tests.runs import PLAIN, finished
 
 # What a server does: it imports no module of this project.
 CLIENT = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import pathlib
 
@@ -14,39 +13,12 @@ import tf_keras as keras
 from evenkeel.models.config import ModelConfig, StrategyConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.models.networks import factory
-from evenkeel.models.networks.cnn import cnn
 from evenkeel.models.networks.resnet import LARGE_STEM_MIN_PIXELS
 from evenkeel.pipeline.errors import UsageError
+from tests.factories import FILE
 
 layers = keras.layers
-FILE = str(pathlib.Path(__file__))
 SHAPE = (16, 16, 3)
-
-
-def plain(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """A user's network without BatchNorm, so that several replicas compute the same as one device."""
-    inputs = x = keras.Input(input_shape)
-    penalty = keras.regularizers.L2(1e-3)
-    x = layers.Conv2D(6, 3, 2, "same", activation="relu", kernel_regularizer=penalty, name="first")(x)
-    x = layers.Conv2D(8, 3, 2, "same", activation="relu", kernel_regularizer=penalty, name="second")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(layers.Flatten()(x)), name="plain")
-
-
-def normed(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """A user's network with BatchNorm and Keras's Dropout."""
-    inputs = x = keras.Input(input_shape)
-    x = layers.Conv2D(6, 3, 2, "same", use_bias=False, name="first")(x)
-    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, name="norm")(x))
-    x = layers.Dropout(0.2, name="drop")(layers.Conv2D(8, 3, 2, "same", name="second")(x))
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(layers.Flatten()(x)), name="normed")
-
-
-def shallow(input_shape: tuple[int, int, int], classes: int, dropout: float = 0.0) -> keras.Model:
-    """The cnn with 2 convolutions instead of 6, which is built and traced in half the time."""
-    return cnn(input_shape, classes, width=8, dropout=dropout, depths=(1, 1), multiples=(1, 2))
-
-
-dropping = functools.partial(shallow, dropout=0.2)
 
 
 def create(name: str, shape: tuple[int, int, int] = SHAPE, classes: int = 10, width: int = 4, **options) -> keras.Model:

@@ -13,15 +13,7 @@ from evenkeel.models.config import OptimizerConfig
 from evenkeel.models.networks.layers import Dropout
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training.stable_model import StableModel
-from tests.models.training.test_stable_model import (
-    BATCH,
-    IMAGES,
-    LABELS,
-    fit,
-    network_of,
-    one,
-    two,
-)
+from tests.factories import BATCH, IMAGES, LABELS, fit, network_of, one, two
 
 COUNT = 40_000
 

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import builtins
-import importlib.util
 import os
 import subprocess
 import sys
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from evenkeel.models.optim import addons
 from evenkeel.pipeline.errors import UsageError
-
-OF_ADDONS = ("lamb", "radam", "lookahead", "novograd")
-needs_addons = pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow_addons") is None, reason="tensorflow-addons stops at Python 3.11"
-)
-
-
-def skip_without_addons(names: Iterable[str]) -> list[Any]:
-    """`names` as pytest parameters; optimizers of tensorflow-addons are skipped if it is not installed."""
-    return [pytest.param(name, marks=needs_addons) if name in OF_ADDONS else name for name in names]
 
 
 @pytest.fixture(autouse=True)

@@ -13,17 +13,7 @@ import tf_keras as keras
 from evenkeel.models.optim import averaging
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.training_step import moving_statistics
-from tests.models.networks.test_factory import normed
-from tests.models.training.test_stable_model import (
-    BATCH,
-    IMAGES,
-    LABELS,
-    batches,
-    compiled,
-    fit,
-    one,
-    two,
-)
+from tests.factories import BATCH, IMAGES, LABELS, batches, compiled, fit, normed, one, two
 
 EVERY_STEPS = 4  # between weights that enter the mean
 

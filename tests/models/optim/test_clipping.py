@@ -10,19 +10,7 @@ import tf_keras as keras
 from evenkeel.models.config import OptimizerConfig
 from evenkeel.models.optim import clipping
 from evenkeel.models.optim.clipping import Clipping
-from tests.models.networks.test_factory import normed
-from tests.models.training.test_stable_model import (
-    BATCH,
-    IMAGES,
-    LABELS,
-    by_hand,
-    compiled,
-    fit,
-    one,
-    plain,
-    two,
-    weights,
-)
+from tests.factories import BATCH, IMAGES, LABELS, by_hand, compiled, fit, normed, one, plain, two, weights
 
 SGD = OptimizerConfig(learning_rate=1.0, momentum=0, nesterov=False, schedule="constant")
 RNG = np.random.default_rng(0)

@@ -11,29 +11,10 @@ from sklearn.utils.class_weight import compute_class_weight
 from evenkeel.models.optim import losses
 from evenkeel.models.optim.losses import Crossentropy
 from evenkeel.models.telemetry import step_row
-from tests.models.optim.test_addons import needs_addons
-from tests.models.training.test_stable_model import (
-    BATCH,
-    CLASSES,
-    IMAGES,
-    LABELS,
-    compiled,
-    fit,
-    one,
-    two,
-)
+from tests.factories import BATCH, CLASSES, IMAGES, LABELS, compiled, crossentropy, fit, needs_addons, one, two
 
 RNG = np.random.default_rng(0)
 LOGITS, TRUE = RNG.normal(0, 3, (50, 7)), RNG.integers(0, 7, 50)
-
-
-def crossentropy(logits: np.ndarray, labels: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
-    """[b]: Szegedy et al. 2016, section 7."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_shares = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    classes = logits.shape[1]
-    target = np.eye(classes)[labels] * (1 - smoothing) + smoothing / classes
-    return -(target * log_shares).sum(axis=1)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])

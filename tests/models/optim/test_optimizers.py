@@ -16,8 +16,7 @@ from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
-from tests.models.networks.test_factory import normed, plain
-from tests.models.optim.test_addons import needs_addons, skip_without_addons
+from tests.factories import needs_addons, normed, plain, skip_without_addons
 
 
 def schedule(config: OptimizerConfig, steps: int) -> Schedule:

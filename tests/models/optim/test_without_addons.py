@@ -12,7 +12,7 @@ from evenkeel.models.config import ModelConfig, TrainConfig, config_json
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from tests import forked
-from tests.models.optim.test_addons import OF_ADDONS
+from tests.factories import OF_ADDONS
 
 
 class Blocked(importlib.abc.MetaPathFinder):

@@ -10,62 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenkeel.models.stability import detectors, rolling
+from evenkeel.models.stability import detectors
 from evenkeel.models.stability.detectors import CORROBORATED, STANDALONE, alarms, signals
 from evenkeel.models.stability.trace import Trace, first_loss
-
-STEPS, EVERY, LAYERS = 600, 20, 5
-LAYER_STATISTICS = (
-    "gradient_norm",
-    "weight_norm",
-    "update_norm",
-    "moment_ratio",
-    "dead",
-    "saturated",
-    "deviation",
-    "shift",
-    "spread",
-    "log_variance",
-)
-
-
-def healthy(steps: int = STEPS, seed: int = 0, noise: float = 0.1, unit: float = 1.0) -> Trace:
-    """Trace of a sound run: a noisy loss that falls from ln 10 to a tenth of that, and usual values of all else."""
-    rng = np.random.default_rng(seed)
-    steps_array = np.arange(steps)
-    loss = unit * np.log(10) * (0.1 + 0.9 * np.exp(-steps_array / 100)) * np.exp(noise * rng.normal(size=steps))
-    due = np.arange(0, steps, EVERY)
-    usual = {
-        "gradient_norm": 1.0,
-        "weight_norm": 10.0,
-        "update_norm": 0.01,
-        "moment_ratio": 1.0,
-        "dead": 0.05,
-        "saturated": 0.2,
-        "deviation": 1.0,
-        "shift": 0.1,
-        "spread": 0.1,
-        "log_variance": 0.1,
-    }
-    jitter = lambda *shape: np.exp(0.1 * rng.normal(size=shape))  # noqa: E731
-    layers = {name: usual[name] * jitter(len(due), LAYERS) for name in LAYER_STATISTICS}
-    layers["training_loss"] = loss[due] * jitter(len(due))
-    layers["inference_loss"] = loss[due] * jitter(len(due))
-    validated = np.arange(100, steps + 1, 100)
-    return Trace(
-        steps=steps_array,
-        loss=loss,
-        gradient_norm=jitter(steps),
-        learning_rate=np.full(steps, 0.1),
-        loss_scale=np.ones(steps),
-        nonfinite=np.zeros(steps),
-        due=due,
-        layers=layers,
-        validated=validated,
-        validation_loss=np.linspace(2, 1, len(validated)) * unit,
-        training_loss=np.array([np.median(loss[max(0, step - rolling.BASELINE_STEPS) : step]) for step in validated]),
-        began=first_loss(loss),
-    )
+from tests.traces import EVERY, LAYERS, STEPS, healthy
 
 
 def change_columns(trace: Trace, at: Any, **columns: Any) -> Trace:
@@ -107,13 +55,13 @@ def test_a_sound_run_raises_no_alarm(seed: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), noise=st.floats(0, 0.4), unit=st.floats(1e-3, 1e3), steps=st.integers(1, STEPS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_unit_noise_or_length_raises_an_alarm(seed: int, noise: float, unit: float, steps: int) -> None:
     assert alarms(healthy(steps, seed, noise, unit)) == []
 
 
 @given(seed=st.integers(0, 2**32 - 1), level=st.floats(0.01, 100), noise=st.floats(0, 0.5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_noise_around_a_plateau_is_neither_spike_nor_divergence(seed: int, level: float, noise: float) -> None:
     rng = np.random.default_rng(seed)
     falling = np.linspace(3, 1, 50)
@@ -150,7 +98,7 @@ def test_losing_half_of_a_gain_within_the_noise_is_no_collapse() -> None:
 
 
 @given(unit=st.floats(1e-3, 1e3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_unit_of_the_loss_changes_no_alarm(unit: float) -> None:
     trace = change_columns(healthy(), slice(400, 420), loss=10.0)
     scaled = dataclasses.replace(trace, loss=unit * trace.loss, began=unit * trace.began)

@@ -15,16 +15,7 @@ from evenkeel.models.stability.guard import ALARM_LAG_STEPS, RELAPSE_STEPS, Stab
 from evenkeel.models.stability.trace import Alarm
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.telemetry.incidents import Incidents
-from tests.models.networks.test_factory import normed
-from tests.models.training.test_stable_model import (
-    IMAGES,
-    LABELS,
-    batches,
-    compiled,
-    one,
-    two,
-    weights,
-)
+from tests.factories import IMAGES, LABELS, batches, compiled, normed, one, two, weights
 
 SOUND = OptimizerConfig(learning_rate=0.02, schedule="constant")
 STEPS = 200

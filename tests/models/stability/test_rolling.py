@@ -11,7 +11,7 @@ from evenkeel.models.stability import rolling
 
 
 @given(values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=40), window=st.integers(1, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_moving_statistics_are_those_of_each_window(values: list[float], window: int) -> None:
     x = np.array(values)
     windows = [x[max(0, index - window + 1) : index + 1] for index in range(len(x))]

@@ -22,19 +22,7 @@ from evenkeel.models.telemetry.histograms import (
     bin_table,
 )
 from evenkeel.models.telemetry.tensorboard import TensorBoard
-from tests.models.networks.test_factory import plain
-from tests.models.training.test_stable_model import (
-    BATCH,
-    IMAGES,
-    LABELS,
-    by_hand,
-    compiled,
-    fit,
-    network_of,
-    one,
-    two,
-    weights,
-)
+from tests.factories import BATCH, IMAGES, LABELS, by_hand, compiled, fit, network_of, one, plain, two, weights
 
 
 def count(values: np.ndarray, xla: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +76,7 @@ def test_without_finite_values_all_bins_are_empty(values: list[float]) -> None:
     assert counts.tolist() == [0] * BINS + [len(values)]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(arrays.arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32, allow_subnormal=False)))
 def test_every_element_is_counted_once(values: np.ndarray) -> None:
     edges, counts = count(values)

@@ -17,20 +17,8 @@ from evenkeel.models.telemetry.layer_stats import (
     LayerStats,
     gradient_noise_scale,
 )
-from tests.models.networks.test_factory import normed, plain
-from tests.models.training.test_stable_model import (
-    BATCH,
-    CLASSES,
-    LABELS,
-    SIZE,
-    batches,
-    by_hand,
-    compiled,
-    one,
-    two,
-    weights,
-)
-from tests.models.training.test_stable_model import IMAGES as PICTURES
+from tests.factories import BATCH, CLASSES, LABELS, SIZE, batches, by_hand, compiled, normed, one, plain, two, weights
+from tests.factories import IMAGES as PICTURES
 
 layers = keras.layers
 STEPS = 6

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from evenkeel.models.telemetry import scores
 from evenkeel.models.telemetry.metrics import CONFIDENCE_BINS, Calibration, ConfusionMatrix
+from tests.factories import expected_error
 
 
 @given(st.integers(2, 6), st.integers(0, 10_000), st.integers(5, 60))
@@ -35,17 +36,6 @@ def test_a_single_class_has_no_agreement_beyond_chance() -> None:
     assert np.isnan(scores.cohen_kappa(matrix))
     assert scores.matthews_correlation(matrix) == 0
     assert scores.macro_f1(matrix) == 1
-
-
-def expected_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Guo et al. 2017, equation 3."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    total = 0.0
-    for low in np.arange(CONFIDENCE_BINS) / CONFIDENCE_BINS:
-        inside = (confidence >= low) & (confidence < low + 1 / CONFIDENCE_BINS)
-        if inside.any():
-            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    return total
 
 
 def test_calibration_error_matches_its_formula_over_batches_and_weights() -> None:

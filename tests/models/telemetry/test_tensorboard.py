@@ -24,14 +24,7 @@ from evenkeel.models.telemetry.tensorboard import GRID_IMAGES, Profiler, scalar_
 from evenkeel.models.training import build_model
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
-from tests.models.test_train import (
-    PLAIN,
-    STEPS,
-    TINY,
-    events,
-    finished,
-    scalars,
-)
+from tests.runs import PLAIN, STEPS, TINY, events, finished, scalars
 
 
 def test_every_step_has_its_scalars() -> None:

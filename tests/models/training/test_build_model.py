@@ -12,7 +12,7 @@ from evenkeel.models import train
 from evenkeel.models.config import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
 from evenkeel.models.training import build_model
 from evenkeel.pipeline.errors import UsageError
-from tests.models.test_train import TINY
+from tests.runs import TINY
 
 
 @pytest.mark.parametrize(

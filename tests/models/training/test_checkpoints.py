@@ -19,18 +19,9 @@ from evenkeel.models.config import OPTIMIZERS, CheckpointConfig, OptimizerConfig
 from evenkeel.models.optim.averaging import ema
 from evenkeel.models.training import checksums
 from evenkeel.models.training.checkpoints import Checkpointer, Checkpoints, read_state
+from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.errors import UsageError
-from tests.models.networks.test_factory import normed, plain
-from tests.models.optim.test_addons import OF_ADDONS, needs_addons
-from tests.models.training.test_stable_model import (
-    IMAGES,
-    LABELS,
-    StableModel,
-    batches,
-    compiled,
-    one,
-    two,
-)
+from tests.factories import IMAGES, LABELS, OF_ADDONS, batches, compiled, needs_addons, normed, one, plain, two
 
 
 def checkpoints(

@@ -11,7 +11,7 @@ import pytest
 
 from evenkeel.models.training import checksums
 from tests import forked
-from tests.tools.test_cli import TINY
+from tests.command_line import TINY
 
 FLAGS = (
     *TINY,

@@ -12,8 +12,8 @@ from evenkeel.models import train
 from evenkeel.models.config import ModelConfig, TrainConfig
 from evenkeel.models.training import run_directory
 from evenkeel.pipeline.errors import UsageError
-from tests.models.networks import test_factory
-from tests.models.test_train import TINY
+from tests import factories
+from tests.runs import TINY
 
 
 def create_run(path: pathlib.Path, config: TrainConfig = TINY) -> str:
@@ -29,7 +29,7 @@ def test_an_error_about_another_run_names_the_differences_and_the_remedies(tmp_p
         train.train(other, model_dir)
     text = str(raised.value)
     assert f"model_dir ({model_dir}) holds a run with another configuration: epochs is 2 there, 3 here; " in text
-    assert f"model.name is {test_factory.FILE}:normed there, cnn here: go on with --resume --config={model_dir}" in text
+    assert f"model.name is {factories.FILE}:normed there, cnn here: go on with --resume --config={model_dir}" in text
     assert "start over with --overwrite, or choose another --model_dir" in text
     assert "width" not in text
     assert "\n" not in text

@@ -11,15 +11,7 @@ import tf_keras as keras
 from evenkeel.models.config import OptimizerConfig
 from evenkeel.models.optim.averaging import ema
 from evenkeel.models.training.snapshots import MAX_SNAPSHOTS, Snapshots, state_variables
-from tests.models.networks.test_factory import normed, plain
-from tests.models.training.test_stable_model import (
-    IMAGES,
-    LABELS,
-    batches,
-    compiled,
-    one,
-    two,
-)
+from tests.factories import IMAGES, LABELS, batches, compiled, normed, one, plain, two
 
 ADAM = OptimizerConfig(name="adam", learning_rate=1e-2, schedule="constant")
 

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,120 +18,34 @@ from evenkeel.models.config import (
     OPTIMIZERS,
     MixingConfig,
     OptimizerConfig,
-    StrategyConfig,
 )
-from evenkeel.models.distribute import strategy
 from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.networks.cnn import cnn
-from evenkeel.models.optim import optimizers
-from evenkeel.models.optim.clipping import Clipping
 from evenkeel.models.optim.losses import Crossentropy
-from evenkeel.models.optim.schedules import Schedule
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training.stable_model import LossScaleOptimizer, StableModel
 from evenkeel.models.training.step_options import StepOptions
 from evenkeel.models.training.training_step import moving_statistics
-from tests.models.networks.test_factory import normed, plain
-from tests.models.optim.test_addons import skip_without_addons
-
-CLASSES, SIZE, BATCH = 10, 8, 20
-STEP_OPTIONS = dataclasses.fields(StepOptions)
-Network = Callable[[tuple[int, int, int], int], keras.Model]
-
-
-def examples(count: int = 400) -> tuple[np.ndarray, np.ndarray]:
-    """Images that a small network can learn, a pattern per class under noise; none is all white."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(CLASSES, size=count)
-    patterns, noise = (rng.integers(0, 255, (n, SIZE, SIZE, 3)) for n in (CLASSES, count))
-    return ((patterns[labels] + noise) // 2).astype(np.uint8), labels
-
-
-IMAGES, LABELS = examples()
-
-
-def one() -> tf.distribute.Strategy:
-    return strategy.create_strategy(StrategyConfig(name="one"))
-
-
-def two() -> tf.distribute.Strategy:
-    """Two replicas on the logical CPUs."""
-    return strategy.create_strategy(StrategyConfig(name="mirrored", logical_cpus=2))
-
-
-def batches(devices: tf.distribute.Strategy, images: np.ndarray, labels: np.ndarray, batch: int = BATCH) -> Any:
-    """The examples in order, for ever, fed to each replica as the pipeline feeds them."""
-    replica_shard = strategy.replica_shard(devices, batch)
-    dataset = (
-        tf.data.Dataset.from_tensor_slices((images, labels))
-        .batch(replica_shard.batch_size, drop_remainder=True)
-        .repeat()
-    )
-    return devices.distribute_datasets_from_function(lambda _: dataset)
-
-
-class Rows(keras.callbacks.Callback):
-    """Keeps the row of every step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks: list[np.ndarray] = []
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.blocks.append(self.model.rows)
-
-
-def compiled(
-    devices: tf.distribute.Strategy,
-    network: Network = plain,
-    config: OptimizerConfig | None = None,
-    policy: str = "float32",
-    per_call: int = 5,
-    wrapped: Callable[[Any], Any] = lambda optimizer: optimizer,
-    **options: Any,
-) -> StableModel:
-    """A model with the same first weights every time; `options` are of `StepOptions` or `compile`."""
-    config = config or OptimizerConfig(learning_rate=0.05, schedule="constant")
-    keras.mixed_precision.set_global_policy(policy)
-    keras.utils.set_random_seed(1)
-    with devices.scope():
-        model = StableModel.wrap(network((SIZE, SIZE, 3), CLASSES), [127.5] * 3, [74.0] * 3, seed=1)
-        rate = Schedule(config, BATCH, steps_per_epoch=20, epochs=1)
-        optimizer = optimizers.create_optimizer(config, rate, model.trainable_variables)
-        options = {"clipping": Clipping(norm=config.clip_norm), "accumulate": config.accumulate, **options}
-        ours = {field.name: options.pop(field.name) for field in STEP_OPTIONS if field.name in options}
-        model.compile(wrapped(optimizer), Crossentropy(), StepOptions(**ours), steps_per_execution=per_call, **options)
-    return model
-
-
-def fit(
-    devices: tf.distribute.Strategy,
-    *args: Any,
-    steps: int = 20,
-    epochs: int = 1,
-    batch: int = BATCH,
-    images: np.ndarray = IMAGES,
-    labels: np.ndarray = LABELS,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    **options: Any,
-) -> tuple[StableModel, np.ndarray]:
-    """The model `compiled` by the options and trained, and its rows."""
-    model, rows = compiled(devices, *args, **options), Rows()
-    fed = batches(devices, images, labels, batch)
-    model.fit(fed, steps_per_epoch=steps, epochs=epochs, verbose=0, callbacks=[rows, *callbacks])
-    return model, np.concatenate(rows.blocks)
-
-
-def weights(model: keras.Model) -> list[np.ndarray]:
-    return [variable.numpy() for variable in model.trainable_variables]
-
-
-def by_hand(model: StableModel, images: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
-    """Gradients of the mean loss over the batch and of the penalties, for a model without BatchNorm."""
-    with tf.GradientTape() as tape:
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, model(images, training=True))
-        loss = tf.reduce_mean(losses) + tf.add_n(model.losses)
-    return [gradient.numpy() for gradient in tape.gradient(loss, model.trainable_variables)]
+from tests.factories import (
+    BATCH,
+    CLASSES,
+    IMAGES,
+    LABELS,
+    SIZE,
+    Network,
+    Rows,
+    batches,
+    by_hand,
+    compiled,
+    fit,
+    network_of,
+    normed,
+    one,
+    plain,
+    skip_without_addons,
+    two,
+    weights,
+)
 
 
 def copies(variable: Any) -> list[np.ndarray]:
@@ -341,11 +253,6 @@ class Poison(keras.layers.Layer):
 def poisoned(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     inputs = keras.Input(input_shape)
     return keras.Model(inputs, normed(input_shape, classes)(Poison()(inputs)), name="poisoned")
-
-
-def network_of(model: StableModel) -> keras.Model:
-    """The network inside, without normalization and metrics."""
-    return next(layer for layer in model.layers if isinstance(layer, keras.Model))
 
 
 class Snapshots(keras.callbacks.Callback):

@@ -16,10 +16,8 @@ from evenkeel.models.training.validation import evaluate
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading.reader import evaluation_steps
-from tests.models.optim.test_losses import crossentropy
-from tests.models.telemetry.test_scores import expected_error
-from tests.models.test_train import STEPS, TINY
-from tests.models.training.test_stable_model import one, two
+from tests.factories import crossentropy, expected_error, one, two
+from tests.runs import STEPS, TINY
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

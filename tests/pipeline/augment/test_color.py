@@ -89,7 +89,7 @@ def test_saturation_and_hue_follow_yiq(size: tuple[int, int]) -> None:
         assert np.abs(output[number] - np.clip(expected, 0, 255)).max() <= 0.5 + 0.2  # factors are multiples of 1/4096
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), saturation=st.floats(0, 1), hue=st.floats(0, 0.5))
 def test_gray_stays_gray(seed: int, saturation: float, hue: float) -> None:
     images = np.repeat(batch(4, channels=1, seed=seed), 3, axis=3)
@@ -188,7 +188,7 @@ def test_equalize_equals_pillow(height: int, width: int, channels: int) -> None:
     np.testing.assert_array_equal(run(equalize(1), images, np.full((9, 1), LARGEST)), equalize_with_pillow(images))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     levels=st.integers(1, 256),
@@ -225,7 +225,7 @@ def test_posterize_equals_pillow_and_clears_each_number_of_bits_equally_often(
         np.testing.assert_array_equal(changed, expected)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 20))
 def test_the_same_draws_give_the_same_pixels_in_any_batch(seed: int, count: int) -> None:
     for stage in (

@@ -156,7 +156,7 @@ def test_zooming_in_enlarges_the_middle_and_zooming_out_reflects_the_border() ->
     np.testing.assert_array_equal(far, np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")[:, ::2, ::2])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sides=st.tuples(st.integers(1, 300), st.integers(1, 300)),
     flipped=st.booleans(),
@@ -203,7 +203,7 @@ def test_random_geometry_samples_as_numpy_does(height: int, width: int, channels
         assert np.abs(output[number] - expected).max() <= 0.5 + 255 / 256
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), reach=st.floats(0, 1))
 def test_resampling_equals_numpy_up_to_three_sides_away(seed: int, reach: float) -> None:
     images = smooth(4, 12, 17, seed=seed)
@@ -239,7 +239,7 @@ def test_tiny_images_stay_in_range(height: int, width: int) -> None:
         assert output[number].max() <= images[number].max()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 50))
 def test_the_same_draws_give_the_same_pixels_in_any_batch(seed: int, count: int) -> None:
     stage, images, draws = geometry(0.5, 3, 30, 0.2, 0.2, 0.3), batch(60, seed=seed), uniform(60, 9, seed)

@@ -145,7 +145,7 @@ def test_the_largest_draws_choose_the_last_operation() -> None:
     np.testing.assert_array_equal(output, equalize_histograms(images))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 30))
 def test_the_same_draws_give_the_same_pixels_in_any_batch(seed: int, count: int) -> None:
     stage, images, draws = randaugment(2, 9), batch(30, 33, 31, seed=seed), uniform(30, 4, seed)

@@ -47,7 +47,7 @@ def reference_size(height: int, width: int, strength: float, draws: np.ndarray) 
     return min(height, width * 4 / 3), min(width, height * 4 / 3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(height=SIDES, width=SIDES, share=st.floats(0.01, 1))
 def test_the_central_window_is_a_square_inside_the_image(height: int, width: int, share: float) -> None:
     window = crop.central_windows(tf.constant([height]), tf.constant([width]), share)[0].numpy()
@@ -67,7 +67,7 @@ def test_central_windows_of_known_images() -> None:
 
 
 @example(height=1, width=1, strength=0.999, seed=0, edge=1.0)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     height=SIDES, width=SIDES, strength=st.floats(0, 0.999), seed=st.integers(0, 999), edge=st.sampled_from([0, 0.5, 1])
 )
@@ -82,7 +82,7 @@ def test_random_windows_lie_inside_images_of_any_shape(
         assert is_inside(window, height, width), window
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)  # float32 may round the other way at a fit's very edge
+@settings(max_examples=40, derandomize=True)  # float32 may round the other way at a fit's very edge
 @given(height=st.integers(1, 500), width=st.integers(1, 500), strength=st.floats(0, 0.99), seed=st.integers(0, 999))
 def test_a_window_has_the_size_of_the_first_attempt_that_fits(
     height: int, width: int, strength: float, seed: int
@@ -155,7 +155,7 @@ SIZE = 20
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.booleans(), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_region_is_the_window_in_pixels_of_the_downscaled_image(height: int, width: int, is_jpeg: bool, data) -> None:
     tall, wide = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     y, x = data.draw(st.integers(0, height - tall)), data.draw(st.integers(0, width - wide))

@@ -130,7 +130,7 @@ def decode_whole_as_crops(contents: bytes, channels: int) -> tf.Tensor:
 WINDOWED = {**JPEGS, "noisy jpeg": encode(NOISE, "JPEG"), "png": LOSSLESS["png"], "webp": LOSSLESS["webp"]}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), channels=st.sampled_from([1, 3]), name=st.sampled_from(sorted(WINDOWED)))
 def test_a_decoded_window_equals_that_part_of_the_whole_image(data: st.DataObject, channels: int, name: str) -> None:
     side = data.draw(st.integers(1, HEIGHT))
@@ -184,7 +184,7 @@ def test_jpegs_decode_without_a_color_cast(subsampling: int) -> None:
             assert not differences.any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

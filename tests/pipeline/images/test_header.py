@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -50,7 +50,6 @@ def test_an_image_that_is_not_refused_decodes_to_the_size_of_its_header(seed: in
         assert decoded.shape[:2] == (header.height, header.width)
 
 
-@settings(deadline=None)
 @given(magic=st.sampled_from([b"", *READERS]), rest=st.binary(max_size=200))
 def test_any_bytes_give_a_header_or_none(magic: bytes, rest: bytes) -> None:
     header = read_header(magic + rest)

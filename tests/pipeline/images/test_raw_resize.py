@@ -55,7 +55,7 @@ def resize(memory: np.ndarray, images: list[np.ndarray], windows: np.ndarray, mi
 
 @pytest.mark.slow
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_window_of_any_image_is_resized_as_in_numpy(data: st.DataObject) -> None:
     side = st.integers(1, 40)
     sides = [(data.draw(side), data.draw(side)) for _ in range(BATCH)]

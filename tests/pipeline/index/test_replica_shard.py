@@ -17,7 +17,7 @@ def elements(replica_shard: ReplicaShard, steps: int) -> tf.Tensor:
     return tf.range(steps * replica_shard.local_replicas, dtype=tf.int64)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     count=st.integers(1, 5), local=st.integers(1, 4), per_replica=st.integers(1, 6), element_step=st.integers(0, 2**40)
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from evenkeel.pipeline.index import tfrecord
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(records=st.lists(st.binary(max_size=300), min_size=1, max_size=5))
 def test_records_are_those_that_tensorflow_wrote(
     tmp_path_factory: pytest.TempPathFactory, records: list[bytes]

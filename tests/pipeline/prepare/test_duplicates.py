@@ -3,30 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
 
-from evenkeel.pipeline.index.features import Features
-from evenkeel.pipeline.index.index import COLUMNS, Index
-from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.prepare.duplicates import find_first_copies
-
-
-def index_of(images: list[np.ndarray]) -> Index:
-    """An index of these images, as if they were in one shard; labels alternate."""
-    sums = [[value.numpy() for value in pixel_sums(tf.constant(image))] for image in images]
-    columns = {name: np.zeros((len(images), *shape), kind) for name, (kind, shape) in COLUMNS.items()}
-    columns["keep"][:] = True
-    columns["record"], columns["label"] = np.arange(len(images)), np.arange(len(images)) % 2
-    columns["name"] = np.array([f"image_{number}.png" for number in range(len(images))], np.bytes_)
-    for row, (size, *values) in enumerate(sums):
-        columns["height"][row], columns["width"][row] = size
-        for name, value in zip(("sums", "squares", "laplacian", "fingerprint"), values, strict=True):
-            columns[name][row] = value
-    return Index(("shard",), (0,), Features("image", "label", "filename", ("a", "b")), columns, {})
-
-
-def images(count: int) -> list[np.ndarray]:
-    return [np.random.default_rng(seed).integers(0, 256, (6, 7, 3), np.uint8) for seed in range(count)]
+from tests.indexes import images, index_of
 
 
 def test_each_copy_refers_to_the_first() -> None:

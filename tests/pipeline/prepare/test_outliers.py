@@ -13,8 +13,7 @@ from evenkeel.pipeline.prepare.outliers import (
     modified_z_scores,
     outlier_reasons,
 )
-from evenkeel.pipeline.sources import shapes
-from tests.pipeline.prepare.test_duplicates import index_of
+from tests.indexes import index_of, render_images
 
 
 def test_the_score_follows_the_formula() -> None:
@@ -43,10 +42,6 @@ def test_scores_do_not_depend_on_unit_or_origin(values: list[float], origin: flo
     a, b = modified_z_scores(rounded, rounded), modified_z_scores(rounded * unit + origin, rounded * unit + origin)
     if np.median(np.abs(rounded - np.median(rounded))) > 0.01:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-def render_images(count: int, size: int = 24) -> list[np.ndarray]:
-    return [shapes.render(seed % 10, size, np.random.default_rng(seed)) for seed in range(count)]
 
 
 PLANTED = {

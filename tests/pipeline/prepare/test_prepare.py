@@ -32,8 +32,8 @@ from evenkeel.pipeline.prepare.prepare import prepare
 from evenkeel.pipeline.prepare.statistics import features_by_name
 from evenkeel.pipeline.sources import shapes
 from tests import forked
+from tests.command_line import refused, tool
 from tests.pipeline.index.tfds_pictures import equal_indexes, fail_if_built
-from tests.tools.test_cli import refused, tool
 
 ROOT = pathlib.Path(__file__).parents[3]
 FORMATS = ("JPEG", "PNG", "WEBP", "JPEG", "BMP")

@@ -16,7 +16,7 @@ from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare import schema
 from evenkeel.pipeline.prepare.statistics import compute_statistics, features_by_name
-from tests.pipeline.prepare.test_duplicates import index_of
+from tests.indexes import index_of
 
 Info = anomalies_pb2.AnomalyInfo
 

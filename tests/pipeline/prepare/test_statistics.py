@@ -15,7 +15,7 @@ from evenkeel.pipeline.prepare.statistics import (
     image_statistics,
     value_shares,
 )
-from tests.pipeline.prepare.test_duplicates import index_of
+from tests.indexes import index_of
 
 
 def images(count: int = 40) -> list[np.ndarray]:

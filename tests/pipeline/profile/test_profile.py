@@ -22,7 +22,7 @@ from evenkeel.pipeline.profile.profile import (
     profile,
 )
 from evenkeel.tools import profile_pipeline
-from tests.tools.test_cli import refused, tool
+from tests.command_line import refused, tool
 
 
 @pytest.mark.parametrize(

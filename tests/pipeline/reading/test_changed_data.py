@@ -12,7 +12,7 @@ import pytest
 
 from evenkeel.models.training import checksums
 from tests import forked
-from tests.tools.test_cli import TINY
+from tests.command_line import TINY
 
 ROOT = pathlib.Path(__file__).parents[3]
 FLAGS = (*TINY, "--model.name=cnn", "--epochs=1000", "--precision=float32", "--preflight=off", "--data.cache=none")

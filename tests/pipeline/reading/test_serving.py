@@ -17,7 +17,7 @@ from evenkeel.pipeline.images.header import read_header
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import serving
 from tests import mutations
-from tests.pipeline.test_fuzz import undecodable
+from tests.mutations import undecodable
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 

@@ -31,7 +31,7 @@ def copy_batch(cached: SmallImages, rows, mirrored, top, cell_starts, cell_lefts
 
 
 @given(st.data(), st.sampled_from([1, 3]), st.integers(0, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_batch_has_the_image_of_each_row_mirrored_bordered_and_cropped(data, channels: int, border: int) -> None:
     size, cells = data.draw(st.integers(1, 12)), 2 * border + 1
     integers = lambda largest, count: data.draw(st.lists(st.integers(0, largest), min_size=count, max_size=count))  # noqa: E731
