@@ -1,4 +1,4 @@
-"""The callbacks of a run in the order in which they act, and the states that its checkpoints keep.
+"""Builds the callbacks of a run in their order, and restores their states from a checkpoint.
 
 run_callbacks = build_callbacks(config, model_dir, checkpoints, data, steps_per_epoch, state, chief)
 model.fit(..., callbacks=run_callbacks.in_order)
@@ -34,10 +34,10 @@ class RunCallbacks:
       meter: measures throughput.
       early_stopping: in `in_order` only if the configuration asks for it.
       checkpointer: saves checkpoints.
-      in_order: all callbacks; what a step reports is written before a later callback may end the run.
-      closeables: what `close` closes after training.
+      in_order: all callbacks, in the order in which Keras calls them; early stopping comes after the writers.
+      closeables: the writers that `close` closes after training.
       board: TensorBoard; None on workers that write no files.
-      preflight: checks the images during training; None if they are not checked or have been.
+      preflight: checks the images during training; None if the images are not checked or were checked before.
     """
 
     incidents: Incidents
@@ -58,7 +58,7 @@ class RunCallbacks:
         self.checkpointer.before_save.insert(0, self.preflight.finish)
 
     def hurry(self) -> None:
-        """From now on nothing is waited for that a resumed run can repeat."""
+        """Makes `close` and later checkpoints not wait for the image checks, which a resumed run can repeat."""
         if self.preflight:
             self.preflight.no_wait = True
 
@@ -80,13 +80,13 @@ def build_callbacks(
     state: dict[str, Any] | None,
     chief: bool,
 ) -> RunCallbacks:
-    """The callbacks that `config` asks for.
+    """Returns the callbacks that `config` asks for.
 
     Args:
-      config, data: of the run.
-      model_dir: where its files go, which only the `chief` writes.
-      checkpoints: where the checkpoints go; their model has the step at which the run starts.
-      steps_per_epoch: turns the length of the warm-up into steps.
+      config, data: the run's configuration and data set.
+      model_dir: directory of the run's files; only the `chief` writes them.
+      checkpoints: the run's checkpoints; the step of their model is the step at which the run starts.
+      steps_per_epoch: number of steps in an epoch; converts the warm-up from epochs to steps.
       state: the state in the checkpoint that the run is resumed from ({} if there is none); None for a new run.
       chief: whether this process writes the run's files.
     """
@@ -124,8 +124,8 @@ def _add_writers(run_callbacks: RunCallbacks, config: TrainConfig, model_dir: st
     run_callbacks.board = board = TensorBoard(model_dir, config.data.batch_size, data.classes, start_step)
     run_callbacks.incidents.listeners.append(board.write_incident)
     checkpointer.before_save.append(board.flush)
-    # The shards are mapped into memory: one that is truncated during the run kills the process without a message, and
-    # this line is what tells where to look.
+    # The shards are memory-mapped: if one is truncated during the run, the process dies without a message, and this
+    # line tells the user where to look.
     description = f"{len(data.train)} images of {os.path.dirname(data.train.shards[0])}"
     writers: list[Any] = [board, Progress(config.data.batch_size, description)]
     if config.profile.step_range:

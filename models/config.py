@@ -1,4 +1,4 @@
-"""The configuration of a training run; does not import TensorFlow.
+"""The configuration of a training run. This module does not import TensorFlow.
 
     config = TrainConfig(epochs=10, optimizer=OptimizerConfig(learning_rate=0.4))
     assert from_dict(TrainConfig, to_dict(config)) == config
@@ -90,11 +90,12 @@ class ModelConfig:
         require(
             not self.stochastic_depth or self.name in RESNETS,
             f"model.stochastic_depth ({self.stochastic_depth}) needs a model.name of {', '.join(RESNETS)}, not"
-            f" {self.name}: change model.name, or set this to 0.",
+            f" {self.name}: change model.name, or set model.stochastic_depth to 0.",
         )
         require(
             not self.spectral_norm or self.name == "cnn",
-            f"model.spectral_norm needs model.name=cnn, not {self.name}: change it, or use --nomodel.spectral_norm.",
+            f"model.spectral_norm needs model.name=cnn, not {self.name}: use --model.name=cnn or"
+            " --nomodel.spectral_norm.",
         )
 
     @property
@@ -172,7 +173,7 @@ class OptimizerConfig:
         for name in ("accumulate", "reference_batch"):
             value = getattr(self, name)
             require(value >= 1, f"optimizer.{name} ({value}) must be at least 1.")
-        require(0 < self.step_factor < 1, f"optimizer.step_factor ({self.step_factor}) must lie between 0 and 1.")
+        require(0 < self.step_factor < 1, f"optimizer.step_factor ({self.step_factor}) must lie in (0, 1).")
         require(
             1 <= self.restart_growth < 100, f"optimizer.restart_growth ({self.restart_growth}) must lie in [1, 100)."
         )
@@ -224,7 +225,7 @@ class MixingConfig:
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             value = getattr(self, name)
-            require(0 <= value <= 100, f"mixing.{name} ({value}) must lie in 0 to 100; 0 turns it off.")
+            require(0 <= value <= 100, f"mixing.{name} ({value}) must be from 0 to 100; 0 turns it off.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +283,7 @@ class ProfileConfig:
 
     @property
     def step_range(self) -> tuple[int, int] | None:
-        """(A, B) of `steps`; None if no trace is wanted."""
+        """The steps (A, B) of the profiler trace; None without a trace."""
         first, _, last = self.steps.partition(":")
         return (int(first), int(last)) if self.steps else None
 
@@ -381,7 +382,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """The dataclass `cls` from a nested dictionary; fields that it lacks get their defaults.
+    """Creates the dataclass `cls` from a nested dictionary; fields missing in the dictionary get their defaults.
 
     `prefix` is put before the names of options in error messages.
 
@@ -407,7 +408,7 @@ def from_dict(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def with_options(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
-    """A copy of `config` with `options`, which are {dotted name: value}, set.
+    """Returns a copy of `config` with the values of `options`, {dotted name: value}.
 
     Raises:
       UsageError: an unknown option, or an invalid value.
@@ -424,7 +425,7 @@ def with_options(config: TrainConfig, options: dict[str, Any]) -> TrainConfig:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value} of every option."""
+    """Returns {dotted name: value} of every option."""
     options: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

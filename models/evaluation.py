@@ -31,9 +31,9 @@ class Evaluation:
     """The result of evaluating a checkpoint.
 
     Attributes:
-      checkpoint: its path.
-      loss: mean over the images.
-      matrix: confusion matrix, counts [classes, classes] by true (row) and predicted class (column).
+      checkpoint: path of the evaluated checkpoint.
+      loss: mean loss over the images.
+      matrix: confusion matrix, counts [classes, classes]; rows are true classes, columns are predicted classes.
       classes: names of the classes.
       scores: {name: value}, see `scores.compute_scores`.
     """
@@ -54,11 +54,11 @@ class RestoredRun:
     """The model of a run, restored from a checkpoint, and the data to evaluate it on.
 
     Attributes:
-      config: of the run, with the requested split as validation split.
-      checkpoint: its path.
+      config: the run's configuration, with the requested split as validation split.
+      checkpoint: path of the restored checkpoint.
       data: the data set.
-      model: compiled.
-      batches, steps: the evaluation batches, and how many there are.
+      model: the compiled model.
+      batches, steps: the evaluation batches and their number.
     """
 
     config: TrainConfig
@@ -74,7 +74,7 @@ class RestoredRun:
 
 
 def evaluate_run(model_dir: str, checkpoint: str = "best", split: str = "") -> Evaluation:
-    """Evaluates a checkpoint of a run; arguments and errors are those of `restore_run`.
+    """Evaluates a checkpoint of a run; takes the arguments of `restore_run` and raises the same errors.
 
     Example:
 
@@ -89,7 +89,7 @@ def restore_run(model_dir: str, checkpoint: str = "best", split: str = "", one_r
     Args:
       model_dir: directory of the run.
       checkpoint: "best" or "last".
-      split: to evaluate on; "" is the validation split of the run.
+      split: the split to evaluate on; "" is the validation split of the run.
       one_replica: use one device instead of the devices that the run was trained on.
 
     Raises:

@@ -1,4 +1,4 @@
-"""train(config, model_dir): a whole run, from the configuration to summary.json. Read this module first.
+"""Trains a whole run, from the configuration to summary.json. Read this module first.
 
 summary = train(TrainConfig(epochs=3), "runs/first")
 """
@@ -66,21 +66,21 @@ def train(
         summary = evenkeel.train(evenkeel.TrainConfig(epochs=3), "runs/first")
         print(summary["status"], summary["final"]["accuracy"])
 
-    Its `status` is `completed`, `stopped_early`, `preempted` (by a signal, then `signal` names it, or because another
-    worker is gone) or `failed`.
+    The summary's `status` is `completed`, `stopped_early`, `failed` or `preempted`. A run is preempted by a signal,
+    which the entry `signal` names, or because another worker is gone.
 
     Args:
       config: what to train.
       model_dir: directory of the run.
-      resume: go on from the newest undamaged checkpoint; damaged ones are set aside. The configuration must be the one
-        that the run was started with, except the devices.
+      resume: continue from the newest undamaged checkpoint; newer damaged checkpoints are renamed. The configuration
+        must be the one that the run was started with, except for the devices.
       overwrite: remove an earlier run in `model_dir` and start over.
       allow_config_change: resume with another configuration.
-      callbacks: Keras callbacks of your own; they act after those of the run.
+      callbacks: your own Keras callbacks; Keras calls them after those of the run.
 
     Raises:
-      UsageError: bad input, here or on another worker. Nothing has been written, except that damaged checkpoints have
-        been set aside.
+      UsageError: bad input, here or on another worker. No file has been written, but damaged checkpoints may have been
+        renamed.
       WorkerLost: another worker was lost before training began.
     """
     run = start_run(config, model_dir, resume, overwrite, allow_config_change)
@@ -93,7 +93,7 @@ def train(
     preemption = PreemptionHandler(run.devices)
     in_order = [*run_callbacks.in_order, *callbacks, preemption.callback]
     epoch, step_of_epoch = run.model.resume_at = divmod(run.model.trained_steps, run.steps_per_epoch)
-    # A rollback at the end of the epoch has made the epoch unfinished again; then its validation comes later.
+    # If a rollback at the end of the epoch moved training back into the epoch, validation runs when it ends again.
     if run.state and run.state.get("validating") and not step_of_epoch:
         in_order.append(PendingValidation(evaluation, validation_steps, epoch - 1, in_order[:]))
     fit_arguments: dict[str, Any] = {
@@ -134,10 +134,10 @@ class Run:
       shard: this process's part of each global batch.
       data: the data set.
       steps_per_epoch: steps between two validations.
-      model: compiled, and restored if the run is resumed.
-      checkpoints: of the model.
+      model: the compiled model, restored if the run is resumed.
+      checkpoints: the model's checkpoints.
       state: the state in the checkpoint that the run is resumed from, {} if there is none; None for a new run.
-      findings: what preflight found before training.
+      findings: preflight's findings before training.
       image_checks: preflight's checks that run during training; None if there are none.
       first_images: augmented training images, uint8 [b, size, size, channels]; None on workers that write no files.
     """
@@ -178,8 +178,8 @@ def start_run(config: TrainConfig, model_dir: str, resume: bool, overwrite: bool
             data = dataset.load_dataset(config.data)
             findings: list[Finding] = []
             image_checks = None
-            # Before anything else uses the seed. A resumed run has reported its findings, and the other workers would
-            # only repeat the chief's.
+            # These checks run before anything else uses the seed. A resumed run has reported its findings already, and
+            # other workers would only repeat the chief's findings.
             if config.preflight != "off" and chief and not (resume and checkpoint_steps(checkpoint_directory)):
                 findings, image_checks = preflight.run_early_checks(config, data, devices)
         steps_per_epoch = count_steps_per_epoch(config, data)
@@ -215,13 +215,13 @@ def restore_newest(checkpoints: Checkpoints, devices: tf.distribute.Strategy) ->
     In a cluster the chief chooses the checkpoint, and all workers read the same one from the shared directory.
 
     Raises:
-      UsageError: all checkpoints are damaged, or this worker does not see the chief's.
+      UsageError: all checkpoints are damaged, or this worker cannot see the chief's checkpoint.
     """
     newest, damaged = None, []
     if strategy.is_chief(devices):
         newest, damaged = checkpoints.newest_intact(), checkpoints.damaged_names()
     step = parse_step(newest) if newest else 0
-    # Two numbers, because sums over the workers are exact only up to 2^24.
+    # The step is sent as two numbers, because sums over the workers are exact only up to 2^24.
     found, unusable, millions, rest = all_reduce_sum(
         devices, [int(bool(newest)), int(bool(damaged)), *divmod(step, 10**6)]
     )
@@ -229,7 +229,7 @@ def restore_newest(checkpoints: Checkpoints, devices: tf.distribute.Strategy) ->
         path = checkpoints.path(millions * 10**6 + rest)
         with all_or_none(devices):
             if not tf.io.gfile.exists(path):
-                raise UsageError(f"there is no {path} here, and the chief has it: all workers must share model_dir.")
+                raise UsageError(f"the chief has {path}, but this worker does not: all workers must share model_dir.")
         return checkpoints.restore(path)
     if unusable:
         raise UsageError(
@@ -243,7 +243,7 @@ def restore_newest(checkpoints: Checkpoints, devices: tf.distribute.Strategy) ->
 
 
 def start_callbacks(run: Run) -> RunCallbacks:
-    """The run's callbacks; the first images and preflight's findings have been written."""
+    """Creates the run's callbacks, and writes the first images and preflight's findings."""
     run_callbacks = build_callbacks(
         run.config, run.model_dir, run.checkpoints, run.data, run.steps_per_epoch, run.state, run.chief
     )
@@ -261,8 +261,8 @@ class Outcome:
 
     Attributes:
       status: see `train`.
-      final: loss and accuracy of the last validation; None if training did not come to its end.
-      details: what the summary says besides: `signal` or `reason`.
+      final: loss and accuracy of the last validation; None if `fit` was interrupted.
+      details: further entries of the summary: `signal` or `reason`.
     """
 
     status: str
@@ -300,7 +300,10 @@ def fit(model: StableModel, training: Any, fit_arguments: dict[str, Any], run_ca
 
 
 def check_last_checkpoint(outcome: Outcome, run_callbacks: RunCallbacks) -> Outcome:
-    """`outcome`, or a failure if the last checkpoint could not be written, here or on another worker."""
+    """Returns `outcome`, with a reason added if this or another worker could not write the last checkpoint.
+
+    In that case the status is `failed`, or stays `preempted`.
+    """
     failure, checkpoints = run_callbacks.checkpointer.failure, run_callbacks.checkpointer.checkpoints
     devices = checkpoints.model.distribute_strategy
     try:
@@ -329,7 +332,7 @@ def last_validation(history: dict[str, list[float]]) -> dict[str, float] | None:
 
 
 def write_summary(summary: dict[str, Any], model_dir: str) -> None:
-    """Writes summary.json; a failure to do so is logged only."""
+    """Writes summary.json; if this fails, an error is logged."""
     try:
         write_text(os.path.join(model_dir, "summary.json"), json.dumps(summary, indent=2) + "\n")
     except WRITE_ERRORS as error:

@@ -5,7 +5,7 @@
             data = load_dataset(config.data)
         signals = all_reduce_sum(devices, [signalled])   # every worker calls this and gets the same sum
 
-In a run of one process all of them return at once.
+In a run of one process all of these functions return at once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORKER_LOSS_PHRASES = (
 
 
 class WorkerLost(Exception):
-    """Another worker of the cluster is gone; a message of one line."""
+    """Another worker of the cluster is gone; the message is one line."""
 
 
 @contextlib.contextmanager
@@ -87,10 +87,10 @@ def all_or_none(devices: tf.distribute.Strategy) -> Iterator[None]:
 
 
 def check_equal(devices: tf.distribute.Strategy, numbers: Sequence[int]) -> None:
-    """Raises `UsageError` on every worker unless all of them pass the same `numbers` (0 to 255)."""
+    """Raises `UsageError` on every worker if the workers pass different `numbers` (0 to 255)."""
     count = strategy.worker_count(devices)
     totals = all_reduce_sum(devices, [*numbers, *(number**2 for number in numbers)])
-    # The sum and the sum of squares are both `count` times the own value only if all values are equal.
+    # The sum and the sum of squares are both `count` times this worker's value only if all values are equal.
     if totals != [count * number for number in numbers] + [count * number**2 for number in numbers]:
         raise UsageError(
             "the workers were started with different flags (--resume is one of them): start all with the same flags."
@@ -98,9 +98,10 @@ def check_equal(devices: tf.distribute.Strategy, numbers: Sequence[int]) -> None
 
 
 def all_reduce_sum(devices: tf.distribute.Strategy, values: Sequence[int]) -> list[int]:
-    """The sums of `values` over all workers, the same on each; exact up to 2^24, because float32 runs on any device.
+    """Returns the sums of `values` over all workers, the same on each worker; exact up to 2^24.
 
-    A collective operation: every worker must call it, at the same place between its compiled calls.
+    The sums are computed in float32, which works on any device. This is a collective operation: every worker must call
+    it at the same place between its compiled calls.
     """
     if not strategy.is_multi_worker(devices):
         return list(values)

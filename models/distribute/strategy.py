@@ -51,7 +51,7 @@ def create_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
     return _mirrored_strategy(tuple(devices))
 
 
-# Cached: a second strategy on the same devices would reuse the first one's numbers for its collective operations.
+# Cached, because a second strategy on the same devices would reuse the numbers of the first's collective operations.
 @functools.cache
 def _mirrored_strategy(devices: tuple[str, ...]) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
@@ -100,11 +100,11 @@ def _tf_config_workers() -> list[str]:
 
 
 def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Each of `tensors` summed over all replicas; must be called in a replica context.
+    """Sums each of `tensors` over all replicas; must be called in a replica context.
 
     A single replica does not call `all_reduce`: TensorFlow registers a gradient function for each reduction and never
-    frees it, which keeps the whole graph in memory after the network is gone (the doctor trains one network for each
-    change that it tries). With several replicas this leak remains.
+    frees it. This keeps the whole graph in memory after the network is gone, and the doctor trains one network for each
+    change that it tries. With several replicas the leak remains.
     """
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
@@ -122,8 +122,8 @@ def replica_shard(strategy: tf.distribute.Strategy, global_batch_size: int) -> R
     if global_batch_size % replicas:
         nearest = max(replicas, round(global_batch_size / replicas) * replicas)
         raise UsageError(
-            f"data.batch_size ({global_batch_size}) is global and must divide by the replicas ({replicas}):"
-            f" use {nearest}."
+            f"data.batch_size ({global_batch_size}) is global and must be divisible by the number of replicas"
+            f" ({replicas}): use {nearest}."
         )
     local_replicas = replicas // worker_count(strategy)
     first_replica = strategy.cluster_resolver.task_id * local_replicas if is_multi_worker(strategy) else 0
@@ -131,7 +131,7 @@ def replica_shard(strategy: tf.distribute.Strategy, global_batch_size: int) -> R
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
-    """Whether several processes train together, this one among them."""
+    """Whether this process trains together with other processes."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
@@ -151,7 +151,7 @@ def has_gpu() -> bool:
 def precision_policy(name: str) -> str:
     """The name of the Keras dtype policy for the option `precision`.
 
-    auto is mixed_bfloat16 if the hardware computes in bfloat16, and float32 otherwise.
+    `auto` becomes mixed_bfloat16 if the hardware computes in bfloat16, and float32 otherwise.
     """
     if name == "auto":
         return "mixed_bfloat16" if _supports_bfloat16() else "float32"
@@ -171,5 +171,5 @@ def _supports_bfloat16() -> bool:
 
 
 def use_xla(name: str) -> bool:
-    """Whether the option `xla` means on; auto is on for GPUs only: on a CPU, oneDNN without XLA is twice as fast."""
+    """Whether the option `xla` turns XLA on; `auto` does so only for GPUs: on a CPU, oneDNN alone is twice as fast."""
     return name == "on" or (name == "auto" and has_gpu())

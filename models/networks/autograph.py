@@ -1,9 +1,9 @@
-"""Calls a network with AutoGraph on from code that is traced with AutoGraph off.
+"""Calls a network with AutoGraph from code that is traced without AutoGraph.
 
     logits = call_with_autograph(model, images, training=True)
 
 AutoGraph turns Python's `if` and `for` over tensors into graph operations. Only layers of a user's own network may need
-that; converting the rest of the training step as well takes 2 CPU seconds in every training process.
+AutoGraph; converting the rest of the training step as well takes 2 CPU seconds in every training process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tf_keras as keras
 
 
 def call_with_autograph(network: keras.Model, inputs: tf.Tensor, training: bool) -> Any:
-    """`network(inputs, training=training)`"""
+    """Returns `network(inputs, training=training)`."""
     return _converted_call()(network, inputs, training)
 
 

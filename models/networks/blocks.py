@@ -15,7 +15,7 @@ import tf_keras as keras
 layers = keras.layers
 # 0.9 instead of Keras's 0.99: a run of a thousand steps would end before 0.99 has forgotten the initial statistics.
 NORM_MOMENTUM = 0.9
-CHANNELS_PER_GROUP = 16  # within 0.3 points of the best of Wu and He 2018, table 3; works for every width
+CHANNELS_PER_GROUP = 16  # at most 0.3 points below the best in Wu and He 2018, table 3; works for every width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ConvNormAct:
         activate: bool = True,
         scale: str = "ones",
     ) -> tf.Tensor:
-        """Convolution without bias, normalization with initial scales `scale`, and ReLU if `activate`."""
+        """Applies a convolution without bias, normalization with initial scales `scale`, and ReLU if `activate`."""
         conv = layers.Conv2D(
             channels,
             size,
@@ -57,7 +57,7 @@ class ConvNormAct:
             kernel_initializer=self.initializer,
             kernel_regularizer=self.regularizer,
         )
-        # In float32: the power iteration writes the kernel back and would round it to bfloat16.
+        # float32, because the power iteration writes the kernel back and would round it to bfloat16.
         x = layers.SpectralNormalization(conv, dtype="float32")(x) if self.spectral else conv(x)
         x = self.normalization(channels, scale)(x)
         return layers.ReLU()(x) if activate else x
@@ -66,12 +66,12 @@ class ConvNormAct:
         """A new normalization layer for `channels` channels with initial scales `scale`."""
         if self.norm == "group":
             groups = channels // math.gcd(channels, CHANNELS_PER_GROUP)
-            # In float32: Keras computes the moments of bfloat16 inputs in bfloat16.
+            # float32, because Keras computes the moments of bfloat16 inputs in bfloat16.
             return layers.GroupNormalization(groups, gamma_initializer=scale, epsilon=1e-5, dtype="float32")
         options = {"momentum": NORM_MOMENTUM, "epsilon": self.epsilon, "gamma_initializer": scale}
         # One replica has nothing to synchronize, and synchronized=True would give up the fused kernel.
         if self.norm == "sync_batch" and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            # In float32: Keras computes E(x^2) - E(x)^2 of bfloat16 inputs in bfloat16.
+            # float32, because Keras computes E(x^2) - E(x)^2 of bfloat16 inputs in bfloat16.
             return layers.BatchNormalization(**options, synchronized=True, dtype="float32")
         return layers.BatchNormalization(**options)
 

@@ -21,7 +21,7 @@ def cnn(
     depths: Sequence[int] = (2, 2, 2),
     multiples: Sequence[int] = (1, 2, 4),
 ) -> keras.Model:
-    """A functional model: images [b, h, w, c] -> logits [b, classes].
+    """Builds a functional model: images [b, h, w, c] -> logits [b, classes].
 
     Stage i has `depths[i]` convolutions of `width * multiples[i]` channels; pooling then halves height and width.
     """

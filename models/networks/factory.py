@@ -18,11 +18,11 @@ from evenkeel.pipeline.errors import UsageError
 
 
 def create_network(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """A functional model: normalized images [b, h, w, c] -> logits [b, classes], with the patches of `config` applied.
+    """Creates a functional model, normalized images [b, h, w, c] -> logits [b, classes], with `config`'s patches.
 
     Raises:
-      UsageError: the user's file or function fails, or the function returns something else; the images are too small
-        for the network; or several replicas cannot train it.
+      UsageError: the user's file or function fails, or the function does not return such a model; the images are too
+        small for the network; or the network cannot be trained on several replicas.
     """
     return apply_patches(_create_unpatched(config, input_shape, classes), config.patches)
 
@@ -75,7 +75,7 @@ def _create_user_network(name: str, input_shape: tuple[int, int, int], classes: 
         spec.loader.exec_module(module)
         build = getattr(module, function, None)
         model = build(input_shape, classes) if callable(build) else None
-    except Exception as error:  # the user's code may raise anything; the user gets it in one line
+    except Exception as error:  # the user's code may raise anything; its message is shown in one line
         message = f"model.name ({name}) failed with {type(error).__name__}: {_one_line(error)}; {remedy}"
         raise UsageError(message) from error
     if not callable(build):

@@ -10,10 +10,10 @@ import tf_keras as keras
 
 @keras.utils.register_keras_serializable("evenkeel")
 class Dropout(keras.layers.Layer):
-    """Dropout (Srivastava et al. 2014) whose masks are a function of (seed, layer, step, replica).
+    """Dropout (Srivastava et al. 2014) with masks that are a function of (seed, layer, step, replica).
 
-    In training it sets a share `rate` of its inputs to zero and multiplies the rest by 1 / (1 - rate). Keras's own
-    Dropout draws from a stateful generator that checkpoints do not save.
+    In training the layer sets a share `rate` of its inputs to zero and multiplies the rest by 1 / (1 - rate). Keras's
+    own Dropout draws from a stateful generator that checkpoints do not save.
 
     Attributes:
       rate: probability that a value is dropped.
@@ -34,8 +34,8 @@ class Dropout(keras.layers.Layer):
         if self.step is None or self.seed is None:
             raise ValueError(f"layer {self.name} has no step, which its masks need: train it inside a StableModel.")
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        # The algorithm is named, and bits are drawn instead of floats: XLA would choose another algorithm, and it
-        # converts the same bits to other floats.
+        # The algorithm is given, because XLA's default differs. Bits are drawn instead of floats, because XLA converts
+        # the same bits to different floats.
         key = tf.random.experimental.stateless_fold_in(tf.constant(self.seed), self.step(), alg="philox")
         key = tf.random.experimental.stateless_fold_in(key, replica, alg="philox")
         shape = tf.shape(inputs)

@@ -14,11 +14,11 @@ import tf_keras as keras
 
 @keras.utils.register_keras_serializable("evenkeel")
 class Normalize(keras.layers.Layer):
-    """(x - mean) / std per channel, computed in float32 and returned in the layer's compute dtype.
+    """Computes (x - mean) / std per channel in float32, and returns it in the layer's compute dtype.
 
     Attributes:
       mean: one number per channel, in units of 0 to 255; 0 and a std of 1 leave the pixels unchanged.
-      std: standard deviations, likewise.
+      std: standard deviation of each channel, in the same units.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs) -> None:
@@ -35,7 +35,7 @@ class Normalize(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable("evenkeel")
 class Standardize(keras.layers.Layer):
-    """(x - mean) / std of each image, over all its pixels and channels; dtypes as in `Normalize`.
+    """Computes (x - mean) / std of each image over all its pixels and channels; dtypes as in `Normalize`.
 
     As in `tf.image.per_image_standardization`, the standard deviation is at least 1 / sqrt(pixels * channels), so that
     an image of one colour becomes zeros. The brightness and contrast of an image are lost: use this layer if they carry

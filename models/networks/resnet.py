@@ -9,7 +9,7 @@ from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.networks.layers import Dropout
 
 layers = keras.layers
-LARGE_STEM_MIN_PIXELS = 96  # image side from which a stem of stride 4 comes first, as in the ImageNet networks
+LARGE_STEM_MIN_PIXELS = 96  # from this image side on, networks begin with a stem of stride 4, as for ImageNet
 BLOCKS_PER_STAGE = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 
 
@@ -61,7 +61,7 @@ def resnet(
       width: channels of the first convolution.
       dropout: share of units dropped before the classifier.
       stem: `imagenet` (7x7 of stride 2, then pooling), `small` (one 3x3, for images of CIFAR's size), or `auto`, which
-        goes by the image size.
+        chooses by the image size.
       zero_init: start every block as the identity (Goyal et al. 2017, section 5.1).
       stochastic_depth: probability of dropping the last block for an image; for earlier blocks it falls in proportion
         to their position (Huang et al. 2016).
@@ -88,7 +88,7 @@ def resnet(
 def basic_block(
     conv: ConvNormAct, x: tf.Tensor, channels: int, strides: int, scale: str, drop_rate: float
 ) -> tf.Tensor:
-    """The residual block of resnet18 and resnet34: relu(x + branch), the branch being two 3x3 convolutions of x.
+    """The residual block of resnet18 and resnet34: relu(x + branch), where the branch is two 3x3 convolutions of x.
 
     `scale` initializes the scales of the branch's last normalization; `drop_rate` is the probability, for each image,
     of dropping the branch.
@@ -101,7 +101,7 @@ def basic_block(
 def bottleneck_block(
     conv: ConvNormAct, x: tf.Tensor, channels: int, strides: int, scale: str, drop_rate: float
 ) -> tf.Tensor:
-    """The residual block of resnet50, as `basic_block` with another branch: 1x1, 3x3, and 1x1 to 4 * channels."""
+    """The residual block of resnet50, like `basic_block`; its branch is a 1x1, a 3x3, and a 1x1 to 4 * channels."""
     branch = conv(x, channels, size=1)
     branch = conv(branch, channels, strides=strides)
     branch = conv(branch, 4 * channels, size=1, activate=False, scale=scale)
@@ -109,7 +109,7 @@ def bottleneck_block(
 
 
 def _add_shortcut(conv: ConvNormAct, x: tf.Tensor, branch: tf.Tensor, strides: int, drop_rate: float) -> tf.Tensor:
-    """relu(x + branch); a 1x1 convolution projects x if the shapes differ."""
+    """Returns relu(x + branch); a 1x1 convolution projects x if the shapes differ."""
     if x.shape[-1] != branch.shape[-1] or strides > 1:
         x = conv(x, branch.shape[-1], size=1, strides=strides, activate=False)
     if drop_rate:

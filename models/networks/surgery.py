@@ -20,12 +20,12 @@ from evenkeel.models.networks.layers import DROPOUT_LAYERS, NORM_LAYERS, kernel
 
 layers = keras.layers
 LINEAR = keras.activations.linear
-LEAKY_RELU_SLOPE = 0.1  # below zero
-HEAD_INITIALIZER = keras.initializers.RandomNormal(stddev=0.01)  # he_normal's last layer (Goyal et al. 2017, 5.1)
+LEAKY_RELU_SLOPE = 0.1  # slope below zero
+HEAD_INITIALIZER = keras.initializers.RandomNormal(stddev=0.01)  # he_normal: last layer (Goyal et al. 2017, 5.1)
 MAX_INITIAL_SCALE = 3.0  # nobody chooses a larger initial scale or offset of BatchNorm on purpose
 NORM_MOMENTUM = 0.9  # of BatchNorm: 99% of the moving statistics come from the last 44 steps
 
-# Returns the layers, called one after another, that replace a layer; [] removes it, None keeps it as it is.
+# Takes a layer; returns the layers that replace it, in the order of their calls. [] removes the layer, None keeps it.
 LayerEdit = Callable[[keras.layers.Layer], list[keras.layers.Layer] | None]
 
 
@@ -37,7 +37,7 @@ def apply_patches(network: keras.Model, names: Sequence[str]) -> keras.Model:
 
 
 def describe_edits(network: keras.Model, names: Sequence[str]) -> list[str]:
-    """The patches `names` in words: one line for each layer to change in the network's source."""
+    """Describes the patches `names`: one line for each layer to change in the network's source code."""
     lines = []
     for name in names:
         edit = _layer_edit(network, name)
@@ -53,7 +53,7 @@ def has_effect(network: keras.Model, name: str) -> bool:
 
 
 def starts_extreme(norm: keras.layers.BatchNormalization) -> bool:
-    """Whether an initial scale or offset is larger than MAX_INITIAL_SCALE; usual are scales of 1 or 0, offsets of 0."""
+    """Whether an initial scale or offset is larger than MAX_INITIAL_SCALE; scales of 0 or 1, offsets of 0 are usual."""
     return any(float(tf.reduce_max(tf.abs(v))) > MAX_INITIAL_SCALE for v in (norm.gamma, norm.beta) if v is not None)
 
 
@@ -67,7 +67,7 @@ def output_layers(network: keras.Model) -> list[keras.layers.Layer]:
     return end_layers[::-1]
 
 
-# The patches: each returns what replaces one layer, see LayerEdit.
+# The patches. Each returns the layers that replace one layer, see LayerEdit.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _relu(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.layers
     saturates = bounds is not None and None not in bounds
     if not (around.is_hidden(layer) and saturates):
         return None
-    # Layers that are an activation, such as ELU, have other arguments: a new layer replaces them.
+    # Activation layers, such as ELU, take other arguments than ReLU, so a new layer replaces them.
     return [layers.ReLU(name=layer.name)] if kernel(layer) is None else [_with(layer, activation="relu")]
 
 
@@ -200,7 +200,7 @@ def _rebuild(network: keras.Model, edit: LayerEdit) -> keras.Model:
             if id(node.layer) not in new_layers:  # a layer with several calls is replaced once
                 edited = edit(node.layer)
                 new_layers[id(node.layer)] = [_copy(node.layer)] if edited is None else edited
-            # Keras runs a graph in this way: every use of a tensor pops it from its list once, and 9 uses are enough.
+            # As in Keras's own graph execution, each use of a tensor pops one entry of its list; 9 entries are enough.
             args, kwargs = node.map_arguments({key: [value] * 9 for key, value in tensors.items()})
             for layer in new_layers[id(node.layer)]:
                 args, kwargs = (layer(*args, **kwargs),), {}

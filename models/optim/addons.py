@@ -1,8 +1,8 @@
-"""The only import of tensorflow-addons, which has what core TensorFlow lacks.
+"""Imports tensorflow-addons, which has optimizers and losses that core TensorFlow lacks.
 
     addons = require_addons("optimizer.name=lamb")    # the module, or a UsageError that names the remedy
 
-Its wheels end at Python 3.11. Options that do not need it work without it.
+No other module imports it. Its last wheels are for Python 3.11. All other options work without tensorflow-addons.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def require_addons(option: str) -> types.ModuleType:
     """
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     try:
-        with warnings.catch_warnings():  # about its end of life and the TensorFlow versions it was tested with
+        with warnings.catch_warnings():  # ignores warnings about its end of life and supported TensorFlow versions
             warnings.simplefilter("ignore")
             import tensorflow_addons
     except ImportError as error:

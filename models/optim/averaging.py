@@ -25,8 +25,8 @@ class AveragingRule:
       first_step: number of steps before the first update.
       every_steps: steps between updates.
       weight: n (float32 [], from 0) -> the weight of the new value in update n: average += weight * (value - average).
-      recompute_statistics: evaluation recomputes BatchNorm's statistics for the averaged weights; otherwise the
-        statistics are averaged like the weights.
+      recompute_statistics: whether evaluation recomputes BatchNorm's statistics for the averaged weights, instead of
+        using the averages of the statistics.
     """
 
     first_step: int
@@ -36,17 +36,17 @@ class AveragingRule:
 
 
 def ema(decay: float) -> AveragingRule:
-    """An exponential moving average with `decay`, or (1 + n) / (10 + n) in the first steps n if that is smaller."""
+    """An exponential moving average; its decay in update n is the smaller of `decay` and (1 + n) / (10 + n)."""
     return AveragingRule(1, 1, lambda n: 1 - tf.minimum(decay, (1 + n) / (10 + n)))
 
 
 def swa(first_step: int, every_steps: int) -> AveragingRule:
-    """The mean of the weights after `first_step` steps and every `every_steps` from there (Izmailov et al. 2018)."""
+    """The mean of the weights after `first_step` steps and after every further `every_steps` (Izmailov et al. 2018)."""
     return AveragingRule(first_step, every_steps, lambda n: 1 / (n + 1), recompute_statistics=True)
 
 
 class WeightAverages:
-    """One average for each of a list of variables. Create it inside the strategy's scope.
+    """Keeps an average of each variable in a list. Create it inside the strategy's scope.
 
     Attributes:
       sources: the variables that are averaged.
@@ -57,7 +57,7 @@ class WeightAverages:
     def __init__(self, variables: Sequence[tf.Variable], rule: AveragingRule) -> None:
         self.sources, self.rule = list(variables), rule
         self._strategy = tf.distribute.get_strategy()
-        # Each replica updates a copy of its own without communication: all replicas hold the same weights.
+        # Each replica updates its own copy without communication, because all replicas hold the same weights.
         self.variables = [
             tf.Variable(
                 variable.read_value(),
@@ -70,9 +70,9 @@ class WeightAverages:
         ]
 
     def update(self, step: tf.Tensor) -> None:
-        """Updates the averages if it is their turn; call it in a replica context after the weights' update of `step`.
+        """Updates the averages if they are due at `step`, int64 [], counted from 0.
 
-        `step` is int64 [], 0 for the first step.
+        Call this in a replica context, after the weights have been updated.
         """
         since_first = step + 1 - self.rule.first_step
         due = (since_first >= 0) & (since_first % self.rule.every_steps == 0)
@@ -94,7 +94,7 @@ class WeightAverages:
 
     @contextlib.contextmanager
     def swap_in(self) -> Iterator[None]:
-        """The variables hold their averages inside the block, and their own values again after it."""
+        """Assigns the averages to the variables inside the `with` block, and restores their own values after it."""
         own_values = [self._first_copy(variable) for variable in self.sources]
         try:
             for variable, average in zip(self.sources, self.variables, strict=True):
@@ -112,7 +112,8 @@ class WeightAverages:
 def make_batch_norm_update(model: keras.Model) -> Callable[[tf.data.Dataset, int], None]:
     """Returns a function (batches, steps) that recomputes BatchNorm's statistics for the current weights.
 
-    It sets the moving means and variances to the means of the batches' own over the first `steps` batches.
+    The function sets each moving mean and variance to the average of the batch means and batch variances of the first
+    `steps` batches.
     """
     norms = [
         layer

@@ -12,12 +12,12 @@ from collections.abc import Collection, Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-MIN_UNIT_NORM = 1e-3  # of weights, in adaptive clipping: a unit that starts at zero must be able to grow
+MIN_UNIT_NORM = 1e-3  # least weight norm in adaptive clipping: a unit that starts at zero must be able to grow
 
 
 @dataclasses.dataclass(frozen=True)
 class Clipping:
-    """Clips gradients by several limits, in the order of the attributes; 0 turns one off.
+    """Clips gradients by several limits, in the order of the attributes; 0 turns a limit off.
 
     Attributes:
       adaptive: largest ratio of a unit's gradient norm to its weight norm.
@@ -30,7 +30,7 @@ class Clipping:
     norm: float = 0.0
 
     def __call__(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor, model: keras.Model) -> list[tf.Tensor]:
-        """The clipped gradients of `model`'s trainable variables; `norm` is the global norm of `gradients`."""
+        """Returns the clipped gradients of `model`'s trainable variables; `norm` is the global norm of `gradients`."""
         gradients = list(gradients)
         if self.adaptive:
             exempt = last_layer_weight_names(model)
@@ -49,7 +49,10 @@ def clip_by_value(gradients: Sequence[tf.Tensor], max_value: float) -> list[tf.T
 
 
 def clip_by_norm(gradients: Sequence[tf.Tensor], norm: tf.Tensor, max_norm: float) -> list[tf.Tensor]:
-    """Scales all gradients, whose global norm is `norm`, by one factor to at most `max_norm` (Pascanu et al. 2013)."""
+    """Scales all gradients by one factor so that their global norm `norm` becomes at most `max_norm`.
+
+    Source: Pascanu et al. 2013.
+    """
     return tf.clip_by_global_norm(gradients, max_norm, use_norm=norm)[0]
 
 
@@ -85,7 +88,7 @@ def unit_norms(x: tf.Tensor, name: str) -> tf.Tensor:
 
 
 def last_layer_weight_names(model: keras.Model) -> set[str]:
-    """Names of the weights of the last layer that has any: the classifier, which Brock et al. do not clip."""
+    """Names of the weights of the last layer with trainable weights: the classifier, which Brock et al. do not clip."""
     for layer in reversed(list(model._flatten_layers(recursive=True, include_self=False))):
         if layer.trainable_weights and not isinstance(layer, keras.Model):
             return {variable.name for variable in layer.trainable_weights}

@@ -12,7 +12,7 @@ from evenkeel.models.optim.addons import require_addons
 
 
 def create_loss(name: str, smoothing: float = 0.0, gamma: float = 2.0) -> keras.losses.Loss:
-    """The loss called `name`: `crossentropy` with label smoothing, or `focal` with its gamma.
+    """Creates the loss called `name`: `crossentropy` with label smoothing, or `focal` with `gamma`.
 
     Raises:
       UsageError: `focal` without tensorflow-addons.
@@ -21,7 +21,7 @@ def create_loss(name: str, smoothing: float = 0.0, gamma: float = 2.0) -> keras.
 
 
 def balanced_class_weights(counts: np.ndarray) -> list[float]:
-    """A weight for each class, so that all classes have the same total weight and the mean over examples is 1.
+    """Returns a weight per class: all classes have the same total weight, and the mean weight over examples is 1.
 
     `counts` is the number of examples of each class [classes]; a class without examples gets weight 0.
     """
@@ -30,7 +30,7 @@ def balanced_class_weights(counts: np.ndarray) -> list[float]:
 
 
 def one_hot_targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
-    """float32 [b, classes]: the labels as one-hot rows; targets of this shape are returned unchanged."""
+    """Returns targets, float32 [b, classes]: labels as one-hot rows; targets of this shape keep their values."""
     labels = tf.convert_to_tensor(labels)
     if labels.dtype.is_floating and len(labels.shape) == 2:
         return tf.cast(labels, tf.float32)
@@ -40,7 +40,7 @@ def one_hot_targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
 def chance_loss(loss: keras.losses.Loss, classes: int) -> float | None:
     """The loss of equal logits for all classes: ln(classes) for a cross-entropy of logits, None for other losses.
 
-    Label smoothing does not change it: with equal logits the loss is ln(classes) for every target.
+    Label smoothing does not change this value: with equal logits the loss is ln(classes) for every target.
     """
     keras_losses = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
     is_crossentropy = isinstance(loss, Crossentropy) or (
@@ -77,7 +77,7 @@ class Crossentropy(keras.losses.Loss):
 class Focal(keras.losses.Loss):
     """Sigmoid focal loss of tensorflow-addons, summed over classes (Lin et al. 2017, equation 5; alpha 0.25).
 
-    `gamma` says how much less an example counts the better it is classified; 0 gives alpha-balanced cross-entropy.
+    The larger `gamma`, the less well-classified examples count; 0 gives alpha-balanced cross-entropy.
     """
 
     def __init__(self, gamma: float = 2.0, name: str = "focal", **kwargs) -> None:

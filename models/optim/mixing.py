@@ -14,14 +14,14 @@ import tensorflow as tf
 def mix_batch(
     images: tf.Tensor, labels: tf.Tensor, classes: int, mixup: float, cutmix: float, key: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """(uint8 [b, h, w, c], labels [b]) -> (uint8 images, float32 targets [b, classes] that sum to 1).
+    """Mixes a batch; returns images uint8 [b, h, w, c], and targets float32 [b, classes] that sum to 1.
 
     Args:
       images: uint8 [b, h, w, c].
       labels: int [b].
       classes: number of classes.
       mixup: parameter of the symmetric Beta distribution of an image's own weight; 0 turns mixup off.
-      cutmix: likewise for CutMix.
+      cutmix: the same parameter for CutMix; 0 turns CutMix off.
       key: int32 [2]; the same key mixes in the same way.
     """
     count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
@@ -29,7 +29,7 @@ def mix_batch(
     draws = tf.random.stateless_uniform([count, 3], keys[0], alg="philox")
     is_cut = tf.fill([count], cutmix > 0) if not (mixup and cutmix) else draws[:, 0] < 0.5
     weights = tf.where(is_cut, sample_beta(count, cutmix or 1.0, keys[1]), sample_beta(count, mixup or 1.0, keys[2]))
-    # A rotation by 1 to b - 1 gives every image another one as its partner.
+    # A rotation by 1 to b - 1 rows pairs every image with a different one.
     shift = tf.random.stateless_uniform([], keys[3], 1, tf.maximum(count, 2), tf.int32, alg="philox")
     partners, partner_labels = tf.roll(images, shift, axis=0), tf.roll(labels, shift, axis=0)
     results = []
@@ -49,7 +49,7 @@ def mix_batch(
 def rectangle_masks(
     y: tf.Tensor, x: tf.Tensor, weights: tf.Tensor, height: int, width: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """(masks bool [b, h, w], True inside the rectangles; their share of the image's area, float32 [b]).
+    """Returns (masks bool [b, h, w], True inside the rectangles; the rectangles' shares of the area, float32 [b]).
 
     `y` and `x` [b] in [0, 1) are the centres. The sides are sqrt(1 - weight) times the image's, clipped at its border
     (Yun et al. 2019, equation 2).
@@ -69,7 +69,7 @@ def rectangle_masks(
 
 
 def sample_beta(count: tf.Tensor, concentration: float, key: tf.Tensor) -> tf.Tensor:
-    """`count` samples of Beta(concentration, concentration), float32 [count], each a ratio of Gamma samples."""
+    """Draws `count` samples of Beta(concentration, concentration), float32 [count], as ratios of Gamma samples."""
     gammas = tf.random.stateless_gamma([count, 2], key, alpha=concentration)
     total = tf.reduce_sum(gammas, axis=1)
     # At a small concentration both samples may underflow to 0 in float32. The limit of the ratio is 0 or 1.

@@ -19,17 +19,17 @@ from evenkeel.models.optim.addons import require_addons
 def create_optimizer(
     config: OptimizerConfig, rate: keras.optimizers.schedules.LearningRateSchedule, variables: Sequence[tf.Variable]
 ) -> keras.optimizers.Optimizer | keras.optimizers.legacy.Optimizer:
-    """The optimizer for `variables` with the learning rate `rate`.
+    """Creates the optimizer for `variables` with the learning rate `rate`.
 
     In every optimizer weight decay is decoupled and multiplied by the learning rate; in lamb it is also part of the
     trust ratio.
 
     Raises:
-      UsageError: the optimizer is one of tensorflow-addons, which cannot be imported here.
+      UsageError: the optimizer comes from tensorflow-addons, which cannot be imported here.
     """
     moments = {"beta_1": config.beta_1, "beta_2": config.beta_2, "epsilon": config.epsilon}
     if config.name == "lamb":
-        # By name: addons matches regular expressions against the names of each replica's copy.
+        # Variables are exempted by name, because addons matches regular expressions against names of replicas' copies.
         exempt = [
             rf"^{variable.name.split(':')[0]}(/replica_\d+)?(:0)?$"
             for variable in variables
@@ -80,14 +80,15 @@ def second_moments(optimizer: Any, variables: Sequence[tf.Variable]) -> list[tf.
 
 
 def uses_weight_decay(variable: tf.Variable) -> bool:
-    """Whether weight decay applies: to kernels, not to biases, normalization scales and offsets (He et al. 2019)."""
+    """Whether weight decay applies to `variable`: to kernels, not to biases and normalization (He et al. 2019)."""
     return len(variable.shape) >= 2
 
 
 def add_decoupled_decay(base: Any, weight_decay: float) -> type:
-    """A subclass of `base`, an optimizer of tensorflow-addons, with decoupled decay times the learning rate.
+    """Returns a subclass of `base`, an optimizer of tensorflow-addons, with decoupled weight decay.
 
-    The extension in tensorflow-addons is wrong: it decays nothing on several replicas, and everything inside Lookahead.
+    The decay is multiplied by the learning rate. The extension in tensorflow-addons itself is wrong: it decays no
+    weight on several replicas, and all weights inside Lookahead.
     """
 
     class WithDecay(base):

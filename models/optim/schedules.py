@@ -24,7 +24,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     constant    1
     cosine      (1 + cos(pi p)) / 2          Loshchilov and Hutter 2017, without restarts
-    one_cycle   1 - p                        Smith and Topin 2018, the learning rate's part of it
+    one_cycle   1 - p                        Smith and Topin 2018, only its learning rate
     polynomial  (1 - p)^power
     step        step_factor^n                after n of the `milestones`
     restarts    cosine over periods: the first of `restart_epochs`, each next one `restart_growth` times as long (SGDR)
@@ -63,7 +63,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             "step": lambda: self.config.step_factor ** self._count_reached(step, self._milestone_steps()),
             "restarts": lambda: self._restarts(step),
         }
-        # (step + 1): the first update already has a rate above 0.
+        # With (step + 1), the first update already has a rate above 0.
         warm = tf.minimum(1.0, (step + 1) / max(1, self.warmup_steps))
         return self.peak * tf.where(step < self.warmup_steps, warm, factors[self.config.schedule]())
 
@@ -144,7 +144,8 @@ def cosine_decay(done: tf.Tensor) -> tf.Tensor:
 def peak_learning_rate(config: OptimizerConfig, global_batch_size: int) -> float:
     """The peak learning rate, scaled to the global batch as `optimizer.scaling` says.
 
-    `linear` keeps the learning rate per image (Goyal et al. 2017), `sqrt` the variance of an update (Krizhevsky 2014).
+    `linear` keeps the learning rate per image constant (Goyal et al. 2017), and `sqrt` keeps the variance of an update
+    constant (Krizhevsky 2014).
     """
     ratio = global_batch_size / config.reference_batch
     factors = {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}

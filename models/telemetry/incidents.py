@@ -1,4 +1,4 @@
-"""Incidents of a run (what went wrong, and what was done): a line each in incidents.jsonl, and counts by kind.
+"""Writes incidents of a run (what went wrong, and what was done) to incidents.jsonl, and counts them by kind.
 
 incidents = Incidents(os.path.join(model_dir, "incidents.jsonl"))
 incidents.record(step=120, kind="loss_spike", evidence={"z": 9.1}, action="none")
@@ -21,7 +21,7 @@ Listener = Callable[[int, str, dict[str, float], str], None]  # called with step
 
 
 class Incidents:
-    """Records incidents.
+    """Records the incidents of a run.
 
     Attributes:
       counts: {kind: number of incidents}.
@@ -47,18 +47,18 @@ class Incidents:
             write_text(path, "\n".join(kept) + "\n") if kept else tf.io.gfile.remove(path)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint saves: the counts and the number of lines in the file."""
+        """Returns the state for a checkpoint: the counts and the number of lines in the file."""
         return {"counts": self.counts, "lines": self._lines}
 
     def record(self, step: int, kind: str, evidence: dict[str, float], action: str, confidence: float = 1.0) -> None:
-        """Counts an incident, appends its line, and calls the listeners; a line that cannot be written is logged.
+        """Counts an incident, appends its line, and calls the listeners; if the line cannot be written, logs an error.
 
         Args:
-          step: the step at which it was seen.
+          step: the step at which the incident was seen.
           kind: name of the incident, such as loss_spike.
-          evidence: the numbers that show it.
+          evidence: the numbers that show the incident.
           action: what was done, or "none".
-          confidence: probability that it is real.
+          confidence: probability that the incident is real.
         """
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self._path:

@@ -20,7 +20,7 @@ from evenkeel.models.networks.activations import asymptotes
 from evenkeel.models.networks.autograph import call_with_autograph
 from evenkeel.models.networks.layers import trainable_kernel
 
-LAYER_STATS_IMAGES = 8  # of a replica's batch, in inference mode: 1/16 of a forward pass over 128 images
+LAYER_STATS_IMAGES = 8  # images of a replica's batch, in inference mode: 1/16 of a forward pass over 128 images
 STEP_STATS = ("inference_loss", "training_loss", "noise_scale")
 GROUP_STATS = ("gradient_norm", "weight_norm", "update_norm", "moment_ratio")
 ACTIVATION_STATS = ("dead", "saturated", "deviation")
@@ -45,7 +45,7 @@ class LayerStats:
         Args:
           network: the network inside the model that is trained.
           variables: that model's trainable variables, in the order of its gradients.
-          parts: parts that a step processes its batch in, one after another.
+          parts: number of parts in which a step processes its batch, one after another.
         """
         self._parts = parts
         layers = [layer for layer in network._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
@@ -55,7 +55,7 @@ class LayerStats:
             next(index for index, v in enumerate(variables) if v is kernel) for kernel in self._kernels.values()
         ]
         self._norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
-        # Only layers that the network itself calls have an output in its graph; layers of a nested model have not.
+        # Only layers that the network itself calls have an output in its graph; layers of a nested model have none.
         layer_asymptotes = [(layer, asymptotes(layer)) for layer in network.layers]
         taps = {
             layer.name: (layer.get_output_at(0), bounds) for layer, bounds in layer_asymptotes if bounds is not None
@@ -67,27 +67,27 @@ class LayerStats:
 
     @property
     def size(self) -> int:
-        """Numbers per step."""
+        """How many numbers the statistics of one step have."""
         return sum(len(names) * len(layers) for names, layers in self._columns()) + len(STEP_STATS)
 
     def unpack(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """The statistics by name, out of float32 [..., size].
+        """Splits `values`, float32 [..., size], into {name: values of the statistic}.
 
         Returns:
-          Arrays [..., groups], [..., activations], [..., norms], and [...] for those of the whole step:
+          Arrays [..., groups], [..., activations], [..., norms], and [...] for statistics of the whole step:
 
           gradient_norm, weight_norm, update_norm: Euclidean norms of a kernel's gradient, of the kernel, of its update.
           moment_ratio: root mean square of g / sqrt(v), where v is the second moment that the optimizer divides by.
-            Spikes of the loss follow 1 to 8 steps after it rises above 1 (Wortsman et al. 2023, section 3.3). NaN if
-            the optimizer keeps no second moments.
+            Spikes of the loss follow 1 to 8 steps after this ratio rises above 1 (Wortsman et al. 2023, section 3.3).
+            NaN if the optimizer keeps no second moments.
           dead: share of channels that are zero on all LAYER_STATS_IMAGES images; NaN if the activation is not 0 for
             large negative inputs, or is bounded above.
-          saturated: share of values at an asymptote; NaN unless the activation has two asymptotes.
+          saturated: share of values at an asymptote; NaN if the activation does not have two asymptotes.
           deviation: standard deviation of all values.
           shift: mean over BatchNorm's channels of |batch mean - moving mean| in moving standard deviations.
           spread: mean over channels of log(batch variance / moving variance).
           log_variance: mean over channels of log(moving variance).
-          inference_loss, training_loss: the loss of the same images in the two modes.
+          inference_loss, training_loss: the loss of the same images in inference mode and in training mode.
           noise_scale: gradient noise scale in images (McCandlish et al. 2018, appendix A.1); NaN on one replica.
         """
         stats, start = {}, 0
@@ -98,7 +98,7 @@ class LayerStats:
         return {**stats, **{name: values[..., start + index] for index, name in enumerate(STEP_STATS)}}
 
     def to_scalars(self, values: np.ndarray) -> dict[str, float]:
-        """The statistics of one step, float32 [size], by "statistic/layer", or "statistic" for those of the step."""
+        """Returns {"statistic/layer" or, for the whole step, "statistic": value} of one step's `values` [size]."""
         stats = self.unpack(values)
         scalars = {name: float(stats[name]) for name in STEP_STATS}
         for names, layers in self._columns():
@@ -109,19 +109,19 @@ class LayerStats:
         return scalars
 
     def _columns(self) -> tuple[tuple[Sequence[str], list[str]], ...]:
-        """(names of statistics, names of the layers that have them), in the order of a step's numbers."""
+        """Returns (names of statistics, names of the layers with them), in the order of a step's numbers."""
         return (GROUP_STATS, self.groups), (ACTIVATION_STATS, self.activations), (NORM_STATS, self.norms)
 
     # Called in the training step, on a replica.
 
     @property
     def compared_variables(self) -> list[tf.Variable]:
-        """The variables whose values before the update `compute` needs: kernels, moving means, moving variances."""
+        """The variables that `compute` compares before and after an update: kernels, moving means and variances."""
         moving = [*(norm.moving_mean for norm in self._norms), *(norm.moving_variance for norm in self._norms)]
         return [*self._kernels.values(), *moving]
 
     def copy_variables(self) -> list[tf.Tensor]:
-        """The current values of `compared_variables`."""
+        """Returns the current values of `compared_variables`."""
         return [tf.identity(variable) for variable in self.compared_variables]
 
     def compute(
@@ -134,14 +134,14 @@ class LayerStats:
         moments: Sequence[tf.Tensor],
         before: Sequence[tf.Tensor],
     ) -> tf.Tensor:
-        """The statistics of this step, float32 [size]; `unpack` names them.
+        """Computes the statistics of this step, float32 [size]; `unpack` names them.
 
         Args:
           images: inputs of the network [LAYER_STATS_IMAGES, h, w, c].
-          loss_of: logits of these images -> their mean loss.
+          loss_of: computes the mean loss of the images from their logits.
           training_loss: the mean loss of these images in training mode.
           noise_scale: see `gradient_noise_scale`.
-          gradients: of all trainable variables.
+          gradients: gradients of all trainable variables.
           moments: the optimizer's second moments of all trainable variables; empty if it keeps none.
           before: what `copy_variables` returned before the update.
         """
@@ -209,9 +209,10 @@ def gradient_noise_scale(
 ) -> tf.Tensor:
     """The batch size, in images, at which noise and gradient are equally strong; NaN on one replica.
 
-    `replica_square` is the squared norm of the gradient of one replica's `replica_batch` images, `global_square` that
-    of all replicas' images. Each is |G|^2 + trace / images on average: two equations for the true gradient G and the
-    trace of its covariance (McCandlish et al. 2018, appendix A.1). Either estimate may be negative by chance.
+    `replica_square` is the squared norm of the gradient of one replica's `replica_batch` images, and `global_square` is
+    that of all replicas' images. Each is on average |G|^2 + trace / images, where G is the true gradient and `trace` is
+    the trace of its covariance. These two equations give both unknowns (McCandlish et al. 2018, appendix A.1). Either
+    estimate may be negative by chance.
     """
     if replicas == 1:
         return tf.constant(np.nan)
@@ -238,7 +239,10 @@ def _moment_ratio(gradient: tf.Tensor, moment: tf.Tensor) -> tf.Tensor:
 
 
 def _batch_statistic(moving: tf.Variable, old: tf.Tensor, momentum: float) -> tf.Tensor:
-    """The batch's own mean or variance, from moving = momentum * old + (1 - momentum) * own; a mean over its parts."""
+    """Computes the batch's mean or variance from moving = momentum * old + (1 - momentum) * batch.
+
+    If the batch is processed in parts, the result is a mean over the parts.
+    """
     return (moving - momentum * old) / (1 - momentum)
 
 

@@ -1,4 +1,7 @@
-"""Keras metrics that evaluation updates on the device; `scores` computes figures of merit from them."""
+"""Keras metrics that are updated on the device during evaluation.
+
+The module `scores` computes macro F1, kappa and similar scores from the confusion matrix.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ CONFIDENCE_BINS = 15  # as in Guo et al. 2017
 
 
 class ConfusionMatrix(keras.metrics.Metric):
-    """Sums of example weights by true class (row) and predicted class (column), float32 [classes, classes]."""
+    """Sums of example weights, float32 [classes, classes]; rows are true classes, columns are predicted classes."""
 
     def __init__(self, classes: int, name: str = "confusion", **kwargs) -> None:
         super().__init__(name=name, **kwargs)
@@ -32,10 +35,10 @@ class ConfusionMatrix(keras.metrics.Metric):
 
 
 class Calibration(keras.metrics.Metric):
-    """Sums for the calibration error by bin of confidence, float32 [3, CONFIDENCE_BINS].
+    """Sums from which the calibration error is computed, for each bin of confidence, float32 [3, CONFIDENCE_BINS].
 
-    The rows are the sums of example weights, of confidence (the largest probability) and of correct predictions, the
-    last two weighted.
+    The first row is the sum of example weights. The other rows are the weighted sums of confidence (the largest
+    probability) and of correct predictions.
     """
 
     def __init__(self, name: str = "calibration", **kwargs) -> None:

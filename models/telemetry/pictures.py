@@ -9,7 +9,7 @@ import numpy as np
 
 
 def draw_grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Images uint8 [n, h, w, c] side by side in ceil(sqrt(n)) columns, on white, `gap` pixels apart."""
+    """Draws images, uint8 [n, h, w, c], on white in ceil(sqrt(n)) columns, `gap` pixels apart."""
     count, height, width, channels = images.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -22,7 +22,7 @@ def draw_grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
 
 
 def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Counts [classes, classes] by true (row) and predicted class, coloured by their share of the true class."""
+    """Draws a confusion matrix, counts [classes, classes] (rows are true classes), coloured by share of the row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,7 +35,7 @@ def draw_confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> np.ndar
     if len(classes) <= 40:  # names of more classes would be too small to read
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
-    if len(classes) <= 20:  # likewise for the counts
+    if len(classes) <= 20:  # with more classes the counts would be too small to read
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"

@@ -1,6 +1,8 @@
-"""Figures of merit computed from a confusion matrix: counts [classes, classes], true class by row, predicted by column.
+"""Computes classification metrics from a confusion matrix.
 
 macro_f1(matrix), cohen_kappa(matrix), matthews_correlation(matrix)
+
+The matrix holds counts [classes, classes]; rows are true classes and columns are predicted classes.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import numpy as np
 
 
 def compute_scores(matrix: np.ndarray, calibration: np.ndarray, top_5: float | None) -> dict[str, float]:
-    """{name: score} of an evaluation.
+    """Returns {name: score} of an evaluation.
 
     Args:
       matrix: confusion matrix [classes, classes].
@@ -26,12 +28,12 @@ def compute_scores(matrix: np.ndarray, calibration: np.ndarray, top_5: float | N
 
 
 def precision_per_class(matrix: np.ndarray) -> np.ndarray:
-    """[classes]: the share of the predictions of each class that are correct; NaN for a class never predicted."""
+    """Precision of each class, [classes]: the share of its predictions that are correct; NaN without predictions."""
     return _divide(np.diag(matrix), matrix.sum(axis=0))
 
 
 def recall_per_class(matrix: np.ndarray) -> np.ndarray:
-    """[classes]: the share of the examples of each class that are predicted correctly; NaN for a class without any."""
+    """Recall of each class, [classes]: the share of its examples that are predicted correctly; NaN without examples."""
     return _divide(np.diag(matrix), matrix.sum(axis=1))
 
 
@@ -53,7 +55,7 @@ def cohen_kappa(matrix: np.ndarray) -> float:
 def matthews_correlation(matrix: np.ndarray) -> float:
     """Matthews correlation for several classes (Gorodkin 2004, equation 8).
 
-    0 if all examples are of one class, or all predictions.
+    The result is 0 if all examples, or all predictions, have the same class.
     """
     matrix = matrix.astype(np.float64)
     true, predicted, total = matrix.sum(axis=1), matrix.sum(axis=0), matrix.sum()

@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-# Units: loss in nats; learning_rate and gradient_norm after loss scaling is undone; input_wait in seconds. nonfinite is
-# 1 if a non-finite gradient made every replica skip the update.
+# loss is in nats, and input_wait in seconds. gradient_norm is the norm without loss scaling. nonfinite is 1 if a
+# non-finite gradient made every replica skip the update.
 COLUMNS = ("loss", "accuracy", "gradient_norm", "learning_rate", "loss_scale", "nonfinite", "input_wait")
 
 
 def pack_row(**values: tf.Tensor) -> tf.Tensor:
-    """float32 [len(COLUMNS) - 1]: all columns but input_wait, which is measured outside the replicas."""
+    """Stacks all columns, float32 [len(COLUMNS) - 1], except input_wait, which is measured outside the replicas."""
     return tf.stack([tf.cast(values[name], tf.float32) for name in COLUMNS[:-1]])
 
 
 def column(rows: np.ndarray, name: str) -> np.ndarray:
-    """The column `name` [steps] of rows [steps, len(COLUMNS)]."""
+    """Returns the column `name`, [steps], of `rows`, [steps, len(COLUMNS)]."""
     return rows[:, COLUMNS.index(name)]

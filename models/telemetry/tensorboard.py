@@ -1,6 +1,6 @@
 """Writes a run's event files for TensorBoard: scalars, histograms, pictures, hyperparameters, a profiler trace.
 
-The values are read once per compiled call and written in the plugins' own formats, many values in one record.
+The values are read once per compiled call and written in the formats of TensorBoard's plugins, many values per record.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from evenkeel.models.config import TrainConfig, config_json, flatten
 from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.models.telemetry import histograms, pictures, step_row
 
-GRID_IMAGES = 36  # in the picture of augmented training images
+GRID_IMAGES = 36  # images in the picture of augmented training images
 
 
 def scalar_summary(values: dict[str, float]) -> bytes:
-    """A serialized Summary of TF2 scalars; `values` is {tag: value}."""
+    """Returns a serialized Summary of TF2 scalars; `values` is {tag: value}."""
     metadata = scalar_metadata.create_summary_metadata(display_name=None, description=None)
     return Summary(
         value=[
@@ -42,7 +42,7 @@ def scalar_summary(values: dict[str, float]) -> bytes:
 
 
 def histogram_summary(tagged: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """A serialized Summary of histograms, and of the number of non-finite values as a scalar if there are any.
+    """Returns a serialized Summary of histograms, with the number of non-finite values as a scalar if there are any.
 
     `tagged` is {tag: (edges, counts)}, as `histograms.bin_counts` returns them.
     """
@@ -58,15 +58,15 @@ def histogram_summary(tagged: dict[str, tuple[np.ndarray, np.ndarray]]) -> bytes
 
 def write_summary(summary: bytes, step: int) -> None:
     """Writes a serialized Summary at `step` with the default writer."""
-    # An int64 instead of the int: TensorFlow caches a tensor of every Python number, 1.5 KB that it never frees.
+    # The step is an int64, because TensorFlow caches a tensor of 1.5 KB for every Python number and never frees it.
     tf.summary.experimental.write_raw_pb(summary, np.int64(step))
 
 
 def mark_start(directory: str, step: int) -> None:
     """Makes TensorBoard drop its data of `step` and later, because the run starts (again) at `step`.
 
-    It writes the record with which TensorFlow's sessions began. TensorBoard reads the files in the order of their
-    names, which contain the time in seconds: this file has to come after the old ones and before the new one.
+    The function writes a session-start record, as TensorFlow 1 did. TensorBoard reads the files in the order of their
+    names, which contain the time in seconds: this file has to come after the old files and before the new one.
     """
     tf.io.gfile.makedirs(directory)
     log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -80,7 +80,7 @@ def mark_start(directory: str, step: int) -> None:
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Writes what a StableModel reports after each call to `model_dir`/train and `model_dir`/validation.
+    """Writes the telemetry of a StableModel to `model_dir`/train and `model_dir`/validation after each compiled call.
 
         model.fit(batches, callbacks=[evenkeel.TensorBoard("runs/mine", batch_size, class_names)])
 
@@ -94,7 +94,7 @@ class TensorBoard(keras.callbacks.Callback):
           model_dir: directory of the run.
           global_batch_size: images per step, for images per second.
           classes: names of the classes, for the confusion matrix.
-          start: steps done before; TensorBoard drops what it has of later steps, so that no step appears twice.
+          start: steps done before; TensorBoard drops its data of later steps, so that no step appears twice.
         """
         super().__init__()
         directories = [os.path.join(model_dir, name) for name in ("train", "validation")]
@@ -115,7 +115,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Logs the first error of writing; training goes on, and each epoch's end tries to write again."""
+        """Logs the first write error. Training continues, and the end of each epoch tries to write again."""
         try:
             yield
         except WRITE_ERRORS as error:
@@ -155,7 +155,7 @@ class TensorBoard(keras.callbacks.Callback):
                 write_summary(histogram_summary(self.model.histograms), self._histogram_step)
 
     def _write_layers(self, end: int) -> None:
-        """Writes the statistics of layers of the steps that computed them; `end` is the step after the call."""
+        """Writes layer statistics for the steps that computed them; `end` is the step after the call."""
         layer_stats, rows = self.model.layer_stats, self.model.layer_rows
         if layer_stats is None:
             return
@@ -186,7 +186,7 @@ class TensorBoard(keras.callbacks.Callback):
         self.flush()
 
     def write_incident(self, step: int, kind: str, evidence: dict[str, float], action: str) -> None:
-        """Writes a point at `step` in the chart of its kind, and the incident as text."""
+        """Writes an incident as a point at `step` in the chart of its kind, and as text."""
         if self._failed:
             return
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in evidence.items())
@@ -195,7 +195,7 @@ class TensorBoard(keras.callbacks.Callback):
             tf.summary.text("incidents", f"**{kind}** at step {step}: {numbers}; action: {action}")
 
     def flush(self) -> None:
-        """Flushes to the files; otherwise the writer keeps up to ten records in memory for two minutes."""
+        """Flushes the records to the files; otherwise a writer keeps up to ten records in memory for two minutes."""
         for writer in self._writers:
             with self._writing():
                 writer.flush()

@@ -1,4 +1,4 @@
-"""The batches of a run, distributed to the replicas of its strategy, and the steps that make an epoch.
+"""Distributes the batches of a run to the replicas of its strategy, and counts the steps of an epoch.
 
 training, evaluation = distribute_batches(config, data, devices, shard, start_step=model.step)
 model.fit(training, steps_per_epoch=count_steps_per_epoch(config, data), validation_data=evaluation, ...)
@@ -30,12 +30,12 @@ def count_steps_per_epoch(config: TrainConfig, data: Dataset) -> int:
 def distribute_batches(
     config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, shard: ReplicaShard, start_step: int
 ) -> tuple[Any, Any]:
-    """(training, evaluation) batches; each replica reads its own rows, training from `start_step` on.
+    """Returns (training batches from `start_step` on, evaluation batches); each replica reads its own rows.
 
     `experimental_distribute_dataset` is not used: it would serialize the graph, and the mapped shards with it.
     """
-    # The training batches are endless in practice (2^62 of them). Without the assertion the workers tell each other
-    # before every step that another batch exists.
+    # The training batches are endless in practice (2^62 of them). Without this assertion the workers agree before every
+    # step that another batch exists.
     assert_endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     multi_worker = strategy.is_multi_worker(devices)
 
@@ -53,7 +53,7 @@ def distribute_batches(
 def create_statistics_batches(
     config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, shard: ReplicaShard, steps_per_epoch: int
 ) -> tuple[Any, int] | None:
-    """(training batches, number of steps) to recompute BatchNorm's statistics after SWA; None for other averaging."""
+    """Returns (training batches, number of steps) to recompute BatchNorm's statistics for SWA; None without SWA."""
     if config.averaging.name != "swa":
         return None
     training, _ = distribute_batches(config, data, devices, shard, start_step=0)
@@ -73,6 +73,6 @@ def load_first_images(config: TrainConfig, data: Dataset, shard: ReplicaShard) -
         if not config.data.service:
             raise
         raise UsageError(
-            f"data.service ({config.data.service}): {' '.join(error.message.split())}; its workers must be able to"
-            " open the shards by the same paths as the trainer."
+            f"data.service ({config.data.service}): {' '.join(error.message.split())}; the service's workers must be"
+            " able to open the shards by the same paths as the trainer."
         ) from error

@@ -3,7 +3,7 @@
     configure_process(config)
     model = create_model(config, data, devices, steps_per_epoch)
 
-Of `data` only classes, class counts, mean and std are used; no image is read.
+Only the classes, class counts, mean and std of `data` are used; no image is read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evenkeel.pipeline.errors import require
 if TYPE_CHECKING:
     from evenkeel.pipeline.dataset import Dataset
 
-# More steps hide no more dispatch overhead, and a signal must wait until the call ends.
+# More steps would not hide more dispatch overhead, and a signal has to wait until a call ends.
 MAX_STEPS_PER_EXECUTION = 20
 LAYER_STATS_EVERY = 20  # steps; with the guard this costs 0.6% of the CPU time (benchmarks.speed.observe)
 
@@ -42,10 +42,10 @@ def configure_process(config: TrainConfig) -> None:
 def create_model(
     config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, steps_per_epoch: int
 ) -> StableModel:
-    """The compiled model, its variables on the strategy's devices.
+    """Creates the compiled model, with its variables on the strategy's devices.
 
     Raises:
-      UsageError: options that these devices do not support together, or tensorflow-addons is missing and needed.
+      UsageError: these devices do not support the options together, or tensorflow-addons is needed but missing.
     """
     check_replica_support(config, devices.num_replicas_in_sync)
     with devices.scope():
@@ -96,7 +96,7 @@ def automatic_steps_per_execution(config: TrainConfig, steps_per_epoch: int) -> 
 
 
 def wrap_network(config: TrainConfig, data: Dataset) -> StableModel:
-    """The network that `config` names, with the normalization of `data` before it; not compiled."""
+    """Creates a model, not compiled, of the normalization of `data` and the network that `config` names."""
     size, channels = config.data.image_size, config.data.channels
     network = factory.create_network(config.model, (size, size, channels), len(data.classes))
     return StableModel.wrap(network, data.mean, data.std, config.seed, config.data.standardize)
@@ -114,13 +114,15 @@ def check_replica_support(config: TrainConfig, replicas: int) -> None:
         return
     require(
         config.optimizer.name != "lookahead",
-        f"optimizer.name=lookahead runs on one replica, and there are {replicas}: use --strategy.name=one or radam.",
+        f"optimizer.name=lookahead runs on one replica, and there are {replicas}: use --strategy.name=one or"
+        " --optimizer.name=radam.",
     )
     require(
         config.model.norm != "sync_batch" or not strategy.use_xla(config.xla),
-        "model.norm=sync_batch communicates in the forward pass, which XLA cannot: add --xla=off.",
+        "model.norm=sync_batch communicates in the forward pass, which XLA does not support: add --xla=off.",
     )
     require(
         config.model.norm != "sync_batch" or parts == 1,
-        f"model.norm=sync_batch communicates in the forward pass, which optimizer.accumulate ({parts}) cannot: use 1.",
+        "model.norm=sync_batch communicates in the forward pass, which gradient accumulation"
+        f" (optimizer.accumulate={parts}) does not support: set optimizer.accumulate to 1.",
     )

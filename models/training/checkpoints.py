@@ -1,11 +1,11 @@
-"""Checkpoints of a run: the newest ones and the best are kept, and a damaged one is never used.
+"""Saves and restores checkpoints of a run: keeps the newest ones and the best, and never uses a damaged one.
 
     checkpoints = Checkpoints(os.path.join(model_dir, "checkpoints"), model)
     checkpoints.save({"best": None})
     state = checkpoints.restore(checkpoints.newest_intact())
 
 A checkpoint is a directory `step-00000780` with the variables of model and optimizer, `state.json` and the checksums of
-both. It is written as `writing-00000780` and renamed when all of it is on disk.
+both. It is written as `writing-00000780` and renamed when all its files are on disk.
 """
 
 from __future__ import annotations
@@ -45,26 +45,27 @@ class Checkpoints:
     def __init__(self, directory: str, model: StableModel, keep: int = 3) -> None:
         self.directory, self.model, self._keep = directory, model, keep
         averages = {"averages": model.averages.variables} if model.averages else {}
-        # These names, too, are keys in the files.
+        # These names are keys in the checkpoint files.
         counters = {"data_step": model.data_step, "lost_steps": model.lost_steps}
         scales = {"rate_cut": model.lr_scale_target, "rate_factor": model.lr_scale}
         self._tracked = tf.train.Checkpoint(model=model, epoch=model.epoch_sums, **counters, **scales, **averages)
         self._is_chief = strategy.is_chief(model.distribute_strategy)
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: concurrent.futures.Future[None] | None = None
-        self._best_step: int | None = None  # of the newest best checkpoint that is on disk
+        self._best_step: int | None = None  # step of the newest best checkpoint that is on disk
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes a checkpoint of the model's step with `state`, and removes old ones.
 
-        The values are those of now; flushing them to disk continues in the background, see `finish`.
+        The files hold the values at the time of the call. Flushing them to disk continues in the background, see
+        `finish`.
 
         Args:
-          state: anything that JSON can hold. `state["best"]["step"]`, unless `state["best"]` is None, is the step of
-            the checkpoint to keep as the best.
+          state: a dictionary of JSON values. If `state["best"]` is not None, `state["best"]["step"]` is the step of the
+            checkpoint to keep as the best.
 
         Raises:
-          OSError, tf.errors.OpError: this checkpoint cannot be written, or the one before could not be flushed.
+          OSError, tf.errors.OpError: this checkpoint cannot be written, or the previous one could not be flushed.
         """
         self.finish()
         if not self._is_chief:
@@ -92,7 +93,7 @@ class Checkpoints:
     def _join_collective_reads(self) -> None:
         """Reads all variables as `write` does: some are averaged over the workers, which blocks until all take part.
 
-        It writes to memory, because on a full disk this worker would fail and leave the chief waiting.
+        The method writes to memory, because on a full disk this worker would fail and the chief would wait forever.
         """
         self._tracked.write(f"{DISCARDED}/variables")
         tf.io.gfile.rmtree(DISCARDED)
@@ -124,7 +125,7 @@ class Checkpoints:
         """Waits until the last `save` is on disk.
 
         Raises:
-          OSError, tf.errors.OpError: it could not be flushed.
+          OSError, tf.errors.OpError: the checkpoint could not be flushed.
         """
         pending, self._pending = self._pending, None
         if pending:
@@ -132,7 +133,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _remove_unfinished_on_failure(self) -> Iterator[None]:
-        """On a full disk the remains of a checkpoint would take the space that summary.json needs."""
+        """Removes an unfinished checkpoint if the block fails: on a full disk, summary.json needs its space."""
         try:
             yield
         except WRITE_ERRORS:
@@ -147,7 +148,7 @@ class Checkpoints:
         """Reads a checkpoint into the model and returns its state.
 
         Raises:
-          UsageError: it is damaged, or belongs to another model.
+          UsageError: the checkpoint is damaged, or belongs to another model.
         """
         if damage := checksums.find_damage(path):
             raise UsageError(f"checkpoint {path} is damaged ({damage}): --resume goes on from the one before it.")
@@ -218,10 +219,10 @@ def parse_step(path: str) -> int:
 
 
 def find_checkpoint(directory: str, which: str) -> str:
-    """The path of the "best" or the "last" checkpoint in `directory`; damaged newest ones are passed over.
+    """The path of the "best" or the "last" checkpoint in `directory`; damaged newest checkpoints are skipped.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there is no such checkpoint.
     """
     steps = checkpoint_steps(directory)
     while steps and (damage := checksums.find_damage(os.path.join(directory, checkpoint_name(steps[-1])))):
@@ -236,7 +237,7 @@ def find_checkpoint(directory: str, which: str) -> str:
 
 
 def read_state(path: str) -> dict[str, Any]:
-    """The state that `Checkpoints.save` was given, and the `step`.
+    """Reads the state that was passed to `Checkpoints.save`, with `step` added.
 
     Raises:
       UsageError: state.json cannot be read.
@@ -245,28 +246,28 @@ def read_state(path: str) -> dict[str, Any]:
         with tf.io.gfile.GFile(os.path.join(path, "state.json")) as file:
             return json.loads(file.read())
     except (ValueError, tf.errors.OpError) as error:
-        raise UsageError(f"checkpoint {path} is damaged (state.json cannot be read): remove it.") from error
+        raise UsageError(f"checkpoint {path} is damaged (state.json cannot be read): remove this directory.") from error
 
 
 class Stateful(Protocol):
-    """An object whose state checkpoints hold."""
+    """An object with a state that checkpoints hold."""
 
     def state(self) -> dict[str, Any]:
-        """The state, as JSON can hold it."""
+        """Returns the state as JSON values."""
         ...
 
 
 class Checkpointer(keras.callbacks.Callback):
     """Saves checkpoints as often as `config` says, at the end, and whenever validation is the best so far.
 
-    Better is higher accuracy, then lower loss. If a checkpoint cannot be written, training goes on, and an error is
-    logged.
+    A validation is better if its accuracy is higher or, at equal accuracy, its loss is lower. If a checkpoint cannot be
+    written, an error is logged and training continues.
 
     Attributes:
       best: {loss, accuracy, step} of the best validation; None before the first.
       stateful: objects whose states are saved, by their key in state.json.
       before_save: functions that are called before each save.
-      failure: why the last checkpoint could not be written; "" if it could.
+      failure: why the last checkpoint could not be written; "" if it was written.
     """
 
     def __init__(
@@ -307,12 +308,12 @@ class Checkpointer(keras.callbacks.Callback):
         return steps_passed or (bool(minutes) and time.monotonic() >= self._saved_time + 60 * minutes)
 
     def save(self, validating: bool = False) -> None:
-        """Saves a checkpoint unless the last one is of the same step and state.
+        """Saves a checkpoint, except if the last one was written with the same step and the same `validating`.
 
-        `validating` says that a signal interrupted the validation of the epoch that has just ended.
+        `validating` means that a signal interrupted the validation of the epoch that has just ended.
         """
         self.finish()
-        # All workers must know of a failure on one of them, because all take part in writing a checkpoint.
+        # All workers must know if one of them failed, because all take part in writing a checkpoint.
         (failed,) = all_reduce_sum(self.model.distribute_strategy, [int(bool(self.failure))])
         if self._last_saved == (self.model.step, validating) and not failed:
             return

@@ -1,7 +1,7 @@
-"""Checksums that show whether the files of a directory are what was written, and flushing to disk.
+"""Writes and verifies checksums of the files in a directory, and flushes files to disk.
 
 write_checksums("checkpoints/writing-00000780")
-find_damage("checkpoints/step-00000780")     # "" if it is intact, else which file is wrong and how
+find_damage("checkpoints/step-00000780")     # "" if the directory is intact, else which file is wrong and how
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BLOCK_BYTES = 1 << 20
 def write_checksums(directory: str) -> None:
     """Writes the checksum of every file in `directory`; returns when the files and the checksums are on disk.
 
-    This flushes local file systems only. Others, such as gs://, keep what they have confirmed.
+    Only local files are flushed. Other file systems, such as gs://, keep what they have confirmed.
     """
     checksums = {name: _checksum(os.path.join(directory, name)) for name in sorted(tf.io.gfile.listdir(directory))}
     path = os.path.join(directory, CHECKSUM_FILE)
@@ -53,7 +53,7 @@ def find_damage(directory: str) -> str:
 
 
 def sync_to_disk(path: str) -> None:
-    """Returns when the file at a local `path`, or the names in the directory there, are on disk."""
+    """Flushes the file or the directory entries at a local `path`; returns when they are on disk."""
     if not os.path.exists(path):
         return  # not a local file system
     descriptor = os.open(path, os.O_RDONLY)

@@ -31,11 +31,12 @@ class EvaluationStep:
     """The evaluation step of `model`; create it in the strategy's scope.
 
     Attributes:
-      metrics: what the step updates; the model must own them, so that Keras resets them before each evaluation.
+      metrics: the metrics that the step updates; the model must own them, so that Keras resets them before each
+        evaluation.
     """
 
     def __init__(self, model: keras.Model, loss: keras.losses.Loss, flipped: bool) -> None:
-        """With `flipped`, logits are the mean of those of an image and of its mirror image."""
+        """With `flipped`, the step averages the logits of each image and its mirror image."""
         self._model, self._loss, self._flipped = model, loss, flipped
         self._update_batch_norm: Callable[[Any, int], None] | None = None
         self.metrics = EvaluationMetrics(
@@ -49,7 +50,7 @@ class EvaluationStep:
     def __call__(self, data: Any) -> None:
         """Adds a batch of (images, labels) or (images, labels, sample weights) to the metrics.
 
-        Weight 0 marks the examples that fill up a last batch.
+        Examples that pad the last batch have weight 0.
         """
         model = self._model
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
@@ -65,7 +66,7 @@ class EvaluationStep:
             model.compiled_metrics.update_state(labels, logits, weights)
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
-        """float32 [b, classes] of uint8 `images` [b, h, w, c], in inference mode."""
+        """Computes the logits, float32 [b, classes], of uint8 `images` [b, h, w, c] in inference mode."""
         logits = call_with_autograph(self._model, images, training=False)
         if not self._flipped:
             return logits
@@ -73,7 +74,10 @@ class EvaluationStep:
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
-        """Inside the block the model has its averaged weights, if it averages and there is an average yet."""
+        """A context manager that gives the model its averaged weights inside the `with` block.
+
+        It changes nothing if averaging is off or no average exists.
+        """
         model = self._model
         averages = model.averages
         if averages is None or not averages.is_ready(model.trained_steps):
@@ -87,7 +91,7 @@ class EvaluationStep:
             yield
 
     def read_scores(self) -> tuple[np.ndarray, dict[str, float]]:
-        """(confusion matrix, {score: value}) of the last evaluation.
+        """Returns (confusion matrix, {score: value}) of the last evaluation.
 
         In a cluster every worker must call this: reading a metric is a collective operation.
         """
@@ -97,9 +101,10 @@ class EvaluationStep:
 
 
 def build_test_function(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """A compiled function: iterator over batches -> {metric: value so far}; a call runs `steps_per_execution` steps.
+    """Builds a compiled function: iterator over batches -> {metric: value so far}.
 
-    Unlike Keras's own it reads the metrics once after all steps, and runs AutoGraph on layers only.
+    A call runs `steps_per_execution` steps. Unlike Keras's own function, this one reads the metrics once after all steps, and
+    runs AutoGraph on layers only.
     """
     step = model.evaluation_step
 

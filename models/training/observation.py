@@ -1,7 +1,7 @@
-"""What training steps report of themselves: computed inside the step, read by the host after each compiled call.
+"""Telemetry of training steps: computed inside the step, read by the host after each compiled call.
 
-`StepObserver` computes histograms and layer statistics in the steps in which they are due. `CallTelemetry` holds what
-the steps of the last compiled call left for the host.
+`StepObserver` computes histograms and layer statistics in the steps in which they are due. `CallTelemetry` holds the
+values of the last compiled call for the host.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from evenkeel.models.telemetry.layer_stats import LAYER_STATS_IMAGES, LayerStats
 
 
 class StepObserver:
-    """Histograms and layer statistics of a training step, on one replica."""
+    """Computes histograms and layer statistics of a training step, on one replica."""
 
     def __init__(
         self, model: keras.Model, histograms_every: int, layer_stats: LayerStats | None, layer_stats_every: int
     ) -> None:
-        """`histograms_every` and `layer_stats_every` are steps; 0 histograms turn them off, None layer statistics."""
+        """Intervals are in steps. `histograms_every=0` turns histograms off, `layer_stats=None` layer statistics."""
         self._model, self._layer_stats = model, layer_stats
         self._histograms_every, self._layer_stats_every = histograms_every, layer_stats_every
 
     def bin_if_due(self, gradients: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """(edges, counts) of histograms of all weights, then all gradients.
+        """Returns (edges, counts) of the histograms of all weights, then all gradients.
 
-        Zeros on replicas other than the first, and in steps in which histograms are not due.
+        They are zeros on replicas other than the first, and in steps in which histograms are not due.
         """
         every, tensors = self._histograms_every, 2 * len(gradients)
         nothing = tf.zeros([tensors, 2]), tf.zeros([tensors, histograms.BINS + 1], tf.int32)
@@ -42,7 +42,7 @@ class StepObserver:
         return tf.cond(due, lambda: histograms.bin_counts_of_all([*weights, *gradients]), lambda: nothing)
 
     def copy_variables_if_due(self) -> list[tf.Tensor]:
-        """The values before the update that `layer_row_if_due` compares with; empty tensors if none are due."""
+        """Copies the values that `layer_row_if_due` compares with those after the update; empty if not due."""
         stats = self._layer_stats
         if stats is None:
             return []
@@ -60,10 +60,10 @@ class StepObserver:
         norm: tf.Tensor,
         variables_before: Sequence[tf.Tensor],
     ) -> tf.Tensor:
-        """float32 [size of the layer statistics], after the update; NaN in steps in which they are not due.
+        """Computes the layer statistics after the update, float32 [size]; NaN in steps in which they are not due.
 
         Args:
-          images, labels, logits: the replica's batch and what the network made of it.
+          images, labels, logits: the replica's batch and the network's logits for it.
           mean_loss: computes the mean loss of labels and logits.
           replica_gradients: this replica's gradients, before they are summed over the replicas.
           gradients: the gradients that the update applied.
@@ -77,7 +77,7 @@ class StepObserver:
         first_labels, first_logits = labels[:LAYER_STATS_IMAGES], logits[:LAYER_STATS_IMAGES]
 
         def compute() -> tf.Tensor:
-            # A replica's gradients are of its mean loss divided by the replicas, see `TrainingStep`.
+            # A replica's gradients are those of its mean loss divided by the number of replicas, see `TrainingStep`.
             squared = tf.square(tf.linalg.global_norm(replica_gradients) * replicas) if replicas > 1 else 0.0
             return stats.compute(
                 model.get_layer("normalize")(images[:LAYER_STATS_IMAGES]),
@@ -96,10 +96,10 @@ class StepObserver:
 
 
 class CallTelemetry:
-    """What the steps of the last compiled call left behind, in variables that the host reads after it."""
+    """Telemetry of the last compiled call, in variables that the host reads after the call."""
 
     def __init__(self, layer_row_size: int) -> None:
-        """Create it outside of the strategy's scope: the values belong to the host, not to a replica."""
+        """Must be called outside the strategy's scope: the values belong to the host, not to a replica."""
         self._rows = _host_variable(len(step_row.COLUMNS))
         self._layer_rows = _host_variable(layer_row_size)
         self._edges = _host_variable(2)
@@ -128,12 +128,12 @@ class CallTelemetry:
 
     @property
     def rows(self) -> np.ndarray:
-        """float32 [steps, len(COLUMNS)], see `step_row`."""
+        """One row for each step, float32 [steps, len(COLUMNS)], see `step_row`."""
         return self._rows.numpy()
 
     @property
     def layer_rows(self) -> np.ndarray:
-        """float32 [steps, size of the layer statistics]; NaN in steps in which they were not due."""
+        """Layer statistics of each step, float32 [steps, size]; NaN in steps in which they were not due."""
         return self._layer_rows.numpy()
 
     @property
@@ -142,11 +142,11 @@ class CallTelemetry:
         return int(self._histogram_step.numpy())
 
     def histograms(self, variable_names: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """{tag: (edges, counts)} of every weight and every gradient, as `histograms.bin_counts` returns them."""
+        """Returns {tag: (edges, counts)} of every weight and every gradient, see `histograms.bin_counts`."""
         tags = [f"{kind}/{name}" for kind in ("weights", "gradients") for name in variable_names]
         return dict(zip(tags, zip(self._edges.numpy(), self._counts.numpy(), strict=True), strict=True))
 
 
 def _host_variable(columns: int, dtype: tf.DType = tf.float32) -> tf.Variable:
-    """A table with any number of rows, empty at first."""
+    """Creates a variable for a table with any number of rows, empty at first."""
     return tf.Variable(tf.zeros([0, columns], dtype), shape=[None, columns], trainable=False)

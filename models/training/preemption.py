@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the current compiled call is finished, then `fit` is left; a second signal kills the process.
+"""Handles SIGINT and SIGTERM: the current compiled call finishes, then `fit` ends; a second signal kills the process.
 
 with PreemptionHandler(devices) as preemption:
     model.fit(..., callbacks=[preemption.callback])     # raises Preempted
@@ -21,7 +21,7 @@ class Preempted(Exception):
     """A signal asked the run to stop.
 
     Attributes:
-      number: of the signal.
+      number: the signal's number.
       validating: whether the validation of the last trained epoch is missing.
     """
 
@@ -55,7 +55,7 @@ class PreemptionHandler:
             signal.signal(number, handler)
 
     def agree_on_signal(self) -> int:
-        """The number of a signal that any worker received, 0 if none; every worker must call it after each call."""
+        """Returns the number of a signal that any worker received, or 0; every worker must call this after each call."""
         counts = all_reduce_sum(self._devices, [int(self._received_signal == number) for number in HANDLED_SIGNALS])
         return next((number for number, count in zip(HANDLED_SIGNALS, counts, strict=True) if count), 0)
 

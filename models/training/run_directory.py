@@ -1,4 +1,4 @@
-"""The directory of a run: whether a configuration may run in it, its creation, its config.json."""
+"""The directory of a run: checks whether a configuration may run in it, creates it, and reads its config.json."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def check(
 ) -> None:
     """Checks that `config` may run in `model_dir`; writes nothing.
 
-    A run may always be resumed on other devices (`strategy.*`); with `allow_config_change`, with any other option.
+    A run may always be resumed on other devices (`strategy.*`). With `allow_config_change` any option may differ.
 
     Raises:
-      UsageError: the directory holds another run, or this run without `resume` or `overwrite`, or no run to resume.
+      UsageError: the directory holds a run with another configuration; or it holds this run, and neither `resume` nor
+        `overwrite` is set; or there is no run to resume.
     """
     if not tf.io.gfile.exists(os.path.join(model_dir, "config.json")):
         if resume:
@@ -56,14 +57,14 @@ def check(
             + (" --allow_config_change goes on with the new one." if resume else "")
         )
     if not resume:
-        raise UsageError(f"model_dir ({model_dir}) holds this run already: {remedies}")
+        raise UsageError(f"model_dir ({model_dir}) already holds a run: {remedies}")
 
 
 def _differences(stored: TrainConfig, given: TrainConfig) -> str:
-    """The options in which the configurations differ, except the devices; "" if none."""
+    """Lists the options in which the configurations differ, except the devices; "" if they are equal."""
     there, here = flatten(stored), flatten(given)
     return "; ".join(
-        f"{name} is {there[name]} there, {here[name]} here"
+        f"{name} is {there[name]} in the run, {here[name]} now"
         for name in here
         if there[name] != here[name] and not name.startswith("strategy.")
     )
@@ -72,7 +73,7 @@ def _differences(stored: TrainConfig, given: TrainConfig) -> str:
 def create(model_dir: str, config: TrainConfig, skipped: tuple[str, ...], resume: bool) -> None:
     """Creates the directory with config.json; without `resume` it first removes the files of an earlier run.
 
-    `skipped` has a line for each image that cannot be used; they go to skipped.txt.
+    `skipped` has a line for each image that cannot be used; the lines are written to skipped.txt.
 
     Raises:
       UsageError: the directory cannot be written to.

@@ -26,9 +26,9 @@ class _Snapshot(NamedTuple):
 class Snapshots:
     """Up to `MAX_SNAPSHOTS` copies of weights, BatchNorm's statistics, optimizer slots and step, loss scale, averages.
 
-    Older copies lie farther apart: trouble that is noticed late needs an old one. `data_step` is not copied: after a
+    Older copies are farther apart: trouble that is noticed late needs an old copy. `data_step` is not copied: after a
     rollback the run trains on batches that it has not seen. The model makes up for the undone steps, so that the
-    learning-rate schedule, which goes back as well, still comes to its end.
+    learning-rate schedule, which the rollback also sets back, still reaches its end.
     """
 
     def __init__(self, model: StableModel) -> None:
@@ -42,19 +42,20 @@ class Snapshots:
         return [snapshot.step for snapshot in self._snapshots]
 
     def take(self) -> None:
-        """Copies the present state; drops the copy that is missed least if there are too many."""
+        """Copies the present state; if there are too many copies, drops the one that is closest to its neighbours."""
         local = self._model.distribute_strategy.experimental_local_results
         # np.array copies: on a CPU .numpy() returns the variable's own memory.
         values = [np.array(local(variable)[0].numpy()) for variable in self._variables]
         self._snapshots.append(_Snapshot(self._model.step, self._model.trained_steps, values))
         if len(self._snapshots) > MAX_SNAPSHOTS:
             steps = self.steps
-            # Except the first and the last: the copy with the smallest gap between its neighbours relative to its age.
+            # Drops a copy between the first and the last: the one with the smallest gap between its neighbours,
+            # relative to its age.
             gaps = [(steps[i + 1] - steps[i - 1]) / (steps[-1] - steps[i] + 1) for i in range(1, len(steps) - 1)]
             del self._snapshots[1 + int(np.argmin(gaps))]
 
     def restore(self, max_step: int) -> int:
-        """Restores the newest copy of a step up to `max_step` on every replica, drops newer ones; returns its step.
+        """Restores the newest copy with a step up to `max_step`, drops newer copies, and returns the step.
 
         Raises:
           ValueError: there is no such copy.

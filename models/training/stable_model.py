@@ -45,20 +45,20 @@ class StableModel(keras.Model):
       data_step: int64 []; batches seen since the start of the run. It never goes back, and checkpoints hold it.
       lost_steps: int64 []; steps that rollbacks undid.
       steps_to_make_up: int64 []; undone steps that the next compiled call adds to its own.
-      lr_scale: float32 []; the learning rate is this times what its schedule says.
-      lr_scale_target: float32 []; what `lr_scale` rises to after the guard has lowered it.
-      gradient_norm_median: float32 []; recent median, set by the guard.
-      chance_loss: loss of a prediction that favours no class, with regularization losses; None if unknown.
+      lr_scale: float32 []; the learning rate is this factor times the scheduled learning rate.
+      lr_scale_target: float32 []; the value to which `lr_scale` rises after the guard has lowered it.
+      gradient_norm_median: float32 []; recent median of the gradient norm, set by the guard.
+      chance_loss: loss of random guessing plus the initial regularization losses; None if unknown.
       epoch_sums: float32 [3]; training loss, accuracy and number of steps of this epoch, summed.
-      resume_at: (epoch, step in it) at which the next `fit` starts; it counts once.
-      averages: averages of the weights, which evaluation uses once there are any; None without averaging.
+      resume_at: (epoch, step in the epoch) at which the next `fit` starts; used only once.
+      averages: averages of the weights, which evaluation uses once they exist; None without averaging.
       statistics_batches: (training batches, number of steps) to recompute BatchNorm's statistics for SWA.
-      layer_stats: the layers that are observed, and how to read `layer_rows`; None if they are not observed.
+      layer_stats: names the observed layers, and splits `layer_rows` into statistics; None without layer statistics.
       dropout_step: the step number that keys dropout masks.
-      has_user_metrics: whether `compile` was given metrics.
+      has_user_metrics: whether metrics were passed to `compile`.
     """
 
-    # Declared on the class, because Keras makes every other variable that is assigned to a model one of its weights.
+    # Declared on the class, because Keras adds any other variable that is assigned to a model to the model's weights.
     data_step: tf.Variable = None
     lost_steps: tf.Variable = None
     steps_to_make_up: tf.Variable = None
@@ -84,13 +84,13 @@ class StableModel(keras.Model):
         seed: int = 0,
         standardize: bool = False,
     ) -> StableModel:
-        """A model that normalizes uint8 images and passes them to a copy of `network`; not compiled.
+        """Creates a model, not compiled, that normalizes uint8 images and passes them to a copy of `network`.
 
         Args:
-          network: normalized images [b, h, w, c] -> logits [b, classes]. Keras's Dropout layers become ones whose masks
-            are keyed by (seed, layer, step, replica).
-          mean, std: one number per channel, in units of 0..255; without them pixels stay as they are.
-          seed: of dropout masks and mixing.
+          network: normalized images [b, h, w, c] -> logits [b, classes]. Keras's Dropout layers are replaced by layers
+            with masks that are keyed by (seed, layer, step, replica).
+          mean, std: one number per channel, in units of 0..255; without them pixels are not changed.
+          seed: seed of dropout masks and mixing.
           standardize: normalize each image by its own mean and standard deviation instead.
         """
         _work_around_tanh_fusion(network)
@@ -126,10 +126,10 @@ class StableModel(keras.Model):
         replicas, slots included; the loss scale changes in float16 only.
 
         Args:
-          optimizer: of either of Keras's families.
-          loss: a Keras loss, or its name, of the model's one output.
+          optimizer: an optimizer of either of Keras's two families.
+          loss: a Keras loss, or its name, for the model's only output.
           options: see `StepOptions`; its defaults if None.
-          kwargs: Keras's own, such as `metrics` and `steps_per_execution`.
+          kwargs: further arguments of Keras's `compile`, such as `metrics` and `steps_per_execution`.
         """
         options = options or StepOptions()
         scales_loss = isinstance(optimizer, LossScaleOptimizer)
@@ -137,7 +137,7 @@ class StableModel(keras.Model):
             scales_loss = keras.mixed_precision.global_policy().name == "mixed_float16"
             fixed = {} if scales_loss else {"initial_scale": 1, "dynamic_growth_steps": 2**31 - 1}
             optimizer = LossScaleOptimizer(optimizer, **fixed)
-        # Keras warns about sample weights in evaluation unless this argument is given. They do weigh `metrics` here.
+        # Without this argument Keras warns about sample weights in evaluation. Here they do apply to `metrics`.
         kwargs.setdefault("weighted_metrics", [])
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
         if options.guarded:
@@ -188,7 +188,7 @@ class StableModel(keras.Model):
         self.steps_to_make_up.assign_add(steps)
 
     def scale_learning_rate(self, factor: float) -> None:
-        """Makes the learning rate `factor` (above 0) times its scheduled or given value, from the next step on."""
+        """Sets the learning rate to `factor` (above 0) times its scheduled or constant value, from the next step on."""
         rate = schedules.learning_rate_variable(self.optimizer.inner_optimizer)
         if rate is not None:
             rate.assign(rate * factor / self.lr_scale)
@@ -203,12 +203,12 @@ class StableModel(keras.Model):
 
     @property
     def rows(self) -> np.ndarray:
-        """float32 [steps, len(COLUMNS)]: a row of `step_row` for each step."""
+        """One row of `step_row` for each step, float32 [steps, len(COLUMNS)]."""
         return self.telemetry.rows
 
     @property
     def layer_rows(self) -> np.ndarray:
-        """float32 [steps, layer_stats.size], read with `layer_stats`; NaN for steps in which it was not due."""
+        """Layer statistics of each step, float32 [steps, layer_stats.size]; NaN in steps in which they were not due."""
         return self.telemetry.layer_rows
 
     @property
@@ -218,16 +218,16 @@ class StableModel(keras.Model):
 
     @property
     def histograms(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """{tag: (edges, counts)} of every weight and every gradient, as `histograms.bin_counts` returns them."""
+        """{tag: (edges, counts)} of every weight and every gradient, see `histograms.bin_counts`."""
         return self.telemetry.histograms([variable.name.split(":")[0] for variable in self.trainable_variables])
 
     # Evaluation.
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`, of the averaged weights if there are any.
+        """Keras's `evaluate`, with the averaged weights if there are any.
 
-        Sets `confusion_matrix`, float32 [classes, classes] by true (row) and predicted class (column), and `scores`,
-        see `scores.compute_scores`.
+        Sets `confusion_matrix`, float32 [classes, classes] (rows are true classes, columns are predicted classes), and
+        `scores`, see `scores.compute_scores`.
         """
         with self.evaluation_weights():
             self._keep_epoch_sums = True
@@ -240,10 +240,10 @@ class StableModel(keras.Model):
         return self.evaluation_step.averaged_weights()
 
     def evaluation_logits(self, images: tf.Tensor) -> tf.Tensor:
-        """float32 [b, classes] of uint8 `images`, as evaluation computes them."""
+        """Computes the logits, float32 [b, classes], of uint8 `images` in the same way as evaluation."""
         return self.evaluation_step.logits(images)
 
-    # What Keras calls.
+    # Methods that Keras calls.
 
     def make_train_function(self, force: bool = False) -> Any:
         if self.train_function is None or force:
@@ -263,7 +263,7 @@ class StableModel(keras.Model):
         self._keep_epoch_sums = False
 
     def _maybe_load_initial_counters_from_ckpt(self, steps_per_epoch: int, initial_epoch: int) -> tuple[int, int]:
-        """Keras asks this hook where to start, which is the only way into the middle of an epoch."""
+        """Keras asks this hook where to start; this is the only way to start in the middle of an epoch."""
         start, self.resume_at = self.resume_at or (initial_epoch, 0), None
         self._keep_epoch_sums = start[1] > 0
         return start
@@ -279,7 +279,7 @@ def _clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def _replicated_variable(value: float, dtype: tf.DType, name: str) -> tf.Variable:
-    """A variable with the same value on all replicas."""
+    """Creates a variable with the same value on all replicas."""
     first = tf.VariableAggregation.ONLY_FIRST_REPLICA
     return tf.Variable(value, dtype=dtype, trainable=False, aggregation=first, name=name)
 

@@ -38,7 +38,7 @@ class RunMeter(keras.callbacks.Callback):
       images_per_second: one value for each compiled call.
       input_wait_seconds: time that steps waited for their batches, summed over all calls except the first.
       call_seconds: wall time of those calls.
-      first_call: see `time_since_start`, at the end of the first call; None before.
+      first_call: the result of `time_since_start` at the end of the first call; None before.
     """
 
     def __init__(self, global_batch_size: int, incidents: Incidents, state: dict[str, Any] | None = None) -> None:
@@ -69,7 +69,7 @@ class RunMeter(keras.callbacks.Callback):
             )
 
     def state(self) -> dict[str, Any]:
-        """The number of updates in a row that have been skipped up to now, for a checkpoint."""
+        """Returns, for a checkpoint, the number of consecutive skipped updates up to now."""
         return {"skipped": self._skipped_in_a_row}
 
     def _count_skipped(self, rows: np.ndarray) -> None:
@@ -101,8 +101,8 @@ def summarize(
 ) -> dict[str, Any]:
     """The contents of summary.json; durations in seconds, memory in bytes.
 
-    `final` and `best` are validation results. `first_call` tells how long after the start of the process its first
-    compiled call of steps had ended.
+    `final` and `best` are validation results. `first_call` is the time from the start of the process to the end of its
+    first compiled call.
     """
     packages = ("tensorflow", "tf_keras", "tensorflow-datasets", "numpy")
     throughput = meter.images_per_second[1:]  # the first call includes compilation
@@ -155,7 +155,7 @@ def format_text(summary: dict[str, Any], model_dir: str) -> str:
 
 
 def exit_code(summary: dict[str, Any]) -> int:
-    """The exit code of a process that trained; 0 if it completed or stopped early."""
+    """The exit code for a run with this summary; 0 if it completed or stopped early."""
     if summary["status"] == "preempted":  # by a signal, or because another worker is gone
         return EXIT_INTERRUPTED if summary.get("signal") == "SIGINT" else EXIT_PREEMPTED
     return EXIT_FAILED if summary["status"] == "failed" else 0

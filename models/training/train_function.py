@@ -14,10 +14,10 @@ from evenkeel.models.telemetry import step_row
 
 
 def build_train_function(model: keras.Model, histograms_every: int) -> Callable[[Any], dict[str, tf.Tensor]]:
-    """A compiled function: iterator over batches -> {metric: mean over the epoch so far}.
+    """Builds a compiled function: iterator over batches -> {metric: mean over the epoch so far}.
 
-    A call runs the model's `steps_per_execution` steps, and those that a rollback undid. It leaves a row of each step
-    in `model.telemetry`.
+    A call runs `steps_per_execution` steps of the model, plus the steps that a rollback undid, and stores a row for
+    each step in `model.telemetry`.
     """
     strategy, telemetry = model.distribute_strategy, model.telemetry
     local = lambda value: strategy.experimental_local_results(value)  # noqa: E731
@@ -61,9 +61,9 @@ def build_train_function(model: keras.Model, histograms_every: int) -> Callable[
 
 
 def graph_clock() -> Callable[[], tf.Tensor]:
-    """A function that returns seconds (float64 []) as an operation of the graph."""
+    """Returns a function that reads the time in seconds, float64 [], as an operation of the graph."""
     try:
         tf.timestamp()
-    except tf.errors.FailedPreconditionError:  # op determinism refuses TensorFlow's own
+    except tf.errors.FailedPreconditionError:  # op determinism forbids TensorFlow's own clock
         return lambda: tf.numpy_function(time.perf_counter, [], tf.float64)
     return tf.timestamp

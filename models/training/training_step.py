@@ -3,8 +3,8 @@
     step = TrainingStep(model, loss, options, observer, scales_loss=False)
     record = strategy.run(step, args=(images, labels))
 
-The loss that gradients are taken of is divided by the number of replicas (and of parts of a batch), so that gradients
-sum over replicas to the gradient of the mean over the global batch.
+Before gradients are computed, the loss is divided by the number of replicas (and of parts of a batch). So the sum of
+the gradients over the replicas is the gradient of the mean loss over the global batch.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ MIXING_STREAM = -1  # second half of the random key of mixing; Dropout layers us
 
 
 class StepRecord(NamedTuple):
-    """What one step leaves on one replica.
+    """The results of one step on one replica.
 
     Attributes:
       row: float32 [len(COLUMNS) - 1], see `step_row`; without the input wait.
-      layer_row: float32 [size of the model's layer statistics]; NaN unless they are due in this step.
-      edges: float32 [2 * variables, 2], see `histograms`; zeros unless histograms are due in this step.
-      counts: int32 [2 * variables, BINS + 1], likewise.
+      layer_row: layer statistics, float32 [size]; NaN if they are not due in this step.
+      edges: float32 [2 * variables, 2], see `histograms`; zeros if histograms are not due in this step.
+      counts: int32 [2 * variables, BINS + 1], see `histograms`; zeros if histograms are not due in this step.
     """
 
     row: tf.Tensor
@@ -45,11 +45,11 @@ class StepRecord(NamedTuple):
 
 
 class DropoutStep:
-    """The step number that dropout masks are keyed with: its own for every step and every part of a batch.
+    """The number that keys dropout masks: different for every step and every part of a batch.
 
     Attributes:
       part: number of the part of the batch being trained, from 0.
-      parts: parts of each batch.
+      parts: number of parts of each batch.
     """
 
     def __init__(self, data_step: tf.Variable) -> None:
@@ -58,7 +58,7 @@ class DropoutStep:
         self.parts = 1
 
     def __call__(self) -> tf.Tensor:
-        """int64 []"""
+        """Returns the number, int64 []."""
         return self._data_step.read_value() * self.parts + tf.cast(self.part, tf.int64)
 
 
@@ -66,7 +66,7 @@ class TrainingStep:
     """The training step of `model`; call it on every replica with its images and labels.
 
     Attributes:
-      forward_backward: computes loss, accuracy, logits and gradients of one part of a batch; may be wrapped.
+      forward_backward: computes loss, accuracy, logits and gradients of one part of a batch; callers may wrap it.
     """
 
     def __init__(
@@ -100,10 +100,11 @@ class TrainingStep:
         images, labels = self.mix(images, labels)
         variables_before = self._observer.copy_variables_if_due()
         loss, accuracy, logits, gradients = self.accumulate(images, labels)
-        # Without loss scaling nothing is divided; Keras warns unless it is asked, so it is asked about an empty list.
+        # Without loss scaling nothing is divided. Keras warns if this method is not called, so it gets an empty list.
         unscaled = optimizer.get_unscaled_gradients(gradients if self._scales_loss else [])
         replica_gradients = gradients = unscaled or gradients
-        # The replicas' mean: a checkpoint stores one value, and in evaluation each replica reads its own.
+        # Statistics become their mean over the replicas: a checkpoint stores one value, but in evaluation each replica
+        # reads its own.
         means = [variable / replicas for variable in statistics]
         loss, accuracy, *reduced = sum_over_replicas([loss, accuracy, *means, *gradients])
         means, gradients = reduced[: len(means)], reduced[len(means) :]
@@ -111,7 +112,7 @@ class TrainingStep:
         finite = tf.math.is_finite(norm)
         edges, counts = self._observer.bin_if_due(gradients)
         gradients = self._limit(gradients, norm)
-        # The optimizer must skip the update exactly if `finite` is False, also if only the norm has overflowed.
+        # The optimizer must skip the update exactly if `finite` is False, even if only the norm has overflowed.
         gradients[0] += tf.where(finite, 0.0, np.nan)
         self._apply(gradients)
         for variable, mean, old in zip(statistics, means, old_statistics, strict=True):
@@ -134,7 +135,7 @@ class TrainingStep:
         return StepRecord(row, layer_row, edges, counts)
 
     def mix(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The batch after mixup and CutMix, with targets for labels; unchanged if both are off."""
+        """Returns the batch after mixup and CutMix, with targets instead of labels; unchanged if both are off."""
         if self._mixing is None:
             return images, labels
         model = self._model
@@ -147,10 +148,10 @@ class TrainingStep:
     def accumulate(
         self, images: tf.Tensor, labels: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """(loss, accuracy, logits, gradients) of a replica's batch: sums of `forward_backward` over its parts."""
+        """Returns (loss, accuracy, logits, gradients) of a batch: `forward_backward` summed over the parts."""
         if self._parts == 1:
             return self.forward_backward(images, labels)
-        # The batch size may be unknown at tracing: in a replay it varies.
+        # The batch size may be unknown when the function is traced: it varies in a replay.
         images, labels = (tf.reshape(tensor, [self._parts, -1, *tensor.shape[1:]]) for tensor in (images, labels))
 
         def add_part(part, loss, accuracy, logits, gradients):
@@ -169,7 +170,7 @@ class TrainingStep:
     def _forward_backward(
         self, images: tf.Tensor, labels: tf.Tensor, part: tf.Tensor | int = 0
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """(loss, accuracy, logits, gradients) of one part of a replica's batch.
+        """Returns (loss, accuracy, logits, gradients) of one part of a replica's batch.
 
         Loss and accuracy are means over the part, divided by the number of parts on all replicas: their sums over parts
         and replicas are means over the global batch. The gradients are those of that loss times the loss scale.
@@ -200,7 +201,7 @@ class TrainingStep:
         return loss, accuracy, logits, gradients
 
     def mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """float32 []: the mean loss over examples with class weights, without regularization losses."""
+        """Mean loss over the examples, float32 [], with class weights and without regularization losses."""
         per_example = self._loss.call(labels, logits)
         if self._class_weights is not None:
             weights = tf.constant(self._class_weights, tf.float32)[:, None]
@@ -208,7 +209,7 @@ class TrainingStep:
         return tf.reduce_mean(per_example)
 
     def _limit(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor) -> list[tf.Tensor]:
-        """`gradients`, whose global norm is `norm`, after the guard's limit and clipping."""
+        """Returns `gradients` after the guard limits their norm and after clipping. `norm` is their global norm."""
         if self._options.guarded:
             median, unlimited = tf.identity(self._model.gradient_norm_median), gradients
             shorten = lambda: clip_by_norm(unlimited, norm, median)  # noqa: E731
@@ -239,7 +240,7 @@ def moving_statistics(model: keras.Model) -> list[tf.Variable]:
 
 
 def next_learning_rate(optimizer: keras.mixed_precision.LossScaleOptimizer) -> tf.Tensor:
-    """float32 []: the learning rate of the coming update."""
+    """Returns the learning rate of the next update, float32 []."""
     inner = optimizer.inner_optimizer
     # Keras's newer optimizers hold the schedule in `_learning_rate`, and its last value in `learning_rate`.
     rate = getattr(inner, "_learning_rate", None)
@@ -253,7 +254,7 @@ def is_legacy(optimizer: Any) -> bool:
 
 
 def top1_correct(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """float32 [b]: 1 if the largest logit is the label's, else 0; for soft targets the share of the predicted class."""
+    """1 for a correct prediction, 0 for a wrong one, float32 [b]; for soft targets the share of the predicted class."""
     predicted = tf.argmax(logits, -1)
     if labels.dtype.is_floating:
         return tf.gather(labels, predicted, batch_dims=1)

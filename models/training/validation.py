@@ -1,4 +1,4 @@
-"""Validation: over all evaluation batches, of an epoch that a signal cut short, and early stopping by its loss."""
+"""Validates on all evaluation batches, repeats an interrupted validation, and stops early by validation loss."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from evenkeel.models.training.stable_model import StableModel
 
 
 def evaluate(model: StableModel, batches: Any, steps: int) -> dict[str, float]:
-    """Loss and accuracy over `steps` of `batches`; leaves the confusion matrix in `model.confusion_matrix`."""
+    """Returns loss and accuracy over `steps` of `batches`; `model.confusion_matrix` holds the confusion matrix."""
     results = model.evaluate(batches, steps=steps, verbose=0, return_dict=True)
     return {"loss": results["loss"], "accuracy": results["accuracy"]}
 
 
 class PendingValidation(keras.callbacks.Callback):
-    """Validates, before a resumed run trains on, the epoch whose validation a signal interrupted.
+    """Repeats a validation that a signal interrupted, before the resumed run continues to train.
 
-    It then calls `on_epoch_end` of `callbacks`, which the interrupted process had not done for that epoch.
+    The callback then calls `on_epoch_end` of `callbacks`, which the interrupted process did not do for that epoch.
     """
 
     def __init__(self, batches: Any, steps: int, epoch: int, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -33,7 +33,7 @@ class PendingValidation(keras.callbacks.Callback):
         results = {**training_means, **{f"val_{name}": value for name, value in validation.items()}}
         for callback in self._callbacks:
             callback.on_epoch_end(self._epoch, results)
-        if self.model.stop_training:  # `fit` checks this only after its next call: start behind the last epoch
+        if self.model.stop_training:  # `fit` would check this after its next call: start behind the last epoch instead
             self.model.resume_at = self.params["epochs"], 0
 
 
@@ -47,7 +47,7 @@ class EarlyStopping(keras.callbacks.EarlyStopping):
 
     @property
     def stopped(self) -> bool:
-        """Whether it has stopped this run, now or before the run was resumed."""
+        """Whether early stopping has ended this run, now or before the run was resumed."""
         restored = self._restored_state or {"stopped_epoch": 0, "wait": 0}
         return bool(self.stopped_epoch or (restored["stopped_epoch"] and restored["wait"] >= self.patience))
 

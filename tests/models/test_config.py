@@ -175,7 +175,7 @@ INVALID: list[tuple[type, dict[str, Any], str]] = [
     (OptimizerConfig, {"power": 0.0}, "optimizer.power (0.0) must be positive and finite."),
     (OptimizerConfig, {"restart_epochs": 0.0}, "optimizer.restart_epochs (0.0) must be positive and finite."),
     (OptimizerConfig, {"restart_growth": 0.5}, "optimizer.restart_growth (0.5) must lie in [1, 100)."),
-    (OptimizerConfig, {"step_factor": 1.0}, "optimizer.step_factor (1.0) must lie between 0 and 1."),
+    (OptimizerConfig, {"step_factor": 1.0}, "optimizer.step_factor (1.0) must lie in (0, 1)."),
     *(
         (
             OptimizerConfig,
@@ -187,8 +187,8 @@ INVALID: list[tuple[type, dict[str, Any], str]] = [
     (AveragingConfig, {"name": "mean"}, "averaging.name ('mean') must be one of none, ema, swa."),
     (AveragingConfig, {"decay": 1.0}, "averaging.decay (1.0) must lie in [0, 1)."),
     (AveragingConfig, {"start": -0.1}, "averaging.start (-0.1) must lie in [0, 1)."),
-    (MixingConfig, {"mixup": -1.0}, "mixing.mixup (-1.0) must lie in 0 to 100; 0 turns it off."),
-    (MixingConfig, {"cutmix": 101.0}, "mixing.cutmix (101.0) must lie in 0 to 100; 0 turns it off."),
+    (MixingConfig, {"mixup": -1.0}, "mixing.mixup (-1.0) must be from 0 to 100; 0 turns it off."),
+    (MixingConfig, {"cutmix": 101.0}, "mixing.cutmix (101.0) must be from 0 to 100; 0 turns it off."),
     (TrainConfig, {"loss": "hinge"}, "loss ('hinge') must be one of crossentropy, focal."),
     (TrainConfig, {"class_weights": "even"}, "class_weights ('even') must be one of none, balanced."),
     (TrainConfig, {"focal_gamma": -1.0}, "focal_gamma (-1.0) must be finite and not negative."),

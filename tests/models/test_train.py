@@ -231,11 +231,13 @@ def test_a_signal_in_a_validation_loses_neither_its_result_nor_a_step(validating
 
 def test_a_run_is_resumed_with_other_flags_only_if_that_is_allowed(tmp_path: pathlib.Path, caplog: Any) -> None:
     run = shutil.copytree(short()[0], tmp_path / "run")
-    with pytest.raises(UsageError, match=r"epochs is 1 there, 2 here.*--allow_config_change goes on with the new one"):
+    with pytest.raises(
+        UsageError, match=r"epochs is 1 in the run, 2 now.*--allow_config_change goes on with the new one"
+    ):
         train.train(PLAIN, str(run), resume=True)
     summary = train.train(PLAIN, str(run), resume=True, allow_config_change=True)
     assert (summary["status"], summary["steps"]) == ("completed", 2 * STEPS)
-    assert "resuming with another configuration: epochs is 1 there, 2 here" in caplog.text
+    assert "resuming with another configuration: epochs is 1 in the run, 2 now" in caplog.text
     assert read_json(str(run), "config.json")["epochs"] == 2
 
 

@@ -228,7 +228,7 @@ def test_a_signal_ends_a_run_with_checkpoint_and_summary_and_resume_completes_it
     assert (run / "checkpoints" / f"step-{summary['steps']:08d}").is_dir()
     assert "preempted" in out
     refusal = refused(forked.run("tools.train", *flags, f"--model_dir={run}", "--optimizer.learning_rate=0.2"))
-    assert "optimizer.learning_rate is 0.1 there, 0.2 here" in refusal
+    assert "optimizer.learning_rate is 0.1 in the run, 0.2 now" in refusal
     assert "--resume" in refusal
     assert "--overwrite" in refusal
     done = forked.run("tools.train", *flags, f"--model_dir={run}", "--resume")

@@ -214,7 +214,7 @@ def test_a_usage_error_of_the_chief_stops_all_workers_with_one_line(
     with cluster(train_commands(uninterrupted, 4), tmp_path) as processes:  # the directory holds a run already
         for index, process in enumerate(processes):
             assert wait_for_exit(process, timeout=90) == 2, (tmp_path / f"{index}.log").read_text()[-3000:]
-    assert "holds this run already" in (tmp_path / "0.log").read_text()
+    assert "already holds a run" in (tmp_path / "0.log").read_text()
     output = (tmp_path / "1.log").read_text()
     assert output.splitlines()[-1] == "error: 1 of 2 workers cannot start: correct the errors in their output."
     assert "Traceback" not in output

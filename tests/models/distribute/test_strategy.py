@@ -77,7 +77,7 @@ def test_a_replica_shard_has_the_batch_size_of_one_replica() -> None:
 
 @pytest.mark.parametrize(("batch", "nearest"), [(21, "20"), (1, "2"), (127, "128")])
 def test_the_error_for_an_indivisible_batch_names_both_numbers_and_the_nearest_batch(batch: int, nearest: str) -> None:
-    error = rf"data.batch_size \({batch}\) .* divide by the replicas \(2\): use {nearest}\."
+    error = rf"data.batch_size \({batch}\) .* be divisible by the number of replicas \(2\): use {nearest}\."
     with pytest.raises(UsageError, match=error):
         strategy.replica_shard(two(), batch)
 

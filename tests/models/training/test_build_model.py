@@ -39,10 +39,10 @@ TWO_REPLICAS = StrategyConfig(name="mirrored", logical_cpus=2)
             {"optimizer": OptimizerConfig(accumulate=3)},
             r"optimizer.accumulate \(3\) must divide a replica's batch \(8\)",
         ),
-        ({"model": ModelConfig("cnn", norm="sync_batch"), "xla": "on"}, "which XLA cannot: add --xla=off"),
+        ({"model": ModelConfig("cnn", norm="sync_batch"), "xla": "on"}, "which XLA does not support: add --xla=off"),
         (
             {"model": ModelConfig("cnn", norm="sync_batch"), "optimizer": OptimizerConfig(accumulate=2)},
-            r"which optimizer.accumulate \(2\) cannot: use 1",
+            r"which gradient accumulation \(optimizer.accumulate=2\) does not support: set optimizer.accumulate to 1",
         ),
         ({"model": ModelConfig("cnn", spectral_norm=True)}, "add --strategy.name=one or --nomodel.spectral_norm"),
     ],

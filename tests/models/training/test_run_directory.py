@@ -28,18 +28,20 @@ def test_an_error_about_another_run_names_the_differences_and_the_remedies(tmp_p
     with pytest.raises(UsageError) as raised:
         train.train(other, model_dir)
     text = str(raised.value)
-    assert f"model_dir ({model_dir}) holds a run with another configuration: epochs is 2 there, 3 here; " in text
-    assert f"model.name is {factories.FILE}:normed there, cnn here: go on with --resume --config={model_dir}" in text
+    assert f"model_dir ({model_dir}) holds a run with another configuration: epochs is 2 in the run, 3 now; " in text
+    assert (
+        f"model.name is {factories.FILE}:normed in the run, cnn now: go on with --resume --config={model_dir}" in text
+    )
     assert "start over with --overwrite, or choose another --model_dir" in text
     assert "width" not in text
     assert "\n" not in text
-    with pytest.raises(UsageError, match="epochs is 2 there, 3 here"):
+    with pytest.raises(UsageError, match="epochs is 2 in the run, 3 now"):
         train.train(other, model_dir, resume=True)
 
 
 def test_a_directory_with_the_same_run_needs_resume_or_overwrite(tmp_path: pathlib.Path) -> None:
     model_dir = create_run(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"holds this run already: go on with --resume .* or choose another"):
+    with pytest.raises(UsageError, match=r"already holds a run: go on with --resume .* or choose another"):
         train.train(TINY, model_dir)
 
 
