@@ -1,4 +1,4 @@
-"""The frame of the benchmarks' command lines: `tools.cli` with the flags of one module, and output files.
+"""Runs the command line of a benchmark with `tools.cli`, and checks and writes its output files.
 
 if __name__ == "__main__":
     command.run(main)
@@ -20,10 +20,10 @@ USAGE_ERROR, STOPPED = cli.USAGE_ERROR, 75
 
 
 def run(main: Callable[[list[str]], int], positional: bool = False) -> None:
-    """Parses the flags, calls `main` with argv without them and exits with the code that `main` returns.
+    """Parses the flags, calls `main` with the other arguments and exits with the code that `main` returns.
 
-    `--help` shows the docstring and the flags of the module that runs. SIGTERM ends the process by an exception with
-    exit code 75, so that work trees, workers and temporary files are removed.
+    `--help` shows the docstring and the flags of the module that runs. SIGTERM raises SystemExit with exit code 75, so
+    that work trees, workers and temporary files are removed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
@@ -33,7 +33,7 @@ def run(main: Callable[[list[str]], int], positional: bool = False) -> None:
 
 
 def require_writable(name: str, path: str) -> None:
-    """Raises `UsageError` if the file that the flag `name` gives cannot be written: before measuring, not after."""
+    """Raises `UsageError` before the measurement if the file `path`, given by the flag `name`, cannot be written."""
     if path:
         directory = os.path.dirname(path) or "."
         usable = os.path.isdir(directory) and os.access(directory, os.W_OK) and not os.path.isdir(path)
@@ -41,13 +41,13 @@ def require_writable(name: str, path: str) -> None:
 
 
 def write_output(name: str, path: str, text: str) -> None:
-    """Writes the file that the flag `name` gives.
+    """Writes `text` to the file `path`, given by the flag `name`.
 
     Raises:
-      UsageError: it cannot be written.
+      UsageError: the file cannot be written.
     """
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise UsageError(f"--{name} ({path}) cannot be written: {error.strerror}; choose another.") from error
+        raise UsageError(f"--{name} ({path}) cannot be written: {error.strerror}; choose another path.") from error

@@ -1,18 +1,18 @@
-"""Checks whether a version is slower than another one, or trains less steadily: a gate for noisy machines.
+"""Checks whether one version of evenkeel is slower or trains less steadily than another: a gate for noisy machines.
 
     python -m benchmarks.compare --base=origin/main
     python -m benchmarks.compare --base=v1.2 --head=v1.3 --only=step --output=compare.json --markdown=comment.md
 
 Each named version gets its own work tree and the packages of its lock file. Without `--head`, head is the working tree;
-do not change it while the command runs. Both versions work in alternating turns, A B B A ..., in one job. Each runs its
-own description of the work, and only equal work is compared (see `regression/versions.py`).
+do not change it while the command runs. Both versions work in alternating turns, A B B A ..., in one job. Each
+version runs its own task files, and only equal work is compared (see `regression/versions.py`).
 
-Exits with 4 if head is worse: the whole 95% interval of the ratio of CPU times (pairs of turns) or of losses (runs with
-one seed) lies beyond `--least`. It also does so if head cannot do a case or does different work in it, and if no case
-could be compared. A case that base cannot do is skipped.
+Exits with 4 if head is worse: the whole 95% interval of the ratio of CPU times (pairs of turns) or of losses (pairs of
+runs with the same seed) lies beyond `--least`. Also exits with 4 if head cannot run a case or does different work in
+it, and if no case could be compared. A case that base cannot run is skipped.
 
-The case `startup` (`tools.train --preset=quick` up to the end of its first call of steps, 5 turns of each version) runs
-only with `--only=startup`, because it adds two minutes.
+The case `startup` measures `evenkeel train --preset=quick` up to the end of the first call of steps, in 5 turns of each
+version. It runs only with `--only=startup`, because it takes two minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from evenkeel.pipeline.errors import one_of, require
 
 DEFAULT_CASES = tuple(versions.CASES)
 CASES = (*DEFAULT_CASES, versions.STARTUP)
-STARTUP_ROUNDS = 5  # a start takes 10 s of CPU time
+STARTUP_ROUNDS = 5  # one start takes 10 s of CPU time
 FLAGS = flags.FLAGS
 flags.DEFINE_string("base", "", "the version to compare with: a branch, a tag, a hash")
 flags.DEFINE_string("head", "", "the version to judge; default: the working tree")
@@ -52,12 +52,12 @@ flags.DEFINE_string("markdown", "", "file for a comment on a pull request")
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     require(bool(FLAGS.base), "--base is missing: give the version to compare with, such as origin/main.")
-    require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
+    require(bool(FLAGS.only), f"--only is empty: give some of {', '.join(CASES)}.")
     for name in FLAGS.only:
         one_of("only", name, CASES)
     require(FLAGS.rounds >= 5, f"--rounds ({FLAGS.rounds}) must be at least 5: fewer give no usable interval.")
     require(FLAGS.seeds >= 2, f"--seeds ({FLAGS.seeds}) must be at least 2: one run has no spread.")
-    require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) is a share: it must be between 0 and 1.")
+    require(0 < FLAGS.least < 1, f"--least ({FLAGS.least}) must be a share between 0 and 1.")
     command.require_writable("output", FLAGS.output)
     command.require_writable("markdown", FLAGS.markdown)
     comparisons: list[CaseComparison] = []
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 def compare_cases(trees: Mapping[str, Tree]) -> Iterator[CaseComparison | Skipped]:
-    """Compares one case after the other; a case that one of the versions cannot do is skipped."""
+    """Yields the comparison of each case of --only, or `Skipped` if one of the versions cannot run the case."""
     from evenkeel.benchmarks.peers import sources  # imports TensorFlow
 
     for name in FLAGS.only:

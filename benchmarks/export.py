@@ -3,8 +3,8 @@
     python -m benchmarks.export result.json --format=bencher --output=bmf.json
     python -m benchmarks.export result.json --format=github --output=benchmarks   # benchmarks-lower.json, -higher.json
 
-bencher: Bencher Metric Format. github: one file for each of github-action-benchmark's two custom tools, which take
-metrics of one direction: -lower.json for `customSmallerIsBetter`, -higher.json for `customBiggerIsBetter`.
+`bencher` writes the Bencher Metric Format. `github` writes one file for each of the two custom tools of
+github-action-benchmark: -lower.json for `customSmallerIsBetter`, -higher.json for `customBiggerIsBetter`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
             if entries:
                 command.write_output("output", path, to_json(entries))
             else:  # the action rejects an empty file
-                print(f"{path} is not written: no metric is better {better}.")
+                print(f"{path} is not written: the results have no metric for which {better} is better.")
     return 0
 
 
@@ -45,7 +45,7 @@ def to_json(document: Any) -> str:
 
 
 def to_bencher(report: ResultFile) -> dict[str, dict[str, dict[str, float]]]:
-    """{benchmark: {measure: {value, lower_value, upper_value}}}, the schema of https://bencher.dev/bmf.json."""
+    """Returns {benchmark: {measure: {value, lower_value, upper_value}}}, as https://bencher.dev/bmf.json defines it."""
     benchmarks: dict[str, dict[str, dict[str, float]]] = {}
     for result in report.results:
         low, high = result.ci95
@@ -55,7 +55,7 @@ def to_bencher(report: ResultFile) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def to_github(report: ResultFile, better: str) -> list[dict[str, Any]]:
-    """[{name, unit, value, range, extra}] of the metrics whose `better` is "lower" or "higher"."""
+    """Returns [{name, unit, value, range, extra}] one for each metric with this value of `better`."""
     machine = f"{report.environment.get('cpu')}, {report.environment.get('cores')} cores"
     entries = []
     for result in report.results:

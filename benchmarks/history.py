@@ -1,4 +1,4 @@
-"""Keeps results over commits, one file per machine with one line per result, and plots them on a page.
+"""Keeps results over commits, in one file per machine with one line per result file, and plots them on a page.
 
 python -m benchmarks.history add result.json --history=history
 python -m benchmarks.history show --history=history --output=history.html
@@ -20,13 +20,13 @@ flags.DEFINE_string("output", "history.html", "show: HTML page to write")
 def main(argv: list[str]) -> int:
     require(
         len(argv) > 1 and argv[1] in ("add", "show"),
-        "the first argument must be add or show: add result.json, or show.",
+        "the first argument must be add or show: give `add result.json`, or `show`.",
     )
     if argv[1] == "add":
         require(len(argv) == 3, "give one result file: python -m benchmarks.history add result.json")
         print(f"added to {history_store.append_results(results.read(argv[2]), FLAGS.history)}")
         return 0
-    require(len(argv) == 2, f"show takes no file ({argv[2:3]}): --history names the directory.")
+    require(len(argv) == 2, f"show takes no file ({argv[2:3]}): give the directory with --history.")
     html = history_page.render_history(history_store.read_history(FLAGS.history))
     command.write_output("output", FLAGS.output, html)
     print(f"wrote {FLAGS.output}")

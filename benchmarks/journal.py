@@ -4,8 +4,7 @@
     if "clean/cnn/shapes/0" not in journal.records:
         journal.add("clean/cnn/shapes/0", {"accuracy": 0.93})
 
-The first line holds the settings of the run. A last line without its end (the process was killed while writing it) is
-removed.
+The first line holds the settings of the run. An incomplete last line, left by a killed process, is removed.
 """
 
 from __future__ import annotations
@@ -21,11 +20,13 @@ class Journal:
     """The finished cases of a benchmark, on disk.
 
     Attributes:
-      records: {case: values}; `add` returns once the case is on disk.
+      records: {case: values} of the finished cases.
     """
 
     def __init__(self, path: str, settings: dict[str, Any] | None) -> None:
-        """Opens the journal at `path`, or starts one with `settings`; None accepts the settings of an existing one.
+        """Opens the journal at `path`, or starts a new one with `settings`.
+
+        With `settings` None, the journal must exist, and its own settings are accepted.
 
         Raises:
           UsageError: the file cannot be used, or was written with other settings.
@@ -42,12 +43,12 @@ class Journal:
         if settings is not None and stored != settings:
             raise UsageError(
                 f"{path} is the journal of a run with other settings ({stored}, not {settings}): give another --output"
-                " or remove it."
+                " or remove the journal."
             )
         self.records = {line["case"]: line["values"] for line in lines[1:]}
 
     def add(self, case: str, values: dict[str, Any]) -> None:
-        """Appends a finished case."""
+        """Appends a finished case; returns once the case is on disk."""
         self.records[case] = values
         self._write_line({"case": case, "values": values}, "a")
 

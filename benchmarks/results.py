@@ -1,11 +1,11 @@
-"""The result file of every benchmark: raw samples, their median with a 95% interval, and the machine.
+"""Result files, which all benchmarks write: raw samples, their median with a 95% interval, and the machine.
 
     results = [Result("peers", "torch/step32", "cpu_ms_per_image", "ms", "lower", samples)]
     write("result.json", results, environment())
     print(table(read("result.json").results))
 
 The file is `{"environment": {...}, "results": [{suite, case, metric, unit, better, samples, median, ci95}, ...],
-"skipped": [{case, reason}, ...]}`. Other formats are exported from it (`benchmarks.export`).
+"skipped": [{case, reason}, ...]}`. `benchmarks.export` converts it to other formats.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class Result:
       unit: unit of the samples.
       better: "lower" or "higher".
       samples: all samples, in the order in which they were taken.
-      interval: the 95% interval where a formula gives it, as for a share of runs; None: bootstrap of the median.
+      interval: the 95% interval, where a formula gives one, as for a share of runs. None means that the interval is
+        the bootstrap interval of the median.
 
     Raises:
-      UsageError: no samples, or one that is not finite.
+      UsageError: there are no samples, or a sample is not finite.
     """
 
     suite: str
@@ -62,9 +63,9 @@ class Result:
         object.__setattr__(self, "samples", tuple(float(x) for x in self.samples))
         if self.interval is not None:
             object.__setattr__(self, "interval", tuple(float(x) for x in self.interval))
-        require(bool(self.samples), f"{self.case} {self.metric}: samples are empty; a result needs at least one.")
+        require(bool(self.samples), f"{self.case} {self.metric}: there are no samples: a result needs at least one.")
         bad = [x for x in self.samples if not math.isfinite(x)]
-        require(not bad, f"{self.case} {self.metric}: samples hold {bad[:1]}; every sample must be finite.")
+        require(not bad, f"{self.case} {self.metric}: the samples contain {bad[:1]}: every sample must be finite.")
 
     @property
     def median(self) -> float:
@@ -93,13 +94,14 @@ class ResultFile:
 
 
 def median_ci95(samples: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the median by the percentile bootstrap (Efron 1979).
+    """Returns the 95% interval (low, high) of the median, by the percentile bootstrap (Efron 1979).
 
     The random numbers are seeded, so equal samples give equal intervals.
-    Below about six samples the interval spans nearly all of them. For one sample its width is 0: that means that the
-    spread is unknown, not that it is zero.
+    With fewer than about six samples, the interval spans nearly all of them. With one sample, the width is 0, which
+    means that the spread is unknown, not that the spread is zero.
 
-    NumPy, not scipy.stats.bootstrap: reading a result file needs no SciPy, and the intervals in committed files stay.
+    Uses NumPy instead of scipy.stats.bootstrap, so that reading a result file needs no SciPy and the intervals in
+    committed files do not change.
     """
     values = np.asarray(samples, np.float64)
     rows = np.random.default_rng(0).integers(len(values), size=(BOOTSTRAP_RESAMPLES, len(values)))
@@ -108,9 +110,9 @@ def median_ci95(samples: Sequence[float]) -> tuple[float, float]:
 
 
 def environment(packages: Iterable[str] = PACKAGES, config_hash: str | None = None) -> dict[str, Any]:
-    """The environment of a measurement: hardware, system, versions of `packages` (None: not installed) and commit.
+    """Describes this machine: hardware, system, versions of `packages` (None if not installed) and git commit.
 
-    Imports no framework: versions come from package metadata, GPUs from nvidia-smi, the commit from git.
+    Imports no framework: the versions come from package metadata, the GPUs from nvidia-smi, the commit from git.
     """
     gpus = _command_output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     return {
@@ -126,7 +128,7 @@ def environment(packages: Iterable[str] = PACKAGES, config_hash: str | None = No
 
 
 def git_commit(root: Path) -> str | None:
-    """The hash of the checked-out commit, with "-dirty" appended if sources are changed or new; None without git."""
+    """The hash of the checked-out commit, plus "-dirty" if there are changed or new sources; None without git."""
     git = ("git", "-C", str(root))
     head = _command_output(*git, "rev-parse", "HEAD")
     changed = _command_output(*git, "status", "--porcelain", "--untracked-files=all", "--", "*.py", "*.lock", "*.toml")
@@ -180,11 +182,11 @@ def read(path: str | os.PathLike[str]) -> ResultFile:
         return ResultFile(dict(document["environment"]), results, skipped)
     except OSError as error:
         raise UsageError(
-            f"result file ({path}) cannot be read: {error.strerror}. Give a file that a benchmark wrote."
+            f"result file ({path}) cannot be read: {error.strerror}; give a file that a benchmark wrote."
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path} is not a result file ({cause}). Give a file that a benchmark wrote.") from error
+        raise UsageError(f"{path} is not a result file ({cause}): give a file that a benchmark wrote.") from error
 
 
 def table(results: Iterable[Result]) -> str:
@@ -198,7 +200,7 @@ def table(results: Iterable[Result]) -> str:
 
 
 def short_commit(commit: str) -> str:
-    """The first 12 digits of a commit's hash, and "-dirty" if it has it."""
+    """The first 12 digits of a commit's hash, followed by "-dirty" if `commit` ends with it."""
     digits, dirty, _ = commit.partition("-dirty")
     return digits[:12] + dirty
 
@@ -222,7 +224,7 @@ def _cpu_model() -> str:
 
 
 def _command_output(*command: str) -> str | None:
-    """Standard output of a command, stripped; None if it is missing, fails, prints nothing or takes over 20 s."""
+    """The stripped output of a command; None if the command is missing, fails, prints nothing or takes over 20 s."""
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

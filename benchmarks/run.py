@@ -4,8 +4,8 @@
     python -m benchmarks.run --suite=full --data.source=/data/photos --data.small_source=tfds:cifar10
     python -m benchmarks.run --only=pipeline,step --output=result.json
 
-Each suite is a command that runs in its own process (`SUITES`). Its results are merged into OUTPUT and also kept as
-OUTPUT.SUITE.json; such a file of an earlier run is removed first. A suite that fails is listed as skipped, with the
+Each suite is a command that runs in its own process (`SUITES`). Its results are merged into OUTPUT and also kept in
+OUTPUT.SUITE.json, which replaces the file of an earlier run. If a suite fails, OUTPUT lists it as skipped, with the
 last line of its output, and the exit code is 4.
 """
 
@@ -47,7 +47,8 @@ SUITES: dict[str, dict[str, Sequence[str]]] = {
         "quick": ("speed.end_to_end", "--pairs=3", "--only=small32", *SOURCE_FLAGS),
         "full": ("speed.end_to_end", "--pairs=15", *SOURCE_FLAGS),
     },
-    # Quick: histograms every 20 steps, which cost more than every 100, but need only a fifth of the time to measure.
+    # The quick suite writes histograms every 20 steps instead of 100. They cost more, but need a fifth of the time to
+    # measure.
     "observe": {
         "quick": ("speed.observe", "--pairs=2", "--keras_pairs=0", "--steps=20"),
         "full": ("speed.observe", "--pairs=15"),
@@ -73,7 +74,7 @@ flags.DEFINE_string("output", "result.json", "result file")
 def main(argv: list[str]) -> int:
     command.require_writable("output", FLAGS.output)
     one_of("suite", FLAGS.suite, ("quick", "full"))
-    require(bool(FLAGS.only), f"--only names no suite: give some of {', '.join(SUITES)}.")
+    require(bool(FLAGS.only), f"--only is empty: give some of {', '.join(SUITES)}.")
     for name in FLAGS.only:
         one_of("only", name, tuple(SUITES))
     source, small = (resolve_path(str(FLAGS[name].value)) for name in ("data.source", "data.small_source"))
@@ -99,12 +100,12 @@ def main(argv: list[str]) -> int:
 
 
 def resolve_path(source: str) -> str:
-    """Makes a path absolute, because suites run at the root of the checkout; other sources stay as they are."""
+    """Makes an existing path absolute, because suites run at the root of the checkout; other sources stay unchanged."""
     return os.path.abspath(source) if os.path.exists(source) else source
 
 
 def run_suite(name: str, arguments: Sequence[str], source: str, small: str) -> tuple[ResultFile, int]:
-    """Runs a suite; returns its result file, with its duration as `seconds` in the environment, and its exit code."""
+    """Runs a suite and returns (its result file, its exit code); adds its duration, `seconds`, to the environment."""
     module, *options = (argument.format(source=source, small=small) for argument in arguments)
     print(f"{name}: python -m benchmarks.{module} {' '.join(options)}", file=sys.stderr, flush=True)
     start = time.perf_counter()
@@ -126,7 +127,7 @@ def run_suite(name: str, arguments: Sequence[str], source: str, small: str) -> t
 
 
 def wait_or_stop(suite: subprocess.Popen) -> int:
-    """Waits for a suite and returns its exit code; if this process has to stop, it stops the suite first."""
+    """Waits for a suite and returns its exit code. If this process is interrupted, ends the suite first."""
     try:
         return suite.wait()
     except BaseException:

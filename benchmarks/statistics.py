@@ -3,7 +3,7 @@
     if is_faulty(clean_accuracies, mutant_accuracies): ...
     print(balanced_accuracy(hits=40, faulty=44, false_alarms=1, sound=30))      # 0.94 (0.87 to 0.97)
 
-Needs SciPy (extra `benchmarks`), which is imported where it is used.
+Needs SciPy (extra `benchmarks`), which is imported only in the functions that use it.
 """
 
 from __future__ import annotations
@@ -49,24 +49,25 @@ class WelchTest(NamedTuple):
 def is_faulty(clean: Sequence[float], mutant: Sequence[float]) -> bool:
     """Whether the mutant's mean accuracy is at least 2 points lower, with p < 0.01 in Welch's test.
 
-    DeepCrime's criterion for a killed mutant (Jahangirova and Tonella 2020): the loss is both large and certain.
+    This is DeepCrime's criterion for a killed mutant (Jahangirova and Tonella 2020): the loss of accuracy is both large
+    and statistically significant.
     """
     accuracy_loss = float(np.mean(clean) - np.mean(mutant))
     return accuracy_loss >= FAULTY_ACCURACY_LOSS - 1e-9 and welch_test(clean, mutant).p < FAULTY_P_VALUE
 
 
 def welch_test(a: Sequence[float], b: Sequence[float]) -> WelchTest:
-    """Welch's test of equal means with unequal variances (Welch 1947).
+    """Tests by Welch's t-test (Welch 1947) whether `a` and `b` have equal means; their variances may differ.
 
     Raises:
-      ValueError: fewer than two values on a side.
+      ValueError: `a` or `b` has fewer than two values.
     """
     from scipy import stats
 
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if min(len(x), len(y)) < 2:
         raise ValueError(f"Welch's test needs two values on each side; there are {len(x)} and {len(y)}.")
-    if x.var() + y.var() == 0:  # two constants, on which SciPy gives NaN: runs that learn nothing all end alike
+    if x.var() + y.var() == 0:  # SciPy gives NaN for two constants; runs that learn nothing end with equal accuracy
         difference = float(x.mean() - y.mean())
         return WelchTest(math.copysign(math.inf, difference) if difference else 0.0, 1.0, 0.0 if difference else 1.0)
     with warnings.catch_warnings():
@@ -79,7 +80,7 @@ def welch_test(a: Sequence[float], b: Sequence[float]) -> WelchTest:
 
 
 def wilson_estimate(successes: int, trials: int) -> Estimate:
-    """The share of successes with Wilson's score interval (Wilson 1927); NaN and [0, 1] without trials."""
+    """The share of successes, with Wilson's score interval (Wilson 1927); NaN, from 0 to 1, if there are no trials."""
     from scipy import stats
 
     if not trials:
@@ -91,8 +92,8 @@ def wilson_estimate(successes: int, trials: int) -> Estimate:
 def balanced_accuracy(hits: int, faulty: int, false_alarms: int, sound: int) -> Estimate:
     """The mean of two shares: faulty runs that were detected, and sound runs that raised no alarm.
 
-    The interval is the root of the summed squares of the distances to the two Wilson limits (Newcombe 1998, method 10,
-    for a sum).
+    The distance to each end of the interval is half the root of the summed squares of the distances to the two Wilson
+    limits (Newcombe 1998, method 10, for a sum).
     """
     shares = wilson_estimate(hits, faulty), wilson_estimate(sound - false_alarms, sound)
     value = (shares[0].value + shares[1].value) / 2
@@ -107,8 +108,8 @@ def balanced_accuracy(hits: int, faulty: int, false_alarms: int, sound: int) -> 
 def spike_score(loss: np.ndarray, window: int = 1000, sigma: float = 7.0, min_history: int = 16) -> float:
     """The share of steps whose loss is at least `sigma` standard deviations above the mean of the last `window` losses.
 
-    OLMo 2 (2025), section 3.1. At the start the window holds fewer steps, but at least `min_history`. A loss that is
-    not finite counts as a spike and is left out of later means.
+    This is the spike score of OLMo 2 (2025), section 3.1. At the start, the window is shorter, but contains at least
+    `min_history` losses. A loss that is not finite counts as a spike and is excluded from later means.
     """
     losses = np.asarray(loss, np.float64)
     spikes = 0
@@ -123,9 +124,10 @@ def spike_score(loss: np.ndarray, window: int = 1000, sigma: float = 7.0, min_hi
 
 
 def loss_variance(loss: np.ndarray, warmup: int = 0) -> float:
-    """Variance of the loss after the warm-up: half the mean square of the differences of neighbours (von Neumann 1941).
+    """Variance of the loss after the warm-up: half the mean squared difference of successive losses (von Neumann 1941).
 
-    Unlike the plain variance it does not grow because the loss falls. Infinite if a loss is not finite.
+    Unlike the ordinary variance, this value does not grow when the loss falls steadily. It is infinite if a loss is not
+    finite.
     """
     losses = np.asarray(loss, np.float64)[warmup:]
     if not np.isfinite(losses).all():
@@ -134,19 +136,19 @@ def loss_variance(loss: np.ndarray, warmup: int = 0) -> float:
 
 
 def has_diverged(loss: np.ndarray) -> bool:
-    """Whether the median loss of the last tenth is above that of the first ten steps, or the last is not finite."""
+    """Whether the median loss of the last tenth exceeds that of the first ten steps, or the last loss is not finite."""
     losses = np.where(np.isfinite(loss), loss, np.inf).astype(np.float64)
     final = np.median(losses[-max(1, len(losses) // 10) :])
     return bool(final > np.median(losses[:10]) or not np.isfinite(losses[-1]))
 
 
 def divergence_rate(losses: Sequence[np.ndarray]) -> Estimate:
-    """The share of runs that diverged."""
+    """The share of runs that diverged, with its 95% interval."""
     return wilson_estimate(sum(has_diverged(loss) for loss in losses), len(losses))
 
 
 def largest_stable_learning_rate(rates: Sequence[float], losses: Sequence[float], initial_loss: float) -> float | None:
-    """The largest of ascending `rates` up to which every final loss is below the initial one; None if there is none."""
+    """The largest of the ascending `rates` up to which all `losses` are below `initial_loss`; None if there is none."""
     stable = None
     for rate, loss in zip(_ascending_array(rates), losses, strict=True):
         if not loss < initial_loss:  # also true of NaN
@@ -156,19 +158,19 @@ def largest_stable_learning_rate(rates: Sequence[float], losses: Sequence[float]
 
 
 def learning_rate_sensitivity(rates: Sequence[float], losses: Sequence[float], initial_loss: float) -> float:
-    """The mean excess over the best loss: E over rates of min(loss, initial loss) - best loss.
+    """The mean over `rates` of min(loss, initial loss) - best loss.
 
-    Learning-rate sensitivity of Wortsman et al. 2023 ("Small-scale proxies for large-scale Transformer training
-    instabilities", section 2.2). The mean is taken over the logarithm of the rate, by trapezoids, so the grid need not
-    be even.
+    This is the learning-rate sensitivity of Wortsman et al. 2023 ("Small-scale proxies for large-scale Transformer
+    training instabilities", section 2.2). The mean is taken over the logarithm of the rate, by the trapezoidal rule, so
+    the rates need not be evenly spaced.
 
     Raises:
-      ValueError: the rates do not ascend, or span less than 3 decades.
+      ValueError: the rates do not ascend, or they span less than 3 decades.
     """
     exponents = np.log10(_ascending_array(rates))
     span = exponents[-1] - exponents[0]
     if span < 3 - 1e-9:
-        raise ValueError(f"rates from {rates[0]} to {rates[-1]} span {span:.1f} decades; 3 are needed.")
+        raise ValueError(f"rates from {rates[0]} to {rates[-1]} span {span:.1f} decades; at least 3 are needed.")
     capped = np.minimum(np.where(np.isfinite(losses), losses, np.inf), initial_loss)
     excess = capped - capped.min()
     return float(np.sum((excess[1:] + excess[:-1]) / 2 * np.diff(exponents)) / span)
@@ -182,10 +184,10 @@ def _ascending_array(rates: Sequence[float]) -> np.ndarray:
 
 
 def seed_deviation(accuracies: Sequence[float], validation_images: int) -> tuple[float, float]:
-    """(standard deviation of accuracy over seeds, its lower bound sqrt(error / 2n) from sampling alone).
+    """Returns (standard deviation of accuracy over seeds, its lower bound sqrt(error / 2n) from sampling alone).
 
     Jordan 2023 ("Calibrated chaos: variance between runs of neural network training is harmless and inevitable",
-    theorem 3): runs of a calibrated ensemble vary by at least this much on n images, whatever the training.
+    theorem 3): runs of a calibrated ensemble vary by at least this much on n images, however they are trained.
     """
     values = np.asarray(accuracies, np.float64)
     return float(values.std(ddof=1)), math.sqrt((1 - float(values.mean())) / (2 * validation_images))

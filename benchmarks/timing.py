@@ -4,9 +4,9 @@
     ratio = paired_ratio([s.cpu_seconds for s in samples["old"]], [s.cpu_seconds for s in samples["new"]])
     print(f"{ratio.median:.2f} ({ratio.ci95[0]:.2f} .. {ratio.ci95[1]:.2f})")
 
-CPU time is the main figure on a shared machine, because it excludes the time that other programs take. Other programs
-still disturb caches and the clock frequency. The cases therefore alternate: samples next to each other in time are
-disturbed alike, so their ratio is hardly disturbed.
+On a shared machine, CPU time is the main metric, because it excludes the time that other programs take. Other programs
+still disturb caches and the clock frequency. The cases therefore alternate: samples that are adjacent in time are
+disturbed equally, so their ratio is hardly affected.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from evenkeel.benchmarks.results import median_ci95
 
-# CPU time of other programs, in cores, below which a sample counts as undisturbed. Beside a busy program OpenMP threads
+# A sample counts as undisturbed if other programs used fewer cores than this. Next to a busy program, OpenMP threads
 # that spin at barriers can take 10 times the CPU time of the work itself.
 MAX_OTHERS_CORES = 0.1
-MAX_ROUNDS_FACTOR = 4  # rounds run at most, as a multiple of the rounds asked for
+MAX_ROUNDS_FACTOR = 4  # maximum number of rounds, as a multiple of the requested rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +66,13 @@ class Ratio:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and its children; a child counts once it has been waited for."""
+    """User and system time of this process and its children, in seconds; a child counts after it was waited for."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def machine_cpu_seconds() -> float | None:
-    """CPU seconds of the whole machine since boot, stolen time included; None where /proc/stat cannot be read."""
+    """CPU seconds of the whole machine since boot, including stolen time; None if /proc/stat cannot be read."""
     try:
         with open("/proc/stat") as file:
             ticks = [int(field) for field in file.readline().split()[1:9]]
@@ -84,7 +84,7 @@ def machine_cpu_seconds() -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Clock:
-    """The three clocks that `measure` reads; tests pass their own.
+    """The three clocks that `measure` reads; tests pass their own clocks.
 
     Attributes:
       cpu: CPU seconds of this process and its children.
@@ -98,7 +98,7 @@ class Clock:
 
 
 def measure(call: Callable[[], object], clock: Clock) -> Sample:
-    """Calls `call` once and returns the time that it took."""
+    """Calls `call` once and returns the time that the call took."""
     machine, wall, cpu = clock.machine(), clock.wall(), clock.cpu()
     call()
     cpu, wall, machine_after = clock.cpu() - cpu, clock.wall() - wall, clock.machine()
@@ -107,16 +107,17 @@ def measure(call: Callable[[], object], clock: Clock) -> Sample:
 
 
 def turn_order(names: Sequence[str], round_: int) -> list[str]:
-    """The order of the cases in one round: A B in even rounds, B A in odd ones, so that a drift favours none."""
+    """The order of the cases in one round: A B in even rounds, B A in odd rounds, so that a drift favours no case."""
     return list(names) if round_ % 2 == 0 else list(reversed(names))
 
 
 def measure_interleaved(
     cases: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1, clock: Clock | None = None
 ) -> dict[str, list[Sample]]:
-    """Returns `rounds` samples of each case, measured in the order A B B A A B ...; samples with one index are a pair.
+    """Returns `rounds` samples of each case, measured in the order A B B A A B ...
 
-    Each case first runs `warmup` times without being measured, so that compilation and cold caches do not count.
+    Samples with the same index form a pair. Each case first runs `warmup` times without being measured, so that
+    compilation and cold caches do not count.
     """
     clock = clock or Clock()
     for call in cases.values():
@@ -138,12 +139,12 @@ def measure_quiet_pairs(
 ) -> dict[str, list[Sample]]:
     """Returns `pairs` samples of each case, taken while the machine was quiet.
 
-    A sample is the sum of `calls_per_sample` calls that alternate with the calls of the other cases, so that a
-    disturbance of some seconds hits all cases of a pair.
+    A sample is the sum of `calls_per_sample` calls, which alternate with the calls of the other cases, so that a
+    disturbance of some seconds affects all cases of a pair.
 
-    Measures until other programs took less than `MAX_OTHERS_CORES` in `pairs` pairs, but at most `MAX_ROUNDS_FACTOR`
-    times as many pairs, and keeps the quietest `pairs`. The choice depends on the other programs only, not on the
-    measured times. `on_pair` is called with every pair.
+    Measures until other programs used fewer than `MAX_OTHERS_CORES` cores in `pairs` pairs, but at most
+    `MAX_ROUNDS_FACTOR` times `pairs` pairs, and keeps the `pairs` pairs with the least disturbance. The choice depends
+    only on the other programs, not on the measured times. `on_pair` is called with every pair.
     """
     measure_interleaved(cases, rounds=0, warmup=calls_per_sample)
     measured: list[dict[str, Sample]] = []
@@ -163,12 +164,12 @@ def measure_quiet_pairs(
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Median of numerator / denominator over pairs measured next to each other, with a bootstrap interval.
+    """The median of numerator / denominator over pairs that are adjacent in time, with a bootstrap interval.
 
-    A drift that slows both samples of a pair cancels; the ratio of the two medians would keep it.
+    A drift that slows both samples of a pair cancels out, which it would not in the ratio of the two medians.
 
     Raises:
-      ValueError: no pair, or sides of different lengths.
+      ValueError: there are no pairs, or the two sequences differ in length.
     """
     if len(numerators) != len(denominators) or not numerators:
         raise ValueError(

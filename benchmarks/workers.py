@@ -1,9 +1,9 @@
-"""Runs groups of cases side by side in worker processes and yields each case as it ends.
+"""Runs groups of cases in parallel worker processes and yields each case when it ends.
 
     for case, values in run_groups(groups, make_work, processes=2): ...
 
-All cases of a group run in one process, where they share compiled functions. `make_work()` is called once in each
-process and returns the function that runs a case there.
+All cases of a group run in the same process, where they share compiled functions. Each process calls `make_work()` once
+to get the function that runs a case.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from evenkeel.pipeline.errors import UsageError
 
 Case = Any
 Work = Callable[[Case], dict[str, Any]]
-POLL_SECONDS = 2.0  # between checks that the processes are alive
+POLL_SECONDS = 2.0  # interval between checks that the processes are alive
 
 
 class WorkerError(Exception):
-    """A worker process ended early, or a case raised an exception; the message holds its traceback."""
+    """A worker process ended early, or a case raised an exception; the message contains the traceback."""
 
 
 def run_groups(
     groups: Sequence[Sequence[Case]], make_work: Callable[[], Work], processes: int
 ) -> Iterator[tuple[Case, Any]]:
-    """Yields (case, the values that its work returned), in the order in which the cases end.
+    """Yields (case, the values that the case returned), in the order in which the cases end.
 
     Raises:
       WorkerError: a case could not be run.
-      UsageError: a case raised it.
+      UsageError: a case raised a `UsageError`.
     """
     context = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
     todo, done = context.Queue(), context.Queue()
@@ -67,7 +67,7 @@ def run_groups(
 
 def _work_loop(make_work: Callable[[], Work], todo: Any, done: Any) -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # TensorFlow's notices would break up the progress bar
-    # Each process has one core: handing small operations to threads costs a tenth to a quarter more CPU time.
+    # One thread per process: passing small operations to other threads costs 10% to 25% more CPU time.
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_NUM_INTEROP_THREADS="1")
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
@@ -83,7 +83,7 @@ def _work_loop(make_work: Callable[[], Work], todo: Any, done: Any) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Ends this process when its parent ends, even by SIGKILL, which the parent cannot pass on."""
+    """Makes this process end when its parent ends, even by SIGKILL, which the parent cannot forward."""
     parent = multiprocessing.parent_process()
     assert parent
     parent.join()

@@ -1,4 +1,4 @@
-"""Screenshots of pages in headless Chromium, among them TensorBoard on a run: pictures for the documents.
+"""Takes screenshots of pages, such as TensorBoard on a run, in headless Chromium: pictures for the documents.
 
 python -m benchmarks.documentation.browser runs/first docs/tensorboard.png
 python -m benchmarks.documentation.browser report.html docs/benchmarks.png 1280 1660
@@ -32,7 +32,7 @@ def capture_page(page: str | os.PathLike, picture: str | os.PathLike, width: int
 
 
 def capture_gradient_histograms(logdir: str, picture: str | os.PathLike) -> list[str]:
-    """Saves TensorBoard's page with the gradient histograms of a run as a PNG; returns the tags of those it draws."""
+    """Saves TensorBoard's gradient histograms of a run as a PNG and returns the tags of the drawn histograms."""
     with run_tensorboard(logdir) as address, open_chromium() as driver:
         driver.get(f"{address}?tagFilter=gradients.*kernel#timeseries")
         paths = "histogram-card tb-histogram path"

@@ -1,4 +1,4 @@
-"""The tree of rooms in docs/code.md: every room with its purpose, and the modules in it.
+"""Prints the tree of rooms in docs/code.md: each room with its purpose and its modules.
 
 python -m benchmarks.documentation.code_tree        # prints the tree
 """
@@ -14,7 +14,7 @@ WIDTH = 100  # characters in a line
 
 
 def code_tree(root: Path = ROOT) -> str:
-    """The rooms of all parts, each with the first line of its docstring and its modules."""
+    """Returns the tree of all rooms, each with the first line of its docstring and its modules."""
     return "\n".join(line for part in PARTS for line in [*_describe(root / part, ""), ""]).rstrip()
 
 

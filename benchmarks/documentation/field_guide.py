@@ -1,9 +1,9 @@
-"""The pictures of docs/unstable.md: TensorBoard's charts of a faulty run beside those of the same run without fault.
+"""Draws the pictures of docs/unstable.md: TensorBoard's charts of a faulty run and the same run without the fault.
 
 python -m benchmarks.documentation.field_guide docs/unstable   # 27 faults, about half an hour on two cores
 python -m benchmarks.documentation.field_guide docs/unstable momentum,dropout
 
-The faults are those of the stability suite, on four classes of `shapes`. Runs are kept below `RUNS` and used again.
+The faults come from the stability suite and run on four classes of `shapes`. The runs are kept below `RUNS` and reused.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from evenkeel.models import train as training
 from evenkeel.models.config import TrainConfig, config_hash
 
 RUNS = os.path.join(tempfile.gettempdir(), "field_guide")
-# A chart with one point per epoch needs more epochs: three times as many, if there are fewer than ten.
+# A chart with one point per epoch needs enough points: runs of fewer than ten epochs get three times as many.
 EPOCH_FACTOR, MAX_EPOCHS_TO_EXTEND = 3, 10
-GAP_PIXELS = 12  # between two charts
-PALETTE_SIZE = 128  # colors of a picture
-MIN_LINE_SATURATION = 25  # largest minus smallest channel, of even the darkest line; the rest of a chart is gray
+GAP_PIXELS = 12  # gap between two charts
+PALETTE_SIZE = 128  # number of colors in a picture
+MIN_LINE_SATURATION = 25  # largest minus smallest channel; every line exceeds this, and the rest of a chart is gray
 
 
 class Example(NamedTuple):
     """A fault, and the two charts that show it.
 
     Attributes:
-      fault: name in `faults.FAULTS`
-      network: name of the network in the stability suite
-      tags: of the two charts in TensorBoard, as regular expressions
+      fault: name of the fault in `faults.FAULTS`.
+      network: name of the network in the stability suite.
+      tags: tags of the two charts in TensorBoard, as regular expressions.
     """
 
     fault: str
@@ -101,7 +101,7 @@ def main(output: str, names: str = "") -> None:
 
 
 def train_once(config: TrainConfig, model_dir: str) -> None:
-    """Trains, unless a complete run with the same configuration is in `model_dir` already."""
+    """Trains if `model_dir` does not contain a complete run with the same configuration."""
     summary = pathlib.Path(model_dir, "summary.json")
     if not summary.exists() or json.loads(summary.read_text())["config_hash"] != config_hash(config):
         keras.backend.clear_session()  # so that layers have the same names in both runs
@@ -127,12 +127,12 @@ def capture_chart(driver: webdriver.Chrome, address: str, tag: str) -> Image.Ima
     wait = WebDriverWait(driver, TIMEOUT_SECONDS)
     wait.until(lambda page: page.find_elements(By.CSS_SELECTOR, "scalar-card line-chart"))
     image = wait.until(_capture_if_drawn)
-    assert image  # `until` raises a timeout otherwise
+    assert image  # otherwise, `until` raises a timeout
     return image
 
 
 def _capture_if_drawn(driver: webdriver.Chrome) -> Image.Image | None:
-    """The first chart, or None until its upper half has colored lines and two screenshots in a row are equal."""
+    """Returns the first chart; None if its upper half has no colored lines or two successive screenshots differ."""
     card = driver.find_element(By.CSS_SELECTOR, "scalar-card")
     first, second = (Image.open(io.BytesIO(card.screenshot_as_png)).convert("RGB") for _ in range(2))
     plot = np.asarray(second, np.int64)[: second.height // 2]

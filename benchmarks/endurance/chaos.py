@@ -1,10 +1,10 @@
-"""Kills and resumes a run many times, and compares its weights bit by bit with those of an undisturbed run.
+"""Kills and resumes a run many times, and compares its weights bit by bit with the weights of an uninterrupted run.
 
     python -m benchmarks.endurance.chaos --kills=50 --terms=20 --replicas=1,2 --output=result.json
 
-SIGKILLs and SIGTERMs, in random order, are sent at random moments of a run with short steps and a checkpoint every few
-of them, so that many come while a checkpoint is being written. After each signal the run is resumed in a new process.
-After SIGTERM the exit code must be 75 and no step may be lost.
+Sends SIGKILLs and SIGTERMs in random order and at random times. The run has short steps and writes a checkpoint every
+10 steps, so that many signals arrive while a checkpoint is being written. After each signal, a new process resumes the
+run. After SIGTERM, the exit code must be 75 and no step may be lost.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_integer("kills", 50, "number of SIGKILLs")
 flags.DEFINE_integer("terms", 20, "number of SIGTERMs")
 flags.DEFINE_list("replicas", ["1", "2"], "numbers of logical replicas, 1 or 2")
-flags.DEFINE_integer("seed", 0, "seed of the random moments and of the order of the signals")
+flags.DEFINE_integer("seed", 0, "seed of the times and the order of the signals")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
@@ -41,11 +41,11 @@ def main(argv: list[str]) -> int:
             return 4
         all_equal &= outcome.bit_equal
         max_lost = max(outcome.lost, default=0)
-        weights = "those" if outcome.bit_equal else "NOT those"
+        weights = "equal" if outcome.bit_equal else "differ from"
         print(
             f"{replicas} replica{'s' if replicas > 1 else ''}: {outcome.kills} SIGKILLs ({outcome.in_saves} of them"
-            f" while a checkpoint was written), {outcome.terms} SIGTERMs: at most {max_lost} steps lost; weights,"
-            f" slots, statistics and averages are {weights} of the undisturbed run"
+            f" while a checkpoint was written), {outcome.terms} SIGTERMs: at most {max_lost} steps lost; final weights,"
+            f" optimizer state, statistics and averages {weights} those of the uninterrupted run"
         )
         values = {
             "bit_equal": (float(outcome.bit_equal), "higher"),

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed many times, compared with an undisturbed run.
+"""Compares a run that is killed and resumed many times with an uninterrupted run.
 
 result = kill_and_resume(replicas=1, kills=50, terms=20, rng=random.Random(0))
 result.bit_equal, result.lost
@@ -21,24 +21,25 @@ from tqdm import tqdm
 
 from evenkeel.benchmarks.endurance import victim
 
-STEPS_PER_SIGNAL = 25  # of the run, on average
+STEPS_PER_SIGNAL = 25  # average number of steps of the run per signal
 STEPS_AFTER_LAST_SIGNAL = 200
-MAX_SIGNAL_DELAY_SECONDS = 0.3  # from the step that a signal waits for to the signal
-# A SIGKILL loses the steps of the checkpoint that is being written, those since, and those of the running call.
+MAX_SIGNAL_DELAY_SECONDS = 0.3  # a signal is sent at most this long after its step has been reached
+# A SIGKILL loses the steps from the last complete checkpoint to the one that is being written, the steps since then,
+# and those of the current call.
 MAX_STEPS_LOST = 2 * victim.CHECKPOINT_EVERY_STEPS + victim.STEPS_PER_CALL
-EXIT_PREEMPTED = 75  # of tools.train after SIGTERM
-TIMEOUT_SECONDS = 300  # for a process to reach its step, or to end
+EXIT_PREEMPTED = 75  # exit code of `evenkeel train` after SIGTERM
+TIMEOUT_SECONDS = 300  # maximum time until a process reaches a step or ends
 
 
 class EnduranceResult(NamedTuple):
     """The result of a run that was killed and resumed.
 
     Attributes:
-      bit_equal: whether its last checkpoint equals that of the undisturbed run.
+      bit_equal: whether the last checkpoint equals the one of the uninterrupted run.
       kills: number of SIGKILLs.
       terms: number of SIGTERMs.
-      in_saves: number of SIGKILLs that came while a checkpoint was being written.
-      lost: steps that each SIGKILL lost.
+      in_saves: number of SIGKILLs that arrived while a checkpoint was being written.
+      lost: number of steps that each SIGKILL lost.
     """
 
     bit_equal: bool
@@ -49,14 +50,14 @@ class EnduranceResult(NamedTuple):
 
 
 class EnduranceError(Exception):
-    """A training process did not behave as it must; the message is one line."""
+    """A training process ended in a wrong way or lost too many steps; the message is one line."""
 
 
 def kill_and_resume(replicas: int, kills: int, terms: int, rng: random.Random) -> EnduranceResult:
-    """Trains once undisturbed and once with signals at random steps, and compares the last checkpoints.
+    """Trains once without signals and once with signals at random steps, and compares the last checkpoints.
 
     Raises:
-      EnduranceError: a process ended in another way than it must, or lost too many steps.
+      EnduranceError: a process ended in a wrong way, or lost too many steps.
     """
     signals = [signal.SIGKILL] * kills + [signal.SIGTERM] * terms
     rng.shuffle(signals)
@@ -78,11 +79,11 @@ def kill_and_resume(replicas: int, kills: int, terms: int, rng: random.Random) -
             steps_lost = read_step_file(step_file) - newest_checkpoint_step(run)
             if number == signal.SIGKILL:
                 if steps_lost > MAX_STEPS_LOST:
-                    raise EnduranceError(f"a SIGKILL lost {steps_lost} steps; at most {MAX_STEPS_LOST} are allowed")
+                    raise EnduranceError(f"a SIGKILL lost {steps_lost} steps; at most {MAX_STEPS_LOST} may be lost")
                 lost.append(steps_lost)
                 in_saves += any(name.startswith("writing-") for name in os.listdir(os.path.join(run, "checkpoints")))
             elif steps_lost:
-                raise EnduranceError(f"a SIGTERM lost {steps_lost} steps; none are allowed")
+                raise EnduranceError(f"a SIGTERM lost {steps_lost} steps; none may be lost")
         with TrainingProcess(run, step_file, replicas, epochs) as process:
             process.wait_for_exit(0)
         bit_equal = checkpoint_values(undisturbed, steps) == checkpoint_values(run, steps)
@@ -90,7 +91,7 @@ def kill_and_resume(replicas: int, kills: int, terms: int, rng: random.Random) -
 
 
 class TrainingProcess:
-    """A process that starts or resumes a run (`victim.py`). As a context manager it ends with the block."""
+    """A process that starts or resumes a run (`victim.py`). As a context manager, it kills the process at the end."""
 
     def __init__(self, run: str, step_file: str, replicas: int, epochs: int) -> None:
         self._step_file = step_file
@@ -114,33 +115,37 @@ class TrainingProcess:
         """Waits until this process, not an earlier one, has recorded a step of at least `step`.
 
         Raises:
-          EnduranceError: it ended before, or the time is up.
+          EnduranceError: the process ended before this step, or did not reach it within the time limit.
         """
         time_before = os.stat(self._step_file).st_mtime_ns if os.path.exists(self._step_file) else 0
         for _ in _poll(TIMEOUT_SECONDS):
             if self._process.poll() is not None:
                 code = self._process.returncode
-                raise EnduranceError(f"it ended with {code} before step {step}: {self._last_lines()}")
+                raise EnduranceError(
+                    f"the process ended with exit code {code} before step {step}: {self._last_lines()}"
+                )
             if (
                 os.path.exists(self._step_file)
                 and os.stat(self._step_file).st_mtime_ns > time_before
                 and read_step_file(self._step_file) >= step
             ):
                 return
-        raise EnduranceError(f"it did not reach step {step} within {TIMEOUT_SECONDS} s: {self._last_lines()}")
+        raise EnduranceError(f"the process did not reach step {step} within {TIMEOUT_SECONDS} s: {self._last_lines()}")
 
     def wait_for_exit(self, expected_code: int) -> None:
         """Waits until the process ends.
 
         Raises:
-          EnduranceError: it ended with another exit code, or the time is up.
+          EnduranceError: the exit code differs from `expected_code`, or the process does not end within the time limit.
         """
         try:
             code = self._process.wait(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise EnduranceError(f"it did not end within {TIMEOUT_SECONDS} s: {self._last_lines()}") from None
+            raise EnduranceError(f"the process did not end within {TIMEOUT_SECONDS} s: {self._last_lines()}") from None
         if code != expected_code:
-            raise EnduranceError(f"it ended with {code} instead of {expected_code}: {self._last_lines()}")
+            raise EnduranceError(
+                f"the process ended with exit code {code} instead of {expected_code}: {self._last_lines()}"
+            )
 
     def _last_lines(self) -> str:
         self._log.seek(0)
@@ -156,7 +161,7 @@ def _poll(seconds: float) -> Iterator[None]:
 
 
 def read_step_file(path: str) -> int:
-    """The step that the training process recorded last; 0 if there is no file."""
+    """The last step that the training process recorded; 0 if the file does not exist."""
     if not os.path.exists(path):
         return 0
     with open(path, "rb") as file:
@@ -164,7 +169,7 @@ def read_step_file(path: str) -> int:
 
 
 def newest_checkpoint_step(run: str) -> int:
-    """The step of the newest complete checkpoint, one with its final name; 0 if there is none."""
+    """The step of the newest checkpoint that has its final name, so is complete; 0 if there is none."""
     directory = os.path.join(run, "checkpoints")
     names = os.listdir(directory) if os.path.isdir(directory) else []
     return max((int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name))), default=0)

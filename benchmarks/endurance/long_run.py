@@ -1,10 +1,11 @@
-"""Growth of memory, threads and open files over a training run of 20,000 steps with all features on.
+"""Measures how memory, threads and open files grow in a training run of 20,000 steps with all features on.
 
     python -m benchmarks.endurance.long_run --steps=20000 --output=result.json
 
-A tiny network with guard, histograms, checkpoints, validation, weight averages and TensorBoard. Memory, threads and
-open files of the process are read from /proc while it trains. Growth is the last tenth of the steps compared with the
-first tenth after the warm-up. Exits with 4 if memory grows by more than 2%, or if there are more threads or open files.
+Trains a tiny network with guard, histograms, checkpoints, validation, weight averages and TensorBoard, and reads the
+memory, threads and open files of the training process from /proc. The growth is the median in the last tenth of the
+steps compared with the median in the first tenth after the warm-up. Exits with 4 if memory grows by more than 2%, or
+if the number of threads or open files grows.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ TRAIN_OPTIONS = {
 
 
 class ProcessUsage(NamedTuple):
-    """Resources of the training process.
+    """Resources that the training process uses.
 
     Attributes:
-      steps: steps done.
+      steps: number of completed steps.
       memory: resident memory in bytes.
       threads: number of threads.
       files: number of open files.
@@ -81,10 +82,11 @@ def main(argv: list[str]) -> int:
     print(
         f"{samples[-1].steps} steps: memory {early.memory / 2**20:.1f} to {late.memory / 2**20:.1f} MiB"
         f" ({growth['memory_growth'][0]:+.2%}), threads {early.threads} to {late.threads},"
-        f" open files {early.files} to {late.files}; medians over tenths of {len(samples)} samples"
+        f" open files {early.files} to {late.files}; each value is the median of one tenth of the steps"
+        f" ({len(samples)} samples in all)"
     )
     tenths = [median_usage(samples, (tenth / 10, (tenth + 1) / 10)).memory / 2**20 for tenth in range(10)]
-    print(f"MiB by tenths of the steps: {', '.join(f'{memory:.0f}' for memory in tenths)}")
+    print(f"median memory in each tenth of the run, in MiB: {', '.join(f'{memory:.0f}' for memory in tenths)}")
     if FLAGS.output:
         memory_results = [
             Result("memory", "long_run", name, unit, "lower", (value,)) for name, (value, unit) in growth.items()
@@ -103,9 +105,10 @@ def warmup_share(steps: int) -> float:
 
 
 def median_usage(samples: list[ProcessUsage], interval: tuple[float, float]) -> ProcessUsage:
-    """Medians of the samples in an interval of the steps, given as shares.
+    """The medians of the samples in `interval`, (start, end) as shares of the steps.
 
-    An interval without a sample (an epoch may be shorter than the time between samples) has the nearest one.
+    If the interval contains no sample, because an epoch is shorter than the time between samples, the nearest sample is
+    returned.
     """
     first, last = (share * samples[-1].steps for share in interval)
     nearest = min(samples, key=lambda sample: max(first - sample.steps, sample.steps - last))
@@ -114,7 +117,7 @@ def median_usage(samples: list[ProcessUsage], interval: tuple[float, float]) -> 
 
 
 def train_and_sample(epochs: int) -> list[ProcessUsage]:
-    """Trains in another process and samples its resources until it ends."""
+    """Trains in another process and samples the resources of this process until it ends."""
     samples = []
     with tempfile.TemporaryDirectory() as directory:
         run = os.path.join(directory, "run")
@@ -133,8 +136,8 @@ def train_and_sample(epochs: int) -> list[ProcessUsage]:
                 process.kill()
                 process.wait()
             log.seek(0)
-            require(process.returncode == 0, f"the run ended with {process.returncode}: {log.read()[-500:]}")
-    require(bool(samples), "the run ended before its first sample: give more --steps.")
+            require(process.returncode == 0, f"the run ended with exit code {process.returncode}: {log.read()[-500:]}")
+    require(bool(samples), "the run ended before the first sample: give more --steps.")
     return samples
 
 
@@ -144,7 +147,7 @@ def newest_checkpoint_step(checkpoints: pathlib.Path) -> int:
 
 
 def read_usage(pid: int, steps: int) -> ProcessUsage | None:
-    """Reads the resources of a process from /proc; None if it has ended."""
+    """Reads the resources of the process `pid` from /proc; None if the process has ended."""
     try:
         status = pathlib.Path(f"/proc/{pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)

@@ -1,8 +1,9 @@
-"""The training process that `benchmarks.endurance.chaos` kills: starts or resumes a run and records its steps.
+"""Starts or resumes a run and records its steps: the training process that `benchmarks.endurance.chaos` kills.
 
     python -m benchmarks.endurance.victim RUN STEP_FILE REPLICAS EPOCHS
 
-STEP_FILE gets the step after each compiled call as 8 bytes, little-endian: what is written there survives the process.
+After each compiled call, the process writes the step to STEP_FILE as 8 bytes, little-endian. The file survives when the
+process is killed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ STEPS_PER_EPOCH = 15
 
 
 def main(run: str, step_file: str, replicas: int, epochs: int) -> int:
-    """Trains, and returns the exit code that `tools.train` would have."""
+    """Trains, and returns the exit code that `evenkeel train` would return."""
     import tf_keras as keras
 
     from evenkeel.models.config import (

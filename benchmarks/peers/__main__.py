@@ -1,16 +1,17 @@
-"""Compares evenkeel with its peers on the same work, each in its own environment, in alternating turns.
+"""Compares evenkeel with other libraries (peers) on the same work, each in its own environment, in alternating turns.
 
     python -m benchmarks.peers --data.source=/data/photos --data.small_source=tfds:cifar10 --output=result.json
 
-jpeg224, bounded224, prepared224, raw224: batches of 64 uint8 images of 224x224x3, each a random crop of 8% to 100% of
-the area, scaled bilinearly and randomly flipped. jpeg224 reads unchanged JPEG files; bounded224 JPEG files of quality
-90 with a longer side of at most 400 pixels; prepared224 the same with a shorter side of at most 256; raw224 the decoded
-pixels of prepared224. small32: batches of 512 uint8 images of 32x32x3 from memory, padded by 4 and randomly cropped,
-randomly flipped, with a square of 8x8 cut out.
+The tasks jpeg224, bounded224, prepared224 and raw224 load batches of 64 uint8 images of 224x224x3. Each image is a
+random crop of 8% to 100% of the area, scaled bilinearly and randomly flipped. jpeg224 reads unchanged JPEG files,
+bounded224 reads JPEG files of quality 90 with a longer side of at most 400 pixels, prepared224 reads JPEG files of
+quality 90 with a shorter side of at most 256 pixels, and raw224 reads the decoded pixels of prepared224. The task
+small32 loads batches of 512 uint8 images of 32x32x3 from memory, which are padded by 4 pixels, randomly cropped and
+randomly flipped, and have a square of 8x8 cut out.
 
-step32: a training step on a batch of 128 uint8 images of 32x32x3 in memory, on the CPU, in bfloat16: normalization,
-forward, backward, SGD with Nesterov momentum. The network has 3x3 convolutions with BatchNorm and ReLU: 32 and 64
-channels, pooling, 128 channels, pooling, 256 channels, global average, 10 logits.
+The task step32 runs training steps on a batch of 128 uint8 images of 32x32x3 in memory, on the CPU, in bfloat16:
+normalization, forward pass, backward pass, SGD with Nesterov momentum. The network has 3x3 convolutions with BatchNorm
+and ReLU: 32 and 64 channels, pooling, 128 channels, pooling, 256 channels, global average, 10 logits.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FLAGS = flags.FLAGS
 
 
 def peer_names() -> tuple[str, ...]:
-    """The peers of all tasks."""
+    """Returns the names of the peers of all tasks."""
     return tuple(dict.fromkeys(peer for task in TASKS.values() for peer in task.peers))
 
 
@@ -55,27 +56,28 @@ def define_flags() -> None:
 
 
 def check_flags() -> None:
-    """Raises `UsageError` for bad flags, before minutes of measuring."""
-    require(bool(FLAGS.only), f"only () names no task: give some of {', '.join(TASKS)}.")
+    """Raises `UsageError` if a flag is invalid, before minutes of measuring."""
+    require(bool(FLAGS.only), f"--only is empty: give some of {', '.join(TASKS)}.")
     for name in FLAGS.only:
         one_of("only", name, tuple(TASKS))
-    require(bool(FLAGS.loaders), f"loaders () names none: give some of {', '.join(peer_names())}.")
+    require(bool(FLAGS.loaders), f"--loaders is empty: give some of {', '.join(peer_names())}.")
     for name in FLAGS.loaders:
         one_of("loaders", name, peer_names())
     for name in FLAGS.only:
         known = TASKS[name].peers
         require(
             bool(set(known) & set(FLAGS.loaders)),
-            f"loaders ({', '.join(FLAGS.loaders)}): {name} has none of them, it has {', '.join(known)}.",
+            f"--loaders ({', '.join(FLAGS.loaders)}): task {name} supports none of these; give some of"
+            f" {', '.join(known)}.",
         )
-    require(FLAGS.rounds >= 5, f"rounds ({FLAGS.rounds}) must be at least 5: fewer give no usable interval.")
+    require(FLAGS.rounds >= 5, f"--rounds ({FLAGS.rounds}) must be at least 5: fewer give no usable interval.")
 
 
 def prepare_task(name: str) -> Task:
-    """The task with the peers of --loaders; writes the data that a loading task reads.
+    """Returns the task `name` with the peers in --loaders, and writes the data if it is a loading task.
 
     Raises:
-      UsageError: the source cannot be used.
+      UsageError: the data source cannot be used.
     """
     task = TASKS[name]
     task = dataclasses.replace(task, peers=tuple(peer for peer in task.peers if peer in FLAGS.loaders))
@@ -92,7 +94,7 @@ def main(argv: list[str]) -> int:
     check_flags()
     command.require_writable("output", FLAGS.output)
     directory = Path(FLAGS.environments).expanduser()
-    # The data of all tasks is written before the first is measured, so that a bad source fails early.
+    # The data of all tasks is written before the first task is measured, so that a bad source fails early.
     tasks = {name: prepare_task(name) for name in FLAGS.only}
     comparisons = {name: compare_peers(name, FLAGS.rounds, directory, task) for name, task in tasks.items()}
     measured = [result for comparison in comparisons.values() for result in comparison.results]
@@ -104,7 +106,7 @@ def main(argv: list[str]) -> int:
         print(results.table(measured))
     for comparison in comparisons.values():
         print(comparison.summary)
-    # A peer may be missing; evenkeel may not.
+    # A peer may be skipped, but evenkeel must be measured.
     return 4 if any(entry.case.startswith(f"{OWN_PEER}/") for entry in skipped) else 0
 
 

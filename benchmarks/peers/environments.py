@@ -1,8 +1,8 @@
-"""One virtual environment per peer, outside the lock file: peers may need packages that the project must not have.
+"""Installs a virtual environment for each peer, outside the lock file, because the project must not have its packages.
 
     python = install_environment("torch", ("torch",), Path("~/.cache/evenkeel/peers").expanduser())
 
-The versions to install are in one place, the extra `peers` of pyproject.toml, and are read from the metadata of the
+The versions to install are those of the extra `peers` in pyproject.toml. They are read from the metadata of the
 installed project.
 """
 
@@ -21,21 +21,21 @@ INSTALL_TIMEOUT_SECONDS = 1800
 
 
 class UnavailableError(Exception):
-    """A peer or a version cannot be installed or run here; the message is the reason, in one line."""
+    """A peer or a version cannot be installed or run on this machine; the message is the reason, in one line."""
 
 
 def default_directory() -> Path:
-    """The cache directory that holds the environments."""
+    """The cache directory that contains the environments."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evenkeel" / "peers"
 
 
 def install_environment(
     name: str, packages: Sequence[str], directory: Path, log: Callable[[str], None] = print
 ) -> Path:
-    """Returns the interpreter of `directory/name`; installs the environment first if its requirements have changed.
+    """Returns the interpreter of the environment `directory/name`, which is installed if its requirements have changed.
 
     Raises:
-      UnavailableError: it cannot be installed.
+      UnavailableError: the environment cannot be installed.
     """
     stamp_text = "\n".join([f"# Python {sys.version.split()[0]} of {sys.base_prefix}", *requirements(packages), ""])
     environment = directory / name
@@ -49,14 +49,14 @@ def install_environment(
         unfinished = environment / "wanted.txt"
         unfinished.write_text(stamp_text)
         _run(str(python), "-m", "pip", "install", "--quiet", "--requirement", str(unfinished))
-        unfinished.rename(stamp)  # last, so that an interrupted installation has no stamp
+        unfinished.rename(stamp)  # the last step, so that an interrupted installation has no stamp
     except OSError as error:
         raise UnavailableError(f"{environment} cannot be written: {error.strerror}") from error
     return python
 
 
 def requirements(packages: Sequence[str]) -> list[str]:
-    """pip requirements of `packages`: the version of the extra `peers`, else the version that is installed here."""
+    """Returns pip requirements of `packages`: the version in the extra `peers`, or else the version installed here."""
     try:
         lines = importlib.metadata.requires("evenkeel") or []
     except importlib.metadata.PackageNotFoundError as error:

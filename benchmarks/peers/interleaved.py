@@ -1,4 +1,4 @@
-"""Runs two or more workers that do the same steps, in alternating turns, from start to end.
+"""Starts two or more workers that do the same steps and runs them in alternating turns.
 
 result = run_interleaved({"base": (command, environ), "head": (other, environ)}, rounds=15, seconds=2.0)
 result.turns["head"][0].sample.cpu_seconds, result.turns["head"][0].seen["loss"]
@@ -34,7 +34,7 @@ class InterleavedTurns(NamedTuple):
     """The turns of all workers.
 
     Attributes:
-      turns: turns by worker; turns with one index are next to each other in time.
+      turns: {worker: its turns}; turns with the same index are adjacent in time.
       steps: steps in each turn.
     """
 
@@ -42,12 +42,12 @@ class InterleavedTurns(NamedTuple):
     steps: int
 
     def samples(self, name: str, kind: str) -> list[float]:
-        """`cpu_seconds` or `wall_seconds` of each turn of a worker."""
+        """Returns the time of each turn of the worker `name`; `kind` is "cpu_seconds" or "wall_seconds"."""
         return [getattr(turn.sample, kind) for turn in self.turns[name]]
 
 
 def worker_command(python: str, task_file: str | os.PathLike[str], settings: Mapping[str, str]) -> list[str]:
-    """The command that starts `peers/worker.py`; a relative `task_file` is below the folder `benchmarks`."""
+    """Returns the command that starts `peers/worker.py`. A relative `task_file` is below the folder `benchmarks`."""
     worker = BENCHMARKS_DIRECTORY / "peers" / "worker.py"
     return [python, str(worker), str(BENCHMARKS_DIRECTORY / task_file), str(cores()), json.dumps(settings)]
 
@@ -60,10 +60,10 @@ def run_interleaved(
     max_others_cores: float = MAX_OTHERS_CORES,
     parts: int = 1,
 ) -> InterleavedTurns:
-    """Starts a worker per (command, environment variables) and runs `rounds` turns of each.
+    """Starts a worker for each (command, environment variables) and runs `rounds` turns of each worker.
 
-    A turn has `steps` steps, or, if that is 0, as many as take about `seconds`. It is cut into `parts` parts of whole
-    steps, which alternate with the parts of the other workers' turns.
+    A turn has `steps` steps, or, if `steps` is 0, as many as take about `seconds`. Each turn is divided into `parts`
+    parts of whole steps, which alternate with the parts of the other workers.
 
     Raises:
       UnavailableError: a worker failed.
@@ -81,7 +81,7 @@ def run_interleaved(
         if reasons := find_dissimilar(workers):
             raise UnequalWorkError("not the same work: " + "; ".join(f"{name}: {why}" for name, why in reasons.items()))
         if not steps:
-            for name, worker in workers.items():  # all of them, because this also empties their prefetch buffers
+            for name, worker in workers.items():  # every worker, because this also empties its prefetch buffers
                 with _name_in_errors(name):
                     steps = calibrate_steps(worker, seconds)
         failures: list[str] = []
@@ -101,7 +101,7 @@ def run_interleaved(
 
 @contextlib.contextmanager
 def _name_in_errors(name: str) -> Iterator[None]:
-    """Puts the worker's name before the reason of an `UnavailableError`."""
+    """Adds the name of the worker to the reason of an `UnavailableError` that the block raises."""
     try:
         yield
     except UnavailableError as error:

@@ -1,4 +1,4 @@
-"""Measures peers in alternating turns: each is a process that waits while another one works.
+"""Measures peers in alternating turns. Each peer is a process that waits while another process works.
 
     with contextlib.ExitStack() as stack:
         workers = {name: stack.enter_context(Worker(command, environ)) for name, command in ...}
@@ -7,8 +7,8 @@
         check_equal_work(workers)
         outcome = race(workers, steps={name: 10 for name in workers}, rounds=5, on_failure=print)
 
-A worker that fails leaves the race: `on_failure(name, reason)` is called. Rounds in which other programs took CPU time
-are repeated.
+If a worker fails, `on_failure(name, reason)` is called and the race continues without this worker. Rounds in which
+other programs took CPU time are repeated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from evenkeel.benchmarks.timing import (
 
 START_TIMEOUT_SECONDS = 900.0  # torch.compile took 80 s on two busy cores
 TURN_TIMEOUT_SECONDS = 300.0
-MAX_GRAY_LEVEL_DISTANCE = 8.0  # two means over 1024 random crops of the same photographs differ by 2
+MAX_GRAY_LEVEL_DISTANCE = 8.0  # the means of two sets of 1024 random crops of the same photographs differ by 2
 
 
 class UnequalWorkError(Exception):
@@ -45,14 +45,14 @@ class UnequalWorkError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """One worker's turn.
+    """One turn of a worker.
 
     Attributes:
-      sample: time of the turn.
-      idle: time of the wait before the turn.
-      others_cpu_seconds: CPU seconds of other programs during the turn. As a difference of clocks that tick every
-        10 ms, it may be negative for a short turn.
-      seen: what the task's `run` returned.
+      sample: CPU and wall time of the turn.
+      idle: CPU and wall time of the wait before the turn.
+      others_cpu_seconds: CPU seconds of other programs during the turn. The value is a difference of clocks that tick
+        every 10 ms, so it may be negative for a short turn.
+      seen: the values that the `run` of the task returned.
     """
 
     sample: Sample
@@ -62,11 +62,11 @@ class Turn:
 
     @property
     def others_cores(self) -> float:
-        """The number of cores that other programs kept busy."""
+        """The number of cores that other programs used during the turn."""
         return max(0.0, self.others_cpu_seconds) / max(self.sample.wall_seconds, 0.01)
 
     def __add__(self, later: Turn) -> Turn:
-        """Both turns as one, with `seen` of the later one."""
+        """The sum of both turns, with `seen` of the later turn."""
         others = self.others_cpu_seconds + later.others_cpu_seconds
         return Turn(self.sample + later.sample, self.idle + later.idle, others, later.seen)
 
@@ -76,8 +76,8 @@ class Outcome:
     """The result of a race.
 
     Attributes:
-      turns: turns by worker; turns with one index are next to each other in time.
-      rounds_run: rounds that were run, repeated ones included.
+      turns: {worker: its turns}; turns with the same index are adjacent in time.
+      rounds_run: number of rounds that were run, including repeated rounds.
     """
 
     turns: dict[str, list[Turn]]
@@ -85,26 +85,26 @@ class Outcome:
 
     @property
     def others_cores(self) -> float:
-        """The largest number of cores that other programs kept busy in a turn that counts."""
+        """The largest number of cores that other programs used during any turn that is included in the result."""
         return max((turn.others_cores for turns in self.turns.values() for turn in turns), default=0.0)
 
     def idle_cores(self, name: str) -> float:
-        """The number of cores a worker kept busy while it waited: spinning threads take time from the other workers."""
+        """The number of cores that a worker used while it waited. Spinning threads take time from the other workers."""
         waits = [turn.idle for turn in self.turns[name]]
         return sum(wait.cpu_seconds for wait in waits) / max(sum(wait.wall_seconds for wait in waits), 1e-9)
 
 
 class Worker:
-    """A process that runs `worker.py` with a task file. It is a context manager; the process ends with the block.
+    """A process that runs `worker.py` with a task file; a context manager that ends the process.
 
-    If the facts say `works_ahead`, the process and its children are stopped (SIGSTOP) between its turns. Otherwise a
-    loader would fill its buffers during another worker's turn: seconds of work that its own turns would then lack. A
-    stopped loader continues where it was, so its turns hold exactly the work of their steps, however deep its buffers
-    are.
+    If the facts contain `works_ahead`, the process and its children are stopped (SIGSTOP) between its turns. Otherwise
+    a loader would fill its buffers while another worker is measured, and seconds of work would be missing from its own
+    turns. A stopped loader continues where it stopped, so its turns contain exactly the work of their steps, for any
+    size of buffer.
 
     Attributes:
-      facts: what the task's `prepare` reported; empty before `start`.
-      seen: what each turn's `run` returned.
+      facts: the facts that the `prepare` of the task returned; empty before `start`.
+      seen: the values that `run` returned in each turn.
     """
 
     def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -131,10 +131,10 @@ class Worker:
         self._log.close()
 
     def start(self, timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
-        """Starts the process and waits until it has built its network and warmed up.
+        """Starts the process and waits until its task is prepared.
 
         Raises:
-          UnavailableError: it failed.
+          UnavailableError: the process failed or did not answer in time.
         """
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed in __exit__)
         try:
@@ -153,7 +153,7 @@ class Worker:
         self._pause()
 
     def run(self, steps: int, timeout_seconds: float = TURN_TIMEOUT_SECONDS) -> Turn:
-        """Runs `steps` steps.
+        """Runs one turn of `steps` steps and returns it.
 
         Raises:
           UnavailableError: the process failed, ended or did not answer in time.
@@ -181,7 +181,7 @@ class Worker:
             self._signal(signal.SIGSTOP)
 
     def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has ended, or has not made its own process group yet
+        with contextlib.suppress(ProcessLookupError):  # the process has ended or has not created its process group yet
             os.killpg(self._process.pid, number)
 
     def _read_reply(self, timeout_seconds: float) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Worker:
         if not line:
             self._log.seek(0)
             last = [text.strip() for text in self._log.read().splitlines() if text.strip()][-1:]
-            raise UnavailableError(f"exited with code {self._process.wait()}: {(last or ['no message'])[0][:300]}")
+            raise UnavailableError(f"ended with exit code {self._process.wait()}: {(last or ['no message'])[0][:300]}")
         reply = json.loads(line)
         if "error" in reply:
             raise UnavailableError(reply["error"])
@@ -208,32 +208,32 @@ def check_equal_work(workers: Mapping[str, Worker]) -> None:
     """Checks that all workers report the same facts under `same` (parameters, batch size, ...).
 
     Raises:
-      UnequalWorkError: they differ.
+      UnequalWorkError: the facts of two workers differ.
     """
     keys = dict.fromkeys(key for worker in workers.values() for key in worker.facts["same"])
     for key in keys:
         values = {name: worker.facts["same"].get(key) for name, worker in workers.items()}
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{name} {value}" for name, value in values.items())
-            raise UnequalWorkError(f"not compared: {key} must be equal but differ ({listed}); make the work equal.")
+            raise UnequalWorkError(f"not compared: {key} must be equal but differ ({listed}): make the work equal.")
 
 
 def find_dissimilar(workers: Mapping[str, Worker], tolerance: float = MAX_GRAY_LEVEL_DISTANCE) -> dict[str, str]:
-    """{worker: reason} of workers whose output differs: a number under `alike` is far from the median of all."""
+    """Returns {worker: reason} for workers with a number under `alike` that is far from the median of all workers."""
     reasons: dict[str, str] = {}
     for key in dict.fromkeys(key for worker in workers.values() for key in worker.facts.get("alike", {})):
         values = {name: worker.facts["alike"][key] for name, worker in workers.items() if "alike" in worker.facts}
         median = statistics.median(values.values())
-        # Of two values, both are equally far from their median: half their distance. So the tolerance is halved, too.
+        # The distance of two values from their median is half of their difference, so the tolerance is halved, too.
         allowed = tolerance / 2 if len(values) == 2 else tolerance
         for name, value in values.items():
             if not abs(value - median) <= allowed:  # also true of NaN
-                reasons.setdefault(name, f"its {key} is {value:.1f}, the median of all peers' {median:.1f}")
+                reasons.setdefault(name, f"its {key} is {value:.1f}, but the median of all peers is {median:.1f}")
     return reasons
 
 
 def calibrate_steps(worker: Worker, seconds: float) -> int:
-    """The number of steps that take about `seconds`; also warms up the worker and empties its prefetch buffers.
+    """Returns the number of steps that take about `seconds`; warms up the worker and empties its prefetch buffers.
 
     Raises:
       UnavailableError: the worker failed.
@@ -252,13 +252,14 @@ def race(
     max_others_cores: float = MAX_OTHERS_CORES,
     parts: int = 1,
 ) -> Outcome:
-    """Runs turns A B C, C B A, ... of `parts` times `steps` steps, after one turn of each that does not count.
+    """Runs the workers in turns A B C, C B A, ... of `parts` times `steps` steps; a first round does not count.
 
-    The parts of a round's turns alternate in the same way, so a disturbance longer than a part hits all workers alike.
+    The parts of the turns of a round alternate in the same way, so a disturbance that is longer than a part affects all
+    workers equally.
 
-    Runs until other programs took less than `max_others_cores` in each turn of `rounds` rounds, but at most
-    `MAX_ROUNDS_FACTOR` times as many rounds, and keeps the quietest `rounds`. The choice depends on the other programs
-    only, not on the measured times.
+    Runs until other programs used fewer than `max_others_cores` cores in each turn of `rounds` rounds, but at most
+    `MAX_ROUNDS_FACTOR` times `rounds` rounds, and keeps the `rounds` rounds with the least disturbance. The choice
+    depends only on the other programs, not on the measured times.
     """
     running = dict(workers)
     completed: list[dict[str, Turn]] = []

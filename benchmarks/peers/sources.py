@@ -1,14 +1,15 @@
-"""Writes the data that all loaders read: the same bytes in each loader's form, in a folder keyed by its content.
+"""Writes the data that all loaders read: the same images in the form of each loader, in a folder keyed by content.
 
     folder = write_task_data("prepared224", source="/data/photos", log=print)
 
-    FOLDER/files/train/LABEL/000000.jpg    and files/validation/LABEL/..., one image per class, not measured
-    FOLDER/work.json                       task, number of images, images left out
+    FOLDER/files/train/LABEL/000000.jpg    the training images
+    FOLDER/files/validation/LABEL/...      one image per class, which is not measured
+    FOLDER/work.json                       task, number of images, number of excluded images by reason
     FOLDER/heights.npy widths.npy labels.npy pixels.npy      raw224 and small32: decoded images, concatenated
 
-jpeg224 takes the files unchanged. bounded224 limits the longer side to 400 pixels, as FFCV's `max_resolution` does;
-prepared224 limits the shorter side to 256. Both average over areas, enlarge nothing, and encode with quality 90. raw224
-holds the decoded pixels of prepared224's files.
+jpeg224 copies the files unchanged. bounded224 limits the longer side to 400 pixels, as FFCV's `max_resolution` does;
+prepared224 limits the shorter side to 256 pixels. Both shrink by area averaging, never enlarge, and encode with quality
+90. raw224 contains the decoded pixels of the files of prepared224.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from evenkeel.pipeline.index.features import find_features
 from evenkeel.pipeline.sources import resolve
 from evenkeel.pipeline.sources.cache_dir import cache_dir
 
-FORMAT_VERSION = 1  # part of the folders' key: a change makes older folders unused
+FORMAT_VERSION = 1  # part of the key of a folder, so folders with an older version are not used
 LONGER_SIDE, SHORTER_SIDE, QUALITY = 400, 256, 90
-# Images are repeated as files until there are this many: a hundred photographs would fit into a CPU's cache.
+# Files are repeated until there are this many, because a hundred photographs would fit into the cache of a CPU.
 MIN_FILES = 1024
 SHAPES = {"images": ShapesConfig(size=320, count=MIN_FILES), "small": ShapesConfig()}
 SMALL_SIDE = 32
@@ -46,9 +47,9 @@ class Images:
     """Encoded images of a source.
 
     Attributes:
-      encoded: the files.
-      labels: one per file.
-      left_out: {reason: number of images that were left out}.
+      encoded: the bytes of each file.
+      labels: the label of each file.
+      left_out: {reason: number of excluded images}.
     """
 
     encoded: list[bytes]
@@ -57,7 +58,7 @@ class Images:
 
 
 def write_task_data(task: str, source: str, log: Callable[[str], None] = print) -> Path:
-    """Returns the folder with the data of `task` from `source`; writes it unless it exists.
+    """Returns the folder with the data of `task` from `source`; writes the folder if it does not exist.
 
     Raises:
       UsageError: the source cannot be used for this task.
@@ -80,7 +81,7 @@ def write_task_data(task: str, source: str, log: Callable[[str], None] = print) 
 
 
 def read_images(source: str, kind: str) -> Images:
-    """The stored bytes of the training images of a data set; `kind` is a key of `SHAPES`."""
+    """Returns the training images of `source` as they are stored. `kind` is a key of `SHAPES`."""
     builder = resolve.resolve(DataConfig(source=source, shapes=SHAPES[kind]))
     features = find_features(builder)
     split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
@@ -94,10 +95,10 @@ def read_images(source: str, kind: str) -> Images:
 
 
 def select_usable(images: Images, task: str, source: str) -> Images:
-    """The images that every loader of the task can read.
+    """Returns the images that every loader of the task can read.
 
     Raises:
-      UsageError: there are none.
+      UsageError: there are no such images.
     """
     left_out: collections.Counter[str] = collections.Counter()
     selected = []
@@ -109,12 +110,12 @@ def select_usable(images: Images, task: str, source: str) -> Images:
             selected.append((encoded, label))
     flag = "data.small_source" if task == "small32" else "data.source"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-    require(bool(selected), f"{flag} ({source}) holds no image that {task} can use ({reasons}): give another.")
+    require(bool(selected), f"{flag} ({source}) has no image that {task} can use ({reasons}): give another source.")
     return Images([encoded for encoded, _ in selected], [label for _, label in selected], dict(left_out))
 
 
 def shrink(encoded: bytes, task: str) -> bytes:
-    """Encodes as colour JPEG of quality 90, after shrinking by area averaging.
+    """Shrinks an image by area averaging and encodes it as a colour JPEG of quality 90.
 
     The longer side is at most 400 pixels for bounded224, the shorter side at most 256 for the other tasks.
     """
@@ -129,7 +130,7 @@ def shrink(encoded: bytes, task: str) -> bytes:
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """uint8 [height, width, 3], RGB."""
+    """Returns the decoded RGB image, uint8 [height, width, 3]."""
     return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 

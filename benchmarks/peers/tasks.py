@@ -1,10 +1,10 @@
-"""The tasks that the peers are compared on: a task is an entry of `TASKS` and one file per peer.
+"""Compares the peers on tasks. A task consists of an entry in `TASKS` and one file per peer.
 
 task = dataclasses.replace(TASKS["jpeg224"], settings={"folder": str(sources.write_task_data("jpeg224", "shapes"))})
 comparison = compare_peers("jpeg224", rounds=5, directory=environments.default_directory(), task=task)
 print(comparison.summary)
 
-The files are called TASK_PEER.py, those of the loading tasks load_PEER.py.
+The files are named TASK_PEER.py, or load_PEER.py for the loading tasks.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from evenkeel.benchmarks.results import Result, Skipped
 from evenkeel.benchmarks.timing import paired_ratio
 from evenkeel.pipeline.system.cpu import cores
 
-OWN_PEER = "evenkeel"  # the others are compared with it
-# {peer: name of its environment, then the packages to install}. A peer that is not here runs in the project's own
-# environment.
+OWN_PEER = "evenkeel"  # the library that all other peers are compared with
+# {peer: packages to install}; the first package is also the name of the environment. A peer that is not listed runs in
+# the environment of the project.
 PACKAGES = {
     "torch": ("torch", "torchvision", "numpy", "pillow"),
     "torch_eager": ("torch", "torchvision", "numpy", "pillow"),
@@ -45,7 +45,7 @@ PACKAGES = {
     "ffcv": ("ffcv", "numba", "numpy", "opencv-python", "pillow", "torch"),
     "grain": ("grain", "numpy", "pillow"),
 }
-# System packages that pip cannot install; they are named in the reason if the installation fails.
+# System packages that pip cannot install. The reason names them if the installation fails.
 SYSTEM_PACKAGES = {"ffcv": "g++, pkg-config, libopencv-dev and libturbojpeg0-dev"}
 PEERS_DIRECTORY = Path(__file__).resolve().parent
 TASK_FILES = PEERS_DIRECTORY / "task_files"
@@ -57,11 +57,11 @@ class Task:
 
     Attributes:
       peers: the peers that take part.
-      steps: steps in a turn; None: as many as take `seconds`.
-      seconds: length of a turn where `steps` is None.
-      folder: folder of the task files.
-      file: name of a peer's task file, a format string.
-      settings: keyword arguments of `prepare` in the task files.
+      steps: steps in a turn; None means as many as take `seconds`.
+      seconds: length of a turn if `steps` is None.
+      folder: folder that contains the task files.
+      file: name of the task file, as a format string with `task` and `peer`.
+      settings: keyword arguments for `prepare` in the task files.
     """
 
     peers: tuple[str, ...]
@@ -92,10 +92,10 @@ class TaskComparison:
     """The result of one task.
 
     Attributes:
-      results: metrics of every peer that was measured.
-      skipped: peers that were not measured, with the reason.
-      about: settings, versions and noise, for the result file.
-      summary: ratios to evenkeel and noise, as text.
+      results: metrics of the peers that were measured.
+      skipped: peers that were not measured, with reasons.
+      about: settings, versions and disturbance, for the result file.
+      summary: ratios to evenkeel and disturbance, as text.
     """
 
     results: list[Result]
@@ -105,7 +105,7 @@ class TaskComparison:
 
 
 def compare_peers(name: str, rounds: int, directory: Path, task: Task) -> TaskComparison:
-    """Installs, starts, checks and measures the peers of a task; their environments are kept in `directory`."""
+    """Installs, starts, checks and measures the peers of a task. `directory` contains the environments of the peers."""
     skipped: list[Skipped] = []
 
     def skip(peer: str, reason: str) -> None:
@@ -147,7 +147,7 @@ def compare_peers(name: str, rounds: int, directory: Path, task: Task) -> TaskCo
         result for peer in outcome.turns for result in peer_results(f"{peer}/{name}", outcome, peer, images[peer])
     ]
     about = {
-        # Without the cache directory that holds the data.
+        # Only the name of the data folder, without the cache directory that contains it.
         "settings": {key: os.path.basename(value) for key, value in task.settings.items()},
         "images_a_turn": images,
         "rounds_run": outcome.rounds_run,
@@ -159,7 +159,7 @@ def compare_peers(name: str, rounds: int, directory: Path, task: Task) -> TaskCo
 
 
 def peer_command(name: str, task: Task, peer: str, directory: Path) -> list[str]:
-    """The command that starts a peer's process; installs the peer's environment if needed.
+    """Returns the command that starts the process of a peer; installs the environment of the peer if needed.
 
     Raises:
       UnavailableError: the environment cannot be installed.
@@ -171,13 +171,13 @@ def peer_command(name: str, task: Task, peer: str, directory: Path) -> list[str]
         except UnavailableError as error:
             if peer not in SYSTEM_PACKAGES:
                 raise
-            raise UnavailableError(f"{error}; it needs Debian's {SYSTEM_PACKAGES[peer]}") from error
+            raise UnavailableError(f"{error}; install the Debian packages {SYSTEM_PACKAGES[peer]}") from error
     file = task.folder / task.file.format(task=name, peer=peer)
     return [python, str(PEERS_DIRECTORY / "worker.py"), str(file), str(cores()), json.dumps(dict(task.settings))]
 
 
 def peer_environment(peer: str) -> dict[str, str]:
-    """Environment variables of a peer's process; PYTHONPATH is only for peers in the project's own environment."""
+    """Returns the environment variables of a peer. Only peers in the environment of the project get PYTHONPATH."""
     hidden = ("PYTHONPATH", "PYTHONHOME") if peer in PACKAGES else ("PYTHONHOME",)
     return {
         **{name: value for name, value in os.environ.items() if name not in hidden},
@@ -188,7 +188,7 @@ def peer_environment(peer: str) -> dict[str, str]:
 
 
 def peer_results(case: str, outcome: Outcome, peer: str, images: int) -> list[Result]:
-    """A peer's CPU ms per image and images per second; `images` is the number of images in a turn."""
+    """Returns CPU ms per image and images per second of a peer. `images` is the number of images in a turn."""
     samples = [turn.sample for turn in outcome.turns[peer]]
     cpu = tuple(sample.cpu_seconds / images * 1e3 for sample in samples)
     throughput = tuple(images / sample.wall_seconds for sample in samples)
@@ -199,7 +199,7 @@ def peer_results(case: str, outcome: Outcome, peer: str, images: int) -> list[Re
 
 
 def summary(name: str, outcome: Outcome, images: Mapping[str, int]) -> str:
-    """Ratios of each peer's time per image to evenkeel's, and how disturbed the machine was."""
+    """Formats the ratio of each peer's time per image to that of evenkeel, and how much the machine was disturbed."""
     lines = []
     if OWN_PEER in outcome.turns:
         own = [turn.sample for turn in outcome.turns[OWN_PEER]]
@@ -211,7 +211,7 @@ def summary(name: str, outcome: Outcome, images: Mapping[str, int]) -> str:
             rows.append((peer, str(cpu), str(wall)))
         lines.append(results.align_columns(rows))
     idle = ", ".join(f"{peer} {outcome.idle_cores(peer):.4f}" for peer in outcome.turns)
-    lines.append(f"cores kept busy by waiting peers: {idle or 'none ran'}")
-    others = f"other programs took up to {outcome.others_cores:.2f} cores"
+    lines.append(f"cores used by waiting peers: {idle or 'no peer ran'}")
+    others = f"other programs used up to {outcome.others_cores:.2f} cores"
     lines.append(f"{outcome.rounds_run} rounds run; in the rounds that count, {others}")
     return "\n".join(lines)

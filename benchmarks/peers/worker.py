@@ -1,20 +1,21 @@
-"""The worker of a race, which runs inside a peer's own environment; standard library only.
+"""Runs a task file inside the environment of a peer, as a worker of a race; imports only the standard library.
 
     PEER/bin/python worker.py step32_torch.py 2
     PEER/bin/python worker.py load_torch.py 2 '{"folder": "/data/jpeg224"}'
 
 A task file defines `prepare(threads, **settings) -> (facts, run)`; it may import the modules beside it. The facts:
-    same             what all peers must have in common for the comparison to be fair
+    same             values that must be equal for all peers, so that the comparison is fair
     alike            numbers that may differ a little, such as the mean of the images
     images_per_step
     about            versions and settings, for the record
-    works_ahead      true if the peer goes on working when `run` has returned, and so must be stopped between turns
-`run(steps)` does that many steps and returns values to record, such as the loss.
+    works_ahead      true if the peer continues to work after `run` has returned, so it must be stopped between turns
+`run(steps)` runs this number of steps and returns values to record, such as the loss.
 
-Prints one line of JSON once it is ready, then one for each line `run STEPS` that it reads, until its input ends:
+The worker prints one line of JSON when it is ready, and then one for each line `run STEPS` that it reads, until its
+input ends:
     {"facts": {...}}   {"error": ".."}
     {"cpu_seconds": .., "wall_seconds": .., "idle_cpu_seconds": .., "idle_wall_seconds": .., "seen": {...}}
-"Idle" is the time since the previous reply; "seen" is what `run` returned.
+"Idle" is the time since the previous reply; "seen" contains the values that `run` returned.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ import types
 
 
 def serve(path: str, threads: int, settings: dict[str, str]) -> int:
-    """Prepares the task file `path` and answers requests until the input ends."""
-    # A process group of its own, so that all of its processes can be stopped at once. When the process that started it
-    # is killed, the kernel sends a stopped group SIGHUP, which ends it; nohup would have children ignore that signal.
+    """Prepares the task file `path` and answers requests until the standard input ends; returns the exit code."""
+    # The worker has its own process group, so that all its processes can be stopped at once. If the parent process is
+    # killed, the kernel sends SIGHUP to the stopped group, which ends it. The default action is set, because under
+    # nohup children inherit that this signal is ignored.
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    # Replies go to the real standard output; whatever frameworks print there goes to standard error instead.
+    # Replies go to the real standard output; text that frameworks print goes to standard error instead.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -49,7 +51,7 @@ def serve(path: str, threads: int, settings: dict[str, str]) -> int:
         idle_start = cpu_seconds() + living_descendants_cpu_seconds(pid), time.perf_counter()
         for line in sys.stdin:
             _, steps = line.split()
-            # Reading /proc takes 1.3 ms with 63 processes: it is done before the turn and after it.
+            # Reading /proc takes 1.3 ms with 63 processes, so it is read before and after the timed part of the turn.
             start = living_descendants_cpu_seconds(pid) + cpu_seconds(), time.perf_counter()
             seen = run(int(steps))
             cpu_end, wall_end = cpu_seconds(), time.perf_counter()
@@ -69,8 +71,8 @@ def serve(path: str, threads: int, settings: dict[str, str]) -> int:
 
 
 def load_task(path: str) -> types.ModuleType:
-    """Imports the task file under its own name, by which compilers and child processes can import it again."""
-    # First the modules beside the task file: another version of this project has its own modules of the same names.
+    """Imports the task file under its own name, so that compilers and child processes can import it again."""
+    # The folder of the task file comes first, because another version of evenkeel has its own modules with equal names.
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
     name = os.path.splitext(os.path.basename(path))[0]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -80,25 +82,25 @@ def load_task(path: str) -> types.ModuleType:
 
 
 def cpu_seconds() -> float:
-    """User and system time of all threads and of the descendants that were waited for."""
+    """User and system time of all threads and of the descendants that were waited for, in seconds."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def living_descendants_cpu_seconds(ancestor: int) -> float:
-    """CPU seconds of descendants that still live, such as a loader's worker processes, which getrusage leaves out.
+    """CPU seconds of descendants that still run, such as the worker processes of a loader. getrusage excludes them.
 
-    From /proc, with a resolution of 10 ms per process; 0 where there is no /proc.
+    The times come from /proc, with a resolution of 10 ms per process; the result is 0 if there is no /proc.
     """
     parents, ticks = {}, {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/stat") as file:
-                    fields = file.read().rpartition(")")[2].split()  # the process name before it may hold spaces
+                    fields = file.read().rpartition(")")[2].split()  # the process name before it may contain spaces
             except (FileNotFoundError, ProcessLookupError):  # the process has just ended
                 continue
-            # proc(5): ppid is field 4, utime to cstime are 14 to 17; the first here is field 3.
+            # proc(5): ppid is field 4, and utime to cstime are fields 14 to 17. `fields` starts with field 3.
             parents[int(name)], ticks[int(name)] = int(fields[1]), sum(map(int, fields[11:15]))
     family = {ancestor}
     growing = True

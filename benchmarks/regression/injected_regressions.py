@@ -1,9 +1,9 @@
-"""Regressions that are written into a version's source, for `compare` to detect.
+"""Writes regressions into the source of a version, for `compare` to detect.
 
     with check_out("HEAD") as tree:
         slow_down_step(tree.path, cpu_seconds=0.012)
 
-Each function raises `ValueError` if the line that it changes is not in the source any more.
+Each function raises `ValueError` if the source no longer contains the line to change.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import functools
 import time
 from pathlib import Path
 
-# Spends CPU time on random numbers, which cannot be computed once and kept; their number sets the time. Their sum goes
-# into the labels (as 0, since no sum is negative), because Grappler removes ops that are only a control dependency.
+# Spends CPU time on random numbers, which TensorFlow cannot compute once and reuse; their number sets the time. Their
+# sum is added to the labels (as 0, because no sum is negative), because Grappler removes ops that are only a control
+# dependency.
 BURN_CPU_SOURCE = """
 
 def _burn_cpu(images, labels):
@@ -43,7 +44,7 @@ def slow_down_step(tree: Path, cpu_seconds: float) -> None:
 
 
 def triple_learning_rate(tree: Path) -> None:
-    """Trains with three times the learning rate that is asked for."""
+    """Makes the version train with three times the configured learning rate."""
     path = tree / "models" / "optim" / "schedules.py"
     line = "self.peak = peak_learning_rate(config, global_batch_size)\n"
     path.write_text(_replace_once(path.read_text(), line, line.replace("= peak", "= 3 * peak")))
@@ -56,13 +57,13 @@ def _insert_line(path: Path, after: str, line: str, cpu_seconds: float) -> None:
 
 def _replace_once(text: str, old: str, new: str) -> str:
     if text.count(old) != 1:
-        raise ValueError(f"{old.strip()!r} must be in the source once, but is there {text.count(old)} times.")
+        raise ValueError(f"{old.strip()!r} must be in the source once, but is in it {text.count(old)} times.")
     return text.replace(old, new)
 
 
 @functools.lru_cache(maxsize=1)
 def random_numbers_per_second() -> float:
-    """How many of the random numbers of `BURN_CPU_SOURCE` one second of CPU time yields here."""
+    """The number of random numbers that `BURN_CPU_SOURCE` computes in one second of CPU time on this machine."""
     import tensorflow as tf
 
     count = 1_000_000

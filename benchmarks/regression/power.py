@@ -1,10 +1,11 @@
-"""Power and false alarm rate of `compare`, by resampling pairs of measured turns.
+"""Estimates the power and the false alarm rate of `compare` by resampling pairs of measured turns.
 
     python -m benchmarks.regression.power --pairs=40 --output=benchmarks/results/pairs.json
 
-For each case, two work trees of one commit take turns (`same`), and then one of them and a version that was made worse
-on purpose (`worse`: a tenth more CPU time, or three times the learning rate). The rates are the shares of resampled
-comparisons, each of as many pairs as `compare` takes, that fail (`power_analysis`). The result file holds every turn.
+For each case, two work trees of the same commit take turns (`same`). Then a work tree takes turns with a version that
+was made worse on purpose (`worse`: a tenth more CPU time, or three times the learning rate). Each rate is the share of
+resampled comparisons that fail; a comparison has as many pairs as `compare` measures (`power_analysis`). The result
+file contains every turn.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from evenkeel.benchmarks.results import Result
 from evenkeel.pipeline.errors import one_of, require
 
 CASES = tuple(versions.CASES)
-SLOWDOWN = 0.1  # added CPU time of the version made worse, as a share
+SLOWDOWN = 0.1  # CPU time added to the version made worse, as a share
 FLAGS = flags.FLAGS
 flags.DEFINE_string("ref", "HEAD", "the version whose turns are measured")
 flags.DEFINE_integer("pairs", 40, "pairs of turns of each kind")
@@ -37,13 +38,14 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     command.require_writable("output", FLAGS.output)
     require(
-        bool(FLAGS.ref), "--ref is empty: give a branch, a tag or a hash; regressions are written into a copy of it."
+        bool(FLAGS.ref),
+        "--ref is empty: give a branch, a tag or a hash; regressions are written into a copy of it.",
     )
-    require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
+    require(bool(FLAGS.only), f"--only is empty: give some of {', '.join(CASES)}.")
     require(
         FLAGS.pairs >= 2 * power_analysis.PAIRS_PER_START and FLAGS.pairs % (2 * power_analysis.PAIRS_PER_START) == 0,
         f"--pairs ({FLAGS.pairs}) must be a multiple of {2 * power_analysis.PAIRS_PER_START}:"
-        " the pairs of two starts, one in either order.",
+        " one start in each order gives this many pairs.",
     )
     for name in FLAGS.only:
         one_of("only", name, CASES)
@@ -60,13 +62,14 @@ def main(argv: list[str]) -> int:
     for case, case_rates in rates.items():
         print(f"{case}: {case_rates}")
     print(
-        f"a comparison of equal versions fails in at least one case: {power_analysis.any_false_alarm_rate(rates):.3f}"
+        "probability that a comparison of equal versions fails in at least one case:"
+        f" {power_analysis.any_false_alarm_rate(rates):.3f}"
     )
     return 0
 
 
 def measure_pools(case: str) -> list[Result]:
-    """The turns of two equal versions, and of a version and one made worse."""
+    """Measures turns of two equal versions, and turns of a version and the same version made worse."""
     from evenkeel.benchmarks.peers import sources  # imports TensorFlow
 
     reads = versions.CASES[case].reads

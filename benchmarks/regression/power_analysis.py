@@ -1,4 +1,4 @@
-"""How often a case of `compare` would fail, estimated from turns that were measured before.
+"""Estimates from measured turns how often a case of `compare` would fail.
 
 rates = rates_by_case(results.read("benchmarks/results/pairs.json").results)
 assert rates["step"].power >= 0.95 and rates["step"].false_alarms <= 0.05
@@ -16,26 +16,26 @@ from evenkeel.benchmarks.regression import verdicts
 from evenkeel.benchmarks.regression.verdicts import FAILING_WORDS, MIN_SPIKE_SHARE
 from evenkeel.benchmarks.results import Result
 
-POOLS = ("same", "worse")  # pairs of equal versions, and of a version with one made worse on purpose
-JUDGES = {  # {metric that can fail a version: its verdict}
+POOLS = ("same", "worse")  # pairs of equal versions, and pairs of a version and the same version made worse
+JUDGES = {  # {metric that can fail a version: function that returns its verdict}
     "cpu_seconds": verdicts.judge_times,
     "final_loss": verdicts.judge_losses,
     "spike_score": verdicts.judge_spike_shares,
 }
-RESAMPLES = 1000  # a rate of 0.05 is then known to 0.007, apart from the error of the pool itself
-PAIRS_PER_START = 5  # pairs of turns after each start of both versions
+RESAMPLES = 1000  # with this many, a rate of 0.05 has a standard error of 0.007, without the error of the pool
+PAIRS_PER_START = 5  # pairs of turns that are measured after each start of both versions
 ROUNDS, STARTS, SEEDS, MIN_EFFECT = 16, 4, 12, 0.05  # defaults of `compare`
 
-Sides = tuple[Sequence[float], Sequence[float]]  # samples of base and head, pair by pair
+Sides = tuple[Sequence[float], Sequence[float]]  # (samples of base, samples of head), one per pair
 
 
 class DetectionRates(NamedTuple):
     """How often `compare` fails.
 
     Attributes:
-      power: share of the comparisons with a version made worse that fail.
-      false_alarms: share of the comparisons of equal versions that fail.
-      pairs: number of pairs that the comparisons are drawn from.
+      power: the share of failed comparisons if head was made worse.
+      false_alarms: the share of failed comparisons if the versions are equal.
+      pairs: number of pairs from which the comparisons are drawn.
     """
 
     power: float
@@ -47,12 +47,12 @@ class DetectionRates(NamedTuple):
 
 
 def rates_by_case(results: Iterable[Result]) -> dict[str, DetectionRates]:
-    """{case: rates}, from results that `benchmarks.regression.power` wrote."""
+    """Returns {case: rates}, from results that `benchmarks.regression.power` wrote."""
     pools: dict[str, dict[str, dict[str, Sides]]] = {}
     samples = {(result.case, result.metric): result.samples for result in results}
     for name, metric in samples:
         case, pool, side = (*name.split("/"), "", "")[:3]
-        if side == "base" and metric in JUDGES:  # results of `compare` itself have no pools
+        if side == "base" and metric in JUDGES:  # the results of `compare` have no pools
             sides = samples[name, metric], samples[f"{case}/{pool}/head", metric]
             pools.setdefault(case, {}).setdefault(pool, {})[metric] = sides
     return {
@@ -66,15 +66,15 @@ def rates_by_case(results: Iterable[Result]) -> dict[str, DetectionRates]:
 
 
 def any_false_alarm_rate(rates: Mapping[str, DetectionRates]) -> float:
-    """How often a comparison of equal versions fails in at least one case."""
+    """The probability that a comparison of equal versions fails in at least one case."""
     return 1 - math.prod(1 - case_rates.false_alarms for case_rates in rates.values())
 
 
 def failure_rate(metrics: Mapping[str, Sides]) -> float:
     """The share of comparisons, resampled with replacement, in which head would fail in at least one metric.
 
-    Whole pairs are drawn: turns next to each other, or runs with one seed. For turns, starts are drawn first, half of
-    them with base started first, and then pairs within each start, because `compare` measures in this way.
+    Whole pairs are drawn: turns that are adjacent in time, or runs with the same seed. Turns are drawn as `compare`
+    measures them: starts first, half of them with base started first, and then pairs within each start.
     """
     rng = np.random.default_rng(0)
     arrays = {metric: (np.array(base), np.array(head)) for metric, (base, head) in metrics.items()}

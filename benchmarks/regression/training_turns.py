@@ -1,8 +1,8 @@
-"""Short training runs of a network that easily becomes unstable, one seed per run: a task of `peers/worker.py`.
+"""Short training runs of a network that easily becomes unstable, one seed per run: a task file of `peers/worker.py`.
 
-A narrow resnet9 at a learning rate of 1, the largest of 0.001, 0.003, 0.01, ... at which it trains. Anything that makes
-updates larger, or gradients less accurate, shows in its final loss (1.17 to 1.47 for three seeds, 1.91 to 2.30 at a
-rate of 3). It trains as `tools.train` does, but writes no files.
+Trains a narrow resnet9 at a learning rate of 1, the largest of 0.001, 0.003, 0.01, ... at which this network trains.
+Anything that makes updates larger, or gradients less accurate, changes the final loss (1.17 to 1.47 for three seeds,
+1.91 to 2.30 at a rate of 3). The runs train as `evenkeel train` does, but write no files.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def prepare(threads: int):
     seeds, devices = itertools.count(), create_strategy(StrategyConfig(name="one"))
 
     def train_run(seed: int) -> list[float | str]:
-        """The loss of each step; NaN and infinity are strings, because JSON has no such numbers."""
+        """Trains once and returns the loss of each step. NaN and infinity are strings, as JSON cannot hold them."""
         config = TrainConfig(
             epochs=1,
             seed=seed,

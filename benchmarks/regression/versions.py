@@ -1,12 +1,12 @@
-"""Measures the same work with two versions of this project, in alternating turns, and judges the later one.
+"""Measures the same work with two versions of evenkeel, `base` and `head`, in alternating turns, and judges `head`.
 
     comparison = compare_case("step", {"base": base, "head": head}, rounds=15, min_effect=0.05)
     print(comparison.verdicts["cpu_time"].word)
 
-Each version runs its own description of the work: the task file of the same name, wherever it lies below that version's
-`benchmarks` (the comparing version's, if it has none). Names inside the package may differ between versions, so one
-description could not run both. The comparison is fair because the facts that both report under `same` (images, batch
-size, parameters, ...) must agree; otherwise nothing is compared.
+Each version runs its own task file, which is found by its name anywhere in the `benchmarks` of that version. A version
+without such a file runs the file of the version that compares. One file could not run both versions, because names
+inside the package may differ between them. The comparison is fair, because the facts that both report under `same`
+(images, batch size, parameters, ...) must agree; otherwise nothing is compared.
 """
 
 from __future__ import annotations
@@ -31,23 +31,26 @@ from evenkeel.benchmarks.timing import Sample, turn_order
 from evenkeel.pipeline.errors import UsageError
 
 TURN_SECONDS = 2.0
-# Parts of a turn alternate with those of the other version, because a disturbance by other programs lasts for seconds.
-# Ratios of equal turns of `small_input` deviated by 0.12 to 0.14 in one part, by 0.035 to 0.053 in 4, by 0.017 in 10.
+# The parts of a turn alternate between the versions, because a disturbance by other programs lasts for seconds. The
+# ratios of equal turns of `small_input` deviated by 0.12 to 0.14 with one part per turn, by 0.035 to 0.053 with 4
+# parts, and by 0.017 with 10 parts.
 PARTS_PER_TURN = 10
 # Processes started per version; the turns are divided among them. The memory layout of a process affects all its turns.
 STARTS = power_analysis.STARTS
 FINAL_LOSS_STEPS = 40  # the final loss of a run is the median over its last steps
-CHANCE_LOSS = math.log(10)  # nats, of guessing among 10 classes; higher or missing final losses count as this
+CHANCE_LOSS = math.log(
+    10
+)  # nats, for guessing among 10 classes; a final loss that is higher or not finite counts as this
 
 
 class Case(NamedTuple):
     """A case that a task file describes.
 
     Attributes:
-      file: task file, below `benchmarks`.
-      about: what it measures, for people.
-      reads: the task of `peers.sources` whose data it reads; "": none.
-      steps: steps in a turn; 0: as many as take `TURN_SECONDS`.
+      file: path of the task file below `benchmarks`.
+      about: description of the measurement.
+      reads: the task in `peers.sources` that provides the data; "" if the case reads no data.
+      steps: steps in a turn; 0 means as many as take `TURN_SECONDS`.
     """
 
     file: str
@@ -64,13 +67,13 @@ CASES = {
         "regression/training_turns.py", "200 steps of a network that easily becomes unstable, one run per seed", steps=1
     ),
 }
-STARTUP = "startup"  # tools.train up to the end of its first call of steps: whole commands, without a task file
-STABILITY_CASES = ("training",)  # judged by their losses, not by their time
+STARTUP = "startup"  # whole commands without a task file: `evenkeel train` up to the end of its first call of steps
+STABILITY_CASES = ("training",)  # these cases are judged by their losses, not by their times
 SAMPLED_METRICS = {
     "cpu_time": "cpu_seconds",
     "wall_time": "wall_seconds",
 }  # {metric of a verdict: metric of its samples}
-INFORMATIONAL_METRICS = ("wall_time",)  # other programs disturb it, so no version fails because of it
+INFORMATIONAL_METRICS = ("wall_time",)  # other programs disturb wall time, so no version fails because of it
 
 
 class CaseComparison(NamedTuple):
@@ -79,7 +82,7 @@ class CaseComparison(NamedTuple):
     Attributes:
       case: name of the case.
       verdicts: {metric: verdict}.
-      results: all samples of both versions.
+      results: results with all samples of both versions.
     """
 
     case: str
@@ -90,10 +93,10 @@ class CaseComparison(NamedTuple):
 def compare_case(
     case: str, trees: Mapping[str, Tree], rounds: int, min_effect: float, folder: str = ""
 ) -> CaseComparison:
-    """Compares `rounds` turns of the versions `base` and `head`; `folder` holds the data that the case reads.
+    """Compares `rounds` turns of the versions `base` and `head`; `folder` contains the data that the case reads.
 
     Raises:
-      UnavailableError: a version cannot do it.
+      UnavailableError: a version cannot run the case.
       UnequalWorkError: the versions do not do the same work.
     """
     if case == STARTUP:
@@ -139,10 +142,10 @@ def _results(case: str, metric: str, unit: str, samples: Mapping[str, Sequence[f
 def measure_turns(
     case: str, trees: Mapping[str, Tree], rounds: int, folder: str = "", starts: int = STARTS
 ) -> InterleavedTurns:
-    """`rounds` turns of each version, divided among `starts` processes of each.
+    """Measures `rounds` turns of each version, divided among `starts` processes per version.
 
     Raises:
-      UnavailableError: a version cannot do it.
+      UnavailableError: a version cannot run the case.
       UnequalWorkError: the versions do not do the same work.
     """
     about, settings = CASES[case], {"folder": folder} if folder else {}
@@ -155,7 +158,7 @@ def measure_turns(
     parts = [run_interleaved(commands, rounds // starts, TURN_SECONDS, parts=PARTS_PER_TURN)]
     for start in range(1, starts):
         start_rounds = rounds // starts + (start <= rounds % starts)
-        # The process that is started first is some percent slower for its whole life.
+        # The process that is started first stays a few percent slower than the second one.
         order = dict(reversed(commands.items())) if start % 2 else commands
         parts.append(run_interleaved(order, start_rounds, steps=parts[0].steps, parts=PARTS_PER_TURN))
     turns = {name: [turn for part in parts for turn in part.turns[name]] for name in trees}
@@ -163,17 +166,17 @@ def measure_turns(
 
 
 def find_task_file(tree: Tree, file: str) -> Path:
-    """The version's own task file of that name, or `file`, that of the comparing version."""
+    """Returns the task file of this name in `tree`; if there is none, `file`, which the version that compares has."""
     return tree.find_benchmark_file(Path(file).name) or Path(file)
 
 
 def measure_first_calls(trees: Mapping[str, Tree], rounds: int) -> dict[str, list[Sample]]:
-    """Times of `rounds` starts of training with each version, in alternating order.
+    """Measures `rounds` starts of training with each version, in alternating order.
 
-    One more start of each comes first and does not count: it renders the images and brings files into memory.
+    Each version first makes one start that does not count: this start renders the images and brings files into memory.
 
     Raises:
-      UnavailableError: a version does not train.
+      UnavailableError: a version cannot train.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in trees}
     for round_ in range(-1, rounds):
@@ -190,18 +193,18 @@ def measure_first_calls(trees: Mapping[str, Tree], rounds: int) -> dict[str, lis
 
 
 def final_loss(losses: np.ndarray) -> float:
-    """The median loss of the last steps, in nats, but at most the loss of guessing."""
+    """The median loss of the last steps, in nats, but at most the loss of random guessing (`CHANCE_LOSS`)."""
     loss = float(np.median(losses[-FINAL_LOSS_STEPS:]))
     return min(loss, CHANCE_LOSS) if math.isfinite(loss) else CHANCE_LOSS
 
 
 def parse_losses(losses: Sequence[float | str]) -> np.ndarray:
-    """float64 [steps]; the strings "nan" and "inf" become numbers."""
+    """Returns the loss of each step, float64 [steps]. The strings "nan" and "inf" become numbers."""
     return np.array([float(loss) for loss in losses])
 
 
 def any_failure(comparisons: Sequence[CaseComparison]) -> bool:
-    """Whether head is worse in a metric that can fail a version."""
+    """Whether head is worse than base in any metric that can fail a version."""
     return any(
         verdict.word in verdicts.FAILING_WORDS
         for comparison in comparisons
@@ -211,7 +214,7 @@ def any_failure(comparisons: Sequence[CaseComparison]) -> bool:
 
 
 def verdict_entries(comparisons: Sequence[CaseComparison]) -> list[dict[str, Any]]:
-    """All verdicts, as a result file keeps them beside the samples."""
+    """Returns all verdicts in the form in which a result file keeps them beside the samples."""
     return [
         {
             "case": comparison.case,
@@ -231,7 +234,7 @@ def markdown_table(
     comparisons: Sequence[CaseComparison],
     skipped: Sequence[Skipped] = (),
 ) -> str:
-    """The verdicts as a Markdown table, for the terminal and for a pull request; `commits` are hashes by side."""
+    """Returns the verdicts as a Markdown table, for the terminal or a pull request. `commits` is {side: hash}."""
     versions = " against ".join(f"`{short_commit(commits[side])}`" for side in ("head", "base"))
     lines = [
         f"{versions}, on {environment['cores']} cores of {environment['cpu']}; a change of {min_effect:.0%} matters.",

@@ -1,4 +1,4 @@
-"""Versions of this project, each in its own git work tree, with the packages that its lock file names.
+"""Checks out versions of evenkeel into git work trees and installs the packages of their lock files.
 
 with check_out("main~3") as tree:
     subprocess.run([tree.python, "-m", "tools.train", "--help"], cwd=tree.path, env=tree.environ)
@@ -29,8 +29,8 @@ class Tree:
     Attributes:
       path: the work tree.
       commit: the full hash, with "-dirty" appended for a working tree with changes.
-      python: the interpreter with the version's packages.
-      import_path: a directory that holds the symbolic link `evenkeel` to `path`.
+      python: the interpreter that has the packages of the version.
+      import_path: a directory that contains a symbolic link `evenkeel` to `path`.
     """
 
     path: Path
@@ -42,8 +42,8 @@ class Tree:
     def environ(self) -> dict[str, str]:
         """Environment variables of a process that imports this version.
 
-        The package `evenkeel` is the checkout itself, whatever its folder is called, so a link gives it that name.
-        Versions before 0.2 import `pipeline` and `models` from the root of the tree, so that is on the path, too.
+        The package `evenkeel` is the checkout itself. Its folder may have any name, so a link gives it the right name.
+        Versions before 0.2 import `pipeline` and `models` from the root of the tree, so the root is on the path, too.
         """
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
         return {
@@ -54,22 +54,24 @@ class Tree:
         }
 
     def find_benchmark_file(self, name: str) -> Path | None:
-        """The file called `name` below this version's `benchmarks`; None if it has none."""
+        """Finds the file `name` in the `benchmarks` of this version; None if there is no such file."""
         return min((self.path / "benchmarks").rglob(name), default=None)
 
 
 @contextlib.contextmanager
 def check_out(ref: str, root: Path = ROOT) -> Iterator[Tree]:
-    """A work tree of the version `ref` of the repository `root`, until the block ends; "" is the working tree itself.
+    """Provides a work tree of the version `ref` of the repository `root` until the block ends.
+
+    If `ref` is "", provides the working tree itself.
 
     Raises:
-      UsageError: there is no such version, or its packages cannot be installed.
+      UsageError: the version does not exist, or its packages cannot be installed.
     """
     with tempfile.TemporaryDirectory(prefix="evenkeel-") as directory:
         import_path = Path(directory, "import")
         import_path.mkdir()
         if not ref:
-            run_git(root, "rev-parse", "HEAD")  # raises if `root` is no repository, or has no commit
+            run_git(root, "rev-parse", "HEAD")  # raises UsageError if `root` is not a repository or has no commit
             (import_path / "evenkeel").symlink_to(root, target_is_directory=True)
             yield Tree(root, str(git_commit(root)), sys.executable, import_path)
             return
@@ -85,40 +87,42 @@ def check_out(ref: str, root: Path = ROOT) -> Iterator[Tree]:
 
 
 def resolve_commit(ref: str, root: Path = ROOT) -> str:
-    """The full hash of the commit that `ref` names.
+    """Returns the full hash of the commit that `ref` names.
 
     Raises:
-      UsageError: there is no such commit.
+      UsageError: the commit does not exist.
     """
     try:
         return run_git(root, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     except UsageError as error:
         reason = "" if str(error).endswith("failed") else f" ({error})"
         raise UsageError(
-            f"{ref} is no commit of {root}{reason}: give a branch, a tag or a hash; in a shallow clone, fetch it first."
+            f"{ref} is not a commit of {root}{reason}: give a branch, a tag or a hash; in a shallow clone, fetch first."
         ) from error
 
 
 def run_git(root: Path, *arguments: str) -> str:
-    """The standard output of a git command in the repository `root`.
+    """Runs a git command in the repository `root` and returns its standard output.
 
     Raises:
       UsageError: git is missing, or the command failed.
     """
-    require(bool(shutil.which("git")), "git is not installed: install it; versions are checked out with it.")
+    require(bool(shutil.which("git")), "git is not installed: install git, which is needed to check out versions.")
     process = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     require(process.returncode == 0, f"git {' '.join(arguments)}: {' '.join(process.stderr.split()) or 'failed'}")
     return process.stdout.strip()
 
 
 def install_interpreter(tree: Path, root: Path = ROOT) -> str:
-    """The interpreter with the packages of the tree's lock file; it is this one if `root` has the same lock file.
+    """Returns an interpreter that has the packages of the lock file of `tree`, and installs them if needed.
+
+    If `root` has the same lock file, returns the running interpreter.
 
     Raises:
       UsageError: the version has no lock file, or its packages cannot be installed.
     """
     lock = lock_file(tree)
-    require(lock.is_file(), f"the version has no {lock.name}: compare with a version that has one.")
+    require(lock.is_file(), f"the version has no {lock.name}: give a version that has this file.")
     if lock_file(root).read_bytes() == lock.read_bytes():
         return sys.executable
     key = hashlib.sha256(f"{sys.version} {sys.base_prefix}".encode() + lock.read_bytes()).hexdigest()[:16]
@@ -130,11 +134,11 @@ def install_interpreter(tree: Path, root: Path = ROOT) -> str:
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "-r", str(lock)]
         for command in ([sys.executable, "-m", "venv", str(environment)], pip):
             process = subprocess.run(command, capture_output=True, text=True, check=False)
-            require(process.returncode == 0, f"{' '.join(command)}: {' '.join(process.stderr.split())[-300:]}")
+            require(process.returncode == 0, f"{' '.join(command)} failed: {' '.join(process.stderr.split())[-300:]}")
         ready.touch()
     return str(python)
 
 
 def lock_file(tree: Path) -> Path:
-    """The lock file that the Makefile would choose on this machine."""
+    """Returns the path of the lock file that the Makefile would choose on this machine."""
     return tree / ("requirements-gpu.lock" if shutil.which("nvidia-smi") else "requirements.lock")

@@ -1,4 +1,4 @@
-"""The HTML page of a benchmark history: one section per machine, one chart per metric over commits.
+"""Renders a benchmark history as an HTML page: one section per machine, and one chart over commits per metric.
 
 html = render_history(history_store.read_history("history"))
 """
@@ -17,11 +17,11 @@ from evenkeel.models.report.charts import Axis, Curve
 from evenkeel.models.report.markup import render_page
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
-MAX_COMMITS = 8  # newest commits listed below each chart
+MAX_COMMITS = 8  # number of newest commits that are listed below each chart
 
 
 def render_history(history: dict[str, list[dict[str, Any]]]) -> str:
-    """The page; each chart shows the median of a metric between the two ends of its 95% interval."""
+    """Renders `history` as an HTML page. Each chart shows the median of one metric and its 95% interval."""
     return render_page("history.html", TEMPLATES, machines=[_describe_machine(lines) for lines in history.values()])
 
 
@@ -43,7 +43,7 @@ def _describe_machine(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def _metric_figure(
     lines: list[dict[str, Any]], key: tuple[str, ...], points: list[tuple[int, dict[str, Any]]]
 ) -> dict[str, Any]:
-    """The chart of one metric; `points` are (number of the line, result)."""
+    """Returns the chart of one metric. `points` are pairs (number of the line in `lines`, result)."""
     suite, case, metric, unit, better = key
     x = np.array([number for number, _ in points], np.float64)
     median, low, high = (

@@ -1,10 +1,10 @@
-"""Benchmark results over commits: one file of JSON lines per machine.
+"""Stores benchmark results over commits, in one file of JSON lines per machine.
 
     append_results(results.read("result.json"), "history")
     history = read_history("history")  # {machine: its lines, oldest first}
 
-Lines are only ever appended. CPU, cores and GPUs identify a machine, so that one curve never mixes results of two
-machines; a newer kernel or driver does not make it another machine.
+Lines are appended and never changed. CPU, cores and GPUs identify a machine, so that a curve never
+mixes the results of two machines. A machine with a newer kernel or driver counts as the same machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MACHINE_FIELDS = ("cpu", "cores", "gpu", "os")
 
 
 def append_results(report: ResultFile, directory: str) -> str:
-    """Appends one line with the results to the file of their machine and returns the file's path.
+    """Appends one line with the results to the file of the machine they come from, and returns the path of the file.
 
     When the function returns, the whole line is on disk.
 
@@ -45,21 +45,25 @@ def append_results(report: ResultFile, directory: str) -> str:
         os.makedirs(directory, exist_ok=True)
         with open(path, "ab+") as file:
             file.seek(0)
-            # A killed process may have left an incomplete line, which would spoil this one.
+            # A killed process may have left an incomplete line, to which the new line would be joined.
             file.truncate(file.read().rfind(b"\n") + 1)
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UsageError(f"--history ({directory}) cannot be written: {error.strerror}; choose another.") from error
+        raise UsageError(
+            f"--history ({directory}) cannot be written: {error.strerror}; choose another directory."
+        ) from error
     return path
 
 
 def read_history(directory: str) -> dict[str, list[dict[str, Any]]]:
-    """{machine fingerprint: its lines, oldest first}, without an incomplete last line of a killed process.
+    """Returns {machine fingerprint: its lines, oldest first}.
+
+    An incomplete last line, left by a killed process, is ignored.
 
     Raises:
-      UsageError: the directory does not exist or has no lines, or a line is not JSON.
+      UsageError: the directory does not exist, has no lines, or has a line that is not JSON.
     """
     history: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(pathlib.Path(directory).glob("*.jsonl")):
@@ -75,7 +79,7 @@ def read_history(directory: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def machine_fingerprint(environment: dict[str, Any]) -> str:
-    """12 hexadecimal digits that all results of one machine share."""
-    gpus = [str(gpu).partition(",")[0] for gpu in environment.get("gpu") or ()]  # without the driver's version
+    """Returns 12 hexadecimal digits that identify the machine: equal for all results of one machine."""
+    gpus = [str(gpu).partition(",")[0] for gpu in environment.get("gpu") or ()]  # without the version of the driver
     machine = [environment.get("cpu"), environment.get("cores"), gpus]
     return hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:12]

@@ -1,8 +1,8 @@
-"""The HTML page of a result file: CPU times beside those of other libraries, each with its 95% interval.
+"""Renders a result file as an HTML page: CPU times of evenkeel and of other libraries, with their 95% intervals.
 
     html = render_page(results.read("result.json"))
 
-The page is self-contained and in the style of a run's report. Results without a figure of their own are in a table.
+The page needs no other files and looks like the report of a run. A table lists the results that have no figure.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from evenkeel.models.report import charts, markup
 from evenkeel.models.report.charts import Axis, Curve, Mark
 
 TEMPLATES = pathlib.Path(__file__).parent / "templates"
-LOSS_AT_RATE = "loss_at_rate"  # a metric of `benchmarks.stability`, in cases named NETWORK/DATA/RATE
-DECODER_STAGE = "decoder"  # TensorFlow's decoder alone, which `benchmarks.speed.stages` measures beside the stages
+LOSS_AT_RATE = "loss_at_rate"  # a metric of `benchmarks.stability`; its cases are named NETWORK/DATA/RATE
+DECODER_STAGE = "decoder"  # TensorFlow's decoder alone, which `benchmarks.speed.stages` measures in addition
 OBSERVE_CASES = {
     "observed": "telemetry of every step and histograms, compared with a plain Keras model",
-    "guarded": "the guard and layer statistics, added to that",
+    "guarded": "the guard and layer statistics, compared with telemetry and histograms alone",
     "keras_tensorboard": "Keras's TensorBoard callback, weights only, compared with a plain Keras model",
 }
 
 
 def render_page(report: ResultFile) -> str:
-    """The page, with a section for each suite that has figures."""
+    """Renders `report` as an HTML page, with a section for each suite that has figures."""
     suites: dict[str, list[Result]] = {}
     for result in report.results:
         suites.setdefault(result.suite, []).append(result)
@@ -41,7 +41,7 @@ def render_page(report: ResultFile) -> str:
         peers=_peer_figures(suites.get("peers", ()), decoder),
         stages=_stage_figures(suites.get("stages", ())),
         observe=_observe_bars(suites.get("observe", ())),
-        # Without the backticks of Markdown.
+        # The backticks of Markdown are removed.
         stability=[
             [cell.replace("`", "") for cell in row] for row in tables.stability_rows(suites.get("stability", ()))
         ],
@@ -54,7 +54,7 @@ def render_page(report: ResultFile) -> str:
 
 
 def _has_figure(result: Result) -> bool:
-    """Whether the result is shown in the section of its suite."""
+    """Whether the section of its suite shows the result."""
     if result.suite in ("peers", "stages"):
         return result.metric == "cpu_ms_per_image"
     if result.suite == "observe":
@@ -86,7 +86,7 @@ def _describe_software(environment: dict[str, Any]) -> str:
 
 
 def _peer_figures(measured: Sequence[Result], decoder: dict[str, Result]) -> list[dict[str, Any]]:
-    """Bars of all libraries for each task, fastest first; `decoder` is the decoder alone, by task."""
+    """Returns bars of all libraries for each task, fastest first. `decoder` is {task: result of the decoder alone}."""
     tasks: dict[str, list[tuple[str, Result, str]]] = {}
     for result in measured:
         if result.metric == "cpu_ms_per_image":
@@ -108,7 +108,7 @@ def _peer_figures(measured: Sequence[Result], decoder: dict[str, Result]) -> lis
 
 
 def _stage_figures(measured: Sequence[Result]) -> list[dict[str, Any]]:
-    """A waterfall for each task: every stage begins where the one before it ends. The decoder alone comes last."""
+    """Returns a waterfall chart for each task: each stage begins where the previous stage ends; the decoder is last."""
     tasks: dict[str, list[tuple[str, Result]]] = {}
     for result in measured:
         task, stage = result.case.split("/", 1)
@@ -146,7 +146,7 @@ def _waterfall_bar(name: str, result: Result, start: float, total: float) -> dic
 
 
 def _interval_bars(bars: Iterable[tuple[str, Result, str]], floor: Result | None = None) -> list[dict[str, Any]]:
-    """For each (name, result, text) a bar from 0 to the median, its 95% interval, and a mark at `floor`."""
+    """Returns, for each (name, result, text), a bar from 0 to the median, the 95% interval and a mark at `floor`."""
     bars = list(bars)
     longest = max((max(result.median, result.ci95[1]) for _, result, _ in bars), default=1.0) or 1.0
     mark = f"left:{min(1.0, floor.median / longest):.2%}" if floor else ""
@@ -167,7 +167,7 @@ def _interval_bars(bars: Iterable[tuple[str, Result, str]], floor: Result | None
 
 
 def _rate_figures(measured: Sequence[Result]) -> list[dict[str, Any]]:
-    """For each network and data set, the final validation loss over the learning rate."""
+    """Returns one chart for each network and data set: the final validation loss over the learning rate."""
     curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for result in measured:
         if result.metric == LOSS_AT_RATE:
@@ -210,5 +210,5 @@ def _table_row(result: Result) -> list[str]:
 
 
 def _format_milliseconds(value: float) -> str:
-    """Milliseconds or, below 0.1 ms, microseconds."""
+    """Formats `value`, in milliseconds; below 0.1 ms, in microseconds."""
     return f"{value * 1000:.3g} µs" if value < 0.1 else f"{value:.3g} ms"

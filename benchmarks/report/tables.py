@@ -1,4 +1,4 @@
-"""Markdown tables of result files, as the documents quote them.
+"""Formats result files as the Markdown tables that the documents contain.
 
     python -m benchmarks.report.tables benchmarks/results/*.json
 
@@ -37,14 +37,14 @@ PEER_NAMES = {
     "grain": "Grain",
 }
 
-# {name of a baseline: its case}: the baselines that only detect trouble.
+# {name of a baseline: its case}, for the baselines that only detect problems.
 DETECTION_BASELINES = {
     "TerminateOnNaN": "terminate_on_nan",
     "ReduceLROnPlateau": "reduce_on_plateau",
     "EarlyStopping": "early_stopping",
     "loss doubled": "loss_spike_rule",
 }
-# (text of the row, metric, metric that counts its runs, baselines with the same metric).
+# (text of the row, metric, metric that counts the runs, {name of a baseline with the same metric: its case}).
 STABILITY_ROWS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     ("faulty runs detected", "recall", "faulty_runs", DETECTION_BASELINES),
     ("false alarms on sound runs", "false_alarm_rate", "clean_runs", DETECTION_BASELINES),
@@ -77,13 +77,13 @@ def main(argv: list[str]) -> int:
 
 
 def headline_table(measured: Sequence[Result]) -> str:
-    """Markdown: the cost of evenkeel and of others in the suites of speed; only measured rows are shown."""
+    """Returns a Markdown table of the costs of evenkeel and others in the speed suites, with the measured rows only."""
     rows = [*_loader_rows(measured), *_input_wait_rows(measured), *_telemetry_rows(measured), *_startup_rows(measured)]
     return "\n".join(map(_markdown_row, [("", "evenkeel", "others"), ("---",) * 3, *rows]))
 
 
 def loading_table(measured: Sequence[Result]) -> str:
-    """Markdown: CPU ms per image of every loader and task, with the 95% interval and the ratio to evenkeel's."""
+    """Returns a Markdown table of CPU ms per image per loader and task, with 95% intervals and ratios to evenkeel."""
     peers = index_suite(measured, "peers")
     tasks = [task for task in TASKS if task != "step32"]
     cells: dict[str, dict[str, str]] = {}
@@ -101,13 +101,13 @@ def loading_table(measured: Sequence[Result]) -> str:
 
 
 def stability_table(measured: Iterable[Result], half: str = "heldout") -> str:
-    """Markdown: evenkeel and the baselines on one half of the stability suite, shares with their 95% intervals."""
+    """Returns a Markdown table of evenkeel and the baselines on one half of the stability suite, with 95% intervals."""
     header = ["| | evenkeel | AutoTrainer | others |", "| --- | --- | --- | --- |"]
     return "\n".join([*header, *map(_markdown_row, stability_rows(measured, half))])
 
 
 def gate_table(measured: Iterable[Result]) -> str:
-    """Markdown: how often `benchmarks.compare` fails a worse version, and an equal one."""
+    """Returns a Markdown table of how often `benchmarks.compare` fails a worse version and an equal version."""
     lines = ["| case | made worse by | detected | equal versions failed |", "| --- | --- | --- | --- |"]
     rates = power_analysis.rates_by_case(measured)
     for case, rate in rates.items():
@@ -117,7 +117,7 @@ def gate_table(measured: Iterable[Result]) -> str:
 
 
 def stability_rows(measured: Iterable[Result], half: str = "heldout") -> list[list[str]]:
-    """[[name of the measurement, evenkeel, AutoTrainer, the other baselines]] of the stability suite."""
+    """Returns the rows [name of the measurement, evenkeel, AutoTrainer, other baselines] of the stability suite."""
     suite = index_suite(measured, "stability")
     rows = []
     for text, metric, count_metric, baselines in STABILITY_ROWS:
@@ -152,9 +152,9 @@ def index_suite(measured: Iterable[Result], suite: str) -> SuiteResults:
 
 
 def compare_peers(peers: SuiteResults, task: str) -> list[tuple[str, Result, float]]:
-    """[(peer, CPU ms per image, ratio to evenkeel's)] of one task, evenkeel first; empty without evenkeel's result.
+    """Returns [(peer, CPU ms per image, ratio to evenkeel)] for one task, evenkeel first.
 
-    The ratio is the median of the ratios of each round.
+    The ratio is the median of the ratios in each round. The list is empty if there is no result of evenkeel.
     """
     times = {
         case.split("/")[0]: result
@@ -169,7 +169,7 @@ def compare_peers(peers: SuiteResults, task: str) -> list[tuple[str, Result, flo
 
 
 def peer_name(peer: str, task: str) -> str:
-    """The name of a peer for people; it may depend on the task."""
+    """The display name of `peer`; it may depend on the task."""
     return PEER_NAMES.get(f"{peer}/{task}", PEER_NAMES.get(peer, peer))
 
 
@@ -221,7 +221,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _format_time(result: Result) -> str:
-    """CPU time per image in milliseconds or, below 0.1 ms, in microseconds."""
+    """Formats the CPU time per image in milliseconds; below 0.1 ms, in microseconds."""
     return f"{result.median * 1000:.2g} µs" if result.median < 0.1 else f"{result.median:.3g} ms"
 
 

@@ -1,11 +1,11 @@
-"""CPU time of each augmentation, compared with decoding an image of the same size.
+"""Measures the CPU time of each augmentation, compared with the decoding of an image of the same size.
 
     python -m benchmarks.speed.augment --output=result.json
     python -m benchmarks.speed.augment --source_224=/data/photographs --source_32=/data/cifar10
 
-Each augmentation runs alone, on every image of batches of real pixels. Decoding runs in a tf.data map, as in training.
-The cases alternate. CPU time is user and system time of the process, over all threads. `all together` is one chain of
-all augmentations except RandAugment.
+Each augmentation runs alone, on all images of batches of decoded pixels. Decoding runs in a tf.data map, as in
+training. The cases alternate. CPU time is the user and system time of the process, summed over all threads. The case
+`all together` is one chain of all augmentations except RandAugment.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evenkeel.pipeline.errors import require
 
 FLAGS = flags.FLAGS
 BATCH_SIZES = {32: 128, 224: 32}
-# Side of the rendered images: that of CIFAR, and one that gives about 0.2 megapixels, as ImageNet's photographs have.
+# Side of the rendered images: 32 pixels as in CIFAR, and 436 pixels, which gives about 0.2 megapixels as in ImageNet.
 RENDERED_SIDES = {32: 32, 224: 436}
 CASES = {
     "flip": AugmentConfig(flip=0.5),
@@ -56,7 +56,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 def main(argv: list[str]) -> int:
     for name, value in (("rounds", FLAGS.rounds), ("batches", FLAGS.batches)):
         require(value >= 1, f"--{name} ({value}) must be at least 1.")
-    measured, lines = [], [("pixels", "case", "CPU us per image", "of decoding", "95% interval")]
+    measured, lines = [], [("pixels", "case", "CPU us per image", "ratio to decoding", "95% interval")]
     for size, source in ((32, FLAGS.source_32), (224, FLAGS.source_224)):
         shapes = ShapesConfig(size=RENDERED_SIDES[size], count=10 * BATCH_SIZES[size])
         cases = build_cases(
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def build_cases(config: DataConfig, batches: int) -> dict[str, Callable[[], object]]:
-    """{case: function that processes `batches` batches} of the first training images of `config`; `decode` is first."""
+    """Returns {case: function that processes the first `batches` training batches of `config`}; `decode` is first."""
     import tensorflow as tf
 
     from evenkeel.pipeline import build
@@ -103,7 +103,7 @@ def build_cases(config: DataConfig, batches: int) -> dict[str, Callable[[], obje
     rows, contents = zip(*encoded.as_numpy_iterator(), strict=True)
     height, width, kind = (columns[name][list(rows)] for name in ("height", "width", "kind"))
     is_jpeg = kind == JPEG
-    # One thread, and read to the end: a prefetch buffer would go on decoding while the next case is measured.
+    # One thread decodes, and all images are read: a prefetch buffer would continue to decode during the next case.
     files = tf.data.Dataset.from_tensor_slices((list(contents), crop.central_windows(height, width), is_jpeg))
     size, channels, only = config.image_size, config.channels, bool(is_jpeg[0]) if len(set(is_jpeg)) == 1 else None
     decoded = files.map(

@@ -1,11 +1,11 @@
-"""Time to the end of the first call of training steps in a script without the rest of evenkeel.
+"""Measures the time to the end of the first call of training steps in a script that does nothing else.
 
     python -m benchmarks.speed.bare_step '{"model": {"name": "resnet9", "width": 16}}'
 
-It imports TensorFlow, builds the model and compiles the steps that `tools.train` would use with that configuration, and
-runs two calls of them on a batch of random images. It has no data set, checks, checkpoints or event files, and does not
-import what they need. Prints one line of JSON with three times since its start: after the model was built, after the
-first call, and after the second.
+The script imports TensorFlow, builds the model and compiles the training steps that `evenkeel train` would use with
+this configuration, and runs two calls of these steps on a batch of random images. It has no data set, checks,
+checkpoints or event files, and does not import the modules for them. It prints one line of JSON with three times since
+the start: after the model was built, after the first call, and after the second call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evenkeel.pipeline.errors import require
 
 
 def main(argv: list[str]) -> int:
-    require(len(argv) == 2, "the argument is missing: give one configuration, as JSON.")
+    require(len(argv) == 2, "the argument is missing: give one configuration as JSON.")
     config = from_dict(TrainConfig, json.loads(argv[1]))
     import tensorflow as tf
 

@@ -1,10 +1,10 @@
-"""Whether the input pipeline keeps up: training on its batches compared with the same steps on one batch in memory.
+"""Measures whether the input pipeline keeps up: training on its batches, compared with one batch in memory.
 
     python -m benchmarks.speed.end_to_end --data.source=/data/photos --data.small_source=tfds:cifar10
 
-The steps have one core and the input pipeline has the others (`training_input.py`). `input_wait` is the share of the
-time in which a step waits for its batch. `throughput_share` is the throughput relative to that with the batch in
-memory, in turns next to each other.
+The training steps use one core and the input pipeline uses the others (`training_input.py`). `input_wait` is the share
+of time that the steps wait for batches. `throughput_share` is the throughput divided by the throughput with the batch
+in memory, in turns that are adjacent in time.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from evenkeel.benchmarks.results import Result, Skipped
 from evenkeel.pipeline.errors import one_of, require
 from evenkeel.pipeline.system.cpu import cores
 
-CASES = {"small32": "small32", "photos224": "prepared224"}  # {case: the task of `peers.sources` whose data it reads}
+CASES = {"small32": "small32", "photos224": "prepared224"}  # {case: the task in `peers.sources` that provides its data}
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("pairs", 9, "turns of each that count, of about four seconds each")
+flags.DEFINE_integer("pairs", 9, "pairs of turns that count; a turn takes about four seconds")
 flags.DEFINE_list("only", list(CASES), f"cases to run, of: {', '.join(CASES)}")
 flags.DEFINE_string(
     "data.source", "shapes", "images of photos224: shapes (rendered) | tfds:NAME | a directory | a folder"
@@ -33,7 +33,7 @@ flags.DEFINE_string("output", "", "result file to write; without it the numbers 
 def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     command.require_writable("output", FLAGS.output)
-    require(bool(FLAGS.only), f"--only names no case: give some of {', '.join(CASES)}.")
+    require(bool(FLAGS.only), f"--only is empty: give some of {', '.join(CASES)}.")
     require(FLAGS.pairs >= 1, f"--pairs ({FLAGS.pairs}) must be at least 1.")
     for name in FLAGS.only:
         one_of("only", name, tuple(CASES))
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     for name in FLAGS.only:
         if cores() < 2:
             skipped.append(
-                Skipped(f"train/{name}", "there is only one core, so the input pipeline has none of its own")
+                Skipped(f"train/{name}", "there is only one core, so the input pipeline has no core of its own")
             )
             continue
         try:
@@ -62,11 +62,11 @@ def main(argv: list[str]) -> int:
 
 
 def measure_case(name: str) -> list[Result]:
-    """Measures `name` with batches from the pipeline and from memory.
+    """Measures the case `name` with batches from the pipeline and with a batch in memory.
 
     Raises:
       UnavailableError: training failed.
-      UnequalWorkError: the two do not do the same work.
+      UnequalWorkError: the two workers do not do the same work.
     """
     from evenkeel.benchmarks.peers import interleaved, sources
 

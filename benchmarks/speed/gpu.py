@@ -1,16 +1,16 @@
-"""Training steps of resnet50 on a GPU: bfloat16 and float16, with and without XLA, with telemetry, and fed from files.
+"""Measures training steps of resnet50 on a GPU: precisions, XLA, the cost of telemetry, and batches from files.
 
     python -m benchmarks.speed.gpu --data.source=/data/photos --output=result.json
 
-The cases alternate, as in `observe`, but wall time is measured, because training waits for the device. One GPU, images
-of 224 pixels. Without a GPU all cases are skipped.
+The cases alternate, as in `observe`, but wall time is measured, because training waits for the device. The steps run on
+one GPU with images of 224 pixels. PRECISION is bfloat16 or float16. Without a GPU, all cases are skipped.
 
-    PRECISION/plain     op by op
-    PRECISION/xla       forward and backward pass of each replica compiled, as in `tools.train`
+    PRECISION/plain     no XLA: each op runs separately
+    PRECISION/xla       forward and backward pass of each replica compiled, as in `evenkeel train`
     PRECISION/whole     the whole step of a plain model compiled, as with Keras's `jit_compile` (without telemetry)
     PRECISION/watched   as /xla, with the guard's layer statistics and histograms every 100 steps
-    PRECISION/held      the steps of /xla without Keras's `fit`, on one batch in memory
-    PRECISION/fed       the same, on batches that the pipeline reads from files
+    bfloat16/held       the steps of /xla without Keras's `fit`, on one batch in memory
+    bfloat16/fed        as /held, but on batches that the pipeline reads from files
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training cases that `benchmarks.speed.gpu` compares; without flags.
+"""Builds the training cases that `benchmarks.speed.gpu` compares. This module defines no flags.
 
 cases = build_turns(DataConfig(image_size=224, batch_size=256), ModelConfig(name="resnet50"), "/tmp/events")
 results = results_from_samples(measure_interleaved(cases, rounds=9), batch_size=256)
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("mixed_bfloat16", "mixed_float16")
 STEPS_PER_CALL = 20  # in one compiled call
-STEPS_PER_TURN = 100  # as many as from one histogram to the next
+STEPS_PER_TURN = 100  # equal to the number of steps between histograms
 
 
 def build_turns(data: DataConfig, model: ModelConfig, directory: str) -> dict[str, Callable[[], object]]:
-    """{case: function that trains a turn of `STEPS_PER_TURN` steps}; event files are written below `directory`."""
+    """Returns {case: function that trains for `STEPS_PER_TURN` steps}; `directory` is the place for event files."""
     cases: dict[str, Callable[[], object]] = {}
     for precision in PRECISIONS:
         config = TrainConfig(
@@ -61,9 +61,10 @@ def build_turns(data: DataConfig, model: ModelConfig, directory: str) -> dict[st
 
 
 def _fit_turn(config: TrainConfig, event_directory: str = "", whole: bool = False) -> Callable[[], object]:
-    """A turn of `fit` on one batch.
+    """Returns a function that trains for one turn with `fit`, on one batch.
 
-    With `event_directory` the guard and TensorBoard observe it; with `whole` XLA compiles the step as one function.
+    If `event_directory` is given, the guard and TensorBoard observe the training. If `whole` is true, XLA compiles the
+    step as one function.
     """
     from evenkeel.models.stability.guard import StabilityGuard
     from evenkeel.models.telemetry.incidents import Incidents
@@ -90,7 +91,7 @@ def _fit_turn(config: TrainConfig, event_directory: str = "", whole: bool = Fals
 
 
 def _step_turn(config: TrainConfig, in_memory: bool) -> Callable[[], object]:
-    """A turn of training steps without `fit`."""
+    """Returns a function that runs the training steps of one turn without `fit`."""
     model, batches = _build(config)
     iterator, steps = iter(_repeat_first_batch(batches) if in_memory else batches), model.make_train_function()
 
@@ -103,7 +104,7 @@ def _step_turn(config: TrainConfig, in_memory: bool) -> Callable[[], object]:
 
 
 def _build(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
-    """The model that `tools.train` would build, and its batches."""
+    """Builds the model and the batches that `evenkeel train` would use."""
     from evenkeel.models.distribute import strategy
     from evenkeel.models.training import build_model
     from evenkeel.models.training.batches import distribute_batches
@@ -117,14 +118,14 @@ def _build(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
 
 
 def _repeat_first_batch(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """A data set that repeats the first batch."""
+    """Returns a data set that repeats the first batch without end."""
     import tensorflow as tf
 
     return tf.data.Dataset.from_tensors(next(iter(batches))).repeat()
 
 
 def _plain_keras_model(model: keras.Model, config: TrainConfig) -> keras.Model:
-    """A plain Keras model of the same network, whose whole step is one function compiled by XLA."""
+    """Returns a plain Keras model of the same network. XLA compiles its whole training step as one function."""
     import tf_keras as keras
 
     from evenkeel.models.optim import losses, optimizers
@@ -139,7 +140,7 @@ def _plain_keras_model(model: keras.Model, config: TrainConfig) -> keras.Model:
 
 
 def results_from_samples(samples: Mapping[str, Sequence[Sample]], batch_size: int) -> list[Result]:
-    """Throughput of each case, the wall time that telemetry adds, and the throughput of /fed as a share of /held."""
+    """Returns the throughput of each case, the wall time that telemetry adds, and the throughput of /fed over /held."""
     wall = {name: [sample.wall_seconds for sample in case_samples] for name, case_samples in samples.items()}
     images = STEPS_PER_TURN * batch_size
     results = [

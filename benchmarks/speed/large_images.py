@@ -1,15 +1,15 @@
-"""Random crops of 12-megapixel JPEGs at 224 pixels: the time that scaled decoding saves, and its effect on pixels.
+"""Measures the time that scaled decoding saves for random crops of 12-megapixel JPEGs, and its effect on pixels.
 
     python -m benchmarks.speed.large_images --source=/data/photographs --output=result.json
 
-Images of the source are enlarged to 4000 x 3000 and encoded again.
+Images of the source are enlarged to 4000 x 3000 pixels and encoded again. Each crop is resized to 224 x 224.
 
     whole     decodes the whole image and resizes the crop bilinearly
     fused     decodes only the crop
-    scaled    as training does: decodes the crop at a half, a quarter or an eighth of its size if that is large enough
+    scaled    decodes the crop at 1/2, 1/4 or 1/8 of its size if the result is large enough, as in training
 
-All use the windows that training would draw, at multiples of that ratio. `difference` is the mean absolute difference
-from the crop of the whole image, scaled down with antialiasing.
+All cases use the windows that training would draw, at multiples of 2, 4 or 8 pixels if `scaled` shrinks them.
+`difference` is the mean absolute difference from a crop of the whole image that is scaled down with antialiasing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from evenkeel.pipeline.errors import require
 
 FLAGS = flags.FLAGS
 HEIGHT, WIDTH, JPEG_QUALITY, OUTPUT_SIZE = 3000, 4000, 90, 224
-CROP_STRENGTH = 0.92  # crops of 8 to 100% of the area
+CROP_STRENGTH = 0.92  # crops of 8% to 100% of the area
 
 flags.DEFINE_integer("rounds", 7, "samples of each case")
 flags.DEFINE_integer("images", 8, "images, each with its own crop")
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
 
 
 def build_cases(source: str, count: int) -> tuple[dict[str, Callable[[], object]], dict[str, float]]:
-    """({case: function that decodes all images once}, {case: mean absolute difference from the exact crops})."""
+    """Returns ({case: function that decodes all images}, {case: mean absolute difference from the exact crops})."""
     import numpy as np
     import tensorflow as tf
 
@@ -105,7 +105,7 @@ def build_cases(source: str, count: int) -> tuple[dict[str, Callable[[], object]
         return tf.cond(region[4] > 0, shrunk, lambda: fused(contents, window, region))
 
     def data_set(decode_crop: Callable[..., tf.Tensor]) -> tf.data.Dataset:
-        # No prefetching: a buffer would go on decoding while the next case is measured.
+        # There is no prefetching, because a buffer would continue to decode during the next case.
         return tf.data.Dataset.from_tensor_slices((files, windows, regions)).map(decode_crop)
 
     sets = {"whole": data_set(whole), "fused": data_set(fused), "scaled": data_set(scaled)}

@@ -1,16 +1,17 @@
-"""CPU time that observing a training run adds: telemetry of every step, histograms of weights and gradients, a guard.
+"""Measures the CPU time that the observation of a training run adds: telemetry of every step, histograms, and a guard.
 
     python -m benchmarks.speed.observe --pairs=30 --output=result.json
 
-The same resnet9 trains on batches of 128 images in memory, so that only the step and its observation are measured:
+In each case, the same resnet9 trains on batches of 128 images in memory, so that only the step and its observation are
+measured:
 
     plain               a plain Keras model
     observed            a StableModel with one telemetry row per step and histograms every 100 steps, to TensorBoard
-    guarded             the same under a guard that may act, with layer statistics every 20 steps; against `observed`
-    keras_tensorboard   Keras's TensorBoard callback as often (fewer pairs; it shows weights only)
+    guarded             as `observed`, with a guard that may act and layer statistics every 20 steps
+    keras_tensorboard   Keras's TensorBoard callback with histograms as often, but of weights only
 
-A sample has 100 steps, in turns of 20 that alternate with those of the other case, so that a disturbance of some
-seconds hits both.
+`guarded` is compared with `observed`, the other cases with `plain`. A sample has 100 steps, in turns of 20 steps that
+alternate between the two cases, so that a disturbance of some seconds affects both.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
         others = max(sample.others_cores for case_samples in samples.values() for sample in case_samples)
         print(
             f"{name} / {base}: CPU time {ratio.median - 1:+.2%} (95% interval {low - 1:+.2%} to {high - 1:+.2%});"
-            f" {len(cpu[name])} pairs, other programs took at most {others:.2f} cores"
+            f" {len(cpu[name])} pairs, other programs used up to {others:.2f} cores"
         )
         overhead = tuple(a / b - 1 for a, b in zip(cpu[name], cpu[base], strict=True))
         observe_results.append(results.Result("observe", name, "added_cpu_fraction", "1", "lower", overhead))
@@ -77,10 +78,11 @@ def main(argv: list[str]) -> int:
 
 
 def log_pair(pair: Mapping[str, Sample]) -> None:
-    """Prints a line, because a run takes more than half an hour."""
+    """Prints the times of a pair, because a run takes more than half an hour."""
     seconds = ", ".join(f"{name} {sample.cpu_seconds:.2f} s of CPU" for name, sample in pair.items())
     print(
-        f"{seconds}; other programs {max(sample.others_cores for sample in pair.values()):.2f} cores", file=sys.stderr
+        f"{seconds}; other programs used up to {max(sample.others_cores for sample in pair.values()):.2f} cores",
+        file=sys.stderr,
     )
 
 

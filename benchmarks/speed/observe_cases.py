@@ -1,9 +1,9 @@
-"""The training cases that `benchmarks.speed.observe` compares: one resnet9, plain and with each kind of observation.
+"""Builds the cases that `benchmarks.speed.observe` compares: a plain resnet9, and one with each kind of observation.
 
     cases = build_turns(steps=100, directory="/tmp/events")
     cases["plain"]()
 
-Without flags, so that the stability suite can measure them, too.
+This module defines no flags, so that the stability suite can measure the cases, too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ STEPS_PER_CALL = 20  # in one compiled call, in all cases
 
 
 def build_turns(steps: int, directory: str) -> dict[str, Callable[[], object]]:
-    """{case: function that trains a turn of `STEPS_PER_CALL` steps}, with histograms every `steps` steps.
+    """Returns {case: function that trains for `STEPS_PER_CALL` steps}, with histograms every `steps` steps.
 
-    Event files are written below `directory`.
+    The event files are written below `directory`.
     """
     import numpy as np
     import tensorflow as tf

@@ -1,12 +1,12 @@
-"""Checks that the profiler names the bottleneck, and that its first suggestion gains what it predicts.
+"""Checks that the profiler names the bottleneck and correctly predicts the gain of its first suggestion.
 
     python -m benchmarks.speed.profiler_validation --output=result.json
 
-Four inputs have a known bottleneck: a slow disk (a read of each image takes some ms longer), files far larger than the
-images made of them, augmentations that take most of the time, and a slow model. Each is profiled, the first suggestion
-is applied, and the input is profiled again. The measured gain is the thread time per image (CPU time and waiting, not
-wall time) before, divided by that after. Exits with 4 if a bottleneck is wrong or a predicted gain is off by more than
-30%.
+There are four inputs with a known bottleneck: a slow disk (the read of each image takes 3 ms longer), files that are
+much larger than the images made from them, augmentations that take most of the time, and a slow model. Each input is
+profiled, the first suggestion is applied, and the input is measured again. The measured gain is the thread time per
+image (CPU time and waiting, not wall time) before the change, divided by the thread time after it. Exits with 4 if a
+bottleneck is wrong or a predicted gain is wrong by more than 30%.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 MAX_GAIN_ERROR = 0.3
 CHECK_FAILED = 4
-READ_DELAY_SECONDS = 0.003  # per image, of the slow disk
+READ_DELAY_SECONDS = 0.003  # delay per image of the slow disk
 SLOW_STEP_MS = 60_000.0
 
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
@@ -52,7 +52,7 @@ class Case:
       bound: the stage that is the bottleneck.
       data: the input.
       slow_disk: whether reads are delayed.
-      step_ms: duration of a training step; None: not given to the profiler.
+      step_ms: duration of a training step; None if the profiler does not know it.
     """
 
     bound: str
@@ -63,13 +63,13 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationResult:
-    """What the profiler said of a case, and what came true.
+    """The predictions of the profiler for a case, and the measured gain.
 
     Attributes:
-      bound: the stage that it named.
-      change: its first suggestion, or "none".
-      predicted: predicted gain, a ratio.
-      measured: measured gain; None if there was no suggestion.
+      bound: the stage that the profiler named as the bottleneck.
+      change: the first suggestion, or "none".
+      predicted: the predicted gain, a ratio.
+      measured: the measured gain, a ratio; None if there was no suggestion.
     """
 
     bound: str
@@ -79,7 +79,7 @@ class ValidationResult:
 
 
 def cases(batch_size: int = 64) -> dict[str, Case]:
-    """The four inputs, by name."""
+    """Returns {name: case} for the four inputs."""
     small = DataConfig(batch_size=batch_size, shapes=ShapesConfig(size=32, count=400))
     large = dataclasses.replace(small, cache="none", shapes=ShapesConfig(size=256, count=200))
     expensive = AugmentConfig(rotation=20, noise=10, randaugment_ops=2)
@@ -92,7 +92,7 @@ def cases(batch_size: int = 64) -> dict[str, Case]:
 
 
 def follow_first_suggestion(case: Case) -> ValidationResult:
-    """Profiles the case, applies the first suggestion and measures again."""
+    """Profiles the case, applies the first suggestion and measures the case again."""
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.profile.chain_timing import time_chain
     from evenkeel.pipeline.profile.profile import profile
@@ -110,7 +110,7 @@ def follow_first_suggestion(case: Case) -> ValidationResult:
 
 
 def apply_suggestion(config: DataConfig, options: dict[str, Any], directory: str) -> DataConfig:
-    """`config` with a suggestion's `options`; data with another tier is prepared below `directory`."""
+    """Returns `config` with the `options` of a suggestion; prepares data with a new tier below `directory`."""
     for name, value in options.items():
         if name == "tier":
             from evenkeel.pipeline.prepare.prepare import prepare
@@ -162,9 +162,9 @@ def main(argv: list[str]) -> int:
             measured.append(results.Result("bounds", case_name, "predicted_gain", "1", "higher", (outcome.predicted,)))
             measured.append(results.Result("bounds", case_name, "measured_gain", "1", "higher", (outcome.measured,)))
             if abs(outcome.predicted / outcome.measured - 1) > MAX_GAIN_ERROR:
-                errors.append(f"{name}: the predicted gain is off by more than {MAX_GAIN_ERROR:.0%}")
+                errors.append(f"{name}: the predicted gain is wrong by more than {MAX_GAIN_ERROR:.0%}")
         if outcome.bound != case.bound:
-            errors.append(f"{name}: the bottleneck is {case.bound}, not {outcome.bound}")
+            errors.append(f"{name}: the profiler names {outcome.bound} as the bottleneck, but it is {case.bound}")
         print(line)
     for error in errors:
         print(f"error: {error}")

@@ -1,10 +1,10 @@
-"""CPU time per image of each stage of the input pipeline, and of the decoder alone.
+"""Measures the CPU time per image of each stage of the input pipeline, and of the decoder alone.
 
     python -m benchmarks.speed.stages --data.source=/data/photos --output=result.json
 
-Profiles the chain of the tasks `jpeg224` and `prepared224` of `benchmarks.peers`, as `tools.profile_pipeline` does.
-`TASK/STAGE` is one of its stages. `TASK/decoder` is TensorFlow's decoder on the same files, each read from its
-beginning: a lower bound for every pipeline that passes whole files to it.
+Profiles the chain of the tasks `jpeg224` and `prepared224` of `benchmarks.peers`, as `evenkeel profile` does.
+`TASK/STAGE` is a stage of the chain. `TASK/decoder` is TensorFlow's decoder on the same files, each read from its
+beginning. This time is a lower bound for pipelines that pass whole files to the decoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evenkeel.pipeline.errors import one_of, require
 
 TASKS = ("jpeg224", "prepared224")
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("rounds", 5, "profiles of each task, of about half a minute each")
+flags.DEFINE_integer("rounds", 5, "profiles of each task; a profile takes about half a minute")
 flags.DEFINE_list("only", list(TASKS), f"tasks to profile, of: {', '.join(TASKS)}")
 flags.DEFINE_string("data.source", "shapes", "images: shapes (rendered) | tfds:NAME | a directory | a folder")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     command.require_writable("output", FLAGS.output)
     require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
-    require(bool(FLAGS.only), f"--only names no task: give some of {', '.join(TASKS)}.")
+    require(bool(FLAGS.only), f"--only is empty: give some of {', '.join(TASKS)}.")
     for name in FLAGS.only:
         one_of("only", name, TASKS)
     from evenkeel.benchmarks.peers import sources
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
 
 def stage_times(source: str) -> dict[str, float]:
-    """{stage: CPU ms per image}, in the order of the chain, then that of the decoder alone."""
+    """Returns {stage: CPU ms per image} in the order of the chain; the decoder alone is last."""
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.profile.profile import profile
 

@@ -1,4 +1,4 @@
-"""Time until commands answer, and until the first training steps have run.
+"""Measures the time until commands answer and until the first training steps have run.
 
     python -m benchmarks.speed.startup --rounds=9 --output=result.json
 
@@ -7,11 +7,11 @@ The cases alternate:
     help, flag_error, presets   whole commands
     import                      all imports of training
     import/tensorflow           the imports of TensorFlow and Keras alone
-    first_step                  `tools.train --preset=quick` up to the end of its first call of steps, with the checks
-                                of network and settings (those of the images continue beside later steps)
-    first_step/unchecked        the same without checks (`--preflight=off`)
+    first_step                  `evenkeel train --preset=quick` up to the end of the first call of steps, with the
+                                checks of network and settings (the checks of images continue during later steps)
+    first_step/unchecked        as `first_step`, but without checks (`--preflight=off`)
     bare                        the same steps of the same model in a script that does nothing else (`bare_step.py`)
-    compile                     by how much the first call of `bare` takes longer than its second
+    compile                     the duration of the first call of `bare` minus the duration of the second call
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         "first_step/unchecked": functools.partial(measure_train, "--preflight=off"),
     }
     samples: dict[str, list[Sample]] = {name: [] for name in (*cases, "bare", "compile")}
-    measure_train()  # does not count: it renders the images and brings files into memory
+    measure_train()  # this run does not count: it renders the images and brings files into memory
     for round_ in tqdm(range(FLAGS.rounds), file=sys.stderr):
         for name in timing.turn_order([*cases, "bare"], round_ % 2):
             if name == "bare":
@@ -77,27 +77,27 @@ def main(argv: list[str]) -> int:
 
 
 def measure_command(*arguments: str) -> Sample:
-    """The time of a whole command, whose exit code must be 0 or that of a usage error."""
+    """Measures the time of a whole command. The exit code must be 0 or `USAGE_ERROR`."""
 
     def run() -> None:
         code = subprocess.run(arguments, cwd=results.ROOT, capture_output=True, check=False).returncode
-        require(code in (0, command.USAGE_ERROR), f"{' '.join(arguments)} ended with {code}.")
+        require(code in (0, command.USAGE_ERROR), f"{' '.join(arguments)} ended with exit code {code}.")
 
     return timing.measure(run, timing.Clock())
 
 
 def measure_train(*flags: str) -> Sample:
-    """The time from the start of training to the end of its first call of steps."""
+    """Measures the time from the start of training to the end of the first call of steps."""
     return measure_first_call(sys.executable, results.ROOT, *flags)
 
 
 def measure_bare_script() -> tuple[Sample, Sample]:
-    """(time to the end of the first call of the bare script, by how much that call takes longer than the second)."""
+    """Returns (time until the first call of the bare script ends, duration of this call minus that of the second)."""
     line = [sys.executable, "-m", "benchmarks.speed.bare_step", json.dumps(PRESETS["quick"])]
     process = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False)
     require(
         process.returncode == 0,
-        f"{' '.join(line)} ended with {process.returncode}: {' '.join(process.stderr.split())[-300:]}",
+        f"{' '.join(line)} ended with exit code {process.returncode}: {' '.join(process.stderr.split())[-300:]}",
     )
     built, first, second = json.loads(process.stdout.splitlines()[-1])
     compilation = {kind: (first[kind] - built[kind]) - (second[kind] - first[kind]) for kind in first}

@@ -1,6 +1,7 @@
-"""Training steps on one core, fed by the input pipeline on the other cores or from memory: a task of `peers/worker.py`.
+"""Runs training steps on one core, with batches from the input pipeline or memory: a task file of `peers/worker.py`.
 
-`fed` is "pipeline", or "memory" for one batch that is repeated. `folder` is one that `peers.sources` wrote.
+`fed` is "pipeline" for batches from the input pipeline on the other cores, or "memory" for one repeated batch. `folder`
+is a folder that `peers.sources` wrote.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STEPS_PER_CALL = 10
 
 
 def prepare(threads: int, folder: str, fed: str):
-    # The number of inter-op threads is not changed: with one, the op that reads the clock behind a batch would wait.
+    # The number of inter-op threads is not set: with one thread, the op that reads the clock after a batch would wait.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     work = loading.read_work(folder)
     if work.small:
@@ -51,7 +52,7 @@ def prepare(threads: int, folder: str, fed: str):
     steps = model.make_train_function()
 
     def run(count: int) -> dict[str, float]:
-        """Runs `count` steps; returns the seconds for which they waited for batches."""
+        """Runs `count` steps and returns the seconds that they waited for batches."""
         waited = 0.0
         while count:
             call_steps = min(count, STEPS_PER_CALL)

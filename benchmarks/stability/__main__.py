@@ -2,12 +2,12 @@
 
     python -m benchmarks.stability --suite=quick --output=result.json
     python -m benchmarks.stability --suite=full --data.source=/data/photos --output=result.json
-    python -m benchmarks.stability --rerun=10 --output=result.json     # repeats ten of its cases and compares
-    python -m benchmarks.stability --rescore --output=result.json      # computes the results again from its cases
+    python -m benchmarks.stability --rerun=10 --output=result.json     # repeats ten finished cases and compares them
+    python -m benchmarks.stability --rescore --output=result.json      # recomputes the results from finished cases
 
-Three networks train on two data sets (`shapes`, and the photographs of --data.source), without a fault and with the
-faults of `faults.FAULTS`. Every finished case is a line of OUTPUT.cases.jsonl, and an interrupted suite continues
-there.
+Three networks train on two data sets (`shapes`, and the photographs in --data.source), without a fault and with each
+fault in `faults.FAULTS`. Each finished case is written as a line to OUTPUT.cases.jsonl, and an interrupted suite
+continues after the last line.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ flags.DEFINE_string(
     "data.source", "", "real images of 32 pixels, such as CIFAR-10: a TFDS name or directory, or a folder"
 )
 flags.DEFINE_string("output", "stability.json", "result file; the cases are written to OUTPUT.cases.jsonl")
-flags.DEFINE_integer("processes", 0, "cases that run at the same time; 0 is one per core")
+flags.DEFINE_integer("processes", 0, "number of cases that run at the same time; 0 means one per core")
 flags.DEFINE_integer("rerun", 0, "number of random cases of OUTPUT to repeat and compare")
 flags.DEFINE_bool("rescore", False, "compute the results of OUTPUT again from its cases, without running any")
-flags.DEFINE_integer("rerun_seed", 0, "seed that draws the cases of --rerun")
+flags.DEFINE_integer("rerun_seed", 0, "seed of the random choice of cases for --rerun")
 
 
 def main(argv: list[str]) -> int:
@@ -46,13 +46,13 @@ def main(argv: list[str]) -> int:
         bool(photos) or FLAGS.suite == "quick" or FLAGS.rescore,
         "--data.source is missing: the full suite needs real images, for example tfds:cifar10.",
     )
-    # Imported here, because this starts TensorFlow: errors in flags are reported before.
+    # These imports start TensorFlow, so they come after the checks of the flags.
     from evenkeel.benchmarks.stability import aggregate
     from evenkeel.benchmarks.stability.cases import CaseRunner
     from evenkeel.benchmarks.stability.suite import Suite
 
     environment = results.read(FLAGS.output).environment if FLAGS.rescore else results.environment()
-    # With the commit, so that a suite is never continued by another version; --rerun may use another version.
+    # The settings include the commit, so that another version cannot continue a suite. --rerun may use another version.
     settings = {"suite": FLAGS.suite, "data.source": os.path.basename(photos), "commit": environment["git_commit"]}
     journal = Journal(f"{FLAGS.output}.cases.jsonl", None if uses_existing_cases else settings)
     processes = FLAGS.processes or cores()
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 
 def rerun_cases(journal: Journal, make_runner: functools.partial, processes: int) -> int:
-    """Repeats random cases of the journal; returns 0 if all are reproduced, else 4."""
+    """Repeats random cases from the journal. Returns 0 if all are reproduced, otherwise 4."""
     from evenkeel.benchmarks.stability import aggregate
     from evenkeel.benchmarks.stability.cases import Case
 

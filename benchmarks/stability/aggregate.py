@@ -1,4 +1,4 @@
-"""Results of the stability suite from its cases: detection, causes, recovery, stability and cost, with baselines.
+"""Computes the results of the stability suite from its cases: detection, causes, recovery, stability and cost.
 
 results = aggregate_results(records)
 """
@@ -15,15 +15,15 @@ from evenkeel.benchmarks.results import Result
 from evenkeel.benchmarks.stability import faults, split, suite
 from evenkeel.benchmarks.stability.cases import LEARNING_RATES, SHAPE_CLASSES, Case
 
-Values = dict[str, Any]  # of one case
+Values = dict[str, Any]  # the values of one case
 Records = dict[str, Values]  # {name of a case: its values}
-RECOVERY_MARGIN = 0.02  # largest loss of accuracy, against the clean twin, of a run that counts as recovered
-RERUN_TOLERANCE = 0.03  # difference of accuracy between two runs of one case: kernels sum in different orders
-LOSS_AT_RATE = "loss_at_rate"  # a metric of cases named NETWORK/DATA/RATE
+RECOVERY_MARGIN = 0.02  # a run counts as recovered if it loses at most this much accuracy against the clean twin
+RERUN_TOLERANCE = 0.03  # two runs of a case may differ by this accuracy, because kernels sum in different orders
+LOSS_AT_RATE = "loss_at_rate"  # metric of the cases that are named NETWORK/DATA/RATE
 VALIDATION_IMAGES = 1000  # as in models.doctor.replay, which is not imported because it starts TensorFlow
 CHANCE_LOSS = {"shapes": float(np.log(len(SHAPE_CLASSES))), "photos": float(np.log(10))}  # nats
 
-# Whether a run counts as faulty: for evenkeel, whose name here is "", and for the baselines.
+# {detector: function that tells from the values of a run whether the detector finds a fault}; "" is evenkeel.
 DETECTORS: dict[str, Callable[[Values], bool]] = {
     "": lambda values: bool(values["alarms"] or values["findings"]),
     "autotrainer": lambda values: bool(values["autotrainer"]),
@@ -45,7 +45,7 @@ def aggregate_results(records: Records) -> list[Result]:
 
 
 def detection_results(records: Records, half: str) -> list[Result]:
-    """Recall and false alarms of every detector on the faulty and the clean runs of a half."""
+    """Returns recall and false alarms of every detector on the faulty and the clean runs of a half."""
     faulty = [values for case, values in cases_of_kind(records, "faulty") if _is_scored(records, case, half)]
     clean = [values for case, values in cases_of_kind(records, "clean") if _is_clean_case_of_half(case, half)]
     results = [
@@ -71,7 +71,7 @@ def detection_results(records: Records, half: str) -> list[Result]:
 
 
 def steps_of_warning(values: Values) -> float | None:
-    """Steps from the first alarm to the first spike of the loss; None if either is missing."""
+    """Returns the steps from the first alarm to the first loss spike; None if there is no alarm or no spike."""
     first_alarm, loss_spike = values["first_alarm"], values["loss_spike_rule"]
     if first_alarm is None or loss_spike is None:
         return None
@@ -82,7 +82,7 @@ def steps_of_warning(values: Values) -> float | None:
 
 
 def cause_results(records: Records, half: str) -> list[Result]:
-    """How often the doctor's first suspect, or one of its first three, is the fault's cause or an equivalent one."""
+    """Returns how often an accepted cause of the fault is the first suspect of the doctor, or among the first three."""
     diagnoses = [
         (case, values) for case, values in cases_of_kind(records, "diagnosis") if _is_scored(records, case, half)
     ]
@@ -101,7 +101,7 @@ def cause_results(records: Records, half: str) -> list[Result]:
 
 
 def rank_of_cause(suspects: Sequence[Sequence[Any]], accepted: frozenset[str]) -> int:
-    """The rank, from 0, of the first of `suspects` that is an accepted cause; a large number if none is.
+    """Returns the rank, from 0, of the first suspect that is an accepted cause; 1,000,000 if no suspect is.
 
     A suspect is (cause, probability).
     """
@@ -112,11 +112,11 @@ def rank_of_cause(suspects: Sequence[Sequence[Any]], accepted: frozenset[str]) -
 
 
 def recovery_results(records: Records, half: str) -> list[Result]:
-    """Shares of recovered faults, and of single runs, with the doctor's fix, the guard, and the baselines.
+    """Returns the shares of recovered faults and runs with the fix of the doctor, with the guard, and with baselines.
 
     A fault is recovered if the mean accuracy of its runs is at most two points below that of the clean twins with the
-    same seeds. A single run is recovered if its accuracy is at most two points below the mean of all runs of its clean
-    twin. Single clean runs vary around that mean, too: their own share, `HALF/sound`, is the most that can be expected.
+    same seeds. A run is recovered if its accuracy is at most two points below the mean of all runs of its clean twin.
+    Clean runs vary around this mean, too. Their share of recovered runs, `HALF/sound`, is the most that one can expect.
     """
     results = []
     for kind, baseline in (("fixed", ""), ("random", "random_search"), ("autotrainer", "autotrainer")):
@@ -144,7 +144,7 @@ def recovery_results(records: Records, half: str) -> list[Result]:
 
 
 def costs_accuracy(records: Records, case: Case) -> bool:
-    """Whether the transient fault of `case`, if the guard only watches, costs more than two points in the mean."""
+    """Whether the transient fault of `case` costs more than two points of mean accuracy if the guard only watches."""
     half = split.fault_half(case.fault)
     struck = [
         (other, values["accuracy"])
@@ -155,7 +155,7 @@ def costs_accuracy(records: Records, case: Case) -> bool:
 
 
 def mean_clean_accuracy(records: Records, case: Case) -> float:
-    """The mean accuracy of all runs of the clean twin."""
+    """Returns the mean accuracy of all runs of the clean twin."""
     return float(np.mean(suite.accuracies(records, "clean", _twin_name(case), case.network, case.data)))
 
 
@@ -170,7 +170,7 @@ def _is_recovered(records: Records, runs: Sequence[tuple[Case, float]]) -> bool:
 
 
 def _recovered_share_results(records: Records, name: str, metric: str, runs: list[tuple[Case, Values]]) -> list[Result]:
-    """The recovered share of faults, as `metric`, and of single runs, as `metric`_runs."""
+    """Returns the share of recovered faults as `metric`, and the share of recovered runs as `metric`_runs."""
     runs_of_faults: dict[tuple[str, str, str], list[tuple[Case, float]]] = {}
     for case, values in runs:
         runs_of_faults.setdefault(case[1:4], []).append((case, values["accuracy"]))
@@ -192,7 +192,7 @@ def _recovered_runs_estimate(records: Records, runs: list[tuple[Case, Values]]) 
 
 
 def stability_results(records: Records) -> list[Result]:
-    """Of the clean runs of each pair: accuracy, spikes, variance, divergence, spread over seeds, learning rates."""
+    """Returns accuracy, spikes, variance, divergence, seed spread and learning rates of the clean runs of each pair."""
     results = []
     for network, data in split.PAIRS:
         clean = [
@@ -228,7 +228,7 @@ def stability_results(records: Records) -> list[Result]:
 
 
 def _learning_rate_results(name: str, losses: list[float], chance_loss: float) -> list[Result]:
-    """The loss at each of `LEARNING_RATES`, and what the curve says about the network's sensitivity."""
+    """Returns the loss at each of `LEARNING_RATES`, the sensitivity to the rate, and the largest stable rate."""
     capped = np.fmin(losses, chance_loss).tolist()  # fmin also replaces NaN
     results = [
         Result("stability", f"{name}/{rate:g}", LOSS_AT_RATE, "nats", "lower", (loss,))
@@ -244,7 +244,7 @@ def _learning_rate_results(name: str, losses: list[float], chance_loss: float) -
 
 
 def overhead_results(records: Records) -> list[Result]:
-    """The guard's relative cost in CPU time."""
+    """Returns the relative increase of CPU time by the guard."""
     ratios = tuple(values["overhead"] for _, values in cases_of_kind(records, "overhead"))
     return [Result("stability", "all", "watch_overhead", "1", "lower", ratios)] if ratios else []
 
@@ -257,23 +257,23 @@ def cases_of_kind(records: Records, kind: str) -> list[tuple[Case, Values]]:
 
 
 def _count_equivalent_mutants(records: Records, half: str) -> int:
-    """The number of runs of a half whose fault costs no accuracy; they are not scored."""
+    """Returns the number of runs of a half with a fault that costs no accuracy. These runs are not scored."""
     cases = [case for case, _ in cases_of_kind(records, "faulty") if _is_of_half(case, half)]
     return sum(not suite.is_faulty(records, *case[1:4]) for case in cases)
 
 
 def _is_of_half(case: Case, half: str) -> bool:
-    """Whether both fault and seed belong to this half."""
+    """Whether the fault and the seed of `case` both belong to the half of the suite named `half`."""
     return split.fault_half(case.fault) == half and case.seed in split.SEEDS[half]
 
 
 def _is_scored(records: Records, case: Case, half: str) -> bool:
-    """Whether the case belongs to this half, and its fault costs accuracy."""
+    """Whether `case` belongs to `half` and its fault costs accuracy."""
     return _is_of_half(case, half) and suite.is_faulty(records, *case[1:4])
 
 
 def _is_clean_case_of_half(case: Case, half: str) -> bool:
-    """Whether a clean case belongs to this half: by its fault, or, if it is the twin of no fault, by its pair."""
+    """Whether a clean case belongs to `half`, by the fault of which it is the twin, or by its pair if there is none."""
     if case.fault:
         return split.fault_half(case.fault) == half
     return split.PAIRS[case.network, case.data] == half
@@ -291,7 +291,7 @@ def _count_result(case: str, metric: str, number: int) -> Result:
 
 
 def is_reproduced(kind: str, before: Values, after: Values) -> bool:
-    """Whether two runs of a case agree: a diagnosis on its first suspect, others on accuracy within the tolerance."""
+    """Whether two runs of a case agree: diagnoses in the first suspect, others in accuracy within the tolerance."""
     if kind == "diagnosis":
         return bool(before["suspects"]) == bool(after["suspects"]) and before["suspects"][:1] == after["suspects"][:1]
     return abs(before["accuracy"] - after["accuracy"]) <= RERUN_TOLERANCE

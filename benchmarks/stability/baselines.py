@@ -1,11 +1,11 @@
-"""Baselines: published detectors and repairs of training problems, which evenkeel's are compared with.
+"""Baselines that evenkeel is compared with: published detectors and repairs of training problems.
 
     symptoms = autotrainer_symptoms(accuracy, validation_accuracy, gradient_norms, zero_gradients)   # ["vanish"]
     for flags in autotrainer_repairs("vanish", config): ...                   # {"model.patch": "batch_norm"}
     epoch = reduce_on_plateau_epoch(validation_loss)                          # None if it does not act
 
-Detectors read recorded telemetry; all is NumPy. Rules and thresholds are those of the authors. Where evenkeel's
-networks or options require a deviation, the docstring says so.
+The detectors read recorded telemetry and use only NumPy. Rules and thresholds are those of the authors. If networks or
+options of evenkeel require a deviation, the docstring describes it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from evenkeel.models.config import PATCHES, TrainConfig
 MAX_VANISHING_RATIO, MAX_VANISHING_NORM = 1e-3, 1e-4  # its beta_1, beta_2
 MIN_EXPLODING_RATIO = 70.0  # its beta_3
 MIN_ZERO_SHARE = 0.7  # its gamma
-MIN_SWING, MIN_SWING_SHARE = 0.03, 0.2  # its zeta, eta; of accuracy, and of the epochs
-MIN_ACCURACY_GAIN = 0.01  # its delta; per epoch
+MIN_SWING, MIN_SWING_SHARE = 0.03, 0.2  # its zeta (difference of accuracy), eta (share of the epochs)
+MIN_ACCURACY_GAIN = 0.01  # its delta (gain per epoch)
 MIN_CONVERGED_ACCURACY = 0.6  # its theta
 ROUNDING = 1e-9  # tolerance for differences of decimal fractions: 0.53 - 0.5 is 3e-17 less than 0.03
 
@@ -34,19 +34,19 @@ def autotrainer_symptoms(
     zero_gradients: np.ndarray,
     loss: np.ndarray | None = None,
 ) -> list[str]:
-    """AutoTrainer's symptoms of a run: explode, vanish, dying, oscillating, slow; the first is repaired first.
+    """Returns AutoTrainer's symptoms of a run: explode, vanish, dying, oscillating, slow. The first is repaired first.
 
-    AutoTrainer checks once per epoch, and one check with a symptom suffices (its `determine_threshold` is 1). A value
+    AutoTrainer checks once per epoch, and one check with a symptom is enough (its `determine_threshold` is 1). A value
     of the gradients or the loss that is not finite is `explode` at any accuracy. All other symptoms count only if the
-    run has not converged. (In AutoTrainer's code, oscillation counts only above that accuracy; its paper has one
-    condition for all.)
+    run has not converged. (In AutoTrainer's code, oscillation counts only if the accuracy is above
+    `MIN_CONVERGED_ACCURACY`; its paper has one condition for all symptoms.)
 
     Args:
-      accuracy: float [epochs], of training; windows of the length of an epoch will do.
-      validation_accuracy: float [epochs].
-      gradient_norms: float [checks, layers], of the kernels from the first layer to the last.
-      zero_gradients: float [checks], the share of all components of the gradient that are zero.
-      loss: float [steps].
+      accuracy: training accuracy, float [epochs]; windows of steps may replace the epochs.
+      validation_accuracy: validation accuracy, float [epochs].
+      gradient_norms: gradient norms of the kernels from the first to the last layer, float [checks, layers].
+      zero_gradients: share of the components of the gradient that are zero, float [checks].
+      loss: training loss, float [steps].
     """
     nonfinite_gradient = bool(len(gradient_norms)) and not np.isfinite(gradient_norms).all()
     if nonfinite_gradient or (loss is not None and not np.isfinite(loss).all()):
@@ -68,7 +68,7 @@ def has_converged(accuracy: np.ndarray) -> bool:
 
 
 def has_vanishing_gradients(norms: np.ndarray) -> bool:
-    """|g_first| / |g_last| < 1e-3 and |g_first| < 1e-4, in any check."""
+    """Whether |g_first| / |g_last| < 1e-3 and |g_first| < 1e-4 in any check."""
     if not len(norms):
         return False
     ratio = norms[:, 0] / np.maximum(norms[:, -1], 1e-30)
@@ -76,7 +76,7 @@ def has_vanishing_gradients(norms: np.ndarray) -> bool:
 
 
 def has_exploding_gradients(norms: np.ndarray) -> bool:
-    """|g_first| / |g_last| > 70, or not finite, in any check; gradients that are all zero do not explode."""
+    """Whether |g_first| / |g_last| > 70, or a norm is not finite, in any check. All-zero gradients do not explode."""
     if not len(norms):
         return False
     if not np.isfinite(norms).all():
@@ -85,7 +85,7 @@ def has_exploding_gradients(norms: np.ndarray) -> bool:
 
 
 def oscillates(accuracy: np.ndarray) -> bool:
-    """The i-th local maximum is at least 0.03 above the i-th local minimum, for at least as many i as 20% of epochs."""
+    """Whether the i-th local maximum is 0.03 or more above the i-th local minimum, for i as many as 20% of epochs."""
     x = np.asarray(accuracy, np.float64)
     if len(x) < 3:
         return False
@@ -97,7 +97,7 @@ def oscillates(accuracy: np.ndarray) -> bool:
 
 
 def is_slow(accuracy: np.ndarray) -> bool:
-    """Accuracy grew by less than 0.01 from every epoch to the next; False for a single epoch."""
+    """Whether the accuracy grew by less than 0.01 from every epoch to the next; False for a single epoch."""
     return len(accuracy) > 1 and float(np.max(np.diff(accuracy))) < MIN_ACCURACY_GAIN - ROUNDING
 
 
@@ -105,14 +105,15 @@ def is_slow(accuracy: np.ndarray) -> bool:
 
 
 def autotrainer_repairs(symptom: str, config: TrainConfig) -> list[dict[str, Any]]:
-    """AutoTrainer's repairs of a symptom as flags of `tools.train`, in the order in which it tries them one by one.
+    """Returns AutoTrainer's repairs of a symptom as flags of `evenkeel train`, in the order in which it tries them.
 
-    Section III-C, table III. Omitted are three repairs that no flag can express: SELU, tanh and Gaussian noise.
+    The repairs are those of section III-C, table III, except for three that no flag can express: SELU, tanh and
+    Gaussian noise.
     """
     optimizer, batch_size = config.optimizer, config.data.batch_size
     raise_rate = {"optimizer.learning_rate": 10 * optimizer.learning_rate}
     lower_rate = {"optimizer.learning_rate": optimizer.learning_rate / 10}
-    # An optimizer comes with its default learning rate in Keras.
+    # A new optimizer gets its default learning rate in Keras.
     adam: dict[str, Any] = {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3}
     sgd: dict[str, Any] = {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-2}
     patch: dict[str, dict[str, Any]] = {
@@ -130,9 +131,9 @@ def autotrainer_repairs(symptom: str, config: TrainConfig) -> list[dict[str, Any
 
 
 def draw_random_changes(rng: np.random.Generator) -> dict[str, Any]:
-    """Random search (Bergstra and Bengio 2012) over the options that the doctor may change, as flags.
+    """Draws random values, as flags, for options that the doctor may change (random search, Bergstra and Bengio 2012).
 
-    Each option is drawn anew with a probability of one half, and keeps its value otherwise.
+    Each option gets a new value with a probability of one half; otherwise it is not among the flags.
     """
     flags = {
         "optimizer.learning_rate": float(10 ** rng.uniform(-4, 0)),
@@ -153,23 +154,23 @@ def draw_random_changes(rng: np.random.Generator) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if rng.random() < 0.5}
 
 
-# Detectors that return the epoch or step at which they first act, or None: Keras's callbacks with its default
-# parameters, and a rule on the loss.
+# These detectors return the epoch or step at which they first act, or None. They are three callbacks of Keras with
+# default parameters, and a rule on the loss.
 
 
 def terminate_on_nan_step(loss: np.ndarray) -> int | None:
-    """The first step whose loss is not finite."""
+    """Returns the first step at which the loss is not finite; None if there is no such step."""
     steps = np.flatnonzero(~np.isfinite(loss))
     return int(steps[0]) if len(steps) else None
 
 
 def reduce_on_plateau_epoch(validation_loss: np.ndarray, patience: int = 10, min_delta: float = 1e-4) -> int | None:
-    """The last of the first `patience` consecutive epochs whose loss is not `min_delta` below the best."""
+    """Returns the last of the first `patience` consecutive epochs without a loss `min_delta` below the best loss."""
     return _patience_epoch(validation_loss, patience, min_delta)
 
 
 def early_stopping_epoch(validation_loss: np.ndarray, patience: int = 0, min_delta: float = 0.0) -> int | None:
-    """The last of the first `patience` consecutive epochs whose loss is not below the best; 0 is the same as 1."""
+    """Returns the last of the first `patience` consecutive epochs without a new best loss; 0 has the effect of 1."""
     return _patience_epoch(validation_loss, max(1, patience), min_delta)
 
 
@@ -186,7 +187,7 @@ def _patience_epoch(loss: np.ndarray, patience: int, min_delta: float) -> int | 
 
 
 def loss_spike_step(loss: np.ndarray, window: int = 10, factor: float = 2.0) -> int | None:
-    """The first step whose loss is not finite, or at least `factor` times the mean of the last `window` losses."""
+    """Returns the first step with a loss that is not finite, or `factor` times the mean of the last `window` losses."""
     x = np.asarray(loss, np.float64)
     for step in range(len(x)):
         if not np.isfinite(x[step]):

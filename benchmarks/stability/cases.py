@@ -1,15 +1,18 @@
-"""Cases of the stability suite: what each kind of case runs, and the values that it returns for the journal.
+"""Runs the cases of the stability suite and returns their values for the journal.
 
     run_case = CaseRunner(photos="/data/photos", scratch="scratch")
     values = run_case(Case("faulty", "rate_x30", "cnn", "shapes", seed=2))
 
 The kinds of cases are:
 
-* clean: a run without a fault, with telemetry. faulty: the same with a persistent fault.
-* diagnosis: the doctor's diagnosis of the faulty run.
-* fixed: the faulty run with the doctor's fix. random: with random changes that cost as much CPU time as the
-  diagnosis. autotrainer: with AutoTrainer's repairs.
-* struck: a run with a transient fault and a guard that only watches. answered: the same with a guard that acts.
+* clean: a run without a fault, with telemetry.
+* faulty: a run with a persistent fault, with telemetry.
+* diagnosis: the diagnosis of the faulty run by the doctor.
+* fixed: the faulty run with the fix of the doctor.
+* random: the faulty run with random changes, for as much CPU time as the diagnosis took.
+* autotrainer: the faulty run with AutoTrainer's repairs.
+* struck: a run with a transient fault and a guard that only watches.
+* answered: a run with a transient fault and a guard that acts.
 * rate: a clean run with one of `LEARNING_RATES`.
 * overhead: the CPU time that a guard adds to a clean run.
 """
@@ -30,27 +33,27 @@ from evenkeel.models.stability import detectors
 from evenkeel.pipeline.config import DataConfig, ShapesConfig
 from evenkeel.pipeline.errors import UsageError
 
-VALIDATIONS_PER_RUN = 5  # they divide a run into parts, which replace epochs in rules that need several epochs
-MAX_COMPILED_MODELS = 24  # as many as the changes to one fault need
-PLATEAU_PATIENCE = 2  # parts; with its default patience of 10, ReduceLROnPlateau would never act in a run of five
-# With all ten shapes, 200 steps end in the middle of learning: the accuracy of 52 clean runs of resnet9 was 18% to 85%,
-# with a deviation of 14 points. With these four, five runs of resnet9 had 99% to 100%, of cnn 89% to 93%, of plain 90%
-# to 94%.
+VALIDATIONS_PER_RUN = 5  # the parts between validations replace epochs in rules that need several epochs
+MAX_COMPILED_MODELS = 24  # enough for all changes to one fault
+PLATEAU_PATIENCE = 2  # parts; with the default of 10, ReduceLROnPlateau would never act in a run of five parts
+# With all ten shapes, 200 steps are too few to learn: the accuracy of 52 clean runs of resnet9 was 18% to 85%, with a
+# standard deviation of 14 points. With these four shapes, the accuracy of five runs was 99% to 100% for resnet9, 89% to
+# 93% for cnn, and 90% to 94% for plain.
 SHAPE_CLASSES = ("circle", "star", "ring", "cross")
-RENDERED_SHAPES = 12_500  # of all ten classes: enough for 3,200 training and 1,000 validation images of four classes
+RENDERED_SHAPES = 12_500  # images of ten classes, of which four give 3,200 training and 1,000 validation images
 LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-3, 10, 9))
 
 
 class Case(NamedTuple):
-    """A case.
+    """A case of the suite.
 
     Attributes:
-      kind: see the module's docstring.
-      fault: a name of `faults.FAULTS`. In a clean case, the fault whose clean twin is run; "" is the plain clean run.
-      network: a name of `networks.NETWORKS`.
-      data: shapes or photos; of an overhead case, memory.
-      seed: of the run; of an overhead case, the number of the pair of turns.
-      learning_rate: of a rate case; otherwise 0.
+      kind: a kind that the docstring of the module lists.
+      fault: a key of `faults.FAULTS`. A clean case runs the clean twin of this fault; "" is the plain clean run.
+      network: a name in `networks.NETWORKS`.
+      data: "shapes" or "photos"; "memory" in an overhead case.
+      seed: seed of the run; in an overhead case, the number of the pair of turns.
+      learning_rate: learning rate of a rate case; otherwise 0.
     """
 
     kind: str
@@ -62,7 +65,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """KIND/FAULT/NETWORK/DATA/SEED, in a rate case followed by /RATE; the key in the journal."""
+        """The key in the journal: KIND/FAULT/NETWORK/DATA/SEED, followed by /RATE in a rate case."""
         return "/".join(map(str, self)).removesuffix("/0.0")
 
     @classmethod
@@ -72,7 +75,7 @@ class Case(NamedTuple):
 
 
 class CaseRunner:
-    """Runs cases in this process. A model is compiled once for all cases that can share it."""
+    """Runs cases in this process. Each model is compiled once for all cases that can share it."""
 
     def __init__(self, photos: str, scratch: str) -> None:
         """`photos` is the source of the data set "photos"; files are written below the directory `scratch`."""
@@ -97,7 +100,7 @@ class CaseRunner:
         }
 
     def __call__(self, case: Case) -> dict[str, Any]:
-        """The values of a case, which JSON can hold."""
+        """Runs a case and returns its values, which JSON can hold."""
         start = time.process_time()
         values = self._runners[case.kind](case)
         if case.kind == "diagnosis":
@@ -107,7 +110,7 @@ class CaseRunner:
     # Configurations.
 
     def clean_config(self, case: Case) -> TrainConfig:
-        """The configuration of the clean twin."""
+        """Returns the configuration of the clean twin."""
         from evenkeel.benchmarks.stability import corruptions
 
         if case.data not in self._data_configs:
@@ -119,7 +122,7 @@ class CaseRunner:
         return faults.FAULTS[case.fault].twin(config) if case.fault else config
 
     def faulty_config(self, case: Case) -> TrainConfig:
-        """The configuration with the persistent fault."""
+        """Returns the configuration with the persistent fault."""
         return faults.FAULTS[case.fault].apply(self.clean_config(case))
 
     # Runs with telemetry.
@@ -136,7 +139,7 @@ class CaseRunner:
         return self._run_and_check(dataclasses.replace(clean, optimizer=optimizer))
 
     def _run_and_check(self, config: TrainConfig) -> dict[str, Any]:
-        """A whole run: its results, and what preflight, the detectors and the baselines find in it."""
+        """Trains a whole run. Returns its results and the findings of preflight, the detectors and the baselines."""
         findings = self._run_preflight(config)
         run = self._train(config)
         return {**self._summarize(run), "findings": [finding.check for finding in findings if not finding.ok]}
@@ -159,7 +162,7 @@ class CaseRunner:
         return run
 
     def _summarize(self, run: Any) -> dict[str, Any]:
-        """Results of a run, the alarms of the detectors and the baselines, and measures of its stability."""
+        """Returns the results of a run, the alarms of the detectors and the baselines, and measures of stability."""
         from evenkeel.models.telemetry import step_row
 
         trace = self._engine.trace(run)
@@ -212,7 +215,7 @@ class CaseRunner:
         }
 
     def _diagnosis_of(self, case: Case) -> dict[str, Any]:
-        """The values of the diagnosis of the same run, which is made if it has not been made yet."""
+        """Returns the values of the diagnosis of the same run, and first makes the diagnosis if there is none yet."""
         key = case._replace(kind="diagnosis")
         if key not in self._diagnoses:
             self._diagnoses[key] = self._diagnose(key)
@@ -222,7 +225,7 @@ class CaseRunner:
         return self._run_with_flags(case, self._diagnosis_of(case)["fix"])
 
     def _run_random(self, case: Case) -> dict[str, Any]:
-        """The best of several runs with random changes, which start within the CPU time of the diagnosis."""
+        """Returns the best of several runs with random changes. New runs start within the CPU time of the diagnosis."""
         budget = self._diagnosis_of(case)["diagnosis_seconds"]
         rng = np.random.default_rng([case.seed, *case.name.encode()])
         start, best, runs = time.process_time(), {"accuracy": 0.0}, 0
@@ -232,7 +235,7 @@ class CaseRunner:
         return {**best, "runs": runs}
 
     def _run_autotrainer(self, case: Case) -> dict[str, Any]:
-        """The best of AutoTrainer's repairs of the first symptom, each tried alone."""
+        """Returns the best of AutoTrainer's repairs of the first symptom. Each repair is tried alone."""
         config = self.faulty_config(case)
         unrepaired = self._summarize(self._train(config))
         best = {**unrepaired, "flags": {}}
@@ -242,7 +245,7 @@ class CaseRunner:
         return best
 
     def _run_with_flags(self, case: Case, flags: dict[str, Any]) -> dict[str, Any]:
-        """The faulty run with changes; its accuracy is 0 if the configuration is invalid."""
+        """Trains the faulty run with changes. The accuracy is 0 if the changed configuration is invalid."""
         try:
             run = self._train(with_options(self.faulty_config(case), flags))
         except UsageError as error:  # random options may contradict each other
@@ -258,7 +261,7 @@ class CaseRunner:
         return self._run_injected(case, "act")
 
     def _run_injected(self, case: Case, guard: str) -> dict[str, Any]:
-        """A run with a transient fault; `guard` is watch or act."""
+        """Trains a run with a transient fault. `guard` is "watch" or "act"."""
         from evenkeel.models.distribute import strategy
         from evenkeel.models.errors import TrainingFailed
         from evenkeel.models.stability.guard import StabilityGuard
@@ -309,7 +312,7 @@ class CaseRunner:
     # Cost of the guard.
 
     def _measure_overhead(self, case: Case) -> dict[str, Any]:
-        """The relative increase of the CPU time of 20 steps by the guard, in pairs of turns A B B A."""
+        """Measures the relative increase of the CPU time of 20 steps by the guard, in pairs of turns A B B A."""
         from evenkeel.benchmarks import timing
         from evenkeel.benchmarks.speed import observe_cases
 
@@ -324,5 +327,5 @@ class CaseRunner:
 
 
 def _json_number(value: float) -> float | str:
-    """`value`, as text if it is not finite: JSON has no infinity."""
+    """Returns `value`, or its text if it is not finite, because JSON has no infinity."""
     return float(value) if np.isfinite(value) else str(value)

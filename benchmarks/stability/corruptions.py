@@ -1,10 +1,10 @@
-"""Data sets with known corruptions: a source written once as a folder of PNG images, with corrupted training images.
+"""Writes copies of a data set, with known corruptions of the training images, as folders of PNG images.
 
     clean = write_copy(DataConfig(source="tfds:cifar10"), "clean")
     noisy = write_copy(clean, "label_noise_40")      # the same images, with 40% of the training labels wrong
 
-Validation images are never changed. The name of a corruption tells its kind and severity. The same source with the
-same corruption gives the same pixels.
+Validation images are never changed. The name of a corruption gives its kind and severity. The same source and
+corruption always give the same pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.sources import resolve
 from evenkeel.pipeline.sources.cache_dir import cache_dir
 
-TRAIN_IMAGES, TEST_IMAGES = 3200, 1000  # at most; a smaller source gives all its images
+TRAIN_IMAGES, TEST_IMAGES = 3200, 1000  # maximum numbers; all images of a smaller source are used
 READ_BATCH_SIZE = 200  # images
 
 # Takes (images uint8 [n, s, s, c], labels int64 [n], number of classes, generator); returns (images, labels).
@@ -45,11 +45,12 @@ def write_copy(
     test: int = TEST_IMAGES,
     classes: tuple[str, ...] = (),
 ) -> DataConfig:
-    """Writes a copy of `data` with a corruption to the cache, unless it is there; returns `data` with it as source.
+    """Writes a corrupted copy of `data` to the cache if it is not there, and returns `data` with the copy as source.
 
-    The copy is a folder of train/CLASS/NUMBER.png and test/CLASS/NUMBER.png: the first `train` and `test` images of the
-    two splits at `data.image_size`, and only those of `classes` if there are any. It is written under a temporary name
-    and renamed at the end, so that an interrupted copy is never used.
+    The copy is a folder with files train/CLASS/NUMBER.png and test/CLASS/NUMBER.png. They contain the first `train` and
+    `test` images of the two splits, at `data.image_size`. If `classes` is not empty, the copy contains only images of
+    these classes. The folder is written under a temporary name and renamed at the end, so that an interrupted copy is
+    never used.
 
     Raises:
       UsageError: the corruption does not exist, or the source cannot be used.
@@ -66,7 +67,7 @@ def write_copy(
 
 
 def count_training_images(data: DataConfig) -> int:
-    """The number of training images in a copy."""
+    """Returns the number of training images in a copy."""
     return sum(len(names) for _, _, names in os.walk(os.path.join(data.source, "train")))
 
 
@@ -78,13 +79,13 @@ def keep_clean(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.ran
 
 
 def darken_share(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
-    """Divides a share of the images by 16, like a scale that has been applied twice."""
+    """Divides the pixels of a share of the images by 16, as if a scale had been applied twice."""
     dark = draw_mask(len(images), share, rng)
     return np.where(dark[:, None, None, None], images // 16, images), labels
 
 
 def add_outliers(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
-    """Replaces a share of the images by black, white and noise, a third each; the labels stay."""
+    """Replaces a share of the images by black images, white images and noise, a third each; keeps the labels."""
     images = images.copy()
     for rank, row in enumerate(np.flatnonzero(draw_mask(len(images), share, rng))):
         noise = rng.integers(0, 256, images.shape[1:], np.uint8)
@@ -93,15 +94,15 @@ def add_outliers(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.r
 
 
 def add_label_noise(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
-    """Replaces a share of the labels by other classes, each with the same probability."""
+    """Replaces a share of the labels by wrong classes, all with equal probability."""
     wrong = (labels + rng.integers(1, classes, len(labels))) % classes
     return images, np.where(draw_mask(len(images), share, rng), wrong, labels)
 
 
 def make_imbalanced(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, ratio: float):
-    """Drops images until class sizes form a geometric series, `ratio` images of the first class for one of the last.
+    """Drops images until the class sizes form a geometric series, with the first class `ratio` times the last.
 
-    The class with the fewest images relative to the series limits the total; no image is repeated.
+    The class with the fewest images relative to the series limits the total. No image is repeated.
     """
     available = np.bincount(labels, minlength=classes)
     weights = float(ratio) ** -np.linspace(0, 1, classes)
@@ -112,7 +113,7 @@ def make_imbalanced(images: np.ndarray, labels: np.ndarray, classes: int, rng: n
 
 
 def invert(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator):
-    """Turns training images into negatives."""
+    """Inverts the pixels of all training images."""
     return 255 - images, labels
 
 
@@ -133,7 +134,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def draw_mask(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """bool [count] with exactly round(share * count) random elements True."""
+    """Returns a mask, bool [count], in which exactly round(share * count) random elements are True."""
     mask = np.zeros(count, bool)
     mask[rng.permutation(count)[: round(share * count)]] = True
     return mask
@@ -166,19 +167,19 @@ def _write_folder(
         os.rename(temporary, folder)
     except OSError:
         shutil.rmtree(temporary)
-        if not os.path.exists(folder):  # if it exists, another process has just written the same images
+        if not os.path.exists(folder):  # otherwise, another process has just written the same images
             raise
 
 
 def _select_labels(index: Index, labels: list[int]) -> Index:
-    """The rows of `index` with one of these labels."""
+    """Returns the rows of `index` that have one of `labels`."""
     return index.take(np.flatnonzero(np.isin(index.columns["label"], labels)))
 
 
 def read_first_images(index: Index, data: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` rows: images uint8 [n, s, s, c] and labels int64 [n], sorted by the images' bytes.
+    """Reads the first `count` rows: images uint8 [n, s, s, c] and labels int64 [n], sorted by the bytes of the images.
 
-    They are sorted because a copy stores its images in another order than its source, and a copy of the copy must give
+    The images are sorted because a copy and its source store them in different orders, and a copy of the copy must give
     each image the same number.
     """
     batches = build.evaluation_batches(index, data, ReplicaShard(READ_BATCH_SIZE)).as_numpy_iterator()

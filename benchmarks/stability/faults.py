@@ -1,20 +1,21 @@
-"""The faults of the stability suite: each turns a clean run into a faulty one, and names the cause to be found.
+"""Defines the faults of the stability suite. A fault turns a clean run into a faulty run and has a known cause.
 
     fault = FAULTS["rate_x30"]
     clean = fault.twin(networks.clean_config("cnn", data))
     faulty = fault.apply(clean)                                # persistent: another configuration
     injection = FAULTS["nan_image"].inject(first_step=140, seed=0)    # transient: see `transient_faults`
 
-Faults follow the mutation operators of DeepCrime (Humbatova, Jahangirova and Tonella, ISSTA 2021): one change of data,
-options or network, so severe that accuracy falls by several points, but in most cases not to chance. The clean twin of
-a faulty run is the same run without the fault. It is `networks.clean_config`, except for faults that have no effect
-there: they define a `twin`. These causes of `models.stability.causes.CAUSES` have no fault of their own:
+The faults follow the mutation operators of DeepCrime (Humbatova, Jahangirova and Tonella, ISSTA 2021): each changes
+data, options or network, so severely that the accuracy falls by several points, but in most cases not to chance. The
+clean twin of a faulty run is the same run without the fault. Its configuration is `networks.clean_config`. Faults that
+have no effect on this configuration define another `twin`. Two causes of instability have no fault:
 
-* `replica_batch`: needs several replicas and a loader that returns incomplete batches; evenkeel's drops them.
-* Gradients summed over replicas instead of averaged: the same as a learning rate times the number of replicas, which
-  is `rate_x30`.
+* `replica_batch` needs several replicas and a loader that returns incomplete batches; evenkeel's loader drops them.
+* Gradients that are summed over replicas instead of averaged have the same effect as a learning rate times the number
+  of replicas, like the fault `rate_x30`.
 
-Two transient faults have the cause "", because `CAUSES` are choices of options and defective memory is not.
+Two transient faults have the cause "", because `models.stability.causes.CAUSES` are choices of options, which defective
+memory is not.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SGD_NETWORKS = ("resnet9", "plain")
 
 
 class EquivalentCauses(NamedTuple):
-    """Causes whose remedies have the same effect on a run: a diagnosis may name any of them."""
+    """A group of causes with equivalent remedies. A diagnosis may name any cause in the group."""
 
     causes: frozenset[str]
     reason: str
@@ -61,29 +62,29 @@ EQUIVALENT_CAUSES = tuple(
 
 
 def equivalent_causes(cause: str) -> frozenset[str]:
-    """`cause`, and the causes whose remedies have the same effect."""
+    """Returns `cause` and all causes that have equivalent remedies."""
     return frozenset({cause}).union(*(group.causes for group in EQUIVALENT_CAUSES if cause in group.causes))
 
 
 def accepted_causes(name: str) -> frozenset[str]:
-    """The causes that count as the right answer for the fault with this name."""
+    """Returns the causes that count as the right answer for the fault with this name."""
     return equivalent_causes(FAULTS[name].cause) | {*FAULTS[name].other_causes}
 
 
 class Fault(NamedTuple):
-    """A fault.
+    """A fault that the suite puts into training runs.
 
     Attributes:
       name: key in `FAULTS`.
       family: data, hyperparameters, architecture or numerics.
-      cause: a name of `CAUSES`, or "".
+      cause: a key of `CAUSES`, or "".
       kind: persistent or transient.
-      apply: turns the clean twin's configuration into the faulty one; for a persistent fault.
-      twin: turns `networks.clean_config` into the configuration of the clean twin.
-      inject: makes the injection of a transient fault from (first_step, seed).
-      steps: how many steps a transient fault lasts.
-      other_causes: causes that are right for this fault, too.
-      networks: those in which the change is a fault.
+      apply: function that adds a persistent fault to the configuration of the clean twin.
+      twin: function that turns `networks.clean_config` into the configuration of the clean twin.
+      inject: function of (first_step, seed) that returns the injection of a transient fault.
+      steps: number of steps that a transient fault lasts.
+      other_causes: further causes that are right for this fault.
+      networks: networks in which the change is a fault.
     """
 
     name: str
@@ -102,7 +103,7 @@ class Fault(NamedTuple):
 
 
 def set_options(values: dict[str, Any], after: Change = lambda config: config) -> Change:
-    """Sets options by their dotted names, after the change `after`."""
+    """Returns a change that first applies `after` and then sets options by their dotted names."""
 
     def change(config: TrainConfig) -> TrainConfig:
         nested = to_dict(after(config))
@@ -122,7 +123,7 @@ def multiply_learning_rate(factor: float) -> Change:
 
 
 def decay_weights(share: float) -> Change:
-    """Sets the weight decay so that each step at the peak learning rate removes this share of the weights."""
+    """Returns a change of the weight decay. Each step at the peak learning rate then removes `share` of the weights."""
 
     def change(config: TrainConfig) -> TrainConfig:
         return set_options({"optimizer.weight_decay": share / config.optimizer.learning_rate})(config)
@@ -131,12 +132,12 @@ def decay_weights(share: float) -> Change:
 
 
 def network_name(config: TrainConfig) -> str:
-    """The name in `NETWORKS` of the network that `config` trains."""
+    """Returns the name in `NETWORKS` of the network that `config` trains."""
     return config.model.name.rpartition(":")[2]
 
 
 def mutate_network(mutation: str) -> Change:
-    """Applies `faulty_networks.MUTATIONS[mutation]` to the network."""
+    """Returns a change that applies `faulty_networks.MUTATIONS[mutation]` to the network."""
 
     def change(config: TrainConfig) -> TrainConfig:
         return set_options({"model.name": model_name(mutation, network_name(config)), "model.width": 0})(config)
@@ -145,7 +146,7 @@ def mutate_network(mutation: str) -> Change:
 
 
 def set_option_or_mutate(name: str, value: float, mutation: str) -> Change:
-    """Sets an option of evenkeel's own networks, and mutates user networks, on which the option has no effect."""
+    """Returns a change that sets an option of evenkeel's networks but mutates user networks, which ignore options."""
 
     def change(config: TrainConfig) -> TrainConfig:
         return (mutate_network(mutation) if ":" in config.model.name else set_options({name: value}))(config)
@@ -154,7 +155,7 @@ def set_option_or_mutate(name: str, value: float, mutation: str) -> Change:
 
 
 def corrupt_data(corruption: str) -> Change:
-    """Applies `corruptions.CORRUPTIONS[corruption]` to the data; if images are lost, trains more epochs of the rest."""
+    """Returns a change that applies `CORRUPTIONS[corruption]` to the data, with more epochs if images are lost."""
 
     def change(config: TrainConfig) -> TrainConfig:
         data = corruptions.write_copy(config.data, corruption)
@@ -268,7 +269,7 @@ _PERSISTENT = (
     persistent_fault("huge_weights", "initialization", mutate_network("huge")),
     persistent_fault("tiny_weights", "initialization", mutate_network("tiny"), networks=("plain",)),
     persistent_fault("sigmoid", "saturating_activation", mutate_network("sigmoid")),
-    # Two faults that a change of initial values fixes, too: a scale behind tanh in the first, a bias in the second.
+    # Other initial values fix these two faults, too: those of the scale before tanh, and those of the bias before ReLU.
     persistent_fault(
         "steep_tanh",
         "saturating_activation",
@@ -333,12 +334,12 @@ FAULTS = {fault.name: fault for fault in (*_PERSISTENT, *_TRANSIENT)}
 
 
 def has_own_twin(name: str) -> bool:
-    """Whether the fault's clean twin is another run than `networks.clean_config`."""
+    """Whether the clean twin of the fault differs from `networks.clean_config`."""
     return FAULTS[name].twin is not Fault._field_defaults["twin"]
 
 
 def twin_name(name: str) -> str:
-    """The name of the clean twin: the first fault with the same twin; "" if that is `networks.clean_config`."""
+    """Returns the name of the clean twin: the first fault with this twin, or "" if it is `networks.clean_config`."""
     if not has_own_twin(name):
         return ""
     return next(other for other, fault in FAULTS.items() if fault.twin is FAULTS[name].twin)

@@ -1,10 +1,10 @@
-"""Faulty networks: the suite's networks with a mutation, as user networks `faulty_networks.py:MUTATION__NETWORK`.
+"""Builds faulty networks: a network of the suite with a mutation, as `faulty_networks.py:MUTATION__NETWORK`.
 
     config = ModelConfig(name=model_name("sigmoid", "resnet9"))
     model = factory.create_network(config, (32, 32, 3), classes=10)
 
-A mutation changes layers of the clean network, or builds the network anew if it adds layers. All layers are Keras's or
-evenkeel's own, so that a repair can find and change them.
+A mutation changes the layers of a clean network, or builds the network again with additional layers. All layers are
+layers of Keras or evenkeel, so that a repair can find and change them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
 
 
 def model_name(mutation: str, network: str) -> str:
-    """The value of the option `model.name` for a network with a mutation."""
+    """Returns the value of the option `model.name` for a network with a mutation."""
     return f"{os.path.abspath(__file__)}:{mutation}__{network}"
 
 
@@ -45,7 +45,7 @@ def replace_relu_by_sigmoid(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def replace_relu_by_steep_tanh(layer: keras.layers.Layer, gamma: float = 30.0) -> keras.layers.Layer:
-    """Replaces each ReLU layer by tanh, and starts BatchNorm's scale at `gamma`: nearly all outputs are saturated."""
+    """Replaces each ReLU by tanh and initializes BatchNorm's scale to `gamma`, so that nearly all outputs saturate."""
     if isinstance(layer, layers.ReLU):
         return layers.Activation("tanh", name=layer.name)
     if isinstance(layer, layers.BatchNormalization):
@@ -54,7 +54,7 @@ def replace_relu_by_steep_tanh(layer: keras.layers.Layer, gamma: float = 30.0) -
 
 
 def shift_relu_inputs(layer: keras.layers.Layer, offset: float) -> keras.layers.Layer:
-    """Starts the bias in front of each ReLU at `offset`; far below zero, hardly any unit is ever active."""
+    """Initializes the bias before each ReLU to `offset`. If this is far below zero, almost no unit is ever active."""
     if isinstance(layer, layers.BatchNormalization):
         return copy_layer(layer, beta_initializer=keras.initializers.Constant(offset))
     if getattr(layer, "activation", None) is keras.activations.relu:
@@ -71,19 +71,19 @@ def freeze_all_but_logits(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def remove_batch_norm(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Removes BatchNorm; layers with a kernel get a bias instead of BatchNorm's offset."""
+    """Removes BatchNorm. Layers with a kernel get a bias, which replaces the offset of BatchNorm."""
     if isinstance(layer, layers.BatchNormalization):
         return layers.Activation("linear", name=layer.name)
     return copy_layer(layer, use_bias=True) if has_kernel(layer) else copy_layer(layer)
 
 
 def set_batch_norm_momentum(layer: keras.layers.Layer, momentum: float) -> keras.layers.Layer:
-    """Sets the fraction of BatchNorm's moving statistics that each step keeps."""
+    """Sets the momentum of BatchNorm, the fraction of its moving statistics that each step keeps."""
     return copy_layer(layer, momentum=momentum) if isinstance(layer, layers.BatchNormalization) else copy_layer(layer)
 
 
 def copy_layer(layer: keras.layers.Layer, **changes: Any) -> keras.layers.Layer:
-    """A new layer with the configuration of `layer` and some changes to it."""
+    """Returns a new layer with the configuration of `layer` and some changes."""
     return layer.__class__.from_config({**layer.get_config(), **changes})
 
 
@@ -92,14 +92,14 @@ def has_kernel(layer: keras.layers.Layer) -> bool:
 
 
 def scaled_he_normal(factor: float) -> dict[str, Any]:
-    """The initializer of He et al. 2015, with weights `factor` times as large."""
+    """Returns the initializer of He et al. 2015 with weights that are `factor` times as large."""
     return serialize_initializer(
         keras.initializers.VarianceScaling(2.0 * factor**2, mode="fan_in", distribution="untruncated_normal")
     )
 
 
 def serialize_initializer(initializer: keras.initializers.Initializer) -> dict[str, Any]:
-    """The initializer's configuration. Each layer builds its own: one Keras initializer repeats the same numbers."""
+    """Returns the configuration. Each layer builds its own initializer, because one repeats the same numbers."""
     return keras.initializers.serialize(initializer)
 
 
@@ -107,14 +107,14 @@ def serialize_initializer(initializer: keras.initializers.Initializer) -> dict[s
 
 
 def clone_with(change: Callable[[keras.layers.Layer], keras.layers.Layer], build: Callable, shape: Shape, classes: int):
-    """The network with `change` applied to every layer."""
+    """Builds the network and applies `change` to every layer."""
     return keras.models.clone_model(build(shape, classes), clone_function=change)
 
 
 def append_layers(
     new_layers: list[Callable[[], keras.layers.Layer]], build: Callable, shape: Shape, classes: int
 ) -> keras.Model:
-    """The network with additional layers after the logits."""
+    """Builds the network with additional layers after the logits."""
     model = build(shape, classes)
     x = model.output
     for new_layer in new_layers:
@@ -137,7 +137,7 @@ def append_activation(activation: str) -> Callable:
 def scale_logits_and_back(factor: float) -> Callable:
     """Multiplies the logits by `factor` squared and divides them again, which has an effect only in half precision.
 
-    Each way takes two layers, because float16 holds numbers only from 6e-8 to 65504.
+    Multiplication and division take two layers each, because float16 holds only numbers from 6e-8 to 65504.
     """
     factors = [factor, factor, 1 / factor, 1 / factor]
     return functools.partial(append_layers, [functools.partial(layers.Rescaling, each) for each in factors])
@@ -161,7 +161,7 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
     "tanh_output": append_activation("tanh"),
     "large_logits": scale_logits_and_back(300.0),
     "small_logits": scale_logits_and_back(1e-4),
-    # For user networks, which evenkeel's model options do not change.
+    # These mutations are for user networks, which ignore evenkeel's model options.
     "dropout_80": functools.partial(build_with_options, {"dropout": 0.8}),
     "dropout_90": functools.partial(build_with_options, {"dropout": 0.9}),
     "l2": functools.partial(build_with_options, {"l2": 0.1}),
@@ -170,7 +170,7 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
 
 
 def __getattr__(name: str) -> Callable[[Shape, int], keras.Model]:
-    """The attribute `MUTATION__NETWORK`: a function of (input_shape, classes) that returns the faulty network."""
+    """Returns the attribute `MUTATION__NETWORK`: a function of (input_shape, classes) that builds the network."""
     mutation, _, network = name.partition("__")
     if mutation not in MUTATIONS or network not in BUILDERS:
         raise AttributeError(name)

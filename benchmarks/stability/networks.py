@@ -1,12 +1,12 @@
-"""The networks of the stability suite, and a configuration for each with which it trains well.
+"""Defines the networks of the stability suite, and a configuration with which each network trains well.
 
     config = clean_config("resnet9", DataConfig(source="/data/photos"), seed=3)
     model = factory.create_network(config.model, (32, 32, 3), classes=10)
 
-`cnn` and `resnet9` are evenkeel's own. `cnn` has four stages of one convolution, because with three stages of two
-convolutions some seeds learn nothing of ten `shapes` in 200 steps. `plain` is a network as in a beginner's tutorial,
-without normalization. The networks are small: a step on 32 images of 32 pixels takes 16 to 40 ms of CPU time (one
-thread of an EPYC). This module imports TensorFlow only when a network is built.
+`cnn` and `resnet9` are networks of evenkeel. `cnn` has four stages of one convolution, because with three stages of two
+convolutions some seeds learn nothing in 200 steps on ten `shapes`. `plain` is a network without normalization, as in a
+beginner's tutorial. The networks are small: a step on 32 images of 32 pixels takes 16 to 40 ms of CPU time (one thread
+of an EPYC). This module imports TensorFlow only when a network is built.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH_SIZE = 32
 
 
 def cnn(input_shape: tuple[int, int, int], classes: int, dropout: float = 0.0, l2: float = 0.0) -> keras.Model:
-    """evenkeel's `cnn` with four stages of one convolution."""
+    """Builds evenkeel's `cnn` with four stages of one convolution."""
     from evenkeel.models.networks.blocks import ConvNormAct
     from evenkeel.models.networks.cnn import cnn as build_cnn
 
@@ -44,10 +44,10 @@ def plain(
     dropout: float = 0.0,
     l2: float = 0.0,
 ) -> keras.Model:
-    """A network without normalization: three stages of `depth` convolutions and pooling, a hidden layer, and logits.
+    """Builds a network without normalization: three stages of `depth` convolutions and pooling, a hidden layer, logits.
 
-    Layers use ReLU and he_normal, but the kernel of the logits starts near zero: with he_normal there, too, the
-    accuracy on shapes lies anywhere between 10% and 45%, depending on the seed.
+    The layers use ReLU and he_normal, but the kernel of the logits starts near zero. If the logits used he_normal, too,
+    the accuracy on shapes would be between 10% and 45%, depending on the seed.
     """
     import tf_keras as keras
 
@@ -65,10 +65,11 @@ def plain(
     return keras.Model(inputs, layers.Dense(classes, name="logits", **common)(x), name="plain")
 
 
-# Candidates were sgd at 0.01, 0.02, 0.05, 0.1, 0.2 and 0.5, and adam at 0.002, 0.005 and 0.01. Each network has the
-# best of them on photographs and ten shapes together, or one step below the best if the next higher rate loses more
-# than 10 points. The exception is `plain`: at 0.05 the loss of one run in eight rises for some steps; at 0.03 the
-# accuracy on photographs is 43% with a deviation of 0.9 points, instead of 42% with 2.4 points.
+# The candidates were sgd at 0.01, 0.02, 0.05, 0.1, 0.2 and 0.5, and adam at 0.002, 0.005 and 0.01. Each network uses
+# the best candidate on photographs and ten shapes together, or the next lower rate if the next higher rate loses more
+# than 10 points. The exception is `plain`, which uses 0.03 instead of 0.05. At 0.05, the loss rises for some steps in
+# one run of eight, and the accuracy on photographs is 42% (standard deviation 2.4 points). At 0.03, it is 43% (0.9
+# points).
 OPTIMIZERS = {
     "cnn": OptimizerConfig(name="adam", learning_rate=0.005, warmup_epochs=0.25),
     "resnet9": OptimizerConfig(name="sgd", learning_rate=0.1, warmup_epochs=0.25),
@@ -77,7 +78,7 @@ OPTIMIZERS = {
 
 
 def clean_config(network: str, data: DataConfig, seed: int = 0) -> TrainConfig:
-    """The configuration of a run without a fault: `network`, one of `NETWORKS`, on `data`."""
+    """Returns the configuration of a run without a fault. `network` is one of `NETWORKS`."""
     if network == "resnet9":
         model = ModelConfig(name=network, width=WIDTH)
     else:

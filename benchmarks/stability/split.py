@@ -1,12 +1,12 @@
-"""Division of faults, pairs of network and data set, and seeds into a tuning half and a held-out half.
+"""Divides faults, pairs of network and data set, and seeds into a tuning half and a held-out half.
 
     fault_half("rate_x30")     # "tuning" or "heldout"
     fault_pairs("rate_x30")    # (("cnn", "shapes"), ("resnet9", "photos"))
 
-Detectors may be tuned on the first half only, and are judged by the second. The division depends on names alone. Both
-halves hold the same number of faults of every kind and family, plus or minus one. A fault runs on pairs of its own
-half, so that the halves share neither fault nor pair nor seed. The exception are faults of `plain` alone: they run on
-both data sets, of which one belongs to the other half.
+Detectors may be tuned only on the tuning half, and are judged on the held-out half. The division depends only on
+names. Both halves have the same number of faults of every kind and family, plus or minus one. A fault runs on pairs of
+its own half, so the halves have no fault, pair or seed in common. The exceptions are faults that exist only in
+`plain`: they run on both data sets, and one of these two pairs belongs to the other half.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DATA_SETS = ("shapes", "photos")
 HALVES = ("tuning", "heldout")
 SEEDS = {"tuning": (0, 1), "heldout": (2, 3, 4)}
 Pair = tuple[str, str]  # (network, data set)
-# {pair: its half}. Each half has every network, and one of the two data sets twice.
+# {pair: its half}. Each half contains every network; one of the data sets occurs twice, the other once.
 PAIRS: dict[Pair, str] = {
     (network, data): HALVES[(row + column) % 2]
     for (row, network), (column, data) in itertools.product(enumerate(NETWORKS), enumerate(DATA_SETS))
@@ -32,19 +32,19 @@ PAIRS_PER_FAULT = 2
 
 
 def fault_half(fault: str) -> str:
-    """The half of the fault with this name."""
+    """Returns the half to which the fault with this name belongs."""
     return _assign_halves()[fault]
 
 
 def fault_pairs(fault: str) -> tuple[Pair, ...]:
-    """The `PAIRS_PER_FAULT` pairs that the fault runs on."""
+    """Returns the `PAIRS_PER_FAULT` pairs on which the fault runs."""
     return _assign_pairs()[fault]
 
 
 def first_faulty_step(fault: str, seed: int, steps: int, steps_per_epoch: int) -> int:
-    """The step at which a transient fault begins, drawn between 40% and 80% of a run of `steps` steps.
+    """Returns the step at which a transient fault begins, drawn between 40% and 80% of a run of `steps` steps.
 
-    All steps of the fault lie in one epoch, so that no validation falls between them.
+    All steps of the fault are in the same epoch, so that there is no validation between them.
     """
     length = FAULTS[fault].steps
     candidates = [
@@ -70,7 +70,7 @@ def _assign_halves() -> dict[str, str]:
 
 @functools.cache
 def _assign_pairs() -> dict[str, tuple[Pair, ...]]:
-    """For each fault the pairs used least so far, first those of its half; faults with fewest networks come first."""
+    """Assigns to each fault the least used pairs, first of its half; faults with the fewest networks come first."""
     uses: Counter[Pair] = Counter()
     assigned = {}
     for name in sorted(FAULTS, key=lambda name: (len(FAULTS[name].networks), _stable_hash(name))):
@@ -83,5 +83,5 @@ def _assign_pairs() -> dict[str, tuple[Pair, ...]]:
 
 
 def _stable_hash(*words: str) -> int:
-    """A hash that is the same in every process, unlike Python's."""
+    """Returns a hash that is equal in every process, unlike the `hash` of Python."""
     return int.from_bytes(hashlib.blake2b("/".join(words).encode(), digest_size=8).digest(), "big")

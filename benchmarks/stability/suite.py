@@ -1,7 +1,7 @@
-"""The cases of a suite, in phases: the cases of a later phase depend on the results of earlier ones.
+"""Lists the cases of a suite in phases. The cases of a phase may depend on the results of earlier phases.
 
 for phase in Suite("full", photos=True).phases():
-    groups = phase(records)      # lists of cases; the cases of a group share compiled models
+    groups = phase(records)      # lists of cases; all cases in a group share compiled models
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Phase = Callable[[Records], list[list[Case]]]
 
 
 class SuiteSize(NamedTuple):
-    """How many cases a suite runs.
+    """The number of cases that a suite runs.
 
     Attributes:
-      clean_runs: clean runs of each pair of network and data set.
-      seeds: faulty runs of each fault and pair.
+      clean_runs: number of clean runs for each pair of network and data set.
+      seeds: number of faulty runs for each fault and pair.
       faults: names of the faults.
-      pairs: pairs that each fault runs on.
-      overhead_pairs: pairs of turns for the guard's overhead.
+      pairs: number of pairs on which each fault runs.
+      overhead_pairs: number of pairs of turns that measure the overhead of the guard.
       repair_baselines: whether to run random search and AutoTrainer's repairs, which cost as much as the doctor.
     """
 
@@ -41,7 +41,7 @@ SUITES = {
     "quick": SuiteSize(
         clean_runs=3,
         seeds=3,
-        faults=("momentum_999", "flipped_bits"),  # one persistent, one transient: three minutes
+        faults=("momentum_999", "flipped_bits"),  # one persistent and one transient fault; they take three minutes
         pairs=1,
         overhead_pairs=0,
         repair_baselines=False,
@@ -50,15 +50,18 @@ SUITES = {
         clean_runs=52, seeds=5, faults=tuple(faults.FAULTS), pairs=2, overhead_pairs=30, repair_baselines=True
     ),
 }
-# Seeds that are diagnosed: a diagnosis takes as long as 9 runs, and random search as long again.
+# Number of seeds per fault that are diagnosed. A diagnosis takes as long as 9 runs, and so does random search.
 DIAGNOSED_SEEDS = {"tuning": 1, "heldout": 2}
-REPAIR_BASELINES = ("random", "autotrainer")  # kinds of cases; run once for each held-out fault
-TRANSIENT_KINDS = ("struck", "answered")  # kinds of cases of a transient fault: its guard watches, or acts
-MAX_TWIN_SEEDS = 5  # clean runs that a fault is compared with
+REPAIR_BASELINES = ("random", "autotrainer")  # kinds of cases that run once for each held-out fault
+TRANSIENT_KINDS = (
+    "struck",
+    "answered",
+)  # kinds of cases with a transient fault; the guard watches in the first and acts in the second
+MAX_TWIN_SEEDS = 5  # maximum number of clean runs that a fault is compared with
 
 
 class Suite:
-    """A suite of cases; without `photos`, on rendered shapes only."""
+    """A suite of cases. If `photos` is false, all cases run on rendered shapes."""
 
     def __init__(self, name: str, photos: bool) -> None:
         self._name, self._size, self._photos = name, SUITES[name], photos
@@ -67,7 +70,7 @@ class Suite:
         return [self.clean_runs, self.faulty_runs, self.overhead, self.diagnoses]
 
     def clean_runs(self, records: Records) -> list[list[Case]]:
-        """Clean runs, clean twins of faults that have their own, and runs with several learning rates."""
+        """Returns clean runs, the clean twins of faults with their own twin, and runs with several learning rates."""
         size = self._size
         pairs = {(network, data) for _, network, data in self._faults_and_pairs()}
         groups = [
@@ -88,7 +91,7 @@ class Suite:
         return list({tuple(group): group for group in groups}.values())
 
     def faulty_runs(self, records: Records) -> list[list[Case]]:
-        """Runs with persistent faults; runs with transient ones, on the seeds of the fault's half only."""
+        """Returns runs with persistent faults, and runs with transient faults on the seeds of the half of the fault."""
 
         def group(fault: str, network: str, data: str) -> list[Case]:
             if faults.FAULTS[fault].kind == "persistent":
@@ -99,14 +102,14 @@ class Suite:
         return [group(fault, network, data) for fault, network, data in self._faults_and_pairs()]
 
     def overhead(self, records: Records) -> list[list[Case]]:
-        """One group, so that nothing else runs during the measurement."""
+        """Returns the measurements of the guard's overhead as one group, so that no other case runs meanwhile."""
         return [[Case("overhead", "", "resnet9", "memory", pair) for pair in range(self._size.overhead_pairs)]]
 
     def diagnoses(self, records: Records) -> list[list[Case]]:
-        """Diagnoses and repairs of each persistent fault, on the first pair on which it costs accuracy.
+        """Returns diagnoses and repairs of each persistent fault, on the first pair on which the fault costs accuracy.
 
-        They use some of the seeds of the fault's half. The held-out half, which is reported, comes first, in case the
-        suite is interrupted.
+        The cases use some of the seeds of the half of the fault. The held-out half, which is reported, comes first, in
+        case the suite is interrupted.
         """
         groups: dict[str, list[Case]] = {}
         for fault, network, data in self._faults_and_pairs():
@@ -126,7 +129,7 @@ class Suite:
         return [seed for seed in split.SEEDS[split.fault_half(fault)] if seed < self._size.seeds]
 
     def _faults_and_pairs(self) -> Iterator[tuple[str, str, str]]:
-        """(fault, network, data set) of all faulty runs."""
+        """Yields (fault, network, data set) for all faulty runs."""
         for fault in self._size.faults:
             pairs = split.fault_pairs(fault)
             possible = [pair for pair in pairs if self._photos or pair[1] == "shapes"] or [(pairs[0][0], "shapes")]
@@ -142,7 +145,7 @@ def is_faulty(records: Records, fault: str, network: str, data: str) -> bool:
 
 
 def accuracies(records: Records, kind: str, fault: str, network: str, data: str) -> list[float]:
-    """Final accuracies of the recorded runs, in the order of their seeds."""
+    """Returns the final accuracies of the recorded runs, in the order of their seeds."""
     prefix = f"{kind}/{fault}/{network}/{data}/"
     names = sorted((name for name in records if name.startswith(prefix)), key=lambda name: int(name.split("/")[4]))
     return [records[name]["accuracy"] for name in names]

@@ -1,11 +1,11 @@
-"""Transient faults: injected into a running `fit` for some steps, without the guard's knowledge.
+"""Injects transient faults into a running `fit` for some steps. The guard does not know of them.
 
     injection = multiply_learning_rate(first_step=140, steps=20, seed=0, factor=100.0)
     training = injection.transform_dataset(training, model.step, classes=10)
     model.fit(training, callbacks=[*injection.callbacks, StabilityGuard(act=True)], ...)    # in this order
 
-The steps of a fault are counted by `StableModel.data_step`, the number of batches read, which a rollback does not
-decrease: after a rollback the fault does not return. Works on one device, with a model that has not been fitted before.
+`StableModel.data_step`, the number of batches read, counts the steps of a fault. A rollback does not decrease it, so
+the fault does not return after a rollback. The injections work on one device, with a model that has not been trained.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def keep_dataset(training: tf.data.Dataset, start_step: int, classes: int) -> tf
 
 @dataclasses.dataclass(frozen=True)
 class Injection:
-    """A fault that is active in `steps` steps from `first_step` on.
+    """A fault that is active for `steps` steps, starting at `first_step`.
 
     Attributes:
       first_step: the first faulty step.
       steps: number of faulty steps.
-      transform_dataset: takes the training batches, the step of the first of them and the number of classes, and
-        returns the batches to train on.
-      callbacks: for `fit`, in front of the guard's callback.
+      transform_dataset: function of (training batches, step of the first batch, number of classes) that returns the
+        batches to train on.
+      callbacks: callbacks for `fit`, which must come before the callback of the guard.
     """
 
     first_step: int
@@ -52,7 +52,7 @@ class Injection:
 
 
 def corrupt_batches(first_step: int, steps: int, seed: int, corrupt: BatchCorruption) -> Injection:
-    """Replaces each batch by what `corrupt` returns for it."""
+    """Replaces each batch of the faulty steps by the result of `corrupt`."""
 
     def transform_dataset(training: tf.data.Dataset, start_step: int, classes: int) -> tf.data.Dataset:
         def corrupt_if_active(step: tf.Tensor, batch: Batch) -> Batch:
@@ -65,12 +65,12 @@ def corrupt_batches(first_step: int, steps: int, seed: int, corrupt: BatchCorrup
 
 
 def multiply_learning_rate(first_step: int, steps: int, seed: int, factor: float) -> Injection:
-    """Multiplies the learning rate, after the schedule and a guard's scaling, by `factor`."""
+    """Multiplies the learning rate by `factor`, in addition to the schedule and the factor of the guard."""
     return Injection(first_step, steps, callbacks=(_LearningRateCallback(first_step, steps, factor),))
 
 
 def multiply_pixels(first_step: int, steps: int, seed: int, factor: float, images: int | None = None) -> Injection:
-    """Multiplies the normalized pixels of the first `images` images of a batch, or of all, by `factor`.
+    """Multiplies the normalized pixels of the first `images` images of a batch (None: of all images) by `factor`.
 
     The factor may be NaN or infinite.
     """
@@ -94,7 +94,7 @@ def replace_by_outliers(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, cl
 
 
 def replace_labels(images: tf.Tensor, labels: tf.Tensor, key: tf.Tensor, classes: int) -> Batch:
-    """Replaces every label by a random wrong one."""
+    """Replaces every label by a random wrong label."""
     shift = tf.random.stateless_uniform(tf.shape(labels), key, 1, classes, tf.int32)
     return images, (labels + tf.cast(shift, labels.dtype)) % classes
 
@@ -135,14 +135,15 @@ class _LearningRateCallback(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         optimizer = self.model.optimizer.inner_optimizer
-        # Wraps the schedule that a guard scales, so that the guard's factor and this one multiply.
+        # This wraps the schedule that the guard scales, so the learning rate is multiplied by both the guard's
+        # factor and the fault's factor.
         optimizer._learning_rate = _TransientSchedule(
             optimizer._learning_rate, self.model, self._first_step, self._steps, self._factor
         )
 
 
 class _TransientSchedule(ScaledSchedule):
-    """A schedule that is multiplied by `factor` while the fault is active."""
+    """A schedule that multiplies the learning rate by `factor` while the fault is active."""
 
     def __init__(self, schedule: Any, model: StableModel, first_step: int, steps: int, factor: float) -> None:
         super().__init__(schedule, tf.Variable(factor, trainable=False))
@@ -159,7 +160,7 @@ class _PixelsCallback(keras.callbacks.Callback):
         self._first_step, self._steps, self._factor, self._images = first_step, steps, factor, images
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Wraps the normalization layer: only after it are pixels floats, which can be NaN or infinite."""
+        """Wraps the normalization layer, because only its output can be NaN or infinite: pixels are integers before."""
         model, layer = self.model, self.model.get_layer("normalize")
         normalize, original_forward_backward = layer.call, model.training_step.forward_backward
 

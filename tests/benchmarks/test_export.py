@@ -63,7 +63,7 @@ def test_no_file_is_written_for_a_direction_without_metrics(tmp_path: pathlib.Pa
     results.write(tmp_path / "lower.json", RESULTS[:1], {"cpu": "a CPU", "cores": 2, "git_commit": "abc"})
     done = run_export(tmp_path, str(tmp_path / "lower.json"), "--format=github", f"--output={tmp_path / 'bench'}")
     assert done.returncode == 0, done.stderr
-    assert "bench-higher.json is not written: no metric is better higher." in done.stdout
+    assert "bench-higher.json is not written: the results have no metric for which higher is better." in done.stdout
     assert [path.name for path in tmp_path.glob("bench-*")] == ["bench-lower.json"]
 
 

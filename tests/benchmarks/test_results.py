@@ -96,7 +96,7 @@ def test_a_missing_file_is_an_error_of_one_line(tmp_path):
     ("better", "samples", "message"),
     [
         ("faster", (1.0,), r"better \('faster'\) must be one of lower, higher"),
-        ("lower", (), "samples are empty"),
+        ("lower", (), "there are no samples"),
         ("lower", (1.0, float("inf")), "must be finite"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Loading with NVIDIA DALI on the CPU: fused decode and random crop, plain bilinear scaling, flip; uint8 out."""
+"""Loads images with NVIDIA DALI on the CPU: fused decode and random crop, bilinear scaling, flip; uint8 output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def prepare(threads: int, folder: str):
     @dali.pipeline_def(batch_size=work.batch, num_threads=threads, device_id=None, seed=0)
     def pipeline():
         contents, labels = fn.readers.file(file_root=str(work.files), random_shuffle=True, name="files")
-        # The accurate DCT, which evenkeel's decoder uses, too.
+        # The accurate DCT is used, because evenkeel's decoder uses it, too.
         images = fn.decoders.image_random_crop(
             contents,
             device="cpu",
@@ -23,7 +23,7 @@ def prepare(threads: int, folder: str):
             use_fast_idct=False,
             adjust_orientation=False,
         )
-        # Plain bilinear: DALI's triangular filter, which averages when it shrinks, costs more.
+        # Antialiasing is off, because DALI's triangular filter, which averages when it shrinks, costs more.
         images = fn.resize(images, size=[work.size, work.size], interp_type=types.INTERP_LINEAR, antialias=False)
         return fn.flip(images, horizontal=fn.random.coin_flip()), labels
 

@@ -1,4 +1,4 @@
-"""Loading with evenkeel: `training_batches`, as `tools.train` uses it; uint8 out."""
+"""Loads images with evenkeel: `training_batches`, as `evenkeel train` uses it; uint8 output."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def prepare(threads: int, folder: str):
 
 
 def write_raw_tier(source: str, output: Path) -> str:
-    """Writes the files' pixels as a TFDS directory, once; no file is larger than the tier, so nothing is scaled."""
+    """Writes the pixels of the files as a TFDS directory, once. No file is larger than the tier, so none is scaled."""
     if not output.is_dir():
         prepare_data(PrepareConfig(source=source, tier="raw:256", outliers="keep"), str(output))
     return str(output)

@@ -1,7 +1,7 @@
-"""Loading with FFCV: its decoder with the random resized crop, its flip, translation and cutout; uint8 out.
+"""Loads images with FFCV: its decoder with random resized crop, its flip, translation and cutout; uint8 output.
 
-The bytes of the JPEG files are copied unchanged into FFCV's format. FFCV's translation fills the border with one colour
-instead of reflecting it.
+The bytes of the JPEG files are copied unchanged into FFCV's format. FFCV's translation fills the border with one
+colour; the other loaders reflect the image there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import Cutout, RandomHorizontalFlip, RandomTranslate
 from ffcv.writer import DatasetWriter
 
-EPOCH_IMAGES = 1 << 18  # long, because every epoch starts its thread and allocates its buffers again
+EPOCH_IMAGES = 1 << 18  # epochs are long, because every epoch starts a new thread and allocates new buffers
 
 
 class JpegFiles(RGBImageField):
@@ -37,7 +37,7 @@ class JpegFiles(RGBImageField):
 
 
 class Rows:
-    """The indexed data set that FFCV's writer expects: (image, label) by row."""
+    """The indexed data set that FFCV's writer reads: element i is (image, label) of row i."""
 
     def __init__(self, images: Sequence | loading.RawImages | np.ndarray, labels: Sequence | np.ndarray) -> None:
         self.images, self.labels = images, labels
@@ -50,7 +50,7 @@ class Rows:
 
 
 def write_beton(work: loading.Work) -> Path:
-    """Writes the images in FFCV's format, once, and returns the file."""
+    """Writes the images in FFCV's format, once, and returns the path of the file."""
     path = work.folder / "ffcv.beton"
     if path.is_file():
         return path

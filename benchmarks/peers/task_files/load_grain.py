@@ -1,4 +1,7 @@
-"""Loading with Grain and Pillow, worker processes; uint8 out. Decoded images are numpy arrays, in memory or mapped."""
+"""Loads images with Grain and Pillow in worker processes; uint8 output.
+
+Decoded images are NumPy arrays: small images in memory, raw images memory-mapped.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from PIL import Image
 
 
 class Rows:
-    """Grain's source: element i is the number i, so that images are read only in the worker processes."""
+    """The source that Grain reads: element i is the number i, so that images are read only in the worker processes."""
 
     def __init__(self, count: int) -> None:
         self.count = count

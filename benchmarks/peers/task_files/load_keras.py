@@ -1,7 +1,7 @@
-"""Loading with Keras 3: `image_dataset_from_directory`, then random crops of whole batches; uint8 out.
+"""Loads images with Keras 3: `image_dataset_from_directory`, then random crops of whole batches; uint8 output.
 
-Keras decodes every image and scales it to one size, here 256x256, before it can be cropped. The crops are taken from
-those images and scaled again, a batch at a time. Small images are cached decoded.
+Keras decodes every image and scales it to one size, here 256x256, before the image can be cropped. The scaled images
+are then cropped and scaled again, one batch at a time. Small images are cached after decoding.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def prepare(threads: int, folder: str):
 
 
 def random_crops(images: tf.Tensor, work: loading.Work) -> tf.Tensor:
-    """float32 [b, side, side, 3] -> uint8 [b, size, size, 3]; swapping left and right of a box flips its image."""
+    """Crops and flips images float32 [b, side, side, 3] -> uint8 [b, size, size, 3]; a box with left > right flips."""
     batch = work.batch
     area = tf.random.uniform([batch], *loading.AREA)
     low, high = (tf.math.log(ratio) for ratio in loading.ASPECT)

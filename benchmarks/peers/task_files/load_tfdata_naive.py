@@ -1,8 +1,8 @@
-"""Loading with tf.data as tutorials do it: every operation per image, z-scores in the input pipeline; float32 out.
+"""Loads images with tf.data as tutorials do: every operation per image, z-scores in the pipeline; float32 output.
 
-The whole image is decoded, then cropped, scaled, flipped, and made darker or lighter. Small images are held decoded in
-memory. The loaders with uint8 output leave brightness and z-scores to the device, or compute them for a whole batch;
-this loader shows what they cost in the input pipeline.
+The whole image is decoded, then cropped, scaled, flipped, and made darker or lighter. Small images are kept decoded in
+memory. The loaders with uint8 output leave brightness and z-scores to the device, or compute them for a whole batch.
+This loader shows the cost of these two operations in the input pipeline.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Loading with TFDS: `as_dataset` decodes, then each image is cropped, scaled and flipped; uint8 out.
+"""Loads images with TFDS: `as_dataset` decodes, then each image is cropped, scaled and flipped; uint8 output.
 
-Reads the same TFDS directory as evenkeel. Small images are cached decoded, as TFDS's own performance guide advises.
-Large ones are not cached: TFDS does that by default only below 250 MB; the sample here is smaller, a data set is not.
+Reads the same TFDS directory as evenkeel. Small images are cached after decoding, as the performance guide of TFDS
+advises. Large images are not cached: by default, TFDS caches only data sets below 250 MB, and real data sets are
+larger, although this sample is not.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def prepare(threads: int, folder: str):
 
     read_config = tfds.ReadConfig(try_autocache=False)
     ds = builder.as_dataset("train", as_supervised=True, shuffle_files=True, read_config=read_config)
-    # A shuffle buffer of large decoded images would take gigabytes if it held them all.
+    # A shuffle buffer of all large decoded images would take gigabytes.
     ds = ds.cache().shuffle(work.images).repeat() if work.small else ds.repeat().shuffle(256)
     ds = ds.map(augment, num_parallel_calls=tf.data.AUTOTUNE)
     ds = ds.batch(work.batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE)

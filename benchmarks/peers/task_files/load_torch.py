@@ -1,7 +1,7 @@
-"""Loading with PyTorch's DataLoader and Pillow, persistent worker processes; normalized float32 out, channels first.
+"""Loads images with PyTorch's DataLoader and Pillow in persistent workers; normalized float32 output, channels first.
 
-Pillow images go through torchvision's transforms, as in PyTorch's ImageNet example; small images are transformed in
-NumPy. Decoded images are arrays: small ones in memory, raw ones memory-mapped.
+Torchvision transforms Pillow images, as in PyTorch's ImageNet example; NumPy transforms small images. Decoded images
+are arrays: small images in memory, raw images memory-mapped.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 try:
     import torchvision
 except RuntimeError:
-    # PyPI's torchvision cannot load its operators with a CPU build of torch. The import fails at two of them, which no
-    # image transform uses, so they are declared here.
+    # PyPI's torchvision cannot load its operators with a CPU build of torch. The import fails at two operators that no
+    # image transform uses, so these are declared here.
     for name in ("nms", "qnms"):
         torch.library.define(f"torchvision::{name}", "(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     import torchvision
 from torchvision import transforms
 
-MEAN, DEVIATION = 0.5, 0.29  # of pixels in 0 to 1
-EPOCH_IMAGES = 10**8  # practically endless, because the end of an epoch would drain the workers' queues
+MEAN, DEVIATION = 0.5, 0.29  # of pixel values from 0 to 1
+EPOCH_IMAGES = 10**8  # practically endless, because the queues of the workers run empty at the end of an epoch
 
 
 class Images(Dataset):
@@ -50,7 +50,7 @@ class Images(Dataset):
     def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
         image, label = self.images[row], int(self.labels[row])
         if self.work.small:
-            if self.rng is None:  # created in the worker process, whose seed PyTorch sets
+            if self.rng is None:  # created in the worker process, where PyTorch has set the seed
                 self.rng = np.random.default_rng(torch.initial_seed())
             return normalize(torch.from_numpy(loading.padded_crop(image, self.rng))), label
         image = Image.fromarray(image) if self.work.task == "raw224" else Image.open(image).convert("RGB")
@@ -58,13 +58,13 @@ class Images(Dataset):
 
 
 def normalize(image: torch.Tensor) -> torch.Tensor:
-    """uint8 [h, w, 3] -> float32 [3, h, w], as ToTensor and Normalize do it."""
+    """Normalizes an image uint8 [h, w, 3] -> float32 [3, h, w], as ToTensor and Normalize do."""
     image = image.permute(2, 0, 1).contiguous().to(torch.float32).div_(255)
     return image.sub_(MEAN).div_(DEVIATION)
 
 
 def to_gray_levels(batch: list[torch.Tensor]) -> np.ndarray:
-    """A batch -> float32 [b, h, w, 3], 0 to 255."""
+    """Returns the images of a batch with values from 0 to 255, float32 [b, h, w, 3]."""
     return (255 * (batch[0] * DEVIATION + MEAN)).permute(0, 2, 3, 1).numpy()
 
 

@@ -1,9 +1,9 @@
-"""What all loaders share, whatever their framework: the task, random crops in NumPy, and how a turn pulls batches.
+"""Code that all loaders share: the task and its data, random crops in NumPy, and the turns, which pull batches.
 
     work = read_work("/data/jpeg224-0123456789abcdef")
     facts, run = serve_batches(endless_batches, work, "torch 2.13.0")
 
-Standard library and NumPy only, because it runs in every peer's environment.
+Imports only the standard library and NumPy, because it runs in the environment of every peer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # random resized crop (Szegedy et al. 2015, section 6)
 PAD, CUTOUT, GRAY = 4, 8, 128  # pixels, pixels, gray level
-PROBE_IMAGES = 1024  # images before the race from which mean and deviation of a loader's output are computed
+PROBE_IMAGES = 1024  # images that a loader returns before the race, for the mean and deviation of its output
 
 Facts = tuple[dict[str, Any], Callable[[int], dict[str, float]]]
 
@@ -29,7 +29,7 @@ class Work:
     """A loading task and its data.
 
     Attributes:
-      task: name of the task; it sets the batch size and the shape of the images.
+      task: name of the task, which determines the batch size and the shape of the images.
       folder: the folder that `sources.write_task_data` wrote.
       images: number of training images.
     """
@@ -40,7 +40,7 @@ class Work:
 
     @property
     def small(self) -> bool:
-        """Whether the images are held decoded in memory."""
+        """Whether the images are kept decoded in memory."""
         return self.task == "small32"
 
     @property
@@ -50,25 +50,25 @@ class Work:
 
     @property
     def batch(self) -> int:
-        """Images in a batch."""
+        """The number of images in a batch."""
         return 512 if self.small else 64
 
     @property
     def files(self) -> Path:
-        """The folder of class folders of training images."""
+        """The folder that contains one folder of training images per class."""
         return self.folder / "files" / "train"
 
     def paths(self) -> tuple[list[str], list[int]]:
-        """All training files and their labels."""
+        """Returns the paths of all training files, and their labels."""
         paths = sorted(self.files.glob("*/*"))
         return [str(path) for path in paths], [int(path.parent.name) for path in paths]
 
     def labels(self) -> np.ndarray:
-        """int64 [images], labels of the decoded images."""
+        """Returns the labels of the decoded images, int64 [images]."""
         return np.load(self.folder / "labels.npy")
 
     def small_images(self) -> np.ndarray:
-        """uint8 [images, 32, 32, 3], in memory."""
+        """Returns all decoded images in memory, uint8 [images, 32, 32, 3]."""
         return np.load(self.folder / "pixels.npy").reshape(-1, self.size, self.size, 3)
 
     def raw_images(self) -> RawImages:
@@ -76,7 +76,7 @@ class Work:
 
 
 class RawImages:
-    """Decoded images of different sizes in a memory-mapped file: `images[row]` is uint8 [height, width, 3]."""
+    """Decoded images of different sizes in a memory-mapped file; `images[row]` is one, uint8 [height, width, 3]."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -92,11 +92,11 @@ class RawImages:
         return self._pixels[end - 3 * height * width : end].reshape(height, width, 3)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RawImages, (self._folder,)  # each worker process maps the file itself
+        return RawImages, (self._folder,)  # each worker process maps the file again
 
 
 def read_work(folder: str) -> Work:
-    """The task and image count that `folder` describes."""
+    """Reads the task and the number of images from the description in `folder`."""
     about = json.loads((Path(folder) / "work.json").read_text())
     return Work(about["task"], Path(folder), about["images"])
 
@@ -104,9 +104,9 @@ def read_work(folder: str) -> Work:
 def serve_batches(
     batches: Iterator[Any], work: Work, about: str, to_images: Callable[[Any], Any] = np.asarray
 ) -> Facts:
-    """(facts, run) for `worker.py`, of a loader whose batches come one by one to Python.
+    """Returns (facts, run) for `worker.py`, for a loader that returns batches one by one to Python.
 
-    `to_images` turns a batch into an array [b, size, size, 3] with values 0 to 255; its time is not measured.
+    `to_images` converts a batch to an array [b, size, size, 3] with values from 0 to 255; this time is not measured.
     """
 
     def run(steps: int) -> dict[str, float]:
@@ -118,7 +118,7 @@ def serve_batches(
 
 
 def describe_output(work: Work, next_images: Callable[[], np.ndarray], about: str) -> dict[str, Any]:
-    """The facts of a loader, from its first images: shapes must equal those of all others, means nearly so."""
+    """Returns the facts of a loader, from its first images. All loaders must have equal shapes and similar means."""
     batches = [next_images() for _ in range(-(-PROBE_IMAGES // work.batch))]
     means = [float(images.mean(dtype=np.float64)) for images in batches]
     squares = [float(np.square(images, dtype=np.float64).mean()) for images in batches]
@@ -137,13 +137,13 @@ def describe_output(work: Work, next_images: Callable[[], np.ndarray], about: st
 
 
 def repeat_epochs(epoch: Callable[[], Iterable[Any]]) -> Iterator[Any]:
-    """The batches of `epoch()`, epoch after epoch, without end."""
+    """Yields the batches of `epoch()` again and again, without end."""
     while True:
         yield from epoch()
 
 
 def random_window(height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(y, x, height, width) of a random resized crop, by torchvision's rule: ten attempts, then the central window."""
+    """Draws a window (y, x, height, width) as RandomResizedCrop in torchvision: ten attempts, then the center."""
     low, high = math.log(ASPECT[0]), math.log(ASPECT[1])
     for area, draws in zip(rng.uniform(*AREA, 10), rng.random((10, 3)), strict=True):
         aspect = math.exp(low + (high - low) * draws[0])
@@ -157,7 +157,7 @@ def random_window(height: int, width: int, rng: np.random.Generator) -> tuple[in
 
 
 def random_resized_crop(image: Any, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Pillow image -> uint8 [size, size, 3], as torchvision's RandomResizedCrop and RandomHorizontalFlip do it."""
+    """Crops and flips a Pillow image -> uint8 [size, size, 3], as torchvision's transforms do."""
     from PIL import Image
 
     y, x, height, width = random_window(image.height, image.width, rng)
@@ -168,7 +168,7 @@ def random_resized_crop(image: Any, size: int, rng: np.random.Generator) -> np.n
 
 
 def padded_crop(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [s, s, 3] -> the same size: reflected border of 4, random crop, random flip, a square of 8x8 cut out."""
+    """Augments an image uint8 [s, s, 3]: reflects a border of 4, crops and flips randomly, cuts out a square of 8x8."""
     size = len(image)
     y, x, flip = (int(n) for n in rng.integers(0, (2 * PAD + 1, 2 * PAD + 1, 2)))
     image = np.pad(image, ((PAD, PAD), (PAD, PAD), (0, 0)), "reflect")[y : y + size, x : x + size]

@@ -1,4 +1,4 @@
-"""What the loaders on tf.data share: a turn pulls batches inside a compiled loop, as a training run does.
+"""Code that the tf.data loaders share: turns that pull batches inside a compiled loop, as training does, and crops.
 
 facts, run = serve_dataset(dataset, work, "tensorflow 2.21.0")
 """
@@ -12,9 +12,9 @@ import tensorflow as tf
 def serve_dataset(
     dataset: tf.data.Dataset, work: loading.Work, about: str, to_levels: tuple[float, float] = (1.0, 0.0)
 ) -> loading.Facts:
-    """(facts, run) for `worker.py`, of an endless data set of (images, labels).
+    """Returns (facts, run) for `worker.py`, for an endless data set of (images, labels).
 
-    `to_levels` is (scale, shift): images * scale + shift have values 0 to 255.
+    `to_levels` is (scale, shift), for which images * scale + shift has values from 0 to 255.
     """
     iterator = iter(dataset)
     spec = dataset.element_spec[0]
@@ -39,14 +39,14 @@ def serve_dataset(
 
 
 def thread_options(threads: int) -> tf.data.Options:
-    """Options for a private thread pool with as many threads as every loader gets."""
+    """Returns options for a private thread pool with `threads` threads, the number that every loader gets."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
     return options
 
 
 def random_resized_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 [h, w, 3] -> float32 [size, size, 3], 0 to 255, randomly flipped; the window is TensorFlow's own sample."""
+    """Crops, scales and flips an image uint8 [h, w, 3] -> float32 [size, size, 3], 0 to 255, with TensorFlow's ops."""
     start, extent, _ = tf.image.sample_distorted_bounding_box(
         tf.shape(image),
         bounding_boxes=tf.zeros([1, 0, 4]),
@@ -61,7 +61,7 @@ def random_resized_crop(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def padded_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 [size, size, 3] -> the same: reflected border, random crop and flip, a square cut out."""
+    """Augments an image uint8 [size, size, 3]: reflects the border, crops and flips randomly, cuts out a square."""
     pad, side = loading.PAD, loading.CUTOUT
     image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]], "REFLECT")
     image = tf.image.random_flip_left_right(tf.image.random_crop(image, [size, size, 3]))

@@ -1,4 +1,4 @@
-"""step32 with evenkeel: StableModel compiled as `tools.train` does for a CPU, with telemetry, without histograms."""
+"""Runs step32 with evenkeel: a StableModel compiled as in `evenkeel train` on a CPU, with telemetry, no histograms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 128
 
 
 def network(width: int = 32) -> StableModel:
-    """Four convolutions and two poolings: uint8 images [b, 32, 32, 3] -> logits [b, 10]."""
+    """Builds four convolutions and two poolings: images uint8 [b, 32, 32, 3] -> logits [b, 10]."""
     conv = ConvNormAct()
     inputs = x = layers.Input((32, 32, 3))
     x = layers.MaxPool2D()(conv(conv(x, width), 2 * width))

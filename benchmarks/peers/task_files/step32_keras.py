@@ -1,6 +1,6 @@
-"""step32 with Keras 3 on TensorFlow: mixed_bfloat16, channels last, with or without XLA, whichever is faster here.
+"""Runs step32 with Keras 3 on TensorFlow: mixed_bfloat16, channels last, with or without XLA, whichever is faster.
 
-The loop over the steps is compiled together with the step, so no Python runs between steps; no metrics.
+The loop over the steps is compiled together with the step, so no Python runs between steps. No metrics are computed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def conv(x, channels: int):
 
 
 def network(width: int = 32) -> keras.Model:
-    """Four convolutions and two poolings: uint8 images [b, 32, 32, 3] -> logits [b, 10]."""
+    """Builds four convolutions and two poolings: images uint8 [b, 32, 32, 3] -> logits [b, 10]."""
     inputs = layers.Input((32, 32, 3), batch_size=BATCH, dtype="uint8")
     x = layers.Rescaling(1 / 73.9, -127.5 / 73.9)(inputs)
     x = layers.MaxPooling2D()(conv(conv(x, width), 2 * width))
@@ -86,7 +86,7 @@ def prepare(threads: int):
 
 
 def cpu_seconds_per_step(kinds) -> dict[str, float]:
-    """The minimum of 8 steps of each kind, in turns after warm-up, so that noise from other programs is left out."""
+    """Returns the minimum over 8 alternating steps of each kind, after a warm-up; the minimum excludes disturbances."""
     for steps in kinds.values():
         steps(tf.constant(4))
     times: dict[str, list[float]] = {kind: [] for kind in kinds}

@@ -1,4 +1,4 @@
-"""step32 with PyTorch: channels last, bfloat16 autocast, fused SGD, torch.compile."""
+"""Runs step32 with PyTorch: channels last, bfloat16 autocast, fused SGD, torch.compile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Conv(nn.Sequential):
 
 
 class Network(nn.Module):
-    """Four convolutions and two poolings: uint8 images [b, h, w, 3] -> logits [b, 10]."""
+    """A network of four convolutions and two poolings: images uint8 [b, h, w, 3] -> logits [b, 10]."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

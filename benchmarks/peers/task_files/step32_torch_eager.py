@@ -1,4 +1,4 @@
-"""step32 with PyTorch without torch.compile, which takes less CPU time here."""
+"""Runs step32 with PyTorch without torch.compile, in eager mode, which takes less CPU time here."""
 
 from __future__ import annotations
 

@@ -109,9 +109,7 @@ def test_images_that_some_loader_cannot_read_are_left_out_and_counted(tmp_path):
     assert (usable.encoded, usable.labels) == ([good], [0])
     assert usable.left_out == {"not JPEG, or neither colour nor gray": 2, "cannot be decoded": 1}
     assert len(sources.select_usable(images, "prepared224", "somewhere").encoded) == 3
-    with pytest.raises(
-        UsageError, match=r"^data.small_source \(somewhere\) holds no image that small32 can use \(3 not"
-    ):
+    with pytest.raises(UsageError, match=r"^data.small_source \(somewhere\) has no image that small32 can use \(3 not"):
         sources.select_usable(images, "small32", "somewhere")
 
 

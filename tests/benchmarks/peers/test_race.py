@@ -236,7 +236,7 @@ def test_a_peer_with_different_images_is_reported():
         "torch": with_statistics(112.5, 65.0),
         "black": with_statistics(0.0, 0.0),
     }
-    assert find_dissimilar(workers) == {"black": "its mean is 0.0, the median of all peers' 111.0"}
+    assert find_dissimilar(workers) == {"black": "its mean is 0.0, but the median of all peers is 111.0"}
     assert list(find_dissimilar({**workers, "broken": with_statistics(111.0, float("nan"))})) == ["black", "broken"]
     plain = Worker([], {})
     plain.facts = {"same": {}}
@@ -332,7 +332,7 @@ def test_unequal_networks_are_an_error_of_one_line():
     with pytest.raises(UnequalWorkError) as error:
         check_equal_work({"evenkeel": facts(10), "torch": facts(12)})
     assert str(error.value) == (
-        "not compared: trainable parameters must be equal but differ (evenkeel 10, torch 12); make the work equal."
+        "not compared: trainable parameters must be equal but differ (evenkeel 10, torch 12): make the work equal."
     )
 
 
@@ -426,13 +426,13 @@ def run_command(*arguments, cwd=ROOT):
     ("argument", "message"),
     [
         ("--only=step23", "only ('step23') must be one of step32"),
-        ("--only=", "only () names no task"),
+        ("--only=", "--only is empty"),
         ("--rounds=4", "rounds (4) must be at least 5"),
         ("--rounds=many", "--rounds=many"),
         ("--onyl=step32", "Unknown command line flag 'onyl'"),
         ("step32", "unexpected argument 'step32'"),
         ("--loaders=dalli", "loaders ('dalli') must be one of evenkeel"),
-        ("--loaders=dali", "loaders (dali): step32 has none of them, it has evenkeel, torch"),
+        ("--loaders=dali", "loaders (dali): task step32 supports none of these; give some of evenkeel, torch"),
         ("--output=/no/such/folder/result.json", "output (/no/such/folder/result.json) must be a file in a directory"),
     ],
 )

@@ -35,5 +35,5 @@ def test_the_time_is_that_of_the_summary(root: pathlib.Path) -> None:
 
 
 def test_a_failing_command_is_an_error_with_its_message(root: pathlib.Path) -> None:
-    with pytest.raises(UsageError, match="ended with 1: error: bad flag"):
+    with pytest.raises(UsageError, match="ended with exit code 1: error: bad flag"):
         measure_first_call(sys.executable, root, "--preflight=none")

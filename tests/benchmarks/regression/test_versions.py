@@ -98,16 +98,16 @@ def test_commands_know_their_cases_without_tensorflow() -> None:
     ("module", "flags", "words"),
     [
         ("compare", [], "--base is missing"),
-        ("compare", ["--base=main", "--only="], "--only names no case"),
+        ("compare", ["--base=main", "--only="], "--only is empty"),
         ("compare", ["--base=main", "--rounds=2"], "--rounds (2) must be at least 5"),
         ("compare", ["--base=main", "rounds=9"], "unexpected argument 'rounds=9'"),
         ("compare", ["--base=main", "--markdown=/none/there.md"], "--markdown (/none/there.md) must be a file"),
-        ("compare", ["--base=no-such-branch"], "no-such-branch is no commit"),
+        ("compare", ["--base=no-such-branch"], "no-such-branch is not a commit"),
         ("regression.power", ["--ref="], "--ref is empty"),
         ("regression.power", ["--pairs=15"], "--pairs (15) must be a multiple of 10"),
         ("speed.end_to_end", ["--only=nothing"], "only ('nothing') must be one of small32, photos224"),
         ("speed.startup", ["--output=/none/there.json"], "--output (/none/there.json) must be a file"),
-        ("run", ["--only="], "--only names no suite"),
+        ("run", ["--only="], "--only is empty"),
         ("run", ["--suite=full", "--only=stability"], "--data.small_source is missing"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_regression_is_injected_once(change, path: str, tree: pathlib.Path) ->
     assert changed_files(tree) == [path]
     compile((tree / path).read_text(), path, "exec")
     (tree / path).write_text("no such line\n")
-    with pytest.raises(ValueError, match="must be in the source once, but is there 0 times"):
+    with pytest.raises(ValueError, match="must be in the source once, but is in it 0 times"):
         change(tree)
 
 

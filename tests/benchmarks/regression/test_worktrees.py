@@ -59,7 +59,7 @@ def test_a_work_tree_is_removed_after_an_exception(repository: pathlib.Path) -> 
 
 
 def test_an_unknown_commit_is_an_error(repository: pathlib.Path) -> None:
-    with pytest.raises(UsageError, match=r"v9 is no commit of .*: give a branch, a tag or a hash"):
+    with pytest.raises(UsageError, match=r"v9 is not a commit of .*: give a branch, a tag or a hash"):
         worktrees.resolve_commit("v9", repository)
 
 
