@@ -2,9 +2,9 @@
 
 suspects, fix = attribute_causes(evidence, trials.unchanged, single_trials, joint, ablations)
 
-Odds multiply: exp(prior) for what supports a cause beforehand, times exp(GAIN_LOG_ODDS * share) for the share of the
-possible gain that its intervention alone achieves. Causes exclude each other, unless only several interventions
-together were enough.
+The odds of a cause are exp(prior) * exp(GAIN_LOG_ODDS * share). The prior comes from the evidence before the trials,
+and the share is the part of the possible gain that the cause's intervention achieves alone. Causes exclude each other,
+unless only several interventions together were enough.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from evenkeel.models.stability.diagnosis import Replay, Suspect
 
 GAIN_LOG_ODDS = 4.0  # log odds of an intervention that achieves the whole gain, against one that achieves none
 CONTROL_TOLERANCE = 0.02  # utility by which a specific intervention may be worse than the control arm
-BEHIND_CONTROL_WEIGHT = 0.5  # factor on the share of one that is worse than that
-MIN_PROBABILITY = 0.02  # of a suspect
-UNKNOWN_CAUSE_ODDS = 1.0  # odds that the cause is none of these
+BEHIND_CONTROL_WEIGHT = 0.5  # factor on the share of a specific intervention that is even worse
+MIN_PROBABILITY = 0.02  # suspects with a smaller probability are dropped
+UNKNOWN_CAUSE_ODDS = 1.0  # odds that the cause is none of the known ones
 LEARNING_RATE_CAUSES = ("learning_rate_high", "learning_rate_low", "no_warmup")
 
 
@@ -32,11 +32,11 @@ class _Score(NamedTuple):
     """Evidence for one cause.
 
     Attributes:
-      log_odds: of the cause.
-      share: of the possible gain that the intervention achieves.
-      reasons: sentences from before the trials.
-      trial: of the intervention; None if there is none.
-      together: whether `share` is what is lost without the intervention.
+      log_odds: log odds of the cause.
+      share: share of the possible gain that the intervention achieves.
+      reasons: sentences that supported the cause before the trials.
+      trial: trial of the intervention; None if there is none.
+      together: whether `share` is the share of the joint gain that is lost without the intervention.
     """
 
     log_odds: float
@@ -53,7 +53,7 @@ def attribute_causes(
     joint: Trial | None,
     ablations: list[Trial],
 ) -> tuple[tuple[Suspect, ...], dict[str, Any]]:
-    """(suspects, the most probable first; flags of the fix, empty if nothing helps)."""
+    """Returns (suspects, the most probable first; flags of the fix, empty if nothing helps)."""
     cures = [trial for trial in single_trials if trial.intervention.cures]
     best = max([unchanged, *cures, *([joint] if joint else [])], key=lambda trial: trial.utility)
     gain = best.utility - unchanged.utility
@@ -71,7 +71,7 @@ def attribute_causes(
 
 
 def to_replay(trial: Trial, name: str = "") -> Replay:
-    """The record of a trial; its flags in words unless it has another `name`."""
+    """Returns the record of a trial; its name is `name` or, by default, the trial's flags in words."""
     _, accuracy, loss = trial.run.validated[-1]
     return Replay(
         name=name or describe_flags(trial.intervention.flags),
@@ -86,14 +86,14 @@ def to_replay(trial: Trial, name: str = "") -> Replay:
 
 
 def describe_flags(flags: dict[str, Any]) -> str:
-    """`flags` in words, such as "learning rate 0.003, normalize on"."""
+    """Describes `flags` in words, such as "learning rate 0.003, normalize on"."""
     special = {"optimizer.name": "optimizer", "data.drop": "drop"}
     words = {name: special.get(name, name.rpartition(".")[2].replace("_", " ")) for name in flags}
     return ", ".join(f"{words[name]} {_describe_value(value)}" for name, value in flags.items())
 
 
 def added_patches(config: TrainConfig, flags: dict[str, Any]) -> list[str]:
-    """Patches of the network that `flags` add to those of `config`."""
+    """Returns the patches of the network that `flags` adds to `config`."""
     return [name for name in with_options(config, flags).model.patches if name not in config.model.patches]
 
 
@@ -124,7 +124,7 @@ def _score_causes(
 
 
 def _merge_scores(score: _Score, other: _Score) -> _Score:
-    """The more probable score of one cause; if that only demonstrates the cause, a cure that helps gets its odds."""
+    """Returns the more probable of two scores of a cause; if it only demonstrates the cause, a cure takes its odds."""
     likelier, rarer = (score, other) if score.log_odds >= other.log_odds else (other, score)
     only_demonstrates = likelier.trial and not likelier.trial.intervention.cures
     if only_demonstrates and rarer.trial and rarer.trial.intervention.cures and rarer.share > 0:
@@ -158,7 +158,7 @@ def _is_behind_control(trial: Trial, single_trials: list[Trial], unchanged: Tria
 def _choose_fix(
     suspects: list[Suspect], scores: dict[str, _Score], best: Trial, gain: float, joint: Trial | None
 ) -> dict[str, Any]:
-    """Flags against the most probable cause alone, if they do as well as any others; else those that did best."""
+    """Returns the flags against the most probable cause if they do as well as all others, else the best flags."""
     if gain < MIN_GAIN:
         return {}
     trial = scores[suspects[0].cause].trial if suspects else None

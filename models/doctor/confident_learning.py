@@ -18,7 +18,7 @@ from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 
 def find_wrong_labels(engine: ReplayEngine, run: Run, index: Index) -> list[str]:
-    """Names of the images of `index` for which `run`'s network is confident of another class than their label."""
+    """Returns names of images in `index` for which `run`'s network is confident of another class than the label."""
     model = engine.load_model(run)
     config = dataclasses.replace(run.config.data, augment=AugmentConfig(), service="")
     predict = tf.function(lambda images: tf.nn.softmax(model(images, training=False)))
@@ -30,10 +30,11 @@ def find_wrong_labels(engine: ReplayEngine, run: Run, index: Index) -> list[str]
 
 
 def contradicts_label(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """bool [n] from `probabilities` [n, classes] and `labels` int [n]: the network is confident of another class.
+    """Whether the network is confident of another class than the label of each image, bool [n].
 
-    It is confident of a class if the probability reaches the mean probability of that class over the images labelled
-    with it (Northcutt et al. 2021, "Confident Learning", equation 1). If it is of several, the most probable counts.
+    The network is confident of a class if its probability in `probabilities` [n, classes] reaches the mean probability
+    of this class over the images with this class in `labels`, int [n] (Northcutt et al. 2021, "Confident Learning",
+    equation 1). If the network is confident of several classes, the most probable one counts.
     """
     classes = probabilities.shape[1]
     counts = np.bincount(labels, minlength=classes)

@@ -36,8 +36,8 @@ from evenkeel.models.stability.causes import CAUSES
 from evenkeel.models.stability.diagnosis import Diagnosis, Finding, Picture
 from evenkeel.models.training.batches import count_steps_per_epoch
 
-PROBE_STEPS = 300  # at most
-MIN_DROP_SHARE, MAX_DROP_SHARE = 0.02, 0.9  # of the training images, between which a drop is worth a trial
+PROBE_STEPS = 300  # the default maximum
+MIN_DROP_SHARE, MAX_DROP_SHARE = 0.02, 0.9  # dropping a share of the training images between these is worth a trial
 MIN_TRAIN_LOSS_RATIO = 1.15  # training images fit worse than validation images only if the labels or images differ
 
 
@@ -51,17 +51,17 @@ def diagnose(
     steps: int = PROBE_STEPS,
     checkpoint: str = "",
 ) -> Diagnosis:
-    """Collects the evidence for each cause of trouble in `config`, and decides between them by replays.
+    """Collects evidence for each possible cause of bad training with `config`, and decides between causes by replays.
 
     Args:
       config: the configuration that trains badly.
       engine: runs the replays.
-      findings: of `preflight`.
-      pictures: of images that stand out; they are passed on.
+      findings: findings of `preflight`.
+      pictures: images that stand out; they are passed on to the diagnosis.
       source: what is examined, in words.
-      output: a directory for a file that a fix needs, a list of images to drop; empty for none.
+      output: directory for the list of images to drop, which a fix may need; empty to write no such list.
       steps: maximum steps of the probe and of each replay.
-      checkpoint: where replays start, as far as the changed network fits it; for trouble that begins late.
+      checkpoint: where replays start if the checkpoint fits the changed network; for trouble that begins late.
     """
     begun = time.process_time()
     data = engine.load_data(config)
@@ -111,7 +111,7 @@ def _title(trial: Trial) -> str:
 
 
 def _propose_label_drop(engine: ReplayEngine, probe: Run, evidence: RunEvidence, output: str) -> list[Intervention]:
-    """Drops images whose labels contradict the probe, if preflight or the losses suggest many wrong labels."""
+    """Proposes to drop images with labels that contradict the probe, if findings or losses suggest wrong labels."""
     lines = evidence.finding_lines("label_noise")
     if not output or not (lines or _train_images_fit_worse(evidence)):
         return []
@@ -122,7 +122,7 @@ def _propose_label_drop(engine: ReplayEngine, probe: Run, evidence: RunEvidence,
 def _repeat_label_trial(
     engine: ReplayEngine, trials: Trials, single_trials: list[Trial], evidence: RunEvidence, output: str
 ) -> list[Trial]:
-    """If dropping wrong labels helped, repeats it with those that the network trained without them finds.
+    """If dropping wrong labels helped, repeats this with the wrong labels that the retrained network finds.
 
     With 30% of the labels of `shapes` wrong, accuracy went from 0.71 to 0.83, then to 0.86; a third time added 0.005
     (one run).
@@ -141,7 +141,7 @@ def _repeat_label_trial(
 def _drop_wrong_labels(
     engine: ReplayEngine, run: Run, evidence: RunEvidence, path: str, prior: float, lines: tuple[str, ...]
 ) -> list[Intervention]:
-    """Drops the images whose labels contradict `run`'s network, listed in `path`; [] if these are few or most."""
+    """Proposes to drop images with labels that contradict `run`'s network, listed in `path`; [] if few or most do."""
     names = confident_learning.find_wrong_labels(engine, run, engine.load_data(evidence.config).train)
     share = len(names) / evidence.train_images
     if not MIN_DROP_SHARE < share < MAX_DROP_SHARE:

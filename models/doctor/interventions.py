@@ -4,8 +4,8 @@
         print(intervention.cause, intervention.flags, intervention.prior)
 
 The prior of an intervention is 0 if its cause is merely possible, and higher if the configuration has an unusual value
-or a finding or an alarm supports the cause. Generic interventions help nearly any run, whatever its trouble. They
-explain least, and are the control arm for specific ones.
+or a finding or an alarm supports the cause. Generic interventions help nearly any run, whatever its trouble. So they
+explain little, and are the control arm for specific interventions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ layers = keras.layers
 # Log odds before any replay; a failed check of preflight raises the prior of its causes to `PRIOR_FOUND`.
 PRIOR_UNLIKELY, PRIOR_POSSIBLE, PRIOR_UNUSUAL, PRIOR_FOUND = -2.0, 0.0, 1.5, 3.0
 ADAM_LIKE_OPTIMIZERS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
-TARGET_UPDATES = 200  # updates that a fix gives a run which has too few
+TARGET_UPDATES = 200  # if a run has too few updates, the fix raises their number to this
 MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
 
@@ -39,7 +39,7 @@ class Intervention:
     """A change of the configuration that would remove a cause.
 
     Attributes:
-      cause: its name in `causes.CAUSES`; empty for the unchanged run and for several changes together.
+      cause: name of the cause in `causes.CAUSES`; empty for the unchanged run and for several changes together.
       flags: the change, {dotted name: value}.
       prior: log odds of the cause before the replay.
       reasons: sentences that make the cause plausible.
@@ -57,12 +57,12 @@ class Intervention:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RunEvidence:
-    """What is known of a run before any change is tried.
+    """What is known about a run before any change is tried.
 
     Attributes:
       config: the run's configuration.
-      network: its network with the initial weights.
-      findings: of preflight.
+      network: the run's network with the initial weights.
+      findings: findings of preflight.
       trace: telemetry of the probe.
       alarm_kinds: kinds of the alarms in `trace`.
       train_images: number of training images.
@@ -85,7 +85,7 @@ class RunEvidence:
 
 
 def propose_interventions(evidence: RunEvidence) -> list[Intervention]:
-    """Every intervention that could help, usually one or two per cause, with the control arm among them."""
+    """Returns every intervention that could help, including the control arm; usually one or two per cause."""
     interventions = []
     for propose in PROPOSERS:
         for intervention in propose(evidence):
@@ -97,7 +97,7 @@ def propose_interventions(evidence: RunEvidence) -> list[Intervention]:
 
 
 def causes_without_intervention(evidence: RunEvidence, tried: list[Intervention]) -> list[Intervention]:
-    """Causes that findings support and that none of the `tried` interventions is for, as ones without flags."""
+    """Returns an intervention without flags for each cause that findings support, but no `tried` intervention has."""
     tried_causes = {intervention.cause for intervention in tried}
     supported = dict.fromkeys(cause for finding in evidence.findings if not finding.ok for cause in finding.causes)
     return [
@@ -108,7 +108,7 @@ def causes_without_intervention(evidence: RunEvidence, tried: list[Intervention]
 
 
 def drop_flags(config: TrainConfig, drop: str, share: float) -> dict[str, Any]:
-    """Flags that drop a `share` of the training images, and raise the epochs so that the number of steps remains."""
+    """Returns flags that drop a `share` of the training images, with more epochs for the same number of steps."""
     flags: dict[str, Any] = {"data.drop": ",".join(filter(None, [config.data.drop, drop]))}
     epochs = round(config.epochs / max(1 - share, 0.01))
     return {**flags, "epochs": epochs} if epochs != config.epochs else flags
@@ -342,7 +342,7 @@ def _has_usual_momentum(evidence: RunEvidence) -> bool:
     """Whether every BatchNorm's momentum is 0.5 to 0.99, or averages fewer steps than the run has."""
     network_layers = evidence.network._flatten_layers()
     momenta = [layer.momentum for layer in network_layers if isinstance(layer, layers.BatchNormalization)]
-    # 3 / (1 - momentum) steps hold 95% of the weight; Keras's default, 0.99, averages 100.
+    # 3 / (1 - momentum) steps hold 95% of the weight; Keras's default, 0.99, averages 100 steps.
     return all(0.5 <= momentum <= 0.99 or 3 / (1 - momentum + 1e-12) < evidence.total_steps for momentum in momenta)
 
 

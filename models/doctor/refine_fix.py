@@ -1,4 +1,4 @@
-"""Refinement of a fix: another learning rate, and further changes beside it.
+"""Refines a fix: tunes its learning rate, and adds further changes.
 
 fix, trials_made = refine_fix(trials, fix, known_trials)
 """
@@ -17,11 +17,11 @@ MAX_ADDITIONS = 2  # further changes that are tried
 
 
 def refine_fix(trials: Trials, fix: dict[str, Any], known_trials: list[Trial]) -> tuple[dict[str, Any], list[Trial]]:
-    """(`fix` or better flags, the trials made for it). `known_trials` are those so far, that of `fix` among them.
+    """Returns (`fix` or better flags, the trials made here). `known_trials` are all earlier trials, with that of `fix`.
 
-    Interventions try learning rates that are a factor of 8 apart, and the others keep the rate of the faulty run. So
-    half and twice the rate are tried, and once more a factor of 2 on the better side. Then the most promising
-    interventions that leave the fix in place are added, one at a time.
+    Interventions try learning rates that are a factor of 8 apart, or keep the rate of the faulty run. So this function
+    tries half and twice the rate, then another factor of 2 on the better side. Then it adds each of the most promising
+    interventions that change no flag of the fix, one at a time.
     """
     start = next((trial for trial in known_trials if trial.intervention.flags == fix), None)
     if not fix or start is None:
@@ -55,9 +55,9 @@ def _best_trial(start: Trial, others: list[Trial], min_gain: float) -> Trial:
 
 
 def _combine_with_others(fix: Intervention, known_trials: list[Trial]) -> list[Intervention]:
-    """`fix` combined with each other intervention that changes none of its flags, the most promising first.
+    """Combines `fix` with each intervention that changes none of its flags; returns the most promising first.
 
-    One intervention per cause: others with the same cause differ in strength only.
+    Only one intervention per cause is combined, because interventions with the same cause differ only in strength.
     """
     combined: dict[str, Intervention] = {}
     for trial in sorted(known_trials, key=lambda trial: -trial.priority):

@@ -1,4 +1,4 @@
-"""Controlled replay: the same batches under one change, from the seed's initial weights or from a checkpoint.
+"""Controlled replays: the same batches with one change, from the seed's initial weights or from a checkpoint.
 
     engine = ReplayEngine(config.strategy)
     run = engine.begin(config)
@@ -7,7 +7,7 @@
     other = engine.begin(with_options(config, {"optimizer.learning_rate": 0.01}))
 
 Runs take turns on compiled models. Runs that differ only in seed, learning rate or images share a model. Each run keeps
-its own weights, optimizer slots and step, so that any of them can be continued.
+its own weights, optimizer slots and step, so any run can be continued.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 
-MAX_COMPILED_MODELS = 8  # each holds its weights twice, and its graphs
+MAX_COMPILED_MODELS = 8  # each model takes memory for its graphs and twice its weights
 VALIDATION_IMAGES = 1000  # an accuracy of a half has a standard error of 1.6 points
 EVALUATION_BATCH = 250  # images per replica and step
 MAX_CACHED_BYTES = 64 * 2**20  # decoded validation images up to this size are cached
@@ -55,16 +55,16 @@ MAX_SKIPPED_UPDATES = 40  # consecutive skipped updates after which the weights 
 
 @dataclasses.dataclass(eq=False)
 class Run:
-    """State of a run, and the telemetry of its steps.
+    """The state of a run, and the telemetry of its steps.
 
     Attributes:
-      config: its configuration.
-      data: its data set.
+      config: the run's configuration.
+      data: the run's data set.
       first_step: the step that the run started from.
       step: the number of steps so far.
       state: values of all variables that training changes.
-      rows: float32 [steps, len(step_row.COLUMNS)].
-      layers: float32 [steps, size of the model's layer statistics].
+      rows: telemetry of each step, float32 [steps, len(step_row.COLUMNS)].
+      layers: layer statistics of each step, float32 [steps, size].
       validated: (step, accuracy, loss) of each validation.
     """
 
@@ -79,12 +79,12 @@ class Run:
 
     @property
     def loss(self) -> np.ndarray:
-        """float64 [steps], in nats."""
+        """The loss of each step in nats, float64 [steps]."""
         return step_row.column(self.rows, "loss").astype(np.float64)
 
     @property
     def gradient_norm(self) -> np.ndarray:
-        """float64 [steps]."""
+        """The global gradient norm of each step, float64 [steps]."""
         return step_row.column(self.rows, "gradient_norm").astype(np.float64)
 
 
@@ -94,8 +94,8 @@ class _CompiledModel:
 
     Attributes:
       model: the model.
-      variables: those that training changes.
-      initial_values: of `variables`.
+      variables: the variables that training changes.
+      initial_values: the initial values of `variables`.
       steps_per_call: steps in one compiled call.
     """
 
@@ -106,7 +106,7 @@ class _CompiledModel:
 
 
 class ReplayEngine:
-    """Starts and continues runs on the devices of a strategy; keeps the `max_models` models used last."""
+    """Starts and continues runs on the devices of a strategy; keeps the `max_models` most recently used models."""
 
     def __init__(self, devices: StrategyConfig | None = None, max_models: int = MAX_COMPILED_MODELS) -> None:
         self._max_models = max_models
@@ -124,7 +124,7 @@ class ReplayEngine:
         return self._load_dataset(_without_batch_options(config.data))
 
     def begin(self, config: TrainConfig, checkpoint: str = "") -> Run:
-        """A run at its start, or at a `checkpoint` (a directory) of a run with the same variables."""
+        """Creates a run at its start, or at a `checkpoint` (a directory) of a run with the same variables."""
         data = self.load_data(config)
         compiled = self._compiled_model(config, data)
         model = compiled.model
@@ -142,7 +142,8 @@ class ReplayEngine:
     def advance(self, run: Run, steps: int) -> None:
         """Trains `run` for `steps` more steps; fewer if `MAX_SKIPPED_UPDATES` updates in a row were skipped.
 
-        Like `fit`, but the iterator over batches stays open: a new one takes as long as 10 steps of a small network.
+        Unlike `fit`, it keeps the iterator over batches open: a new iterator takes as long as 10 steps of a small
+        network.
         """
         compiled, batches = self._load_state(run), self._batches(run)
         model = compiled.model
@@ -160,7 +161,7 @@ class ReplayEngine:
         run.state = self._copy_values(compiled.variables)
 
     def validate(self, run: Run) -> tuple[float, float]:
-        """(accuracy, mean loss) on at most `VALIDATION_IMAGES` validation images, the same in every call."""
+        """Returns (accuracy, mean loss) on at most `VALIDATION_IMAGES` validation images, the same in every call."""
         model = self._load_state(run).model
         batches, steps = self.evaluation_batches(run.config)
         results = evaluate(model, batches, steps)
@@ -168,7 +169,7 @@ class ReplayEngine:
         return results["accuracy"], results["loss"]
 
     def evaluation_batches(self, config: TrainConfig) -> tuple[Any, int]:
-        """(batches that `validate` uses, their number)."""
+        """Returns (the batches that `validate` uses, their number)."""
         return self._cached_evaluation_batches(_without_batch_options(config.data))
 
     def trace(self, run: Run) -> Trace:
@@ -199,7 +200,7 @@ class ReplayEngine:
         )
 
     def load_model(self, run: Run) -> StableModel:
-        """A compiled model with `run`'s weights, until the next call of any method."""
+        """Returns a compiled model that holds `run`'s weights until the next call of any method."""
         return self._load_state(run).model
 
     def initial_network(self, run: Run) -> keras.Model:
@@ -212,7 +213,7 @@ class ReplayEngine:
         return stats.groups if stats else []
 
     def activation_names(self, run: Run) -> list[str]:
-        """Names of the layers in the run's trace that have or are an activation."""
+        """Names of the layers in the run's trace that have an activation or are activation layers."""
         stats = self._compiled_model(run.config, run.data).model.layer_stats
         return stats.activations if stats else []
 
@@ -223,7 +224,7 @@ class ReplayEngine:
             self._models.move_to_end(key)
             return self._models[key]
         steps_per_epoch = count_steps_per_epoch(config, data)
-        # The compiled function has a rate of 1; `_load_state` scales it to that of a run's configuration.
+        # The compiled function has a learning rate of 1; `_load_state` scales it to the rate of a run's configuration.
         shared = with_options(
             config, {"optimizer.learning_rate": 1.0, "seed": 0, "histograms_every": 0, "guard": "act"}
         )
@@ -236,7 +237,7 @@ class ReplayEngine:
         return self._models[key]
 
     def _load_state(self, run: Run) -> _CompiledModel:
-        """The compiled model of `run`, with the run's state in its variables."""
+        """Returns the compiled model of `run`, with the run's state in the variables of the model."""
         compiled = self._compiled_model(run.config, run.data)
         for variable, value in zip(compiled.variables, run.state, strict=True):
             variable.assign(value)
@@ -247,18 +248,18 @@ class ReplayEngine:
 
     def _copy_values(self, variables: list[tf.Variable]) -> list[np.ndarray]:
         local = self.devices.experimental_local_results
-        # Copies: on a CPU, .numpy() returns the variable's own memory.
+        # np.array copies: on a CPU, .numpy() returns the variable's own memory.
         return [np.array(local(variable)[0].numpy()) for variable in variables]
 
     def _create_network(self, config: TrainConfig, data: Dataset) -> keras.Model:
-        """A network with the layer names and initial weights that `train` would give it."""
+        """Creates a network with the layer names and initial weights that `train` would give it."""
         build_model.configure_process(config)
         size, channels = config.data.image_size, config.data.channels
         with self.devices.scope(), fresh_layer_names():
             return factory.create_network(config.model, (size, size, channels), len(data.classes))
 
     def _batches(self, run: Run) -> Any:
-        """Iterator over `run`'s next batches; stays open while the same run advances."""
+        """Returns an iterator over `run`'s next batches; it stays open while the same run advances."""
         if self._open_batches is None or self._open_batches[0] is not run:
             config = run.config.data
             shard = strategy.replica_shard(self.devices, config.batch_size)
@@ -286,7 +287,7 @@ class ReplayEngine:
 
 @contextlib.contextmanager
 def fresh_layer_names() -> Iterator[None]:
-    """Names layers as in a process without other networks; by default Keras counts on from the last network."""
+    """Names layers as in a process without other networks; by default Keras continues to count from the last one."""
     names = keras.src.backend.get_default_graph_uid_map()
     saved_names = dict(names)
     names.clear()
@@ -306,7 +307,7 @@ def _is_stuck(run: Run) -> bool:
 
 
 def _without_batch_options(config: DataConfig) -> DataConfig:
-    """`config` without the options that do not affect which images the data set has."""
+    """Returns `config` with defaults for the options that do not affect which images are in the data set."""
     default = DataConfig()
     return dataclasses.replace(
         config, augment=default.augment, batch_size=default.batch_size, balance=default.balance, standardize=False

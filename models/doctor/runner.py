@@ -27,8 +27,8 @@ def diagnose_run(config: TrainConfig, model_dir: str, output: str, steps: int) -
         diagnosis = evenkeel.diagnose_run(config, model_dir="runs/first", output="runs/first", steps=300)
 
     If the first acute incident of the run in `model_dir` comes later than `steps`, replays start from the newest
-    checkpoint before it and are long enough to reach it. `model_dir` may be empty. `output` is a directory for files
-    that a fix needs.
+    checkpoint before this incident and are long enough to reach it. `model_dir` may be empty. `output` is a directory
+    for files that a fix needs.
 
     Raises:
       UsageError: the configuration cannot be run.
@@ -70,9 +70,9 @@ def checkpoint_before(model_dir: str, step: int) -> str:
 
 
 def train_with_fix(config: TrainConfig, diagnosis: Diagnosis, model_dir: str, output: str) -> str:
-    """Trains with the fix, and without it unless `model_dir` holds such a run; returns a line with both results."""
+    """Trains with the fix, and also without it if `model_dir` holds no run; returns a line with both results."""
     if not diagnosis.fix:
-        return "no change that was tried helps, so that nothing was trained again."
+        return "no change that was tried helps: nothing was trained again."
     without = _read_summary(model_dir) or train(config, os.path.join(output, "unchanged"), overwrite=True)
     fixed = train(with_options(config, diagnosis.fix), os.path.join(output, "fixed"), overwrite=True)
     flags = " ".join(command_line(diagnosis.fix))

@@ -1,4 +1,4 @@
-"""Trials of interventions: replays of the same batches, in which the unpromising ones are stopped early.
+"""Trials of interventions: replays of the same batches; unpromising replays are stopped early.
 
     trials = Trials(engine, config, steps=300)
     single_trials = trials.successive_halving(interventions)
@@ -24,11 +24,11 @@ from evenkeel.models.doctor.replay import ReplayEngine, Run
 from evenkeel.models.stability.diagnosis import PATCH_FLAG
 from evenkeel.pipeline.errors import UsageError
 
-PARTS = 4  # of a trial's steps; most interventions get only the first
-MIN_STEPS = 60  # of a full trial, however large its batch
+PARTS = 4  # parts of a trial's steps; most interventions get only the first part
+MIN_STEPS = 60  # steps of a full trial, however large its batch
 MAX_FINALISTS = 3  # interventions that go on after the first part
 MAX_JOINT = 4  # interventions that are tried together
-MIN_GAIN = 0.03  # of utility, mostly accuracy; below, two runs are equal. 1,000 images resolve 0.02
+MIN_GAIN = 0.03  # of utility, mostly accuracy; runs that differ by less count as equal. 1,000 images resolve 0.02
 UTILITY_PER_PRIOR = 0.1  # utility that a unit of prior is worth when the finalists are chosen
 
 
@@ -39,7 +39,7 @@ class Trial:
     Attributes:
       intervention: what was changed.
       run: the replay so far.
-      seconds: CPU time.
+      seconds: CPU time of the replay.
     """
 
     intervention: Intervention
@@ -48,9 +48,10 @@ class Trial:
 
     @property
     def utility(self) -> float:
-        """Validation accuracy, less a tenth of the validation loss.
+        """Validation accuracy minus 0.1 times the validation loss.
 
-        The loss breaks ties and shows progress before accuracy does; it counts up to twice the loss of guessing.
+        The loss breaks ties and often improves before the accuracy does. It is capped at twice the loss of random
+        guessing.
         """
         _, accuracy, loss = self.run.validated[-1]
         max_loss = 2 * math.log(len(self.run.data.classes))
@@ -58,22 +59,22 @@ class Trial:
 
     @property
     def accuracy(self) -> float:
-        """Of the newest validation."""
+        """The accuracy of the newest validation."""
         return self.run.validated[-1][1]
 
     @property
     def priority(self) -> float:
-        """Utility, raised by the prior of the intervention."""
+        """Utility plus `UTILITY_PER_PRIOR` times the prior of the intervention."""
         return self.utility + UTILITY_PER_PRIOR * self.intervention.prior
 
     @property
     def steps(self) -> int:
-        """Steps replayed so far."""
+        """The number of steps replayed so far."""
         return self.run.step - self.run.first_step
 
 
 class Trials:
-    """Trials of changes to `config`, from its start or a `checkpoint`, on the images of `steps` of its batches.
+    """Runs trials of changes to `config`, from the start or a `checkpoint`, on as many images as `steps` batches have.
 
     Attributes:
       unchanged: the trial of the unchanged run.
@@ -89,7 +90,7 @@ class Trials:
                 self._advance(self.unchanged, count)
 
     def successive_halving(self, interventions: list[Intervention]) -> list[Trial]:
-        """A trial of each valid intervention; the most promising ones over all of their steps."""
+        """Returns a trial of each valid intervention; the most promising trials run all of their steps."""
         trials = []
         for intervention in interventions:
             if trial := self._start_if_valid(intervention):
@@ -97,19 +98,19 @@ class Trials:
                 trials.append(trial)
         finalists = sorted(trials, key=lambda trial: -trial.priority)[:MAX_FINALISTS]
         for trial in trials:
-            # Interventions that a finding supports are finished, and so is the first of the control arm.
+            # Trials of interventions that a finding supports are finished as well, and the first of the control arm.
             if trial in finalists or trial is trials[0] or trial.intervention.prior >= PRIOR_FOUND:
                 self.finish(trial)
         if not any(self._improves(trial) for trial in trials if not trial.intervention.generic):
-            for trial in trials:  # no specific one has helped yet: one part of the steps may be too few to tell
+            for trial in trials:  # no specific intervention has helped yet: one part of the steps may be too few
                 self.finish(trial)
         return trials
 
     def try_together(self, single_trials: list[Trial]) -> tuple[Trial | None, list[Trial]]:
-        """(trial of the likely interventions together, ablations: for each of them, a trial of all the others).
+        """Returns (trial of the likely interventions together, ablations).
 
-        (None, []) if a single intervention does as well. Two faults at a time hide each other: each intervention alone
-        leaves the other fault in.
+        There is an ablation for each of these interventions: a trial of all the others. Returns (None, []) if a single
+        intervention does as well. This finds two faults in one run: each intervention alone leaves one of them in.
         """
         likely = self._likely_interventions(single_trials)
         if len(likely) < 2:
@@ -128,7 +129,7 @@ class Trials:
         return joint, ablations
 
     def run_in_full(self, intervention: Intervention) -> Trial | None:
-        """A trial over all of its steps; None if the changed configuration is invalid."""
+        """Runs all steps of a trial; returns None if the changed configuration is invalid."""
         if trial := self._start_if_valid(intervention):
             self.finish(trial)
         return trial
@@ -142,12 +143,13 @@ class Trials:
     def _likely_interventions(self, trials: list[Trial]) -> list[Intervention]:
         """The best supported interventions that can be combined, at most `MAX_JOINT`, the most promising first.
 
-        Each must be supported by evidence or have helped; causes differ, and so do flags.
+        Each is supported by evidence or has helped. No two of them have the same cause or, except for patches, change
+        the same flag.
         """
         likely: list[Intervention] = []
         for trial in sorted(trials, key=lambda trial: -trial.priority):
             intervention = trial.intervention
-            # Besides any other fault, the learning rate may be wrong as well.
+            # The learning rate may be wrong in addition to any other fault.
             supported = (
                 intervention.prior >= PRIOR_UNUSUAL
                 or self._improves(trial)
@@ -182,7 +184,7 @@ class Trials:
         trial.seconds += time.process_time() - begun
 
     def _full_steps(self, trial: Trial) -> int:
-        """Steps in which a trial sees as many images as the unchanged one; more if the change lengthens the run."""
+        """Steps in which a trial sees as many images as the unchanged run; more if the change lengthens the run."""
         config = trial.run.config
         lengthening = config.epochs * len(trial.run.data.train) / (self._config.epochs * self._train_images)
         steps = self._steps * lengthening * self._config.data.batch_size / config.data.batch_size
@@ -201,6 +203,6 @@ def merge_flags(interventions: list[Intervention]) -> dict[str, Any]:
 
 
 def _fits_checkpoint(intervention: Intervention) -> bool:
-    """Whether a checkpoint of the unchanged run has the variables of the changed one."""
+    """Whether a checkpoint of the unchanged run has the variables of the changed run."""
     rebuilt = ("model.", "optimizer.name", "optimizer.momentum", "precision", "data.train_split")
     return not any(name.startswith(rebuilt) for name in intervention.flags)

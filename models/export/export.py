@@ -2,8 +2,8 @@
 
     directory = export("runs/pets", "served/pets", min_accuracy=0.9, baseline=True)  # served/pets/1
 
-The name of a version's directory is a number, as TensorFlow Serving requires. A version appears under its name only
-when it is complete, and only after it was loaded again and gave the probabilities of the trained model.
+The name of a version's directory is a number, as TensorFlow Serving requires. The directory gets this name only when
+the version is complete, was loaded again, and gave the probabilities of the trained model.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_COMPARED_IMAGES = 512  # validation images whose probabilities are compared 
 # Largest allowed difference of a probability: in float32, and with weights or computations of fewer bits.
 FLOAT32_TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-5, 0.02
 EVALUATION_FILE = "evaluation.json"
-COMPARED_KEYS = ("source", "split", "images")  # of evaluation.json: versions that differ in one are not comparable
+COMPARED_KEYS = ("source", "split", "images")  # keys of evaluation.json; only versions with equal values are comparable
 
 Probabilities = Callable[[tf.Tensor], tf.Tensor]
 
@@ -60,7 +60,7 @@ class ServedModel(tf.Module):
         )
 
     def _classify_pixels(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The most probable class, its probability, and those of all classes in the order of classes.txt."""
+        """Returns the most probable class, its probability, and all probabilities in the order of classes.txt."""
         probabilities = self._probabilities(images)
         return {
             "class": tf.gather(self._classes, tf.argmax(probabilities, axis=1)),
@@ -93,7 +93,7 @@ def export(
     Args:
       model_dir: directory of the run.
       output: directory of the versions.
-      quantize: "none", or "float16" for weights in half the bytes.
+      quantize: "none", or "float16" to store weights in half the bytes.
       min_accuracy: minimum accuracy of the exported model on the run's validation split.
       baseline: whether the accuracy must also reach that of the newest version below `output`.
       checkpoint: "best" or "last".
@@ -103,7 +103,7 @@ def export(
       ExportRefused: the exported model is not accurate enough, or its probabilities differ from the trained model's.
     """
     one_of("quantize", quantize, QUANTIZATIONS)
-    require(0 <= min_accuracy <= 1, f"min_accuracy ({min_accuracy}) must lie in [0, 1].")
+    require(0 <= min_accuracy <= 1, f"--min_accuracy ({min_accuracy}) must be from 0 to 1.")
     newest = newest_version(output)
     previous = read_evaluation(output, newest) if baseline and newest else None
     run = restore_run(model_dir, checkpoint, one_replica=True)
@@ -170,7 +170,7 @@ def probability_function(run: RestoredRun) -> Probabilities:
 
 
 def predict(function: Probabilities, run: RestoredRun, max_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(float32 [n, classes], int [n]): probabilities and labels of the first `max_images` validation images, or of all.
+    """Returns (probabilities float32 [n, classes], labels int [n]) of the first `max_images` validation images, or all.
 
     `function` returns the probabilities of uint8 images [b, s, s, c].
     """
@@ -220,13 +220,13 @@ def check_accuracy(evaluation: dict[str, Any], min_accuracy: float, previous: di
 
 
 def newest_version(output: str) -> int:
-    """The number of the newest version below `output`; 0 without any."""
+    """The number of the newest version below `output`; 0 if there is none."""
     names = tf.io.gfile.listdir(output) if tf.io.gfile.isdir(output) else []
     return max((int(name.rstrip("/")) for name in names if name.rstrip("/").isdigit()), default=0)
 
 
 def read_evaluation(output: str, version: int) -> dict[str, Any]:
-    """Accuracy, source, split and number of images in a version's evaluation.json.
+    """Reads accuracy, source, split and number of images from a version's evaluation.json.
 
     Raises:
       UsageError: the file cannot be read.
@@ -237,4 +237,7 @@ def read_evaluation(output: str, version: int) -> dict[str, Any]:
             evaluation = json.loads(file.read())
             return {key: evaluation[key] for key in ("accuracy", *COMPARED_KEYS)}
     except (ValueError, KeyError, TypeError, tf.errors.OpError) as error:
-        raise UsageError(f"--baseline: {path} cannot be read: leave --baseline out.") from error
+        reason = summarize_error(error)
+        raise UsageError(
+            f"--baseline: {path} cannot be read ({reason}): repair the file, or leave --baseline out."
+        ) from error

@@ -15,7 +15,7 @@ MIN_FLOAT16_SIZE = 64  # values of a tensor: smaller ones, such as scales and of
 
 
 def freeze(function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec, float16: bool = False) -> Callable:
-    """A function with the same graph, in which constants with their present values replace the variables.
+    """Returns a function with the same graph, in which constants with the present values replace the variables.
 
     Args:
       function: takes one tensor.
@@ -36,7 +36,7 @@ def freeze(function: Callable[[tf.Tensor], tf.Tensor], spec: tf.TensorSpec, floa
 
 
 def _store_constants_as_float16(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """The graph with each large float32 constant as a float16 constant and a cast, which takes over its name.
+    """Replaces each large float32 constant of the graph by a float16 constant and a cast with the constant's name.
 
     A constant with a value beyond the range of float16 stays float32.
     """

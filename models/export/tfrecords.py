@@ -3,7 +3,7 @@
     directory = convert_records({"train": ["/data/Split-train/*"], "validation": ["/data/Split-eval/*"]}, "/data/pets")
 
 Compressed records can neither be memory-mapped nor read at random positions. Each set of files is converted once; the
-encoded images stay the same bytes.
+bytes of the encoded images do not change.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ IMAGE_FEATURE, LABEL_FEATURE = "image/encoded", "image/class/label"  # the names
 def convert_records(
     patterns: dict[str, list[str]], directory: str, image: str = IMAGE_FEATURE, label: str = LABEL_FEATURE
 ) -> str:
-    """Converts the files unless that was done before, and returns the TFDS directory, which is below `directory`.
+    """Converts the files if this was not done before, and returns the TFDS directory, which is below `directory`.
 
-    Files that have changed since get a directory of their own.
+    Files that have changed since are converted into a new directory.
 
     Args:
       patterns: {split: glob patterns of its files}.
@@ -54,7 +54,7 @@ def convert_records(
 
 
 def class_names(labels: set[int | str], feature: str) -> list[str]:
-    """The names of the classes: all numbers up to the largest, or the names in alphabetical order.
+    """Returns the names of the classes: all numbers up to the largest, or the names in alphabetical order.
 
     Raises:
       UsageError: a number is not in [0, `MAX_CLASSES`), there are both numbers and names, or fewer than two classes.
@@ -64,7 +64,7 @@ def class_names(labels: set[int | str], feature: str) -> list[str]:
         raise UsageError(f"feature {feature} has both numbers and names: write all classes in the same way.")
     for number in numbers:
         if not 0 <= number < MAX_CLASSES:
-            raise UsageError(f"feature {feature} has {number}: the number of a class must be 0 to {MAX_CLASSES - 1}.")
+            raise UsageError(f"feature {feature} has {number}: class numbers must be from 0 to {MAX_CLASSES - 1}.")
     names = [str(number) for number in range(max(numbers) + 1)] if numbers else sorted(map(str, labels))
     if len(labels) < 2:
         raise UsageError(f"feature {feature} has only one class ({', '.join(names[-1:])}): at least two are needed.")
@@ -72,7 +72,7 @@ def class_names(labels: set[int | str], feature: str) -> list[str]:
 
 
 class RecordsBuilder(tfds.core.GeneratorBasedBuilder):
-    """Writes features `image`, `label` and `filename`: number and name of the file, number of the record in it."""
+    """Writes the features `image`, `label` and `filename` (number and name of the file, number of the record)."""
 
     VERSION = tfds.core.Version("1.0.0")
     name = "records"
@@ -112,7 +112,7 @@ def _find_files(patterns: list[str]) -> list[str]:
 
 
 def _read_examples(files: dict[str, list[str]], image: str, label: str) -> Iterator[tuple[str, Any]]:
-    """(name of the record, its features) of every record of every file."""
+    """Yields (record name, features) of every record in every file."""
     required = ((image, "one encoded image (bytes)"), (label, "one class (bytes or int64)"))
     for file_number, path in enumerate(path for split_files in files.values() for path in split_files):
         compression = "GZIP" if path.endswith(".gz") else ""
@@ -124,13 +124,13 @@ def _read_examples(files: dict[str, list[str]], image: str, label: str) -> Itera
                     if len(values) != 1:
                         raise UsageError(
                             f"{path}: feature {name} of record {number} must be {content}; the record has"
-                            f" {', '.join(sorted(features))}: name the features in custom_config."
+                            f" {', '.join(sorted(features))}: set image and label in custom_config."
                         )
-                # The number of the file tells apart files of the same name in two directories.
+                # The file's number distinguishes files with the same name in two directories.
                 yield f"{file_number:05d}-{os.path.basename(path)}-{number:06d}", features
         except (tf.errors.OpError, DecodeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"{path} does not contain tf.Examples ({reason}): repair or remove it.") from error
+            raise UsageError(f"{path} does not contain tf.Examples ({reason}): repair or remove this file.") from error
 
 
 def _read_values(feature: Any, numbers: bool) -> list[Any]:

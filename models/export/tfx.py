@@ -20,7 +20,7 @@ from evenkeel.models.export import export, tfrecords
 from evenkeel.models.train import train
 from evenkeel.pipeline.errors import require
 
-# Options that `fn_args` itself gives; and with a strategy, several workers would all export a model.
+# Options that `fn_args` sets, and the strategy: several workers would all export a model.
 RESERVED_OPTIONS = ("data.source", "data.train_split", "data.validation_split", "epochs", "strategy.")
 
 
@@ -69,7 +69,7 @@ def run_fn(fn_args: FnArgs) -> None:
 
 
 def build_config(fn_args: FnArgs) -> TrainConfig:
-    """The configuration that `fn_args` asks for; converts its records into a data set below `model_run_dir`.
+    """Returns the configuration that `fn_args` asks for, and converts the records to a data set in `model_run_dir`.
 
     `custom_config` may have `options` ({dotted name: value}, as in flags) and the names of the features, `image` and
     `label`; other keys belong to TFX. `train_steps` is rounded to whole epochs, at least one; validation uses the
@@ -81,7 +81,10 @@ def build_config(fn_args: FnArgs) -> TrainConfig:
     custom = fn_args.custom_config or {}
     options = custom.get("options") or {}
     reserved = [name for name in options if name.startswith(RESERVED_OPTIONS)]
-    require(not reserved, f"options {reserved[:1]} of custom_config cannot be set: TFX gives files and steps.")
+    require(
+        not reserved,
+        f"option {''.join(reserved[:1])} cannot be set in custom_config, because run_fn reserves it: remove it.",
+    )
     for name in ("base_model", "hyperparameters"):
         require(not getattr(fn_args, name, None), f"{name} is not supported: set options in custom_config instead.")
     patterns = {"train": list(fn_args.train_files), "validation": list(fn_args.eval_files)}
@@ -91,7 +94,7 @@ def build_config(fn_args: FnArgs) -> TrainConfig:
 
 
 def _set_steps(config: TrainConfig, fn_args: FnArgs) -> TrainConfig:
-    """`config` with the epochs and the validation images that the steps of `fn_args` come to."""
+    """Returns `config` with the epochs and the validation images that correspond to the steps of `fn_args`."""
     splits = tfds.builder_from_directory(config.data.source).info.splits
     options: dict[str, Any] = {}
     if fn_args.train_steps:

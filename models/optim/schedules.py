@@ -98,7 +98,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """`schedule` times `factor`, a variable that can change during training."""
+    """A schedule multiplied by `factor`, a variable that can change during training."""
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, factor: tf.Variable) -> None:
         self.schedule, self.factor = schedule, factor

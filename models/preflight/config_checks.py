@@ -3,7 +3,7 @@
     for finding in check_config(config, images=len(data.train), replicas=1):
         print(finding.line)
 
-Nothing is computed but with the given numbers. `data_checks`, `image_checks` and `network_checks` look at the rest.
+The checks use only the given numbers. `data_checks`, `image_checks` and `network_checks` check everything else.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.optim import schedules
 from evenkeel.models.stability.diagnosis import Finding
 
-MIN_STEPS = 100  # the shortest preset takes 564; what is learnt in fewer steps needs no network
-MAX_BATCH_SHARE = 0.25  # of the training split in a batch: four updates an epoch
-NOISY_BATCH = 4  # images up to which one image's gradient dominates the update
+MIN_STEPS = 100  # the shortest preset takes 564; a task that is learnt in fewer steps needs no network
+MAX_BATCH_SHARE = 0.25  # share of the training split in a batch: gives four updates per epoch
+NOISY_BATCH = 4  # up to this many images, one image's gradient dominates the update
 MAX_MOMENTUM = 0.98  # averages 50 steps; 0.9 to 0.95 are usual (Smith 2018, section 4.3)
 MAX_EPSILON = 1e-2  # 1e-8 to 1e-3 are usual; above this, second moments of 1e-4 and less have no effect
-MAX_DECAY_PER_STEP = 0.01  # of the weights: halves them in 69 steps. The presets have 2e-4 to 8e-4
+MAX_DECAY_PER_STEP = 0.01  # share of the weights; halves them in 69 steps. The presets have 2e-4 to 8e-4
 MAX_MIXING_ALPHA = 1.5  # Zhang et al. 2018 use 0.2 to 0.4 on ImageNet, 1 on CIFAR; at 5 most images are half and half
 ADAPTIVE_OPTIMIZERS = ("adam", "adamw", "rmsprop", "radam", "lookahead")
 LAYERWISE_OPTIMIZERS = ("lamb", "novograd")
@@ -27,7 +27,7 @@ MAX_ADAPTIVE_RATE, MAX_LAYERWISE_RATE, MAX_SGD_RATE = 0.03, 1.0, 50.0
 
 
 def check_config(config: TrainConfig, images: int, replicas: int) -> list[Finding]:
-    """Findings of all checks, for a training split of `images` images on that many replicas."""
+    """Returns the findings of all checks, for a training split of `images` images."""
     return [
         check_steps(config, images),
         check_large_batch(config, images),
@@ -85,9 +85,9 @@ def check_small_batch(config: TrainConfig) -> Finding:
 
 
 def check_replica_batches(config: TrainConfig, replicas: int) -> Finding:
-    """Whether the batch divides by replicas and accumulated parts.
+    """Whether the batch is divisible by the number of replicas times the number of accumulated parts.
 
-    `strategy.replica_shard` and `build_model.check_replica_support` refuse such a run; here it is one finding of many.
+    `strategy.replica_shard` and `build_model.check_replica_support` raise an error if it is not.
     """
     parts = replicas * config.optimizer.accumulate
     batch = config.data.batch_size
@@ -103,7 +103,7 @@ def check_replica_batches(config: TrainConfig, replicas: int) -> Finding:
 
 
 def check_learning_rate(config: TrainConfig) -> Finding:
-    """Only rates that no network can train with; the range test finds the limit of a given network."""
+    """Finds only learning rates at which no network trains; the range test finds the limit of a given network."""
     rate, name = schedules.peak_learning_rate(config.optimizer, config.data.batch_size), config.optimizer.name
     if name in ("sgd", "sgdw"):
         effective, limit = rate / (1 - config.optimizer.momentum), MAX_SGD_RATE
@@ -152,7 +152,10 @@ def check_epsilon(config: TrainConfig) -> Finding:
 
 
 def check_weight_decay(config: TrainConfig, images: int) -> Finding:
-    """Decoupled decay removes learning rate times weight_decay of the weights in a step; half of that on average."""
+    """Checks the share of the weights that decoupled decay removes in a step: learning rate * weight_decay.
+
+    This is the share at the peak rate; over the run it is half as large on average.
+    """
     rate = schedules.peak_learning_rate(config.optimizer, config.data.batch_size)
     per_step = rate * config.optimizer.weight_decay
     in_run = per_step / 2 * steps_in_run(config, images)
@@ -168,7 +171,10 @@ def check_weight_decay(config: TrainConfig, images: int) -> Finding:
 
 
 def check_mixing(config: TrainConfig) -> Finding:
-    """mixup and CutMix draw an image's share from Beta(alpha, alpha), of deviation 1 / (2 sqrt(2 alpha + 1))."""
+    """Checks the parameter of mixup and CutMix: shares of an image come from Beta(alpha, alpha).
+
+    The deviation of this distribution is 1 / (2 sqrt(2 alpha + 1)).
+    """
     alpha = max(config.mixing.mixup, config.mixing.cutmix)
     return Finding(
         "mixing",

@@ -1,4 +1,4 @@
-"""Checks of the data by its index: outliers, class balance, differences between the splits. No image is decoded.
+"""Checks the data by its index: outliers, class balance, differences between the splits. Checks decode no image.
 
 for finding in check_index(config, data):
     print(finding.line)
@@ -18,14 +18,14 @@ from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.prepare import outliers, skew
 from evenkeel.pipeline.prepare.contact_sheet import read_pixels
 
-MAX_OUTLIER_SHARE = 0.03  # CIFAR-10 has 0.4% by this rule, clean `shapes` 0.2%, either with 5% of corrupt images 5%
+MAX_OUTLIER_SHARE = 0.03  # CIFAR-10 has 0.4% outliers, clean `shapes` 0.2%; with 5% corrupt images, both have 5%
 MAX_IMBALANCE = 10.0  # images of the most common class over images of the rarest
-MAX_CLASS_GAP = 0.1  # difference of a class's shares, beside 3 standard errors
+MAX_CLASS_GAP = 0.1  # allowed difference of a class's shares, in addition to 3 standard errors
 MAX_PICTURES, THUMBNAIL_PIXELS = 16, 96  # pixels of the longer side
 
 
 def check_index(config: TrainConfig, data: Dataset) -> list[Finding]:
-    """Findings of all checks of the index."""
+    """Returns the findings of all checks of the index."""
     balanced = config.data.balance == "classes" or config.class_weights == "balanced"
     imbalance = check_class_imbalance(data, balanced)
     outlier_finding = check_outliers(data)
@@ -44,7 +44,10 @@ def train_outliers(data: Dataset) -> tuple[outliers.Outlier, ...]:
 
 
 def check_outliers(data: Dataset) -> Finding:
-    """By the modified z-scores of brightness, contrast and sharpness that `--data.drop=outliers` drops images by."""
+    """Checks the share of outliers, with the same rule as `--data.drop=outliers`.
+
+    The rule uses modified z-scores of brightness, contrast and sharpness.
+    """
     found = train_outliers(data)
     rows = {outlier.row for outlier in found}
     share = len(rows) / len(data.train)
@@ -55,14 +58,14 @@ def check_outliers(data: Dataset) -> Finding:
         share <= MAX_OUTLIER_SHARE,
         seen + (f" ({data.train.names[worst.row]}: {worst.reason})" if worst else ""),
         f"at most {MAX_OUTLIER_SHARE:.0%} may be",
-        "Look at them (python -m tools.prepare draws them), or drop them with --data.drop=outliers.",
+        "Look at them (evenkeel prepare draws them), or drop them with --data.drop=outliers.",
         {"share": share, "images": len(rows)},
         ("outlier_images",),
     )
 
 
 def check_class_imbalance(data: Dataset, balanced: bool) -> Finding:
-    """A class without images cannot be learnt, whether the configuration balances classes (`balanced`) or not."""
+    """Checks the numbers of images per class; with `balanced`, classes only need some, since the run balances them."""
     counts = data.class_counts
     empty = [name for name, count in zip(data.classes, counts, strict=True) if count == 0]
     largest, smallest = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
@@ -88,8 +91,8 @@ def check_class_imbalance(data: Dataset, balanced: bool) -> Finding:
 def check_image_skew(data: Dataset, explained: bool, standardize: bool = False) -> Finding:
     """The largest Kolmogorov-Smirnov distance between training and validation, over the statistics of each image.
 
-    With `explained`, when there are many outliers, these are left out. With `standardize`, every image has mean 0 and
-    deviation 1, and the statistics are those that still differ.
+    With `explained` (there are many outliers), outliers are left out. With `standardize`, every image has mean 0 and
+    deviation 1, so only statistics that can still differ are compared.
     """
     train = data.train
     if explained:
@@ -116,7 +119,7 @@ def check_image_skew(data: Dataset, explained: bool, standardize: bool = False) 
 
 
 def check_class_skew(data: Dataset, known: bool) -> Finding:
-    """The largest difference between a class's shares; always ok if training's imbalance is `known`."""
+    """Compares each class's shares of training and validation; always ok if the training imbalance is `known`."""
     counts = [data.class_counts, np.bincount(data.validation.columns["label"], minlength=len(data.classes))]
     shares = [count / count.sum() for count in counts]
     gaps = np.abs(shares[0] - shares[1])
@@ -148,7 +151,7 @@ def outlier_pictures(data: Dataset, count: int = MAX_PICTURES) -> list[Picture]:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """`image` (uint8 [h, w, c]) scaled down to at most `THUMBNAIL_PIXELS` on its longer side."""
+    """Scales `image`, uint8 [h, w, c], down to at most `THUMBNAIL_PIXELS` on its longer side."""
     picture = Image.fromarray(image)
     picture.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.BOX)
     return np.asarray(picture)

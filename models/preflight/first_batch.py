@@ -1,9 +1,9 @@
-"""Forward and backward pass of the first batch through a throw-away copy of the network, for `network_checks`.
+"""Runs the first batch forward and backward through a throw-away copy of the network, for `network_checks`.
 
     batch_pass = FirstBatchPass(config, data, *image_checks.read_first_batch(config, data))
     batch_pass.loss, batch_pass.outputs["conv2d"], batch_pass.gradients
 
-The copy runs on one device, whatever the strategy, and in training mode: with dropout, BatchNorm by the batch.
+The copy runs on one device, whatever the strategy, and in training mode: with dropout and BatchNorm's batch statistics.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from evenkeel.pipeline.dataset import Dataset
 
 layers = keras.layers
 MIN_IMAGES, MAX_IMAGES = 8, 32
-MAX_PIXELS = 32 * 64 * 64  # of all images, but for the minimum: a second at 224 pixels instead of ten
-FLOAT16_LOSS_SCALE = 2.0**10  # float16 gradients would vanish without; less than 2^15, the first scale of training
+MAX_PIXELS = 32 * 64 * 64  # of all images, if more than MIN_IMAGES: a pass takes a second at 224 pixels, not ten
+FLOAT16_LOSS_SCALE = 2.0**10  # keeps float16 gradients from vanishing; below 2^15, the first scale of training
 
 
 class FirstBatchPass:
@@ -31,21 +31,21 @@ class FirstBatchPass:
       classes: number of classes.
       model: the StableModel around `network`.
       network: the copy; `train_step` changes its weights.
-      layers: its layers, nested ones included.
-      kernel_layers: those with a trainable kernel, in order.
-      has_normalization: whether a layer normalizes.
-      uses_float16: whether it computes in float16.
-      variables: its trainable variables.
+      layers: the layers of `network`, including layers of nested models.
+      kernel_layers: the layers with a trainable kernel, in order.
+      has_normalization: whether there is a normalization layer.
+      uses_float16: whether the network computes in float16.
+      variables: the trainable variables of `model`.
       first_layer_input: float32; input of the first layer with a kernel.
       outputs: {layer: float32 output} of the network's top-level layers.
       logits: float32 [b, classes].
       loss: mean cross-entropy in nats, without label smoothing, class weights or penalties.
       penalty: the sum of penalties on weights.
-      gradients: of `loss`, one for each of `variables`; None if `loss` does not depend on it.
+      gradients: gradients of `loss` for each of `variables`; None if `loss` does not depend on the variable.
     """
 
     def __init__(self, config: TrainConfig, data: Dataset, images: np.ndarray, labels: np.ndarray) -> None:
-        """`images` and `labels` are the run's first; only as many are used as are cheap."""
+        """`images` and `labels` are the run's first batch; only its first 8 to 32 images are used, to save time."""
         count = min(MAX_IMAGES, max(MIN_IMAGES, MAX_PIXELS // config.data.image_size**2))
         self.images, self.labels = images[:count], labels[:count]
         self.classes = len(data.classes)
@@ -87,9 +87,9 @@ class FirstBatchPass:
         return loss, gradients
 
     def settled_gradients(self) -> list[tf.Tensor | None]:
-        """`gradients`; if some kernel's are zero, those after up to 3 pairs of small steps.
+        """Returns `gradients`; if a kernel's gradient is zero, the gradients after up to 3 pairs of small steps.
 
-        A scale or a classifier that starts at 0 lets no gradient through before it has moved (Goyal et al. 2017, 5.1).
+        A scale or a classifier that starts at 0 passes no gradient until it has changed (Goyal et al. 2017, 5.1).
         """
         gradients = self.gradients
         optimizer = keras.optimizers.Adam(1e-3, jit_compile=False)
@@ -112,7 +112,7 @@ class FirstBatchPass:
 
 
 def first_kernel_input(model: keras.Model, images: tf.Tensor) -> np.ndarray:
-    """float32: input of the first layer with a kernel in training mode, behind any layers that rescale images."""
+    """Returns the input of the first layer with a kernel, float32, in training mode and after rescaling layers."""
     for layer in model.layers:
         if any("kernel" in v.name for v in layer.weights):
             before = keras.Model(model.inputs, layer.get_input_at(0))

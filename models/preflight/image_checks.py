@@ -1,4 +1,4 @@
-"""Checks that read images: what the augmentation leaves of them, and whether their labels fit. No network is needed.
+"""Checks that read images: whether the augmentation destroys them, and whether their labels fit. They need no network.
 
 images, labels = read_first_batch(config, data)
 for finding in check_images(config, data, images):
@@ -24,24 +24,25 @@ from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 FIRST_BATCH_IMAGES = 64
-POOL_PIXELS = 4  # detail is what is smaller than a square of this side
-MIN_CONTRAST_LEFT = 0.25  # of an image's contrast, or of its contrast over detail; below, the image is destroyed
+POOL_PIXELS = 4  # side of a square; smaller structures count as detail
+MIN_CONTRAST_LEFT = 0.25  # share of an image's contrast, or contrast over detail; with less, the image is destroyed
 MAX_DESTROYED_SHARE = 0.35  # 3 operations of RandAugment destroy 0.19, brightness=1 0.3, noise=200 0.4 or more
-# Training images that a cheap model is fitted to, plain and augmented. With fewer the comparison is chance: from 1,000
-# images of 16 pixels with 2 operations of RandAugment it learns 0.43 of what it learns without, from 2,500 images 0.48.
+# Number of training images that a cheap model is fitted to, plain and augmented. With fewer images the comparison is
+# unreliable: with 2 operations of RandAugment on images of 16 pixels, the model learns 0.43 of what it learns without
+# them from 1,000 images, and 0.48 from 2,500 images.
 CHEAP_MODEL_IMAGES, CHEAP_MODEL_BATCH = 2500, 250
-# Of its accuracy above chance, on CIFAR-10: 2 operations of RandAugment leave 0.6, 3 at full strength 0.5, noise=60
-# 0.57; noise=120 leaves 0.37, 8 operations 0.22.
+# Ratio of accuracies above chance. On CIFAR-10 it is 0.6 with 2 operations of RandAugment, 0.5 with 3 at full strength,
+# 0.57 with noise=60, 0.37 with noise=120, and 0.22 with 8 operations.
 MIN_ACCURACY_RATIO = 0.45
-MIN_ABOVE_CHANCE = 0.1  # accuracy on plain images; with 2,500 images the standard error is 0.01
-LABEL_TRAIN_IMAGES, LABEL_VALIDATION_IMAGES = 4000, 2000  # images that labels are judged by
+MIN_ABOVE_CHANCE = 0.1  # accuracy above chance on plain images; with 2,500 images the standard error is 0.01
+LABEL_TRAIN_IMAGES, LABEL_VALIDATION_IMAGES = 4000, 2000  # numbers of images in the check of labels
 MIN_WRONG_LABEL_SHARE, MIN_WRONG_LABEL_Z = 0.12, 3.5  # z in standard errors; clean data sets have up to 0.02 and 0.4
 
 
 def check_images(config: TrainConfig, data: Dataset, images: np.ndarray) -> list[Finding]:
-    """Findings of both checks, in five CPU seconds. `images` are those of `read_first_batch`.
+    """Returns the findings of both checks; takes five CPU seconds. `images` come from `read_first_batch`.
 
-    Neither check uses Keras, so that both may run in a thread beside training.
+    Neither check uses Keras, so both may run in a thread during training.
     """
     return [check_augmentation(config, data, images), check_labels(config, data)]
 
@@ -59,7 +60,7 @@ def check_augmentation(config: TrainConfig, data: Dataset, images: np.ndarray) -
         f"{share:.0%} of augmented images lose three quarters of their contrast or drown in noise; a cheap model fitted"
         f" to augmented images exceeds chance by {ratio:.2f} times as much as one fitted to plain images",
         f"at most {MAX_DESTROYED_SHARE:.0%} may, and the ratio must be at least {MIN_ACCURACY_RATIO:g}",
-        "Weaken --data.augment.* (python -m tools.show_augmentations draws them).",
+        "Weaken --data.augment.* (evenkeel augmentations draws them).",
         {"share": share, "left": ratio},
         ("too_much_augmentation",),
     )
@@ -67,11 +68,11 @@ def check_augmentation(config: TrainConfig, data: Dataset, images: np.ndarray) -
 
 @functools.lru_cache(maxsize=4)  # replays of a run ask for the same again
 def _augmented_accuracy_ratio(data: Dataset, config: DataConfig) -> float:
-    """Accuracy above chance of a cheap model fitted to augmented images, over that of one fitted to plain images.
+    """Accuracy above chance of a cheap model fitted to augmented images, divided by that of one fitted to plain images.
 
-    1 if there are few images, or if plain images teach it next to nothing. Images have `label_noise.IMAGE_PIXELS` a
-    side; augmentation in pixels is scaled down with them, and so is noise, as that of means of pixels. About 2 CPU
-    seconds.
+    The ratio is 1 if there are few images, or if the model learns almost nothing from plain images. Images are scaled
+    to `label_noise.IMAGE_PIXELS` a side. Shifts in pixels are scaled down as well, and so is noise, because a mean over
+    pixels has less noise. Takes about 2 CPU seconds.
     """
     if len(data.train) < CHEAP_MODEL_IMAGES:
         return 1.0
@@ -99,9 +100,9 @@ def _augmented_accuracy_ratio(data: Dataset, config: DataConfig) -> float:
 def read_first_batch(
     config: TrainConfig, data: Dataset, augment: AugmentConfig | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The run's first `FIRST_BATCH_IMAGES` images uint8 [n, s, s, c] and labels int64 [n], read in this process.
+    """Reads the run's first `FIRST_BATCH_IMAGES` images, uint8 [n, s, s, c], and labels, int64 [n], in this process.
 
-    `augment` replaces the run's own augmentation; it does not change which images these are.
+    `augment` replaces the run's own augmentation; it does not change which images are read.
     """
     augment = augment or config.data.augment
     return _read_first_batch(
@@ -109,7 +110,7 @@ def read_first_batch(
     )
 
 
-@functools.lru_cache(maxsize=16)  # a second of CPU time each: with and without augmentation, for some seeds
+@functools.lru_cache(maxsize=16)  # each takes a CPU second; holds batches with and without augmentation, of some seeds
 def _read_first_batch(data: Dataset, config: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     batches = training_batches(data, config, seed, ReplicaShard(FIRST_BATCH_IMAGES))
     images, labels = (tensor.numpy() for tensor in next(iter(batches)))
@@ -118,27 +119,27 @@ def _read_first_batch(data: Dataset, config: DataConfig, seed: int) -> tuple[np.
 
 
 def local_data_config(config: DataConfig, **changes: Any) -> DataConfig:
-    """`config` for reading in this process, without a cache or a data service; `changes` are further fields."""
+    """Returns `config` for reading in this process, without a cache or data service, with the fields in `changes`."""
     return dataclasses.replace(config, **{"cache": "none", "service": "", "reader": "auto", **changes})
 
 
 def destroyed_mask(plain: np.ndarray, augmented: np.ndarray) -> np.ndarray:
-    """bool [n]: the augmented image has under `MIN_CONTRAST_LEFT` of the plain one's contrast, or contrast over detail.
+    """Whether each augmented image keeps under `MIN_CONTRAST_LEFT` of its contrast, or contrast over detail, bool [n].
 
     Contrast is the deviation of means over squares of `POOL_PIXELS`; detail is the deviation of pixels from these
     means. Rotation, mirroring and colouring change neither. A plain image without contrast cannot be destroyed.
     """
     (contrast, detail), (contrast_after, detail_after) = contrast_and_detail(plain), contrast_and_detail(augmented)
     flattened = contrast_after < MIN_CONTRAST_LEFT * contrast
-    # 1 gray level is JPEG's own noise, in an image without detail.
+    # The 1 is JPEG's own noise in gray levels, for images without detail.
     noisy = contrast_after / (detail_after + 1) < MIN_CONTRAST_LEFT * contrast / (detail + 1)
     return (contrast > 2) & (flattened | noisy)
 
 
 def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [n] each, in gray levels, of `images` uint8 [n, s, s, c].
+    """Returns (contrast, detail) of `images`, uint8 [n, s, s, c], in gray levels, float64 [n] each.
 
-    What independent noise adds to the deviation of means is subtracted.
+    The part of the contrast that comes from independent noise is subtracted.
     """
     gray = images.astype(np.float64).mean(-1)
     pool = min(POOL_PIXELS, gray.shape[1])
@@ -151,7 +152,7 @@ def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_labels(config: TrainConfig, data: Dataset) -> Finding:
-    """`label_noise.estimate_label_noise` on some of the images; its limits are described there. About 2 CPU seconds."""
+    """Checks some of the images with `label_noise.estimate_label_noise`; takes about 2 CPU seconds."""
     small = {"image_size": label_noise.IMAGE_PIXELS, "augment": AugmentConfig(), "batch_size": 1, "balance": "none"}
     noise = _label_noise(data, local_data_config(config.data, **small))
     return Finding(
@@ -170,7 +171,7 @@ def check_labels(config: TrainConfig, data: Dataset) -> Finding:
 
 @functools.lru_cache(maxsize=4)  # replays of a run ask for the same again
 def _label_noise(data: Dataset, config: DataConfig) -> label_noise.LabelNoiseEstimate:
-    # Without outliers: no label fits an image of noise.
+    # Outliers are left out: no label fits an image of noise.
     inliers = np.setdiff1d(np.arange(len(data.train)), [outlier.row for outlier in train_outliers(data)])
     train = data.train.take(inliers) if len(inliers) else data.train
     training = sample_images(train, config, LABEL_TRAIN_IMAGES)
@@ -179,7 +180,7 @@ def _label_noise(data: Dataset, config: DataConfig) -> label_noise.LabelNoiseEst
 
 
 def sample_images(index: Index, config: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, s, s, c] and labels [n] of at most `count` random rows; the same rows in every call."""
+    """Reads images, uint8 [n, s, s, c], and labels [n] of at most `count` random rows; the same rows in every call."""
     rows = np.sort(np.random.default_rng(0).permutation(len(index))[:count])
     shard = ReplicaShard(min(len(rows), 250))
     images, labels = [], []

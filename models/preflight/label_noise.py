@@ -3,8 +3,8 @@
     estimate = estimate_label_noise(images, labels, validation_images, validation_labels, classes)
     estimate.share, estimate.z      # share of wrong labels, and by how many standard errors it differs from none
 
-A model fitted to labels of which some are wrong still predicts much as one fitted to right labels does. So it agrees
-less often with wrong training labels that it was not fitted to than with right validation labels.
+A model fitted to partly wrong labels still predicts almost like a model fitted to right labels. So it agrees less often
+with training labels that it was not fitted to, some of which are wrong, than with right validation labels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 IMAGE_PIXELS = 32  # side that images are scaled to
 PATCH_PIXELS = 6  # side of a patch, as in Coates, Ng and Lee 2011, section 4
-FILTERS, STRIDE = 64, 2  # 128 and 1 would find a fifth of wrong labels with more certainty, in three times the time
+FILTERS, STRIDE = 64, 2  # 128 and 1 would detect 20% wrong labels with more certainty, but take three times as long
 WHITENING_PATCHES = 4000
 BATCH_IMAGES = 250
 RIDGE_PENALTIES = 10.0 ** np.arange(-2, 3, 0.5)
@@ -24,10 +24,10 @@ RIDGE_PENALTIES = 10.0 ** np.arange(-2, 3, 0.5)
 
 @dataclasses.dataclass(frozen=True)
 class LabelNoiseEstimate:
-    """Result of `estimate_label_noise`.
+    """The result of `estimate_label_noise`.
 
     Attributes:
-      share: of the training labels that are wrong; may be below 0.
+      share: share of the training labels that are wrong; may be negative.
       z: distance of `share` from 0, in standard errors.
       training: accuracy on training images, each predicted by a model fitted to all the others.
       validation: accuracy on validation images.
@@ -49,14 +49,14 @@ def estimate_label_noise(
 ) -> LabelNoiseEstimate:
     """Estimates label noise from uint8 images [n, s, s, c] and int labels [n] of both splits.
 
-    Let a share e of the training labels be wrong, drawn evenly. A prediction that is right with probability a agrees
-    with the label with probability (1 - e) a + e (1 - a) / (classes - 1). Less chance, 1 / classes, that is
-    1 - e classes / (classes - 1) times what a exceeds chance by: e follows from the two accuracies, however good the
-    model is.
+    Let a share e of the training labels be wrong, spread evenly over the classes. A prediction that is right with
+    probability a agrees with the label with probability (1 - e) a + e (1 - a) / (classes - 1). Minus chance, which is
+    1 / classes, this equals (1 - e classes / (classes - 1)) (a - 1 / classes). So e follows from the two accuracies,
+    however good the model is.
 
-    Two kinds of wrong labels go unseen: those that are as frequent in validation, and mistakes that follow a rule of
-    the images' looks, which the model learns. If validation images are easier than training images the estimate is too
-    high; if they are harder it is too low.
+    Two kinds of wrong labels remain unseen: those that are as frequent in validation, and mistakes that depend on how
+    the images look, because the model learns them. If validation images are easier than training images, the estimate
+    is too high; if they are harder, it is too low.
     """
     training, validation = patch_features(images, validation_images, seed)
     accuracy, validation_accuracy = ridge_accuracies(training, labels, validation, validation_labels, classes)
@@ -70,17 +70,17 @@ def estimate_label_noise(
 
 
 def leave_one_out_accuracy(images: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> float:
-    """Accuracy of the cheap model on each of these images when it is fitted to all the others."""
+    """Accuracy of the cheap model on `images`, each predicted by a model fitted to all the others."""
     x, others = patch_features(images, images[:1], seed)
     return ridge_accuracies(x, labels, others, labels[:1], classes)[0]
 
 
 def patch_features(images: np.ndarray, others: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [n, 10 * FILTERS] of `images` and of `others`; filters are whitened random patches of `images`.
+    """Computes features, float32 [n, 10 * FILTERS] each, of `images` and of `others`.
 
-    After Coates, Ng and Lee 2011. Patches are brought to mean 0 and deviation 1. What a response exceeds 0.5 by, on
-    either side, is averaged over each quadrant. The deviation over the whole image is added: it tells one large
-    response from many small ones.
+    As in Coates, Ng and Lee 2011, filters are whitened random patches of `images`, and patches are scaled to mean 0 and
+    deviation 1. The parts of the responses above 0.5 and below -0.5 are averaged over each quadrant. Their deviation
+    over the whole image is added, because it distinguishes one large response from many small ones.
     """
     rng = np.random.default_rng(seed)
     sources = rng.integers(len(images), size=WHITENING_PATCHES)
@@ -127,10 +127,10 @@ def patch_features(images: np.ndarray, others: np.ndarray, seed: int) -> tuple[n
 def ridge_accuracies(
     x: np.ndarray, labels: np.ndarray, others: np.ndarray, other_labels: np.ndarray, classes: int
 ) -> tuple[float, float]:
-    """Accuracies of ridge regression on features `x` [n, d]: leave-one-out on `x`, and on `others`.
+    """Returns the accuracies of ridge regression on features `x` [n, d]: leave-one-out on `x`, and on `others`.
 
-    Leave-one-out has a closed form: a residual over 1 - its leverage, x_i (X'X + penalty)^-1 x_i (Allen 1974). The
-    penalty with the smallest such residuals is used; `others` choose nothing.
+    A leave-one-out residual is the residual divided by 1 - leverage, where the leverage is x_i (X'X + penalty)^-1 x_i
+    (Allen 1974). The penalty with the smallest such residuals is used; `others` does not influence the choice.
     """
     center, scale = x.mean(0), x.std(0) + 1e-6
     x, others = (x - center) / scale, (others - center) / scale

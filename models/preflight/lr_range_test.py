@@ -29,7 +29,7 @@ from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 RANGE_STEPS, STEPS_PER_CALL = 120, 20
 TYPICAL_RATE = 0.001
-TYPICAL_RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.01, "novograd": 0.01}  # of the others `TYPICAL_RATE`
+TYPICAL_RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.01, "novograd": 0.01}  # all others: `TYPICAL_RATE`
 LOW_FACTOR, HIGH_FACTOR = 1e-3, 1e3  # times the typical rate: six decades of 20 steps
 SMOOTHING = 0.9
 DIVERGED_OVER_BEST, DIVERGED_OVER_FIRST = 4.0, 2.0  # times the best smoothed loss (as in fastai), times the first loss
@@ -39,15 +39,15 @@ SUGGESTED_OVER_TOO_LOW = 300.0
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RangeTestResult:
-    """Loss by learning rate.
+    """The loss of a range test by learning rate.
 
     Attributes:
-      rates: float64 [steps], up to where the test stopped.
+      rates: float64 [steps]; learning rates up to the step at which the test ended.
       losses: float64 [steps], in nats.
       smoothed: float64 [steps]; moving average of `losses`.
       suggested: the suggested learning rate.
       diverged_at: the rate at which the smoothed loss was 4 times its best, twice the first loss, or not finite; None
-        if it never was.
+        if the loss never diverged.
     """
 
     rates: np.ndarray
@@ -74,7 +74,7 @@ class ExponentialRate(keras.optimizers.schedules.LearningRateSchedule):
 def run_range_test(config: TrainConfig, data: Dataset, steps: int = RANGE_STEPS) -> RangeTestResult:
     """Trains a fresh network as `config` says, on one device, while the learning rate grows through six decades.
 
-    Optimizer, clipping, batches, dropout and augmentation are those of the run. It stops once the loss has diverged.
+    Optimizer, clipping, batches, dropout and augmentation are those of the run. The test stops when the loss diverges.
     """
     typical = TYPICAL_RATES.get(config.optimizer.name, TYPICAL_RATE)
     optimizer, model = config.optimizer, build_model.wrap_network(config, data)
@@ -102,10 +102,10 @@ def run_range_test(config: TrainConfig, data: Dataset, steps: int = RANGE_STEPS)
 
 
 def analyse_curve(rates: np.ndarray, losses: np.ndarray) -> RangeTestResult:
-    """Finds where the loss diverges, and the rate to suggest: a tenth of that with the lowest smoothed loss.
+    """Finds the rate at which the loss diverges, and suggests a tenth of the rate with the lowest smoothed loss.
 
-    That is fastai's rule after Smith 2017, section 3.3: short of where the curve turns. Smoothing lags by about 10
-    steps, half a decade, so that both rates are on the high side.
+    This is fastai's rule, after Smith 2017, section 3.3: the suggestion is below the rate at which the curve turns up.
+    Smoothing lags by about 10 steps, half a decade, so both rates are on the high side.
     """
     smoothed = smooth_losses(losses)
     best = np.minimum.accumulate(smoothed)
@@ -128,7 +128,7 @@ def smooth_losses(losses: np.ndarray) -> np.ndarray:
 
 
 def check_learning_rate_range(config: TrainConfig, result: RangeTestResult) -> Finding:
-    """Whether the peak rate lies below where the loss diverges, and above a 300th of the suggested rate."""
+    """Whether the peak rate is below the rate at which the loss diverges, and above a 300th of the suggested rate."""
     peak = schedules.peak_learning_rate(config.optimizer, config.data.batch_size)
     high = result.diverged_at is not None and peak >= result.diverged_at
     low = peak <= result.suggested / SUGGESTED_OVER_TOO_LOW
@@ -145,7 +145,7 @@ def check_learning_rate_range(config: TrainConfig, result: RangeTestResult) -> F
 
 
 def draw_curve(result: RangeTestResult, peak: float) -> np.ndarray:
-    """uint8 [height, width, 3]: loss by rate, with marks at the suggested, the configured and the diverging rate."""
+    """Draws loss by rate, uint8 [height, width, 3], with marks at the suggested, configured and diverging rates."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -184,6 +184,6 @@ class _RowRecorder(keras.callbacks.Callback):
 
 
 def _losses_with_nonfinite(rows: np.ndarray) -> np.ndarray:
-    """The loss [steps], infinite where a gradient was not finite."""
+    """The loss of each step, [steps]; infinite where a gradient was not finite."""
     nonfinite = step_row.column(rows, "nonfinite") > 0
     return np.where(nonfinite, np.inf, step_row.column(rows, "loss"))

@@ -22,20 +22,20 @@ from evenkeel.models.preflight.signal_propagation import check_signal_propagatio
 from evenkeel.models.stability.diagnosis import Finding
 
 layers = keras.layers
-# Initializers assume an input of mean 0 and deviation 1 (LeCun et al. 1998, section 4.3). Values of 0 to 1 have 0.45
-# and 0.25, and are learnt as well. Values of 0 to 255 have 115 and 65.
-MIN_INPUT_SCALE, MAX_INPUT_SCALE, MAX_INPUT_OFFSET = 0.05, 10.0, 5.0  # the offset in deviations
+# Initializers assume an input of mean 0 and deviation 1 (LeCun et al. 1998, section 4.3). Pixels of 0 to 1 have mean
+# 0.45 and deviation 0.25, which train as well. Pixels of 0 to 255 have 115 and 65.
+MIN_INPUT_SCALE, MAX_INPUT_SCALE, MAX_INPUT_OFFSET = 0.05, 10.0, 5.0  # the offset is in deviations
 MAX_DROPOUT = 0.7  # 0.5 is the largest in use (Srivastava et al. 2014)
 MAX_PENALTY = 5.0  # times ln(classes): ResNet-50 with 1e-4 has 0.8, ResNet-18 with 5e-4 has 2
-MAX_PENALTY_DECAY = 0.02  # of the weights in a step, by the penalty's gradient: 0.002 is much
+MAX_PENALTY_DECAY = 0.02  # share of the weights that the penalty's gradient removes in a step; 0.002 is already large
 MIN_BATCH_NORM_IMAGES = 5
-MIN_MOMENTUM, MAX_MOMENTUM = 0.5, 0.9999  # of BatchNorm's moving statistics; the largest itself is refused
+MIN_MOMENTUM, MAX_MOMENTUM = 0.5, 0.9999  # of BatchNorm's moving statistics; MAX_MOMENTUM itself fails
 MAX_INITIAL_STATISTICS = math.exp(-2)  # share of the moving statistics' initial values that may remain
 MAX_FLOAT16_ACTIVATION = 1e4  # float16 ends at 65,504
 
 
 def check_network(config: TrainConfig, batch_pass: FirstBatchPass, steps: int, replicas: int) -> list[Finding]:
-    """Findings of all checks that take one pass or a few; `steps` are those of the run."""
+    """Returns the findings of all checks that need one or a few passes; `steps` is the number of steps in the run."""
     scale = check_input_scale(batch_pass)
     return [
         scale,
@@ -66,9 +66,9 @@ def check_input_scale(batch_pass: FirstBatchPass) -> Finding:
 
 
 def check_initial_loss(batch_pass: FirstBatchPass, input_scale_ok: bool) -> Finding:
-    """Guessing has a cross-entropy of ln(classes); logits of deviation d add up to d^2 / 2.
+    """Compares the first loss with that of guessing, ln(classes); logits of deviation d add up to d^2 / 2.
 
-    Sound networks have up to 2.6 times ln(classes): those whose logits are the largest of BatchNorm's outputs.
+    Sound networks have up to 2.6 times ln(classes): these have logits that are maxima of BatchNorm's outputs.
     """
     chance_loss = math.log(batch_pass.classes)
     limit = 3 * chance_loss + 2
@@ -89,7 +89,7 @@ def check_frozen_layers(batch_pass: FirstBatchPass) -> Finding:
         "frozen_layers",
         not frozen,
         f"{len(frozen)} layers with a kernel are not trainable" + (f" ({', '.join(frozen[:3])})" if frozen else ""),
-        "all must be, unless you froze them on purpose",
+        "all of them must be trainable, except those that you froze on purpose",
         "Set trainable=True.",
         {"frozen": len(frozen)},
         ("frozen_layers",),
@@ -97,7 +97,7 @@ def check_frozen_layers(batch_pass: FirstBatchPass) -> Finding:
 
 
 def check_output(batch_pass: FirstBatchPass) -> Finding:
-    """Whether outputs are logits, by the last layer's activation and by whether they sum to 1 as a softmax's do."""
+    """Whether the outputs are logits: the last activation is unbounded, and the outputs do not sum to 1."""
     last = batch_pass.network.layers[-1]
     activation = getattr(last, "activation", None)
     sums = batch_pass.logits.sum(1)
@@ -131,11 +131,11 @@ def check_dropout(batch_pass: FirstBatchPass) -> Finding:
 
 
 def check_penalty(config: TrainConfig, batch_pass: FirstBatchPass) -> Finding:
-    """Penalties as a share of the first loss, and how fast the gradient of L2, 2 l2 w, shrinks weights under SGD."""
+    """Compares penalties with ln(classes), and checks how fast L2's gradient, 2 l2 w, shrinks weights under SGD."""
     relative = batch_pass.penalty / math.log(batch_pass.classes)
     coefficients = [float(getattr(regularizer, "l2", 0.0)) for regularizer in _regularizers(batch_pass.layers)]
     optimizer, decay = config.optimizer, 0.0
-    if optimizer.name in ("sgd", "sgdw"):  # others divide by the gradient's own size
+    if optimizer.name in ("sgd", "sgdw"):  # other optimizers divide by the gradient's size
         rate = schedules.peak_learning_rate(optimizer, config.data.batch_size) / (1 - optimizer.momentum)
         decay = 2 * max(coefficients, default=0.0) * rate
     return Finding(
@@ -151,7 +151,7 @@ def check_penalty(config: TrainConfig, batch_pass: FirstBatchPass) -> Finding:
 
 
 def check_batch_norm_batch(config: TrainConfig, batch_pass: FirstBatchPass, replicas: int) -> Finding:
-    """How many images BatchNorm takes its statistics from (Wu and Johnson 2021, section 3, measure what few cost)."""
+    """Checks how many images BatchNorm takes its statistics from (Wu and Johnson 2021, section 3)."""
     norms = _batch_norms(batch_pass)
     per_replica = any(not layer.synchronized for layer in norms)
     images = config.data.batch_size // config.optimizer.accumulate // (replicas if per_replica else 1)
@@ -167,7 +167,7 @@ def check_batch_norm_batch(config: TrainConfig, batch_pass: FirstBatchPass, repl
 
 
 def check_batch_norm_momentum(batch_pass: FirstBatchPass, steps: int) -> Finding:
-    """Whether moving statistics come to follow the batches: momentum ** steps of their initial values remains."""
+    """Whether moving statistics follow the batches: the share momentum ** steps of their initial values remains."""
     norms = _batch_norms(batch_pass)
     momenta = [float(layer.momentum) for layer in norms] or [0.9]
     largest, smallest = max(momenta), min(momenta)
@@ -187,7 +187,7 @@ def check_batch_norm_momentum(batch_pass: FirstBatchPass, steps: int) -> Finding
 
 
 def check_precision(batch_pass: FirstBatchPass) -> Finding:
-    """Float16 ends at 65,504; in the other types only values that are not finite count."""
+    """Whether all values are finite and, in float16, which ends at 65,504, whether activations are small enough."""
     largest = max((float(tf.reduce_max(tf.abs(x))) for x in batch_pass.outputs.values()), default=0.0)
     finite = np.isfinite(largest) and all(np.isfinite(l2_norm(g)) for g in batch_pass.gradients if g is not None)
     float16 = batch_pass.uses_float16

@@ -1,4 +1,4 @@
-"""Check that a network can overfit one batch.
+"""Checks that a network can overfit one batch.
 
 check_one_batch(FirstBatchPass(config, data, images, labels))
 """
@@ -14,8 +14,8 @@ from evenkeel.models.preflight.first_batch import FirstBatchPass
 from evenkeel.models.stability.diagnosis import Finding
 
 OVERFIT_IMAGES = 16
-# Share of the loss that may be left. All of 40 sound networks reach 0.5. Outputs between 0 and 1 cannot get below
-# ln(e + 9) - 1 = 1.46 with ten classes, which is 0.63 of the loss of guessing.
+# Share of the loss that may be left. All of 40 sound networks reach 0.5. With outputs between 0 and 1 and ten classes,
+# the loss cannot fall below ln(e + 9) - 1 = 1.46, which is 0.63 of the loss of guessing.
 MAX_LOSS_LEFT = 0.6
 STAGES = ((30, 1e-3), (30, 3e-3), (60, 1e-2))  # steps and learning rates of Adam: small networks need larger rates
 
@@ -23,8 +23,9 @@ STAGES = ((30, 1e-3), (30, 3e-3), (60, 1e-2))  # steps and learning rates of Ada
 def check_one_batch(batch_pass: FirstBatchPass) -> Finding:
     """Whether Adam brings the loss of 16 images to 0.6 of its start within 120 steps, at rates of 0.001, 0.003, 0.01.
 
-    The start is the first loss or that of guessing, whichever is less. Training stops once it is reached: networks with
-    normalization take 2 to 30 steps, others up to 60. It changes the weights of `batch_pass.network`.
+    The start is the first loss or the loss of guessing, whichever is less. Training stops when the target is reached:
+    networks with normalization take 2 to 30 steps, others up to 60. Training changes the weights of
+    `batch_pass.network`.
     """
     first_loss = batch_pass.loss if math.isfinite(batch_pass.loss) else math.inf
     target = MAX_LOSS_LEFT * min(first_loss, math.log(batch_pass.classes))

@@ -1,12 +1,12 @@
-"""Checks before training: of the configuration, the data, and a throw-away network.
+"""Checks the configuration, the data, and a throw-away copy of the network before training.
 
     for finding in run_checks(config, data, devices):
         print(finding.line)
     report_findings(findings, incidents)          # a warning and an incident for each failed check
 
 The checks take about eight CPU seconds (7.7 with `--preset=quick`, two runs on 2 cores of an EPYC). Three are spent on
-the network: its creation and two passes. Five are spent on images: their labels and, from 2,500 images on, what the
-augmentation leaves of them; `train` runs these checks in a thread, beside the steps after the first ones.
+the network: its creation and two passes. Five are spent on images: on their labels and, from 2,500 images on, on their
+augmentation; `train` runs these checks in a thread during training, after the first compiled call.
 `--preflight=full` adds slower checks: overfitting one batch (1 to 3 CPU seconds) and a learning-rate range test (20
 CPU seconds with `--preset=quick`: 120 steps of the run's own batches).
 """
@@ -47,7 +47,7 @@ def run_checks(
     devices: tf.distribute.Strategy,
     on_range_test: Callable[[RangeTestResult], None] | None = None,
 ) -> list[Finding]:
-    """Findings of all checks, failed or not. `on_range_test` receives the range test of `--preflight=full`."""
+    """Returns the findings of all checks. `on_range_test` receives the result of `--preflight=full`'s range test."""
     findings, check_images = run_early_checks(config, data, devices, on_range_test)
     return [*findings, *check_images()]
 
@@ -58,12 +58,12 @@ def run_early_checks(
     devices: tf.distribute.Strategy,
     on_range_test: Callable[[RangeTestResult], None] | None = None,
 ) -> tuple[list[Finding], ImageChecks]:
-    """Findings of all checks but those of images, and a function that runs those.
+    """Returns the findings of all checks except the image checks, and a function that runs the image checks.
 
-    Call it after `build_model.configure_process` has seeded the process and before anything uses the seed: it restores
-    seeds and Keras's layer names, so that the run after it is bit for bit the run without it. The network runs on one
-    device. On several workers neither the network nor images are checked: what one worker does alone, the others would
-    wait for.
+    Call this after `build_model.configure_process` has seeded the process and before anything uses the seed: seeds and
+    Keras's layer names are restored, so that the following run is bit for bit the same as without these checks. The
+    network runs on one device. On several workers neither the network nor images are checked: the other workers would
+    have to wait for the worker that checks.
 
     Raises:
       UsageError: the network cannot be created.
@@ -89,24 +89,24 @@ def run_early_checks(
 
 
 def defer_image_checks(config: TrainConfig, data: Dataset) -> ImageChecks:
-    """A function that runs the checks of images, for a resumed run whose checkpoint has none of their findings."""
+    """Returns a function that runs the image checks, for a resumed run if its checkpoint lacks their findings."""
     images, _ = image_checks.read_first_batch(config, data)
     return functools.partial(image_checks.check_images, config, data, images)
 
 
 def is_pending(state: dict[str, Any]) -> bool:
-    """Whether the run that left this checkpoint `state` had not yet reported the checks of images."""
+    """Whether the run had not yet reported the image checks when it saved this checkpoint `state`."""
     return not state.get("preflight", {"told": True})["told"]
 
 
 class BackgroundPreflight(keras.callbacks.Callback):
-    """Runs the checks of images in a thread beside training, and reports their findings once they end.
+    """Runs the image checks in a thread during training, and reports their findings when they end.
 
     The thread starts after the first compiled call: tracing and compiling need the cores themselves. Before a
     checkpoint, `finish` waits for the thread.
 
     Attributes:
-      no_wait: `finish` does not wait any more, as after a signal; `state` then says that the checks are pending, and a
+      no_wait: whether `finish` no longer waits, as after a signal; `state` then says that the checks are pending, and a
         resumed run repeats them.
     """
 
@@ -124,7 +124,7 @@ class BackgroundPreflight(keras.callbacks.Callback):
             self.finish()
 
     def finish(self) -> None:
-        """Waits for the checks and reports them. An exception in them is logged as an error and stops no run."""
+        """Waits for the checks and reports them. If a check raises, an error is logged and the run continues."""
         if self._reported or (self.no_wait and not (self._future and self._future.done())):
             return
         future, self._reported = self._start(), True
@@ -145,8 +145,8 @@ class BackgroundPreflight(keras.callbacks.Callback):
 def isolate_keras_state(seed: int) -> Iterator[None]:
     """Restores Keras's layer names on exit, and sets the seed on entry and on exit.
 
-    TensorFlow's warnings inside, of retraced graphs or deprecated names, are suppressed: they would be read as the
-    run's.
+    TensorFlow's warnings inside the block, about retraced graphs or deprecated names, are suppressed: users would take
+    them for warnings about the run.
     """
     names, logger = keras.src.backend.get_default_graph_uid_map(), tf.get_logger()
     saved_names, level = dict(names), logger.level

@@ -1,4 +1,4 @@
-"""Checks of signal propagation: scale of activations, gradients at every depth, flat activations, idle units.
+"""Checks signal propagation: the scale of activations, gradients at every depth, flat activations, idle units.
 
 for finding in check_signal_propagation(batch_pass):
     print(finding.line)
@@ -24,7 +24,7 @@ DEEP_LAYERS = 8  # layers with kernels from which a network trains badly without
 MAX_SCALE_RATIO = 1e4  # 40 sound networks lie between 0.006 and 1.4; 16 layers of Glorot and ReLU have 0.0003
 MIN_GRADIENT_RATIO = 1e-3  # the 40 sound networks lie above 0.07; 5 layers of sigmoids have 0.001, 8 have 0.00001
 FLAT_SLOPE, MAX_FLAT_LAYERS = 0.25, 2  # a sigmoid's largest slope; three in a row leave 1/64 of a gradient
-MAX_DEAD, MAX_SATURATED = 0.9, 0.8  # up to 0.45 of a layer is dead by chance if all images look alike to it
+MAX_DEAD, MAX_SATURATED = 0.9, 0.8  # up to 0.45 of a layer is dead by chance if its inputs are alike for all images
 
 
 def check_signal_propagation(batch_pass: FirstBatchPass) -> list[Finding]:
@@ -38,7 +38,7 @@ def check_signal_propagation(batch_pass: FirstBatchPass) -> list[Finding]:
 
 
 def check_activation_scale(batch_pass: FirstBatchPass) -> Finding:
-    """The deviation of the last hidden layer's output against that of the first layer's input."""
+    """Compares the deviation of the last hidden layer's output with that of the first layer's input."""
     hidden = [layer.name for layer in batch_pass.kernel_layers[:-1] if layer.name in batch_pass.outputs]
     first = max(float(batch_pass.first_layer_input.std()), 1e-12)
     last = float(tf.math.reduce_std(batch_pass.outputs[hidden[-1]])) if hidden else first
@@ -72,10 +72,10 @@ def check_normalization(batch_pass: FirstBatchPass) -> Finding:
 
 
 def check_gradients(batch_pass: FirstBatchPass) -> tuple[Finding, Finding]:
-    """Whether every variable gets a gradient, and how strong gradients are in the first layer.
+    """Checks whether every variable gets a gradient, and how strong gradients are in the first layer.
 
-    The strength is relative to the last hidden layer's: both lie before the classifier, whose scale is in either. Each
-    gradient is taken relative to its own weights.
+    Their strength is compared with the last hidden layer, each relative to the weights of its layer. Both layers lie
+    before the classifier, so the classifier's scale affects both gradients in the same way.
     """
     gradients = batch_pass.settled_gradients()
     pairs = list(zip(batch_pass.variables, gradients, strict=True))
@@ -131,11 +131,11 @@ def _check_strength(batch_pass: FirstBatchPass, gradient_of: dict[int, tf.Tensor
 
 
 def check_flat_activations(batch_pass: FirstBatchPass) -> Finding:
-    """Hidden activations that are nowhere steeper than a sigmoid: each passes at most a quarter of a gradient back.
+    """Counts hidden activations that are nowhere steeper than a sigmoid: each passes back at most 1/4 of a gradient.
 
     Normalization in between restores the size of gradients but not their information: such networks learn slowly
-    (Glorot and Bengio 2010, section 3.1). Gates, whose outputs multiply something, and the softmax of an attention do
-    not count.
+    (Glorot and Bengio 2010, section 3.1). Gates (their outputs multiply other outputs) and the softmax of an attention
+    do not count.
     """
     flat = [
         layer.name
@@ -155,7 +155,7 @@ def check_flat_activations(batch_pass: FirstBatchPass) -> Finding:
 
 
 def check_idle_units(batch_pass: FirstBatchPass) -> Finding:
-    """Channels that are zero for all images, and values at an asymptote."""
+    """Checks the shares of channels that are zero for all images, and of values at an asymptote."""
     dead, saturated = idle_shares(batch_pass, "dead"), idle_shares(batch_pass, "saturated")
     worst = {name: max(shares.values(), default=0.0) for name, shares in (("dead", dead), ("saturated", saturated))}
     over = [name for name, share in dead.items() if share > MAX_DEAD]
@@ -192,7 +192,7 @@ def largest_slope(layer: keras.layers.Layer) -> float:
 
 
 def idle_shares(batch_pass: FirstBatchPass, kind: str) -> dict[str, float]:
-    """{layer: share} of channels that are zero for all images ("dead"), or of values at an asymptote ("saturated")."""
+    """Returns {layer: share of channels that are zero for all images ("dead") or of values at an asymptote}."""
     shares = {}
     for layer in batch_pass.network.layers[:-1]:
         bounds = asymptotes(layer)
@@ -201,7 +201,7 @@ def idle_shares(batch_pass: FirstBatchPass, kind: str) -> dict[str, float]:
         low, high = bounds
         x = batch_pass.outputs[layer.name]
         if kind == "dead" and low == 0 and high is None:
-            # Relative to the layer's largest value: small is not dead.
+            # Values are taken relative to the layer's largest value: small values are not dead.
             shares[layer.name] = float(layer_stats.dead_fraction(x / tf.maximum(tf.reduce_max(tf.abs(x)), 1e-30)))
         if kind == "saturated" and low is not None and high is not None and _saturates(layer):
             shares[layer.name] = float(layer_stats.saturated_fraction(x, low, high))
@@ -213,12 +213,12 @@ def _is_deep_without_normalization(batch_pass: FirstBatchPass) -> bool:
 
 
 def _is_zero_kernel_gradient(variable: tf.Variable, gradient: tf.Tensor | None) -> bool:
-    # Kernels only: a bias in front of BatchNorm rightly has a gradient of zero.
+    # Only kernels count: a bias in front of BatchNorm correctly has a gradient of zero.
     return gradient is not None and len(variable.shape) >= 2 and l2_norm(gradient) == 0
 
 
 def _saturates(layer: keras.layers.Layer) -> bool:
-    """Whether the activation has an asymptote at either end and rises around zero: sigmoid or tanh, but not ReLU6."""
+    """Whether the activation has asymptotes at both ends and rises below zero: sigmoid or tanh, but not ReLU6."""
     low, high = asymptotes(layer) or (None, None)
     if low is None or high is None:
         return False
@@ -227,7 +227,7 @@ def _saturates(layer: keras.layers.Layer) -> bool:
 
 
 def _is_gate(layer: keras.layers.Layer) -> bool:
-    """Whether the layer's output multiplies something, as in squeeze and excitation."""
+    """Whether the layer's output multiplies another output, as in squeeze and excitation."""
     for node in layer.outbound_nodes:
         consumer = node.outbound_layer
         multiplies = isinstance(consumer, (layers.Multiply, layers.Dot)) or "mul" in consumer.name

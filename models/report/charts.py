@@ -4,7 +4,7 @@
     charts.linear_ticks(0, 93, 5)  # [0, 20, 40, 60, 80]
 
 A chart is as wide as the element around it, and its text keeps its size: positions are percentages, and only the curves
-lie in a coordinate system of their own that is stretched. The page's style sheet gives the colors, by class.
+use a separate coordinate system that is stretched. The page's style sheet sets the colors, by class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evenkeel.models.report.markup import element
 CHART_COLUMNS = 600  # pixel columns, about a chart's width on a desktop; each keeps its minimum and its maximum
 VIEW_BOX_SIZE = 1000  # units of the stretched coordinate system, in both directions
 LOG_SCALE_MIN_RATIO = 50.0  # maximum / minimum: a linear axis would squeeze a fiftieth of its range into 4 pixels
-LETTER_WIDTH = 0.04  # of one letter, as a fraction of a chart's width on a phone
+LETTER_WIDTH = 0.04  # width of one letter, as a fraction of a chart's width on a phone
 MAX_LINEAR_VALUE = 1e300  # linear axes clip larger values, so that ranges stay finite
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -32,7 +32,7 @@ class Curve:
     """One curve of a chart.
 
     Attributes:
-      name: for tooltips and the text alternative
+      name: the name in tooltips and in the text alternative
       x: float64 [n], ascending
       y: float64 [n]; the curve has gaps where it is not finite
       style: a class of the style sheet; "dots" draws separate points
@@ -101,9 +101,9 @@ class Axis:
         return Axis(low - (margin if low else 0.0), high + margin)
 
     def positions(self, values: np.ndarray) -> np.ndarray:
-        """float64: `values` as fractions of the axis, 0 at `low` and 1 at `high`.
+        """Returns `values` as fractions of the axis, float64: 0 at `low` and 1 at `high`.
 
-        Values that a logarithmic axis cannot show lie at 0.
+        Values that a logarithmic axis cannot show become 0.
         """
         values = np.asarray(values, np.float64)
         if self.log:
@@ -123,7 +123,7 @@ class Axis:
 
 
 def span_axis(*x: np.ndarray) -> Axis:
-    """A linear axis from the smallest to the largest value of all `x`, without a margin: an axis of steps."""
+    """A linear axis, such as steps, from the smallest to the largest value of all `x`, without a margin."""
     values = np.concatenate([np.ravel(array) for array in x] or [np.zeros(0)])
     if not len(values):
         return Axis(0.0, 1.0, empty=True)
@@ -143,7 +143,8 @@ def linear_ticks(low: float, high: float, count: int) -> list[float]:
 def log_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` powers of ten within [low, high].
 
-    With fewer than three powers, their multiples by 1, 2 and 5; with fewer than two of those, `linear_ticks`.
+    If there are fewer than three such powers, returns multiples of powers by 1, 2 and 5; if there are fewer than two
+    such multiples, returns `linear_ticks`.
     """
     first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
     exponents = list(range(first, last + 1))
@@ -171,11 +172,11 @@ def format_number(value: float) -> str:
 
 
 def decimate(column: np.ndarray, y: np.ndarray, columns: int) -> np.ndarray:
-    """int64: ascending indices of the smallest and the largest finite `y` of each of `columns` pixel columns.
+    """Returns ascending indices, int64, of the smallest and the largest finite `y` of each of `columns` pixel columns.
 
-    `column` (int64 [n], not falling) is the column of each point. With at most two points per column, the indices of
-    all points, those that are not finite included: there a curve has a gap. Otherwise, a column without a finite value
-    keeps its first point.
+    `column` (int64 [n], not falling) is the column of each point. If there are on average at most two points per
+    column, returns the indices of all points, including points that are not finite, where a curve has a gap. Otherwise,
+    a column without a finite value keeps its first point.
     """
     if len(y) <= 2 * columns:
         return np.arange(len(y))
@@ -211,7 +212,7 @@ def path_data(curve: Curve, x_axis: Axis, y_axis: Axis, columns: int = CHART_COL
 def find_off_scale_runs(
     curve: Curve, x_axis: Axis, y_axis: Axis, columns: int = CHART_COLUMNS
 ) -> list[tuple[float, float, str]]:
-    """[(start, end, description)] of the stretches where a curve is not finite or lies above the axis.
+    """Returns [(start, end, description)] of the stretches where a curve is not finite or lies above the axis.
 
     Start and end are fractions of the x axis.
     """
@@ -243,7 +244,7 @@ def line_chart(
     size: str = "",
     columns: int = CHART_COLUMNS,
 ) -> Markup:
-    """A chart as an <svg> element. Values that are not finite, or above the axis, are marked at its top edge.
+    """Draws a chart as an <svg> element. Values that are not finite or above the axis are marked at the top edge.
 
     Args:
       curves: drawn in this order, later ones on top.
@@ -312,8 +313,8 @@ def _draw_axes(x_axis: Axis, y_axis: Axis, y_label: str, x_label: str, size: str
 def _draw_marks(marks: Sequence[Mark], x_axis: Axis) -> list[Markup]:
     """A line with a letter for each mark inside the axis.
 
-    Of marks too close for letters of their own, the first gets the line and all the letters; the others get a short
-    line at the bottom. So 500 alarms do not hide the curve.
+    If marks are too close for separate letters, the first mark gets the line and all the letters, and the other marks
+    get a short line at the bottom. So 500 alarms do not hide the curve.
     """
     parts: list[Markup] = []
     groups: list[tuple[float, list[str]]] = []

@@ -18,10 +18,10 @@ from evenkeel.models.stability.diagnosis import Diagnosis
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The diagnosis without its pixels, in dicts, lists, strings and numbers.
+    """Returns the diagnosis without its pixels, in dicts, lists, strings and numbers.
 
-    JSON has no infinity and no NaN: such a number is written as its name, as in incidents.jsonl. A suspect names its
-    replay, whose curves are among `replays`.
+    JSON has no infinity and no NaN: such a number is written as its name, as in incidents.jsonl. A suspect has the name
+    of its replay; the curves of the replay are in `replays`.
     """
     fix = choose_fix(diagnosis)
     return {
@@ -55,18 +55,18 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """{name: version} of Python and of the packages that decide what a diagnosis says."""
+    """Returns {name: version} of Python and of the packages that influence a diagnosis."""
     packages = ("tensorflow", "tf_keras", "numpy")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
 
 
 def _fields(instance: Any) -> dict[str, Any]:
-    """A dataclass's fields and their values; unlike `dataclasses.asdict`, it leaves the values as they are."""
+    """Returns {field: value} of a dataclass; unlike `dataclasses.asdict`, it does not convert the values."""
     return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
 
 
 def _to_plain(value: Any) -> Any:
-    """Arrays as lists, and numbers that are not finite as their names."""
+    """Converts arrays to lists, and numbers that are not finite to their names."""
     if isinstance(value, dict):
         return {str(name): _to_plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

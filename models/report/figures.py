@@ -25,16 +25,16 @@ from evenkeel.models.stability.trace import Alarm, first_loss
 
 MIN_STEPS_TO_SMOOTH = 100  # curves with fewer steps are drawn without a running median
 SMOOTHING_STEPS = 32  # window of the running median, as in detectors.stall
-MAX_LOSS_RATIO = 10.0  # times the first loss: one exploding replay would flatten all others, so the axis ends here
+MAX_LOSS_RATIO = 10.0  # times the first loss; the axis ends here, because an exploding replay would flatten all others
 REPLAY_COLUMNS = 240  # pixel columns of a replay's chart
-MAX_REPLAYS = 8  # replays before the others are folded
+MAX_REPLAYS = 8  # replays that are shown; the others are folded
 MAX_LISTED_STEPS = 12  # steps listed for one kind of alarm
 
 Key = tuple[str, str]  # (class of the style sheet, name), an entry of a legend
 
 
 def run_figures(diagnosis: Diagnosis) -> dict[str, Any] | None:
-    """Loss with its alarms, gradient norm and learning rate over the steps of the run."""
+    """Returns charts of the loss (with alarms marked), the gradient norm and the learning rate over the run's steps."""
     trace = diagnosis.trace
     if not len(trace.steps):
         return None
@@ -57,7 +57,7 @@ def run_figures(diagnosis: Diagnosis) -> dict[str, Any] | None:
 
 
 def layer_figures(diagnosis: Diagnosis) -> dict[str, Any] | None:
-    """A heat map and a table for each statistic of the layers: gradient and update against weight, dead, saturated."""
+    """Returns a heat map and a table for each layer statistic: relative gradients and updates, dead and saturated."""
     trace = diagnosis.trace
     layers = {name: values for name, values in trace.layers.items() if values.ndim == 2 and values.size}
     maps = []
@@ -87,7 +87,7 @@ def layer_figures(diagnosis: Diagnosis) -> dict[str, Any] | None:
 
 
 def replay_figures(diagnosis: Diagnosis) -> dict[str, Any] | None:
-    """The loss of each replay over that of the unchanged one, best first, all on the same axes."""
+    """Returns a chart for each replay of its loss and the unchanged run's, on the same axes; most accurate first."""
     if len(diagnosis.replays) < 2:
         return None
     unchanged = diagnosis.replays[0]
@@ -113,7 +113,7 @@ def replay_figures(diagnosis: Diagnosis) -> dict[str, Any] | None:
 
 
 def describe_accuracy(replay: Replay, unchanged: Replay | None) -> str:
-    """The accuracy of a replay, and its difference to the unchanged one in percentage points."""
+    """Describes the accuracy of a replay, and the difference to the unchanged run in percentage points."""
     if not math.isfinite(replay.accuracy):
         return "no accuracy"
     accuracy = f"accuracy {replay.accuracy:.1%}"
@@ -123,7 +123,7 @@ def describe_accuracy(replay: Replay, unchanged: Replay | None) -> str:
 
 
 def _figure(title: str, chart: str, keys: Sequence[Key] = ()) -> dict[str, Any]:
-    """A chart with its title, and a legend unless the only curve is the main one."""
+    """Returns a chart with its title and legend; the legend is empty if the main curve is the only one."""
     needs_legend = len(keys) > 1 or any(style != "main" for style, _ in keys)
     return {"title": title, "chart": chart, "legend": keys if needs_legend else ()}
 
@@ -153,7 +153,7 @@ def _single_curve_figure(title: str, curve: Curve, unit: str, x_axis: Axis, y_ax
 
 
 def _smooth(name: str, steps: np.ndarray, values: np.ndarray) -> list[Curve]:
-    """The curve and, if it has `MIN_STEPS_TO_SMOOTH`, the running median of its finite values on top."""
+    """Returns the curve and, from `MIN_STEPS_TO_SMOOTH` steps on, the running median of its finite values."""
     if len(values) < MIN_STEPS_TO_SMOOTH:
         return [Curve(name, steps, values)]
     finite = np.where(np.isfinite(values), values, np.nan)
@@ -164,7 +164,7 @@ def _smooth(name: str, steps: np.ndarray, values: np.ndarray) -> list[Curve]:
 
 
 def _describe_alarms(kind: str, letter: str, alarms: Sequence[Alarm]) -> dict[str, str]:
-    """One kind of alarm: its letter in the chart, its steps, its rule, and the numbers of the first alarm."""
+    """Describes one kind of alarm: its letter in the chart, its steps, its rule, and the numbers of the first alarm."""
     alarms = [alarm for alarm in alarms if alarm.kind == kind]
     steps = ", ".join(f"{alarm.step:,}" for alarm in alarms[:MAX_LISTED_STEPS])
     if len(alarms) > MAX_LISTED_STEPS:
@@ -187,12 +187,12 @@ def _detector_rule(kind: str) -> str:
 
 
 def _row_names(names: Sequence[str], count: int) -> list[str]:
-    """`names`, or numbers if there are not `count` of them."""
+    """Returns `names`, or numbered activations if the number of names is not `count`."""
     return list(names) if len(names) == count else [f"activation {number}" for number in range(1, count + 1)]
 
 
 def _statistics_rows(values: np.ndarray, names: Sequence[str]) -> list[list[str]]:
-    """[name, first, minimum, median, maximum, last] of each layer's values [samples, layers]."""
+    """Returns [name, first, minimum, median, maximum, last] for each layer of `values` [samples, layers]."""
     rows = []
     for name, series in zip(names, values.T, strict=True):
         finite = series[np.isfinite(series)]

@@ -1,4 +1,4 @@
-"""Heat maps as inline SVG: one row per layer, the input's layer on top, and one column per sampled step.
+"""Heat maps as inline SVG: one row per layer, the first layer on top, and one column per sampled step.
 
     heat_map.draw_heat_map(values, steps, layer_names, "Gradient against weight", log=True)
 
@@ -18,11 +18,13 @@ from PIL import Image
 from evenkeel.models.report import charts
 from evenkeel.models.report.markup import element, join
 
-MAX_COLUMNS = 240  # about a phone's pixels for the map: fewer are enlarged, of more the browser would drop some
+MAX_COLUMNS = (
+    240  # about the map's pixels on a phone: fewer columns are enlarged, but browsers drop some if there are more
+)
 MAX_LABELED_ROWS = 40  # with more rows, every second (third ...) one is labeled
 PHONE_LABEL_LENGTH, DESKTOP_LABEL_LENGTH = 17, 32  # characters of a layer's name that fit
 # Viridis (van der Walt and Smith 2015): monotone in lightness, and the same to color-blind readers. It starts at a
-# tenth of the original scale, so that black remains for zero.
+# tenth of the original scale, so that only zero is black.
 VIRIDIS = np.array(
     [
         (72, 36, 117),
@@ -44,7 +46,7 @@ ZERO_COLOR = (0, 0, 0)
 def draw_heat_map(
     values: np.ndarray, steps: np.ndarray, names: Sequence[str], title: str, log: bool = False, legend: str = ""
 ) -> Markup:
-    """An <svg> of `values`, with its color scale below it. Values that are not finite are hatched.
+    """Returns an <svg> of `values`, with the color scale below. Values that are not finite are hatched.
 
     Args:
       values: float64 [samples, layers], not negative.
@@ -90,15 +92,15 @@ def draw_heat_map(
     scale = _color_scale(axis, hatch_id, legend or title)
     if samples_per_column == 1:
         return join([chart, scale])
-    note = f"Each column shows, of {samples_per_column} samples, the one farthest from the layer's median."
+    note = f"Each column shows the one of {samples_per_column} samples that is farthest from the layer's median."
     return join([chart, scale, element("p", note, class_="note")])
 
 
 def reduce_columns(values: np.ndarray, axis: charts.Axis) -> tuple[np.ndarray, int]:
-    """(float64 [at most `MAX_COLUMNS`, layers], the number of samples in each column).
+    """Returns (values, float64 [at most `MAX_COLUMNS`, layers]; the number of samples in each column).
 
-    Of the samples in one column, each layer keeps the one farthest from the layer's median, by the distance on
-    the axis. A value that is not finite is farther than any other.
+    In each column, a layer keeps the sample with the largest distance on the axis from the layer's median. A value that
+    is not finite counts as the farthest.
     """
     samples = len(values)
     per_column = -(-samples // MAX_COLUMNS)
@@ -116,7 +118,7 @@ def reduce_columns(values: np.ndarray, axis: charts.Axis) -> tuple[np.ndarray, i
 
 
 def to_rgba(values: np.ndarray, axis: charts.Axis) -> np.ndarray:
-    """uint8 [..., 4], the colors of values [...]; values that are not finite are transparent."""
+    """Returns the colors of `values` [...], uint8 [..., 4]; values that are not finite are transparent."""
     finite = np.isfinite(values)
     filled = np.where(finite, values, axis.low)
     positions = np.clip(axis.positions(filled), 0, 1)
@@ -137,7 +139,7 @@ def png_data_url(pixels: np.ndarray) -> str:
 
 
 def shorten(name: str, max_length: int) -> str:
-    """A name of at most `max_length` characters that keeps both ends, where the names of layers differ."""
+    """Shortens a name to `max_length` characters; keeps both ends, because the names of layers differ there."""
     return name if len(name) <= max_length else f"{name[: max_length // 2]}…{name[-((max_length - 1) // 2) :]}"
 
 
@@ -153,7 +155,7 @@ def describe_heat_map(values: np.ndarray, names: Sequence[str], title: str) -> s
 
 
 def _step_ticks(steps: np.ndarray) -> list[tuple[float, float]]:
-    """[(round step, its fraction of the width)]; all columns have the same width, whatever steps lie between them."""
+    """Returns [(round step, fraction of the width)]; all columns have the same width, however many steps apart."""
     if not len(steps):
         return []
     axis, centers = charts.span_axis(steps), (np.arange(len(steps)) + 0.5) / len(steps)

@@ -1,4 +1,4 @@
-"""Markup of the HTML pages: Jinja2 templates and single elements, both of which escape every text.
+"""Creates the markup of HTML pages, from Jinja2 templates and single elements; both escape all text.
 
     element("text", "a < b", x=8, class_="y")  # <text x="8" class="y">a &lt; b</text>
     render_page("report.html", TEMPLATES, source="runs/pets", ...)
@@ -31,7 +31,7 @@ def environment(directory: pathlib.Path = TEMPLATES) -> jinja2.Environment:
 
 
 def render_page(template: str, directory: pathlib.Path = TEMPLATES, **values: object) -> str:
-    """The HTML document that `template` makes of `values`, ready to be written as UTF-8.
+    """Renders `template` with `values` as an HTML document, ready to be written as UTF-8.
 
     A file name that is not UTF-8 reaches Python as lone surrogates, which cannot be encoded: each becomes a "?".
     """
@@ -40,7 +40,7 @@ def render_page(template: str, directory: pathlib.Path = TEMPLATES, **values: ob
 
 
 def element(tag: str, *children: str, **attributes: object) -> Markup:
-    """An SVG or HTML element. Children and attribute values are escaped unless they are Markup.
+    """Creates an SVG or HTML element. Children and attribute values are escaped, except if they are Markup.
 
     In attribute names, a trailing underscore is dropped (`class_`) and any other becomes a hyphen (`stop_color`).
     An element without children is self-closing, which HTML allows for SVG elements only: give others the child "".
@@ -52,5 +52,5 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
 
 
 def join(parts: Iterable[str]) -> Markup:
-    """The parts one after the other, escaped unless they are Markup."""
+    """Joins the parts; parts that are not Markup are escaped."""
     return Markup("").join(parts)

@@ -3,8 +3,8 @@
     with open("report.html", "w", encoding="utf-8") as file:
         file.write(render_html(diagnosis))
 
-The page has no scripts, no fonts and no URLs but data: URLs. This module prepares the values of the
-template, which escapes them.
+The page has no scripts, no fonts and no URLs except data: URLs. This module prepares the values for the template, which
+escapes them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ THUMBNAIL_SIZE = 96  # pixels: 24 pictures of noise take 0.9 MB
 
 
 def render_html(diagnosis: Diagnosis) -> str:
-    """The page, to be written as UTF-8; smaller than 1.5 MB."""
+    """Renders the page, to be written as UTF-8; smaller than 1.5 MB."""
     return render_page(
         "report.html",
         source=diagnosis.source,

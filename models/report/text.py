@@ -18,7 +18,7 @@ from evenkeel.models.report.verdict import (
 from evenkeel.models.report.wording import format_count, format_percent
 from evenkeel.models.stability.diagnosis import Diagnosis, Suspect
 
-MAX_SUSPECTS = 3  # with evidence; the others are named in one sentence
+MAX_SUSPECTS = 3  # suspects shown with evidence; the others are named in one sentence
 MAX_REPLAYS = 6
 MAX_FINDINGS = 3
 LINE_LENGTH = 100  # characters
@@ -26,7 +26,7 @@ MAX_NAME_LENGTH = 48  # characters of a replay's name
 
 
 def render_text(diagnosis: Diagnosis) -> str:
-    """At most 40 lines: the verdict, causes with their evidence, replays in aligned columns, failed checks, the fix."""
+    """Renders at most 40 lines: the verdict, causes with evidence, a table of replays, failed checks, and the fix."""
     lines = [verdict_sentence(diagnosis), ""]
     for rank, suspect in enumerate(diagnosis.suspects[:MAX_SUSPECTS], 1):
         lines += _suspect_lines(suspect, rank)
@@ -41,7 +41,7 @@ def render_text(diagnosis: Diagnosis) -> str:
 
 
 def replace_unprintable(line: str) -> str:
-    """The line without control characters: a file's name may contain an escape sequence that a terminal obeys."""
+    """Replaces control characters: a file's name may contain an escape sequence that a terminal would execute."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)
 
 
@@ -107,7 +107,7 @@ def _fix_lines(diagnosis: Diagnosis) -> list[str]:
 
 
 def _wrap(sentence: str) -> list[str]:
-    """The sentence in at most two indented lines."""
+    """Wraps the sentence to at most two indented lines."""
     return textwrap.wrap(
         " ".join(sentence.split()),
         LINE_LENGTH,

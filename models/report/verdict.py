@@ -13,7 +13,7 @@ from evenkeel.models.report.wording import format_count, format_percent
 from evenkeel.models.stability.diagnosis import LEARNING_RATE_FLAG, PATCH_FLAG, Diagnosis, Replay, Suspect, command_line
 
 MIN_RECOVERED_SHARE = 0.2  # of the best gain: less is within the noise of a few hundred validation images
-MIN_ACCURACY_GAIN = 0.02  # of the best replay: if it gains less, no replay gains anything
+MIN_ACCURACY_GAIN = 0.02  # if the best replay gains less, no replay counts as a gain
 CERTAIN, PROBABLE = 0.9, 0.5  # probabilities from which a cause is called almost certain, or most probable
 
 
@@ -21,10 +21,10 @@ class Fix(NamedTuple):
     """The change to propose.
 
     Attributes:
-      suspect: the cause it is for; the first one, if it is for several
+      suspect: the cause that the change addresses; the first one if there are several
       flags: flags of `evenkeel train`
       edit: what to change in the source of the model
-      helps: False if it was replayed and recovered less than `MIN_RECOVERED_SHARE`
+      helps: False if the change was replayed and recovered less than `MIN_RECOVERED_SHARE`
       replay: the replay with exactly this change, if there was one
     """
 
@@ -36,7 +36,7 @@ class Fix(NamedTuple):
 
 
 def verdict_sentence(diagnosis: Diagnosis) -> str:
-    """The most probable causes with their probabilities, or that nothing is wrong."""
+    """States the most probable causes with their probabilities, or that nothing is wrong."""
     if diagnosis.suspects:
         first = diagnosis.suspects[0]
         certain = first.probability >= CERTAIN
@@ -56,7 +56,7 @@ def verdict_sentence(diagnosis: Diagnosis) -> str:
 
 
 def choose_fix(diagnosis: Diagnosis) -> Fix | None:
-    """The fix that the doctor found, or else the change for the most probable cause that has one, or else None."""
+    """Returns the fix that the doctor found, else the change for the most probable cause that has one, else None."""
     if diagnosis.suspects and diagnosis.fix:
         fixed = [
             suspect
@@ -75,7 +75,7 @@ def choose_fix(diagnosis: Diagnosis) -> Fix | None:
 def recovered_share(diagnosis: Diagnosis, replay: Replay) -> float:
     """The accuracy that `replay` gains, as a fraction of the best replay's gain; 0 if no replay gains anything.
 
-    For the replay of a suspect, the suspect's `recovered`, unless that is of several changes together.
+    For the replay of a suspect this is the suspect's `recovered`, except if the change helps only with other changes.
     """
     for suspect in diagnosis.suspects:
         if suspect.replay and suspect.replay.name == replay.name and not suspect.together:

@@ -30,7 +30,8 @@ MAX_RESCALING_STEPS = 16  # consecutive non-finite gradients that a loss scale a
 SPIKE_SIGMAS = 7.0  # robust standard deviations: PaLM and OLMo count loss spikes from here on
 DIVERGENCE_CUSUM = 60.0  # standard deviations, summed over steps
 STALL_STEPS = 150  # after the warm-up
-# Of 263 sound runs with BatchNorm, one had moving variances that grew as much; none had a batch that far below them.
+# Among 263 sound runs with BatchNorm, moving variances grew by this factor in one run. In no run were the batch's
+# variances smaller than the moving variances by this factor.
 VARIANCE_JUMP = 5.0
 WEIGHT_GROWTH_STEPS = 100
 MOMENT_SPIKE_SAMPLES = 16  # layer samples before the first signal
@@ -40,7 +41,7 @@ Detector = Callable[[Trace], Signal]
 
 
 def signals(trace: Trace) -> dict[str, Signal]:
-    """{detector: its signal}; without detectors of layers if the trace has no layer statistics."""
+    """Returns {detector: its signal}, without the layer detectors if the trace has no layer statistics."""
     layer_detectors = {
         "batch_norm_gap",
         "statistics_jump",
@@ -57,9 +58,9 @@ def signals(trace: Trace) -> dict[str, Signal]:
 
 
 def alarms(trace: Trace) -> list[Alarm]:
-    """An alarm for each step at which a kind of trouble begins, in the order of steps.
+    """Returns an alarm for each step at which a kind of trouble begins, in the order of steps.
 
-    A detector in `CORROBORATED` counts only if another one has fired at most `CORROBORATION_STEPS` steps before.
+    A detector in `CORROBORATED` counts only if a different one has fired at most `CORROBORATION_STEPS` steps before.
     """
     all_signals = signals(trace)
     found = []
@@ -81,8 +82,8 @@ def alarms(trace: Trace) -> list[Alarm]:
 def nonfinite(trace: Trace) -> Signal:
     """3 gradients in a row are not finite; `MAX_RESCALING_STEPS` in a row if a loss scale may be the reason.
 
-    The step skips such updates, so that one or two do no harm. The loss scale of float16 overflows on purpose now and
-    then; it gets from 2^15 to 1 in 15 halvings.
+    The training step skips such updates, so one or two do no harm. The loss scale of float16 overflows by design now
+    and then; 15 halvings bring it from 2^15 to 1.
     """
     in_a_row = run_lengths(trace.nonfinite > 0)
     on = in_a_row >= np.where(trace.loss_scale <= 1, 3, MAX_RESCALING_STEPS)
@@ -92,8 +93,8 @@ def nonfinite(trace: Trace) -> Signal:
 def loss_spike(trace: Trace) -> Signal:
     """In 3 of 5 steps, the log loss is over `SPIKE_SIGMAS` robust standard deviations above its median before.
 
-    It must also be at least 1.5 times that median. One bad batch is no spike, nor is a loss that falls or rises slowly,
-    because the window moves along.
+    The loss must also be over 1.5 times that median. One bad batch is not a spike. Neither is a loss that changes
+    slowly, because the window of the median moves along.
     """
     x = trace.log_loss
     center, spread = rolling_baseline(x)
@@ -106,8 +107,8 @@ def divergence(trace: Trace) -> Signal:
     """The log loss stays above its best level: the cumulative sum of the distance exceeds `DIVERGENCE_CUSUM`.
 
     S = max(0, S + (x - best) / sigma - 1) (Page 1954). `best` is the least median of 32 steps so far. `sigma` is the
-    robust standard deviation of differences between neighbours, over root 2, which a trend does not widen. Noise stays
-    below the 1.
+    robust standard deviation of the differences between neighbouring steps, divided by the square root of 2; a trend
+    does not widen it. The 1 is subtracted, because noise alone stays below it.
     """
     x = trace.log_loss
     level, _ = rolling_baseline(x, 32)
@@ -125,10 +126,10 @@ def divergence(trace: Trace) -> Signal:
 def collapse(trace: Trace) -> Signal:
     """For 5 steps, the loss has lost more than half of what it had gained since the start of the run.
 
-    Levels are medians of 16 log losses. Both the gain and the loss of it must exceed 6 standard errors of such a
-    median, 1.25 sigma / 4 each, so that a noisy start does not count. The median of the last 3 steps must agree, so
-    that a rise that is over does not count. This sees what neither `loss_spike` nor `divergence` does: a run that had
-    come only little below the loss of guessing, and lost that.
+    Levels are medians of 16 log losses. Both the gain and its lost part must exceed 6 standard errors of such a median
+    (one is 1.25 sigma / 4), so that a noisy start does not count. The median of the last 3 steps must have risen as
+    well, so that a rise that has ended does not count. This detector finds what `loss_spike` and `divergence` miss: a
+    run whose loss was only a little below that of guessing, and rose again.
     """
     x = trace.log_loss
     level = moving_median(x, 16)
@@ -148,7 +149,8 @@ def collapse(trace: Trace) -> Signal:
 def stall(trace: Trace) -> Signal:
     """`STALL_STEPS` steps after the warm-up, the loss is not yet 3% below both its start and the loss of guessing.
 
-    The comparison with guessing matters for large first logits: a network that learns nothing else unlearns them soon.
+    The comparison with guessing matters if the first logits are large: a network soon reduces them, even if it learns
+    nothing else.
     """
     share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else min(trace.began, trace.chance_loss))
     share[:31] = np.nan  # medians of fewer steps are noise
@@ -159,10 +161,10 @@ def stall(trace: Trace) -> Signal:
 def oscillation(trace: Trace) -> Signal:
     """Neighbouring log losses alternate: autocorrelation below -0.6, and a swing of over a fifth of the loss.
 
-    For 64 values of noise, less their moving median, the autocorrelation is 0.02 with a standard deviation of 0.13.
+    For 64 values of noise, minus their moving median, the autocorrelation is 0.02 with a standard deviation of 0.13.
     """
     x = trace.log_loss
-    residual = x - moving_median(x, 8)  # of an even number of values: an odd median would follow every swing
+    residual = x - moving_median(x, 8)  # an even number of values: the median of an odd number follows every swing
     swing = MAD_TO_SIGMA * moving_median(np.abs(residual), BASELINE_STEPS)
     products = np.concatenate([[0.0], residual[1:] * residual[:-1]])
     covariance, variance = moving_sum(products, BASELINE_STEPS), moving_sum(residual**2, BASELINE_STEPS)
@@ -174,11 +176,11 @@ def oscillation(trace: Trace) -> Signal:
 def overfitting(trace: Trace) -> Signal:
     """For two validations, the training loss falls or is close to zero, and the validation loss does not follow.
 
-    Either of these holds for both validations:
-    * Worse: the validation loss is 10% above its best, and the training loss has fallen by 10% since that best.
-    * Memorised: the validation loss does not come 5% below its best, that best is over a fifth of the loss of guessing,
-      and the training loss is below a tenth of the best, below a 25th where the best is only a fifth of guessing: on an
-      easy task a low training loss is no sign of memorising.
+    One of these two rules holds for both validations:
+    * Worse: the validation loss is 10% above its best, and the training loss has fallen by 10% since this best.
+    * Memorised: the validation loss is not 5% below its previous best, its best is over a fifth of the loss of
+      guessing, and the training loss is below a tenth of the best. If the best is below half the loss of guessing, this
+      limit falls in proportion, to a 25th at a fifth: on an easy task a low training loss is no sign of memorising.
     """
     if not len(trace.validated):
         return Signal(trace.validated, np.zeros(0, bool), {})
@@ -215,9 +217,9 @@ def batch_norm_gap(trace: Trace) -> Signal:
 def statistics_jump(trace: Trace) -> Signal:
     """A layer's moving variances are `VARIANCE_JUMP` times those of the 3 samples before, and times the batch's.
 
-    Variances are means over channels and are compared with the median of the 3 samples. A few images of absurd values
-    cause this: training normalizes with its own batch and goes on, but inference has lost its scale. Where weights
-    grow, the batch's variance grows first; one odd batch moves the moving variances by a tenth.
+    Variances are means over channels and are compared with the median of the 3 samples. A few images with absurd values
+    cause such a jump: training normalizes with the batch's own statistics and continues, but inference uses a wrong
+    scale. If weights grow, the batch's variance grows first; one odd batch moves the moving variances by only a tenth.
     """
     x = np.nan_to_num(trace.layers["log_variance"])
     median = np.full(x.shape, np.nan)
@@ -259,10 +261,11 @@ def large_updates(trace: Trace) -> Signal:
 def small_updates(trace: Trace) -> Signal:
     """Since the warm-up, updates are below 1.2e-3 of the median layer's norm on average, and the loss fell little.
 
-    The average is over the samples at which the learning rate is at least a tenth of its peak; it counts `STALL_STEPS`
-    steps after the warm-up. "Little": at updates of 1.2e-3, to no less than 0.8 of the first loss; 0.6 less for each
-    factor of 10 that updates are smaller, down to 0.2. About 1e-3 is usual (Karpathy 2022, "Building makemore part 3"),
-    and sound runs of small networks have 3e-3 to 2e-2. Two pieces of evidence suffice: the detector is standalone.
+    The average is taken over the samples at which the learning rate is at least a tenth of its peak; the rule applies
+    from `STALL_STEPS` steps after the warm-up on. "Little" means that the loss never fell below a limit: 0.8 of the
+    first loss at updates of 1.2e-3, and 0.6 less for each factor of 10 by which updates are smaller, down to 0.2. About
+    1e-3 is usual (Karpathy 2022, "Building makemore part 3"), and sound runs of small networks have 3e-3 to 2e-2. The
+    rule combines two pieces of evidence, so the detector is standalone.
     """
     median = _median_layer(_update_ratio(trace))
     due_index = np.searchsorted(trace.steps, trace.due)
@@ -281,10 +284,11 @@ def small_updates(trace: Trace) -> Signal:
 def large_first_update(trace: Trace) -> Signal:
     """Adam's first update moves the median layer by more than 0.12 of its norm: the run needs a warm-up.
 
-    Adam's first update moves every weight by the learning rate, whatever the gradient (Kingma and Ba 2015, section
-    2.1), and so do the next ones: the initial weights are lost before anything is learnt. A rate of 1e-3 gives 0.05 in
-    a convolution of 512 channels. SGD is left out: its first gradients are its largest, and sound runs reach 0.13. The
-    median needs half of the layers, so that one layer that starts near zero does not count: the detector is standalone.
+    Adam's first updates move every weight by the learning rate, whatever the gradient (Kingma and Ba 2015, section
+    2.1): the initial weights are lost before anything is learnt. A rate of 1e-3 gives 0.05 in a convolution of 512
+    channels. The rule does not apply to SGD: its first gradients are its largest, and sound runs reach 0.13. The median
+    exceeds the limit only if half of the layers do, so that one layer that starts near zero does not count. Therefore
+    the detector is standalone.
     """
     median = np.nan_to_num(_median_layer(_update_ratio(trace)))
     uses_adam = np.isfinite(trace.layers["moment_ratio"]).any(axis=1)
@@ -296,8 +300,8 @@ def growing_weights(trace: Trace) -> Signal:
 
     In front of a normalization the gradient is orthogonal to the weights, and each update lengthens them by
     |dw|^2 / (2 |w|^2) (van Laarhoven 2017, section 2): the effective rate falls by itself, at the cost of the initial
-    weights. Sound runs reach 1.2, and 1.5 at four times their rate. Only for networks of three layers or more: a single
-    layer may start near zero on purpose.
+    weights. Sound runs reach 1.2, and 1.5 at four times their rate. The rule applies to networks of three layers or
+    more, because a single layer may start near zero on purpose.
     """
     norm = trace.layers["weight_norm"]
     earlier = np.searchsorted(trace.due, trace.due - WEIGHT_GROWTH_STEPS)
@@ -340,13 +344,13 @@ def _step_sigma(x: np.ndarray) -> np.ndarray:
 
 
 def _step_of_best(steps: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """float64 [n]: the newest step at which the running minimum `best` has fallen."""
+    """Returns the newest step at which the running minimum `best` has fallen, float64 [n]."""
     improved = np.concatenate([[True], best[1:] < best[:-1]]) if len(best) else np.zeros(0, bool)
     return np.maximum.accumulate(np.where(improved, steps, 0)).astype(np.float64)
 
 
 def _update_ratio(trace: Trace) -> np.ndarray:
-    """Norm of the update over norm of the weights, float64 [m, layers]."""
+    """Norm of the update divided by the norm of the weights, float64 [m, layers]."""
     return trace.layers["update_norm"] / np.maximum(trace.layers["weight_norm"], 1e-12)
 
 
@@ -377,7 +381,7 @@ def _largest_layer(x: np.ndarray) -> np.ndarray:
 
 
 def _is_corroborated(steps: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """bool [n]: one of `others` lies at the step or at most `CORROBORATION_STEPS` before it."""
+    """Whether one of `others` lies at each step or at most `CORROBORATION_STEPS` steps before it, bool [n]."""
     others = np.sort(others)
     if not len(others):
         return np.zeros(len(steps), bool)

@@ -12,21 +12,21 @@ import numpy as np
 
 from evenkeel.models.stability.trace import Alarm, Trace
 
-# Flags whose value in a fix may differ from that in the change it is made of: a tuned rate, more patches.
+# Flags that may have another value in a fix than in the change it contains: the rate is tuned, patches are added.
 LEARNING_RATE_FLAG, PATCH_FLAG = "optimizer.learning_rate", "model.patch"
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Result of one check.
+    """The result of one check.
 
     Attributes:
       check: name of the check.
       ok: whether the rule holds.
       seen: the value that was measured, in words.
       rule: what the value must satisfy, in words.
-      remedy: what to do if it does not.
-      evidence: the numbers.
+      remedy: what to do if the value does not satisfy the rule.
+      evidence: the measured numbers.
       causes: names in `causes.CAUSES` that a failed check supports.
     """
 
@@ -49,9 +49,9 @@ class Picture:
     """An image of the data that a person should look at.
 
     Attributes:
-      name: of the image in its data set.
+      name: name of the image in its data set.
       pixels: uint8 [h, w, c].
-      reason: what is unusual about it.
+      reason: what is unusual about the image.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """The same steps under one change.
+    """A replay: the same steps of a run with one change.
 
     Attributes:
       name: the change in words.
-      flags: the change as flags of `tools.train`; empty for the unchanged run.
-      loss: float64 [steps], in nats.
-      gradient_norm: float64 [steps].
-      accuracy: on validation images, after the last step.
-      validation_loss: likewise.
+      flags: the change as flags of `evenkeel train`; empty for the unchanged run.
+      loss: training loss of each step in nats, float64 [steps].
+      gradient_norm: global gradient norm of each step, float64 [steps].
+      accuracy: validation accuracy after the last step.
+      validation_loss: validation loss after the last step.
       generic: whether the change calms any run; such changes are the control arm and explain no run.
-      seconds: CPU time.
+      seconds: CPU time of the replay.
     """
 
     name: str
@@ -89,14 +89,14 @@ class Suspect:
     """A suspected cause.
 
     Attributes:
-      cause: its name in `causes.CAUSES`.
-      title: its title there.
-      probability: given all evidence.
-      evidence: sentences.
-      replay: the change that was tried against it; None if there is none.
+      cause: name of the cause in `causes.CAUSES`.
+      title: title of the cause in `causes.CAUSES`.
+      probability: probability of the cause, given all evidence.
+      evidence: sentences that support the cause.
+      replay: the change that was tried against the cause; None if there is none.
       recovered: share of the best replay's gain that this change alone gains; with `together`, the share that is lost
-        without it.
-      edit: what to change in the source code of a model that flags do not reach.
+        without this change.
+      edit: what to change in the model's source code instead of the patches in the change; empty without patches.
       together: whether the change helps only in combination with others.
     """
 
@@ -111,7 +111,7 @@ class Suspect:
 
     @property
     def flags(self) -> list[str]:
-        """The change as command-line flags of `tools.train`."""
+        """The change as command-line flags of `evenkeel train`."""
         return command_line(self.replay.flags) if self.replay else []
 
 
@@ -123,8 +123,8 @@ class Diagnosis:
       source: what was examined, in words.
       trace: telemetry of the run or of a probe.
       places: names of the layers in the trace.
-      alarms: of the detectors, in the order of steps.
-      findings: of preflight.
+      alarms: alarms of the detectors, in the order of steps.
+      findings: findings of preflight.
       replays: the unchanged run first, then every change that was tried.
       suspects: most probable first; none if the run is sound.
       pictures: images that stand out.
@@ -149,7 +149,7 @@ class Diagnosis:
 
 
 def command_line(flags: dict[str, Any]) -> list[str]:
-    """`flags` as command-line arguments: --name=value, or --name and --noname for booleans."""
+    """Returns `flags` as command-line arguments: --name=value, or --name and --noname for booleans."""
     return [
         (f"--{name}" if value else f"--no{name}") if isinstance(value, bool) else f"--{name}={value}"
         for name, value in flags.items()

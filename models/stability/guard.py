@@ -1,10 +1,10 @@
-"""Keras callback that watches a StableModel's training, and rolls it back when it goes wrong.
+"""A Keras callback that watches the training of a StableModel, and rolls it back when it goes wrong.
 
     model.compile(optimizer, loss, StepOptions(layer_stats_every=20, guarded=True))
     model.fit(batches, callbacks=[StabilityGuard(act=True)], ...)
 
-Every alarm of the detectors becomes an incident. With `act`, a loss that spikes, diverges or is not finite is also
-answered, each time more strongly:
+Every alarm of the detectors becomes an incident. With `act`, the guard also responds if the loss spikes, diverges or is
+not finite, each time more strongly:
 1. The training step itself skips an update that is not finite, and clips a gradient of 10 times the median norm.
 2. Rollback; training continues with batches that it has not seen.
 3. Rollback, a quarter of the learning rate, and a new warm-up.
@@ -27,7 +27,7 @@ from evenkeel.models.training.snapshots import Snapshots
 from evenkeel.models.training.step_options import OUTLIER_NORM_FACTOR
 
 ROLLBACK_ALARMS = ("nonfinite", "loss_spike", "divergence", "collapse", "statistics_jump")  # a rollback undoes these
-SNAPSHOT_EVERY_STEPS = 20  # the fewest steps that a rollback loses; a copy of 26 MB takes 4 ms
+SNAPSHOT_EVERY_STEPS = 20  # steps between snapshots; a copy of 26 MB takes 4 ms
 ALARM_LAG_STEPS = 10  # steps before an alarm in which its cause may already have been active
 ROLLBACKS_BEFORE_CUT = 2  # rollbacks within `BUDGET_WINDOW_STEPS` before the learning rate is cut
 MAX_ROLLBACKS = 5  # rollbacks within `BUDGET_WINDOW_STEPS`; then training stops
@@ -39,19 +39,19 @@ REWARMUP_STEPS = 50  # steps in which a cut learning rate rises again
 
 
 class StabilityGuard(keras.callbacks.Callback):
-    """Records an incident for every alarm; with `act`, also answers those in `ROLLBACK_ALARMS`.
+    """Records an incident for every alarm; with `act`, also rolls back after those in `ROLLBACK_ALARMS`.
 
         model.compile(optimizer, loss, evenkeel.StepOptions(guarded=True, layer_stats_every=20))
         model.fit(batches, callbacks=[evenkeel.StabilityGuard(act=True)])
 
-    A run without incidents is bit for bit the run without the guard.
+    Without incidents, a run is bit for bit equal to the same run without the guard.
 
     Args:
       act: roll back and cut the learning rate; the model must be compiled with `guarded=True`.
       incidents: where incidents are recorded.
       warmup: steps in which the learning rate rises at the start of the run.
-      state: `state()` of an earlier guard, from a checkpoint; it has no snapshots, so that no rollback goes back before
-        the checkpoint.
+      state: `state()` of an earlier guard, from a checkpoint. It has no snapshots, so no rollback can go back to a step
+        before the checkpoint.
 
     Raises (from `fit`):
       TrainingFailed: more than `MAX_ROLLBACKS` rollbacks would be needed.
@@ -63,7 +63,7 @@ class StabilityGuard(keras.callbacks.Callback):
         super().__init__()
         self._act, self.incidents, self._warmup, self._restored_state = act, incidents or Incidents(), warmup, state
         self._rollback_steps: list[int] = []  # steps at which a rollback was made
-        self._last_rollback: tuple[int, int] | None = None  # from this step to that
+        self._last_rollback: tuple[int, int] | None = None  # (step of the rollback, restored step)
         self._rewarmup_start: int | None = None
         self._median_norm = float("inf")
 
@@ -109,11 +109,11 @@ class StabilityGuard(keras.callbacks.Callback):
             self._window.append_validation(self.model.step, logs["val_loss"])
 
     def _continue_from(self, step: int) -> None:
-        """After a call without acute alarm: warms the learning rate up, updates the median norm, takes a snapshot."""
+        """After a call without an acute alarm, raises a cut learning rate, updates the median norm, takes snapshots."""
         if self._rewarmup_start is not None and self._scale_learning_rate(step) == 1:
             self._rewarmup_start = None
         self._median_norm = self._window.column_median("gradient_norm")
-        # As a numpy number: TensorFlow keeps a tensor of every Python number.
+        # A numpy number, because TensorFlow keeps a tensor for every Python number.
         self.model.gradient_norm_median.assign(np.float32(self._median_norm))
         if step >= self._snapshots.steps[-1] + SNAPSHOT_EVERY_STEPS:
             self._snapshots.take()
@@ -123,7 +123,7 @@ class StabilityGuard(keras.callbacks.Callback):
         self._scale_learning_rate(step)
 
     def _scale_learning_rate(self, step: int) -> float:
-        """Sets the learning rate's scale at `step`; returns which share of the cut rate that is, up to 1."""
+        """Sets the learning-rate scale for `step`; returns it divided by the scale after the cut, at most 1."""
         share = 1.0
         if self._rewarmup_start is not None:
             share = min(1.0, max(1, step - self._rewarmup_start) / REWARMUP_STEPS)
@@ -144,9 +144,9 @@ class StabilityGuard(keras.callbacks.Callback):
         if len(self._rollback_steps) > MAX_ROLLBACKS:
             self._record(alarm, "stopped")
             raise TrainingFailed(
-                f"{alarm.kind} at step {alarm.step}, after {MAX_ROLLBACKS} rollbacks within {BUDGET_WINDOW_STEPS}"
-                " steps: lower --optimizer.learning_rate, lengthen --optimizer.warmup_epochs, or check the data"
-                " (python -m tools.prepare lists outliers)."
+                f"training stopped: {alarm.kind} at step {alarm.step}, after {MAX_ROLLBACKS} rollbacks within"
+                f" {BUDGET_WINDOW_STEPS} steps: lower --optimizer.learning_rate, lengthen --optimizer.warmup_epochs, or"
+                " check the data (evenkeel prepare lists outliers)."
             )
         restored_step = self._snapshots.restore(max_step=self._last_sound_step(alarm))
         self._last_rollback = step, restored_step
@@ -161,7 +161,7 @@ class StabilityGuard(keras.callbacks.Callback):
         self._record(alarm, action)
 
     def _last_sound_step(self, alarm: Alarm) -> int:
-        """The newest step that may be restored; after a relapse, one before the snapshot that was restored last."""
+        """The newest step that may be restored; after a relapse, a step before the last restored snapshot."""
         sound = int(alarm.evidence.get("since", alarm.step)) - ALARM_LAG_STEPS
         if self._last_rollback and alarm.step < self._last_rollback[0] + RELAPSE_STEPS:
             oldest, damaged = self.model.step - MAX_RELAPSE_ROLLBACK_STEPS, self._last_rollback[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-BASELINE_STEPS = 64  # steps before a step that it is compared with
+BASELINE_STEPS = 64  # number of earlier steps that a step is compared with
 MIN_BASELINE_STEPS = 16  # with fewer earlier steps there is no baseline
 MAD_TO_SIGMA = 1.4826  # standard deviations per median absolute deviation, for a normal distribution
 
@@ -31,7 +31,7 @@ def rolling_baseline(x: np.ndarray, window: int = BASELINE_STEPS) -> tuple[np.nd
 
 
 def moving_median(x: np.ndarray, window: int) -> np.ndarray:
-    """Median of the last `window` values up to each value; of all earlier values at the start."""
+    """Median of the `window` values that end at each value; at the start, of all values so far."""
     start = np.array([np.median(x[: end + 1]) for end in range(min(window - 1, len(x)))])
     if len(x) < window:
         return start
@@ -39,12 +39,12 @@ def moving_median(x: np.ndarray, window: int) -> np.ndarray:
 
 
 def moving_sum(x: np.ndarray, window: int) -> np.ndarray:
-    """Sum of the last `window` values up to each value; of all earlier values at the start."""
+    """Sum of the `window` values that end at each value; at the start, of all values so far."""
     total = np.cumsum(np.asarray(x, np.float64))
     return total - np.concatenate([np.zeros(min(window, len(x))), total[: max(0, len(x) - window)]])
 
 
 def run_lengths(on: np.ndarray) -> np.ndarray:
-    """int64 [n]: the number of consecutive true values that end at each value."""
+    """Number of consecutive true values that end at each value, int64 [n]."""
     position = np.arange(1, len(on) + 1)
     return position - np.maximum.accumulate(np.where(on, 0, position)) if len(on) else position

@@ -17,13 +17,13 @@ from evenkeel.models.stability.trace import FIRST_LOSS_STEPS, Alarm, Trace, firs
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.telemetry.layer_stats import LayerStats
 
-CAPACITY_STEPS = 256  # running the detectors over them takes 5 ms a call of 20 steps
+CAPACITY_STEPS = 256  # the detectors take 5 ms for so many steps, once in each call of 20 steps
 
 
 class TelemetryWindow:
     """Telemetry of the newest `CAPACITY_STEPS` steps of a run.
 
-    `warmup` is in steps. `chance_loss` is the loss of a prediction that favours no class, None if unknown.
+    `warmup` is in steps. `chance_loss` is the loss of random guessing, None if unknown.
     """
 
     def __init__(self, layer_stats: LayerStats | None, warmup: int = 0, chance_loss: float | None = None) -> None:
@@ -42,7 +42,7 @@ class TelemetryWindow:
         return {**lists, "validated": self._validations, "told": self._reported, "began": self._first_loss}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from the `state` of another window; statistics of a different number of layers are dropped."""
+        """Restores the `state` of an earlier window; drops layer statistics if their number has changed."""
         self._steps = np.array(state["steps"], np.int64)
         self._rows = np.array(state["rows"]).reshape(len(self._steps), len(step_row.COLUMNS))
         saved_size, size = len(state["layers"][0]) if state["layers"] else -1, self._layers.shape[1]
@@ -98,7 +98,7 @@ class TelemetryWindow:
         )
 
     def new_alarms(self) -> list[Alarm]:
-        """Alarms that were not returned before, in the order of steps; each kind once in `CAPACITY_STEPS` steps."""
+        """Returns new alarms, in the order of steps; each kind at most once in `CAPACITY_STEPS` steps."""
         new = []
         for alarm in detectors.alarms(self.trace()):
             reported_step = self._reported.get(alarm.kind)
@@ -108,5 +108,5 @@ class TelemetryWindow:
         return new
 
     def reset_reported(self) -> None:
-        """Makes every kind of alarm new again, as after a rollback."""
+        """Makes `new_alarms` return every kind of alarm again, for use after a rollback."""
         self._reported = {}

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-FIRST_LOSS_STEPS = 10  # steps whose median loss is the first loss of a run
-LOG_LOSS_OFFSET = 0.05  # of the first loss
+FIRST_LOSS_STEPS = 10  # the first loss of a run is the median over so many steps
+LOG_LOSS_OFFSET = 0.05  # share of the first loss that is added before the logarithm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Alarm:
     Attributes:
       kind: the detector's name.
       step: the step at which the trouble became certain.
-      evidence: the numbers that show it.
+      evidence: the numbers that show the trouble.
     """
 
     kind: str
@@ -30,9 +30,9 @@ class Trace:
     """Telemetry of a run, or of its newest steps. diagnosis.json holds the fields under these names.
 
     Attributes:
-      steps: int64 [n].
-      loss: float64 [n], in nats.
-      gradient_norm: float64 [n].
+      steps: int64 [n]; the steps of the following five columns.
+      loss: float64 [n]; training loss in nats.
+      gradient_norm: float64 [n]; global norm of the gradients.
       learning_rate: float64 [n].
       loss_scale: float64 [n].
       nonfinite: float64 [n]; 1 where a gradient was not finite.
@@ -43,7 +43,7 @@ class Trace:
       validation_loss: float64 [k].
       training_loss: float64 [k]; the median loss of the 64 steps before each validation.
       began: `first_loss` of the run; None if its start was not recorded.
-      guess: the loss of a prediction that favours no class; None if unknown.
+      guess: the loss of random guessing; None if unknown.
     """
 
     steps: np.ndarray
@@ -63,7 +63,7 @@ class Trace:
 
     @property
     def chance_loss(self) -> float:
-        """`guess`; infinite if unknown."""
+        """The loss of random guessing (`guess`), or infinity if it is unknown."""
         return np.inf if self.guess is None else self.guess
 
     @property
@@ -83,9 +83,9 @@ class Signal:
     """Output of one detector.
 
     Attributes:
-      steps: int64 [m].
+      steps: int64 [m]; the steps that the detector has judged.
       on: bool [m]; whether there is trouble at each step.
-      evidence: {name: float64 [m]}; the numbers that `on` was decided by.
+      evidence: {name: float64 [m]}; the numbers that decided `on`.
     """
 
     steps: np.ndarray

@@ -103,8 +103,8 @@ class EvaluationStep:
 def build_test_function(model: keras.Model) -> Callable[[Any], dict[str, tf.Tensor]]:
     """Builds a compiled function: iterator over batches -> {metric: value so far}.
 
-    A call runs `steps_per_execution` steps. Unlike Keras's own function, this one reads the metrics once after all steps, and
-    runs AutoGraph on layers only.
+    A call runs `steps_per_execution` steps. Unlike Keras's own function, this one reads the metrics once after all
+    steps, and runs AutoGraph on layers only.
     """
     step = model.evaluation_step
 

@@ -106,7 +106,7 @@ class CallTelemetry:
         self._counts = _host_variable(histograms.BINS + 1, tf.int32)
         self._histogram_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
 
-    # In the compiled call.
+    # Called in the compiled call.
 
     @property
     def layer_row_shape(self) -> tf.TensorShape:
@@ -124,7 +124,7 @@ class CallTelemetry:
         self._histogram_step.assign(step)
         return True
 
-    # On the host.
+    # Called on the host.
 
     @property
     def rows(self) -> np.ndarray:

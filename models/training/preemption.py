@@ -55,7 +55,7 @@ class PreemptionHandler:
             signal.signal(number, handler)
 
     def agree_on_signal(self) -> int:
-        """Returns the number of a signal that any worker received, or 0; every worker must call this after each call."""
+        """Returns the number of a signal that any worker received, or 0; all workers must call this after each call."""
         counts = all_reduce_sum(self._devices, [int(self._received_signal == number) for number in HANDLED_SIGNALS])
         return next((number for number, count in zip(HANDLED_SIGNALS, counts, strict=True) if count), 0)
 

@@ -52,8 +52,8 @@ def test_unusable_files_and_labels_are_named(pictures: Any, tmp_path: pathlib.Pa
         (other, r"feature image/encoded of record 0 must be one encoded image.*a, b"),
         (text, r"text.gz does not contain tf.Examples"),
         (write("one.gz", "cat"), r"has only one class"),
-        (write("minus.gz", -1), r"has -1: the number of a class must be 0 to"),
-        (write("far.gz", 0, 2**40), r"the number of a class must be 0 to 99999"),
+        (write("minus.gz", -1), r"has -1: class numbers must be from 0 to"),
+        (write("far.gz", 0, 2**40), r"class numbers must be from 0 to 99999"),
         (write("both.gz", 0, "cat"), r"has both numbers and names"),
         (str(truncated), r"truncated.gz does not contain tf.Examples"),
     ]
