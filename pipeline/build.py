@@ -45,10 +45,11 @@ def training_batches(
         shard = evenkeel.ReplicaShard(config.batch_size)
         for images, labels in evenkeel.training_batches(data, config, seed=0, replica_shard=shard).take(100): ...
 
-    With memory-mapped shards a batch depends only on (seed, step): not on the number of threads, the start step or the
-    cache, except that a random resized crop of a cached image is interpolated in integers, which differs by one level
-    in some pixels. Streamed shards give the same shapes in another order. A tf.data service gives the batches of mapped
-    shards, in the order in which its workers finish them (see `service` for batches that a failed worker loses).
+    With memory-mapped shards a batch depends only on (seed, step), not on the number of threads, the start step or the
+    cache. There is one exception: a random resized crop of a cached image is interpolated in integers, which changes
+    some pixels by one level. Streamed shards give batches of the same shapes in a different order. A tf.data service
+    gives the batches of mapped shards in the order in which its workers finish them; `service` says which batches are
+    lost when a worker fails.
     """
     chain = training_chain(data.train, config, seed, replica_shard, start_step)
     ds = chain.read
@@ -63,7 +64,7 @@ class TrainingChain:
     """The training chain as a list of stages, so that the profiler can time each of them.
 
     Attributes:
-      read: data set of the first stage, `read`.
+      read: the data set of the first stage, `read`.
       source: turns the payloads of `read` into bytes or pixels; None if the cache holds images of the model's size.
       stages: {name: function from data set to data set} of the stages after `read`, in run order.
     """
@@ -83,17 +84,17 @@ def training_chain(
     cache = cached_images(index, config)  # None: images are decoded for every batch
     source: ByteSource | None
 
-    # SHUFFLE, REPEAT AND BATCH: one function, number -> (number, rows int64 [b]), without buffer and state, so that
-    # any step can be the first one.
+    # SHUFFLE, REPEAT AND BATCH: one stateless function maps a batch number to (batch number, row numbers int64 [b]). It
+    # has no buffer, so training can start at any step.
     numbers = reader.batch_numbers(config, first)
     shuffle = reader.make_row_shuffler(index, config, shuffle_seed, replica_shard)
 
-    # READ: (number, rows) -> (number, rows, payloads [b]). A payload is the row if the image is in memory, or else the
-    # encoded image.
-    if isinstance(cache, SmallImages):  # decoded at the model's size: nothing to read
+    # READ: (number, rows) -> (number, rows, payloads [b]). A payload is the row number if the image is in memory,
+    # otherwise the encoded image.
+    if isinstance(cache, SmallImages):  # the cache holds images of the model's size: nothing is read
         source = None
         ds = numbers.map(shuffle)
-    elif cache is not None:  # decoded whole
+    elif cache is not None:  # the cache holds whole decoded images
         index, source = cache.index, cache.source
         ds = numbers.map(shuffle).map(lambda number, rows: (number, rows, rows))
     elif config.service:  # this chain runs on a worker, which reads single records
@@ -103,16 +104,16 @@ def training_chain(
             cycle_length=reader.SERVICE_PARALLEL_BATCHES,
             num_parallel_calls=reader.SERVICE_PARALLEL_BATCHES,
         )
-    elif reader.use_memory_map(config, index):  # the kernel is asked for the bytes some batches ahead
+    elif reader.use_memory_map(config, index):  # the kernel is asked for the bytes some batches in advance
         source = byte_source.mapped_source(index)
         ds = numbers.map(shuffle).map(reader.make_readahead(index, replica_shard))
         ds = ds.prefetch(reader.readahead_batches(replica_shard))
         ds = ds.map(lambda number, rows: (number, rows, rows))
-    else:  # a stream: no random access, so it shuffles in a buffer, and a later start skips the batches before it
+    else:  # a stream has no random access: a buffer shuffles it, and a start at a later step skips the earlier batches
         source = byte_source.STREAMED
         ds = reader.stream_training_images(index, config, replica_shard)
         ds = ds.shuffle(config.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=True)
-        ds = ds.repeat()  # after the shuffle: the other way round would mix images of two epochs
+        ds = ds.repeat()  # after the shuffle: before the shuffle, it would mix images of two epochs
         ds = ds.batch(replica_shard.batch_size, drop_remainder=True).skip(first).enumerate(first)
         ds = ds.map(lambda number, batch: (number, *batch))
 
@@ -121,7 +122,7 @@ def training_chain(
         augment = make_copying_augmenter(cache, index, config, augment_seed, replica_shard)
     else:
         assert source is not None
-        # PLAN: the crop of each image, which part of the file to decode for it, and whether it is mirrored.
+        # PLAN: chooses the crop of each image, the part of the file to decode, and whether the image is mirrored.
         plan = make_training_planner(index, config, source, crop_seed, augment_seed, replica_shard)
         stages["plan"] = lambda ds: ds.map(plan)
 
@@ -130,8 +131,8 @@ def training_chain(
         stages["decode"] = lambda ds: ds.map(decode, num_parallel_calls=AUTOTUNE)
         augment = make_batch_augmenter(config, augment_seed, replica_shard)
 
-    # AUGMENT: -> (images, labels). It is the last operation on the host and a map, so that with a GPU its output lies
-    # in pinned memory.
+    # AUGMENT: -> (images, labels). This is the last operation on the host and a map, so with a GPU its output lies in
+    # pinned memory.
     stages["augment"] = lambda ds: ds.map(augment, num_parallel_calls=AUTOTUNE)
     stages["prefetch"] = lambda ds: ds.prefetch(AUTOTUNE)
     return TrainingChain(ds, source, stages)
@@ -139,12 +140,13 @@ def training_chain(
 
 @tf.autograph.experimental.do_not_convert
 def evaluation_batches(index: Index, config: DataConfig, replica_shard: ReplicaShard) -> tf.data.Dataset:
-    """(images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]): every row once, in order, not augmented.
+    """Evaluation batches: every row once, in order, without augmentation.
 
         shard = evenkeel.ReplicaShard(config.batch_size)
         for images, labels, weights in evenkeel.evaluation_batches(data.validation, config, shard): ...
 
-    Padding with weight 0 fills up the last global batch; there are ceil(rows / global batch size) steps.
+    Each batch is (images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]). Padding with weight 0 fills up the
+    last global batch; there are ceil(rows / global batch size) steps.
     """
     ds, source = reader.evaluation_reader(config, index, replica_shard)
     ds = ds.map(make_evaluation_planner(index, config, source))

@@ -37,7 +37,7 @@ class ShapesConfig:
     def __post_init__(self) -> None:
         require(self.size >= 8, f"data.shapes.size ({self.size}) must be at least 8 pixels.")
         require(self.count >= 20, f"data.shapes.count ({self.count}) must be at least 20, two images a class.")
-        require(1 <= self.quality <= 100, f"data.shapes.quality ({self.quality}) must lie in 1 to 100.")
+        require(1 <= self.quality <= 100, f"data.shapes.quality ({self.quality}) must be from 1 to 100.")
         require(self.seed >= 0, f"data.shapes.seed ({self.seed}) must not be negative.")
         require(self.imbalance >= 1, f"data.shapes.imbalance ({self.imbalance}) must be at least 1 (1 is balanced).")
         for name in ("outliers", "label_noise", "unnormalised", "corrupt"):
@@ -188,7 +188,7 @@ class DataConfig:
         one_of("data.reader", self.reader, READERS)
         require(
             not (self.entries and (self.service or self.reader == "streaming")),
-            "data.entries needs mapped shards, and these are streamed (data.service or data.reader=streaming): use"
+            "data.entries needs memory-mapped shards, but data.service or data.reader=streaming streams them: use"
             " --data.entries=false.",
         )
         if ":" in self.cache:
@@ -206,13 +206,13 @@ class DataConfig:
             )
             require(
                 self.reader != "mapped",
-                "data.reader=mapped cannot be combined with data.service: mapped memory cannot be sent to its workers;"
-                " use data.reader=auto.",
+                "data.reader=mapped cannot be combined with data.service: mapped memory cannot be sent to workers; use"
+                " data.reader=auto.",
             )
             require(
                 self.cache != "memory",
-                "data.cache=memory cannot be combined with data.service: its workers do not share a cache; use"
-                " data.cache=none.",
+                "data.cache=memory cannot be combined with data.service: the workers of the service do not share a"
+                " cache; use data.cache=none.",
             )
         require(self.threads >= 0, f"data.threads ({self.threads}) must not be negative; 0 is one per core.")
         require(self.ram_budget_mb >= 16, f"data.ram_budget_mb ({self.ram_budget_mb}) must be at least 16.")
@@ -225,7 +225,8 @@ class DataConfig:
             value = getattr(self.augment, name)
             require(
                 value == 0 or self.channels == 3,
-                f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: set it to 0.",
+                f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: set"
+                f" data.augment.{name} to 0, or data.channels to 3.",
             )
 
 
@@ -254,7 +255,7 @@ def parse_tier(text: str) -> Tier:
     )
     tier = Tier(kind, *map(int, numbers))
     require(not numbers or tier.side >= 1, f"tier ({text!r}): the side must be at least 1 pixel.")
-    require(len(numbers) != 2 or 1 <= tier.quality <= 100, f"tier ({text!r}): the quality must lie in 1 to 100.")
+    require(len(numbers) != 2 or 1 <= tier.quality <= 100, f"tier ({text!r}): the quality must be from 1 to 100.")
     return tier
 
 

@@ -25,7 +25,7 @@ from evenkeel.pipeline.sources.cache_dir import cache_dir
 from evenkeel.pipeline.sources.splits import validation_split
 from evenkeel.pipeline.system import file_lock
 
-MAX_LOGGED_IMAGES = 10  # skipped images that the log names; `Dataset.skipped` has all of them
+MAX_LOGGED_IMAGES = 10  # skipped images that the log names; `Dataset.skipped` names all of them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,13 +35,13 @@ class Dataset:
         data = evenkeel.load_dataset(evenkeel.DataConfig(source="photos"))
 
     Attributes:
-      train: rows of the training split that can be used.
-      validation: rows of the validation split that can be used.
+      train: the usable rows of the training split.
+      validation: the usable rows of the validation split.
       classes: names of the classes, by label.
-      mean: mean of each channel over the training pixels, 0 to 255; zeros without `data.normalize`.
-      std: standard deviation of each channel over the training pixels; ones without `data.normalize`.
-      class_counts: int64 [classes], training images of each class.
-      skipped: a line for each image that is not used: split, name and reason.
+      mean: mean of each channel over the training pixels, 0 to 255; zeros if `data.normalize` is off.
+      std: standard deviation of each channel over the training pixels; ones if `data.normalize` is off.
+      class_counts: int64 [classes], number of training images of each class.
+      skipped: one line for each image that is not used, with its split, its name and the reason.
     """
 
     train: Index
@@ -54,13 +54,14 @@ class Dataset:
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """The data set of `config`: prepares the source if needed, opens its index and selects the splits.
+    """Loads the data set of `config`: prepares the source if needed, opens its index and selects the splits.
 
         data = evenkeel.load_dataset(evenkeel.DataConfig(source="photos"))
         print(data.classes, len(data.train), len(data.validation))
 
     Raises:
-      UsageError: the source or a split cannot be used, it has fewer than two classes, or too many images are corrupt.
+      UsageError: the source or a split cannot be used, the data set has fewer than two classes, or too many images are
+        corrupt.
     """
     builder = resolve.resolve(prepare_storage_tier(config))
     index = open_index(builder, cache_dir(), config.max_pixels)
@@ -68,7 +69,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         index = open_seek_index(index, str(builder.data_dir), cache_dir())
     elif config.entries:
         logging.warning(
-            "data.entries has no effect: %s is streamed, and JPEGs are read whole; copy it to a local disk",
+            "data.entries has no effect: %s is streamed, so its JPEGs are read whole; copy it to a local disk",
             config.source,
         )
     splits = {"train": config.train_split, "validation": validation_split(builder, config)}
@@ -93,9 +94,10 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def prepare_storage_tier(config: DataConfig) -> DataConfig:
-    """`config` with its source prepared in the storage tier that `data.cache` names, once, in the cache directory.
+    """Prepares the source, once, in the storage tier that `data.cache` names, below the cache directory.
 
-    `config` itself if `data.cache` names no storage tier.
+    Returns `config` with the prepared directory as its source, or `config` itself if `data.cache` names no storage
+    tier.
     """
     if ":" not in config.cache:
         return config
@@ -120,18 +122,21 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
 
 
 def _drop_rows(train: Index, validation: Index, index: Index, config: DataConfig) -> Index:
-    """`train` without the rows on the drop list of `data.drop`; the log counts them."""
-    # The drop list numbers the rows that are kept; `kept` has their numbers among all rows of the split.
+    """Returns `train` with the rows that `data.drop` selects marked as dropped, and logs their number."""
+    # The drop list holds positions among the rows with keep=true. `kept` converts these positions to row numbers of the
+    # whole split.
     kept = np.flatnonzero(train.columns["keep"])
     dropped = selection.drop_list(config.drop, train.kept_rows, validation.kept_rows, index)
     if len(dropped) == len(kept):
-        raise UsageError(f"data.drop ({config.drop}) leaves no training image: drop less.")
+        raise UsageError(
+            f"data.drop ({config.drop}) leaves no training image: shorten the drop list, or leave data.drop out."
+        )
     logging.warning("%d of %d training images are dropped (data.drop=%s)", len(dropped), len(kept), config.drop)
     return train.drop({int(kept[row]): reason for row, reason in dropped.items()})
 
 
 def _check_corrupt(index: Index, split: str, config: DataConfig) -> Index:
-    """`index` itself; the log counts and names its corrupt images.
+    """Logs the corrupt images of `index` and returns `index` unchanged.
 
     Raises:
       UsageError: more than `data.max_corrupt_fraction` of the images are corrupt, or all of them.
@@ -140,16 +145,18 @@ def _check_corrupt(index: Index, split: str, config: DataConfig) -> Index:
     if corrupt:
         for line in corrupt[:MAX_LOGGED_IMAGES]:
             logging.warning("skipped in split %s: %s", split, line)
-        logging.warning("%d of %d images of split %s are skipped", len(corrupt), len(index), split)
+        logging.warning(
+            "%d of %d images of split %s are skipped because they are corrupt", len(corrupt), len(index), split
+        )
     if len(corrupt) > config.max_corrupt_fraction * len(index):
         raise UsageError(
             f"{len(corrupt)} of {len(index)} images of split {split!r} are corrupt, more than"
             f" data.max_corrupt_fraction ({config.max_corrupt_fraction}) allows; the first is {corrupt[0]}."
-            " Repair them or raise that fraction."
+            " Repair them or raise data.max_corrupt_fraction."
         )
     if len(corrupt) == len(index):
         raise UsageError(
-            f"split {split!r} holds no image that can be decoded; the first is {corrupt[0]}. Repair the images or"
+            f"no image of split {split!r} can be decoded; the first corrupt one is {corrupt[0]}. Repair the images or"
             " choose another split."
         )
     return index

@@ -16,13 +16,16 @@ class UsageError(ValueError):
 
 
 def require(ok: bool, message: str) -> None:
-    """Raises `UsageError(message)` unless `ok`."""
+    """Raises `UsageError(message)` if `ok` is false."""
     if not ok:
         raise UsageError(message)
 
 
 def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises `UsageError`, with the nearest of `known`, unless the `value` of the option `name` is one of them."""
+    """Raises `UsageError` if `value`, given for the option `name`, is not in `known`.
+
+    The message suggests the most similar known value.
+    """
     if value not in known:
         import difflib
 

@@ -7,5 +7,5 @@ from typing import Any
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with a `default` whose `help` text `--help` prints for its flag."""
+    """Creates a dataclass field with the value `default`. `--help` prints the text `help` for the field's flag."""
     return dataclasses.field(default=default, metadata={"help": help})

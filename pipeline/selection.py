@@ -1,4 +1,4 @@
-"""The drop list: training rows that `data.drop` leaves out. No file is rewritten, so it works for any source.
+"""The drop list: training rows that `data.drop` leaves out. No file is rewritten, so any source can have a drop list.
 
 reasons = drop_list("outliers,duplicates", train, validation, index)      # {row of train: reason}
 """
@@ -13,7 +13,9 @@ from evenkeel.pipeline.prepare import duplicates, outliers, skew
 
 
 def drop_list(drop: str, train: Index, validation: Index, index: Index) -> dict[int, str]:
-    """{row of `train`: the reason to drop it}; `drop` is the value of `data.drop`, `index` the whole data set.
+    """Returns {row of `train`: the reason to drop it}.
+
+    `drop` is the value of `data.drop`; `index` holds all rows of the data set.
 
     Raises:
       UsageError: a part of `drop` is neither a known word nor a readable file, or the file names an unknown image.
@@ -30,7 +32,7 @@ def drop_list(drop: str, train: Index, validation: Index, index: Index) -> dict[
 
 
 def _duplicate_rows(train: Index, validation: Index) -> dict[int, str]:
-    """Training rows whose pixels equal those of a validation row or of an earlier training row."""
+    """Returns {row: reason} of training rows with the same pixels as a validation row or an earlier training row."""
     names = [*validation.names, *train.names]
     same_as = duplicates.find_first_copies(validation, train)[len(validation) :].tolist()
     return {
@@ -41,7 +43,7 @@ def _duplicate_rows(train: Index, validation: Index) -> dict[int, str]:
 
 
 def _listed_rows(path: str, train: Index, index: Index) -> dict[int, str]:
-    """Training rows whose names are listed in the text file `path`, one per line."""
+    """Returns {row: reason} of the training rows that the text file `path` names, one name per line."""
     try:
         with open(path, encoding="utf-8") as file:
             names = [line for line in file.read().split("\n") if line.strip()]
@@ -55,7 +57,7 @@ def _listed_rows(path: str, train: Index, index: Index) -> dict[int, str]:
         if name not in known:
             example = f"; its first name is {min(known)}" if known else ""
             raise UsageError(
-                f"{path} (data.drop) names {name!r}, and the data set has no such image{example}. Correct or remove"
+                f"{path} (data.drop) names {name!r}, but the data set has no such image{example}. Correct or remove"
                 " that line."
             )
     listed = set(names)

@@ -4,8 +4,8 @@
     worker = start_worker("grpc://trainer:5050", host="node1")                # any number of processes, at any time
     ds = distribute(ds, DataConfig(service="grpc://trainer:5050"))            # in the trainer
 
-The dispatcher hands out batch numbers (see `reader.batch_numbers`): whichever worker makes batch k makes the batch k of
-a single process, with the same pixels, labels and random numbers. Batches arrive in the order in which they are ready.
+The dispatcher hands out batch numbers (see `reader.batch_numbers`). Every worker would make the same batch k, with the
+same pixels, labels and random numbers as in a single process. Batches arrive in the order in which they are ready.
 
 `service_sharding`  if no worker fails         if a worker dies                    if a worker joins or restarts
 dynamic             each batch exactly once    the batches it had begun are lost   it takes part from then on
@@ -31,16 +31,16 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
 
 ADDRESS_PREFIX = "grpc://"
-# From tensorflow/core/data/service/dispatcher.proto: the request is empty, and so is the reply without workers.
+# From tensorflow/core/data/service/dispatcher.proto. The request is empty; the reply is empty if there are no workers.
 GET_WORKERS = "/tensorflow.data.DispatcherService/GetWorkers"
 RETRY_SECONDS = 0.2
 
 
 def distribute(ds: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
-    """`ds` as the workers of `config.service` make it, in an arbitrary order.
+    """Returns the elements of `ds` as the workers of `config.service` make them, in arbitrary order.
 
     Raises:
-      UsageError: there is no dispatcher, or it has no worker, within `config.service_timeout` seconds.
+      UsageError: no dispatcher answers, or the dispatcher has no worker, within `config.service_timeout` seconds.
     """
     wait_for_workers(config)
     policies = tf.data.experimental.service.ShardingPolicy
@@ -59,10 +59,10 @@ def distribute(ds: tf.data.Dataset, config: DataConfig) -> tf.data.Dataset:
 
 
 def wait_for_workers(config: DataConfig) -> None:
-    """Returns as soon as `config.service` is a dispatcher with a worker.
+    """Waits until the dispatcher at `config.service` has a worker.
 
     Raises:
-      UsageError: there is no dispatcher, or it has no worker, within `config.service_timeout` seconds.
+      UsageError: no dispatcher answers, or the dispatcher has no worker, within `config.service_timeout` seconds.
     """
     deadline = time.monotonic() + config.service_timeout
     while not _has_workers(config.service, config.service_timeout, "data.service"):
@@ -75,7 +75,10 @@ def wait_for_workers(config: DataConfig) -> None:
 
 
 def _has_workers(address: str, timeout: float, option: str) -> bool:
-    """Whether the dispatcher at `address`, the value of `option`, has workers; waits for its answer."""
+    """Whether the dispatcher at `address` has workers.
+
+    Waits up to `timeout` seconds for the answer. Error messages say that `address` is the value of `option`.
+    """
     with grpc.insecure_channel(address.removeprefix(ADDRESS_PREFIX)) as channel:
         try:
             return bool(channel.unary_unary(GET_WORKERS)(b"", timeout=timeout, wait_for_ready=True))
@@ -83,18 +86,18 @@ def _has_workers(address: str, timeout: float, option: str) -> bool:
             if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
                 reason = f"no dispatcher answers within {timeout:g} s"
             else:
-                reason = f"the server there is no tf.data service dispatcher ({error.code().name})"
+                reason = f"the server at this address is not a tf.data service dispatcher ({error.code().name})"
             raise UsageError(
-                f"{option} ({address}): {reason}; start one with evenkeel data-service dispatcher, or correct the"
-                " address."
+                f"{option} ({address}): {reason}; start a dispatcher with evenkeel data-service dispatcher, or correct"
+                " the address."
             ) from error
 
 
 def start_dispatcher(port: int, work_dir: str = "", workers: tuple[str, ...] = ()) -> Any:
-    """Starts a dispatcher on `port` (0: any free one); its `target` is its address.
+    """Starts a dispatcher on `port` (0: any free port). The attribute `target` of the result is its address.
 
-    With a `work_dir` it writes a journal there, from which a restarted dispatcher continues. `workers` (HOST:PORT each)
-    are the workers among which static sharding divides the data.
+    With a `work_dir`, the dispatcher writes a journal to this directory, and a restarted dispatcher continues from the
+    journal. `workers` (HOST:PORT each) are the workers among which static sharding divides the data.
 
     Raises:
       UsageError: the port or the directory cannot be used.
@@ -108,16 +111,18 @@ def start_dispatcher(port: int, work_dir: str = "", workers: tuple[str, ...] = (
     except (RuntimeError, tf.errors.OpError) as error:
         raise UsageError(
             f"a dispatcher cannot start with the work directory {work_dir or '(none)'}: {_one_line(error)} Choose"
-            " another directory."
+            " another --work_dir."
         ) from error
 
 
 def start_worker(dispatcher: str, host: str, port: int = 0, timeout: float = 60.0) -> Any:
-    """Starts a worker of the `dispatcher` (grpc://HOST:PORT); trainers reach it as `host` on `port` (0: any free one).
+    """Starts a worker of the `dispatcher` (grpc://HOST:PORT).
+
+    Trainers reach the worker at `host`, on `port` (0: any free port).
 
     Raises:
-      UsageError: no dispatcher answers within `timeout` seconds, its list of workers lacks this one, or the port is
-        taken.
+      UsageError: no dispatcher answers within `timeout` seconds, the dispatcher has a list of workers that lacks this
+        worker, or the port is in use.
     """
     _has_workers(dispatcher, timeout, "--dispatcher")
     if port:
@@ -131,15 +136,21 @@ def start_worker(dispatcher: str, host: str, port: int = 0, timeout: float = 60.
     try:
         return tf.data.experimental.service.WorkerServer(config)
     except (RuntimeError, tf.errors.OpError) as error:
-        raise UsageError(f"the dispatcher refuses {host}:{port or '(any port)'}: {_one_line(error)}") from error
+        raise UsageError(
+            f"the dispatcher cannot register worker {host}:{port or '(any port)'}: {_one_line(error)} Correct --host or"
+            " --port."
+        ) from error
 
 
 def _require_free_port(port: int) -> None:
-    """Raises `UsageError` if another process listens on `port`: gRPC would share it, and each would get some calls."""
+    """Raises `UsageError` if another process listens on `port`.
+
+    gRPC would share the port, and each of the two processes would get some of the calls.
+    """
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
-        raise UsageError(f"port {port} cannot be listened on: {error.strerror}; choose another.") from error
+        raise UsageError(f"cannot listen on port {port}: {error.strerror}; choose another port.") from error
 
 
 def _one_line(error: Exception) -> str:

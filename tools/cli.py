@@ -33,12 +33,12 @@ class Command:
     Attributes:
       main: takes argv without the flags, returns the exit code.
       usage: the text above the flags in `--help`.
-      config_class: the dataclass whose options are flags; None if the command has only flags of its own.
+      config_class: the dataclass with the options that are flags; None if the command has only its own flags.
       own: the command's own flags.
       common: the flags that `--help` lists; empty for all. `--helpfull` always lists all.
       presets: whether the options of `config_class` can start from a preset or a file.
       roles: if any, the first argument must be one of them; `main` gets it as argv[1].
-      positional: whether arguments that are no flags are allowed.
+      positional: whether arguments that are not flags are allowed.
     """
 
     main: Callable[[list[str]], int]
@@ -53,7 +53,7 @@ class Command:
 
 def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
     """Runs `command` on `argv` (sys.argv by default) and exits with its code; a `UsageError` is one line and code 2."""
-    # TensorFlow's native log: what matters in it also comes as an exception.
+    # TensorFlow's native log is turned off: its important messages also come as exceptions.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def parse(argv: list[str]) -> list[str]:

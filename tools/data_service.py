@@ -47,7 +47,7 @@ flags.DEFINE_float("timeout", 60.0, "worker: seconds to wait for the dispatcher"
 
 
 def main(argv: list[str]) -> int:
-    require(0 <= FLAGS.port < 65536, f"--port ({FLAGS.port}) must lie in 0 to 65535; 0 takes a free one.")
+    require(0 <= FLAGS.port < 65536, f"--port ({FLAGS.port}) must be from 0 to 65535; 0 takes a free port.")
     require(FLAGS.timeout > 0, f"--timeout ({FLAGS.timeout}) must be positive.")
     if argv[1] == "worker":
         require_flag("dispatcher", "the address that the dispatcher printed, grpc://HOST:PORT")
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
             re.fullmatch(r"grpc://[^/:]+:[0-9]+", FLAGS.dispatcher) is not None,
             f"--dispatcher ({FLAGS.dispatcher}) must be written grpc://HOST:PORT, as the dispatcher prints it.",
         )
-    # Blocked before any thread exists, so that the signals reach sigwait below and no handler.
+    # The signals are blocked before any thread exists, so that they reach sigwait below and no handler.
     signal.pthread_sigmask(signal.SIG_BLOCK, EXIT_CODES)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # GPUs of this machine are for trainers
     import_tensorflow()
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
             print("without --work_dir the dispatcher cannot continue after a restart", file=sys.stderr)
     else:
         server = service.start_worker(FLAGS.dispatcher, name, FLAGS.port, FLAGS.timeout)
-        print(f"worker ready: {name}, of {FLAGS.dispatcher}", flush=True)
+        print(f"worker ready: {name}, connected to {FLAGS.dispatcher}", flush=True)
     number = signal.sigwait(EXIT_CODES)
     server.stop()
     return EXIT_CODES[signal.Signals(number)]

@@ -1,4 +1,4 @@
-"""python -m tools.doctor --model_dir=runs/first: why does this run not train well?"""
+"""evenkeel doctor --model_dir=runs/first: why does this run not train well?"""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ flags.DEFINE_bool(
 
 
 def main(argv: list[str]) -> int:
-    require(FLAGS.probe_steps >= 20, f"--probe_steps ({FLAGS.probe_steps}) must be at least 20: fewer show nothing.")
+    require(
+        FLAGS.probe_steps >= 20, f"--probe_steps ({FLAGS.probe_steps}) must be at least 20: fewer steps show nothing."
+    )
     named = {*OWN, "preset", "config", *(option.name for option in options(TrainConfig))}
     require(
         any(FLAGS[name].present for name in named - {"preflight", "preflight_only"}),
@@ -68,7 +70,9 @@ def main(argv: list[str]) -> int:
         try:
             os.makedirs(output, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"--output ({output}) cannot be created: {error.strerror}; choose another.") from error
+            raise UsageError(
+                f"--output ({output}) cannot be created: {error.strerror}; choose another path."
+            ) from error
     import_tensorflow()
     return run_preflight(config, output) if FLAGS.preflight_only else run_diagnosis(config, output)
 
@@ -81,7 +85,7 @@ def run_diagnosis(config: TrainConfig, output: str) -> int:
     from evenkeel.models.report.page import render_html
     from evenkeel.models.report.text import render_text
 
-    # TensorFlow warns of functions that are traced repeatedly; here each trace is of another model.
+    # TensorFlow warns of functions that are traced repeatedly; here each trace is for a different model.
     tf.get_logger().setLevel("ERROR")
     diagnosis = runner.diagnose_run(config, FLAGS.model_dir, output, FLAGS.probe_steps)
     write_text(os.path.join(output, "diagnosis.json"), json.dumps(to_json(diagnosis), indent=2, allow_nan=False) + "\n")
@@ -96,12 +100,12 @@ def run_diagnosis(config: TrainConfig, output: str) -> int:
 def run_preflight(config: TrainConfig, output: str) -> int:
     findings = check(config, output)
     for finding in findings:
-        print(f"{'ok' if finding.ok else 'NO':<3} {finding.line}")
+        print(f"{'ok' if finding.ok else 'FAIL':<4} {finding.line}")
     return 0 if all(finding.ok for finding in findings) else CHECK_FAILED
 
 
 def check(config: TrainConfig, output: str) -> list[Finding]:
-    """Runs the preflight checks; writes preflight.json and range_test.png into `output` unless it is empty."""
+    """Runs the preflight checks; writes preflight.json and range_test.png into `output` if it is not empty."""
     from PIL import Image
 
     from evenkeel.models.distribute import strategy
@@ -121,7 +125,7 @@ def check(config: TrainConfig, output: str) -> list[Finding]:
     findings = preflight.run_checks(config, data, devices, draw if output else None)
     if output:
         with open(os.path.join(output, "preflight.json"), "w") as file:
-            # JSON has no infinity or NaN: they are written as strings.
+            # JSON has no infinity and no NaN: these values are written as strings.
             json.dump([to_json(finding) for finding in findings], file, indent=2, allow_nan=False)
     return findings
 

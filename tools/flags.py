@@ -43,7 +43,7 @@ class Option:
 
 
 def options(config_class: type, prefix: str = "") -> Iterator[Option]:
-    """All options of a configuration dataclass; those of nested dataclasses have dotted names."""
+    """All options of a configuration dataclass; options of nested dataclasses have dotted names."""
     kinds = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
         name, kind = prefix + field.name, kinds[field.name]
@@ -99,7 +99,7 @@ def config_from_flags(config_class: type, presets: bool = True) -> Any:
 
 
 def require_flag(name: str, what: str) -> None:
-    """Raises `UsageError` unless the flag `name` was given; `what` says which value to give."""
+    """Raises `UsageError` if the flag `name` is empty; the message asks for `what`."""
     if not FLAGS[name].value:
         raise UsageError(f"--{name} is missing: give {what}.")
 

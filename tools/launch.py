@@ -33,9 +33,9 @@ Trains with several workers on this machine, as a trial of a run on several mach
 All other flags are those of evenkeel train. The first lines of output show the command for real machines. A signal is
 passed to all workers. When a worker ends, the others end too, and --resume continues from the last checkpoint.
 """
-EXAMPLE_PORT = 2222  # on real machines; here the workers get free ports
-GRACE_SECONDS = 60  # for the other workers to notice a lost worker, which takes them up to 30 s
-GOOD_EXIT_CODES = (0, 75, 130)  # the other workers then end by themselves, however long their last checkpoint takes
+EXAMPLE_PORT = 2222  # in the TF_CONFIG for several machines; workers that this command starts use free ports
+GRACE_SECONDS = 60  # time for the other workers to notice a lost worker, which takes up to 30 s
+GOOD_EXIT_CODES = (0, 75, 130)  # the other workers then end by themselves, with no limit for their last checkpoint
 
 flags.DEFINE_integer("workers", 2, "number of worker processes")
 
@@ -114,7 +114,7 @@ def visible_gpus() -> list[str]:
 
 
 class Worker:
-    """A worker process. Its output is printed here with its number, and only this process passes Ctrl-C on to it."""
+    """A worker process. Its output is printed with its number, and it gets Ctrl-C only from this process."""
 
     def __init__(self, index: int, environment: dict[str, str], command: list[str]) -> None:
         self.index = index
@@ -140,7 +140,7 @@ class Worker:
 def wait_for_workers(workers: list[Worker]) -> int:
     """Waits for all workers. Returns the exit code of the first that failed, or 0.
 
-    A worker that ends with 75 (resume) may only have noticed that another worker is lost; that worker's code counts.
+    A worker that ends with 75 (resume) may only have noticed a lost worker; the exit code of the lost worker counts.
     """
     codes: dict[int, int] = {}
     deadline = math.inf
@@ -157,7 +157,11 @@ def wait_for_workers(workers: list[Worker]) -> int:
         if time.monotonic() > deadline:
             for each in workers:
                 if each.index not in codes:
-                    print(f"worker {each.index} is killed after {GRACE_SECONDS} s", file=sys.stderr)
+                    print(
+                        f"worker {each.index} did not end within {GRACE_SECONDS} s after another worker ended:"
+                        " it is killed",
+                        file=sys.stderr,
+                    )
                     each.end()
             deadline = math.inf
     failures = [code for code in codes.values() if code not in GOOD_EXIT_CODES] or [
@@ -165,7 +169,7 @@ def wait_for_workers(workers: list[Worker]) -> int:
     ]
     if not failures:
         return 0
-    return 128 - failures[0] if failures[0] < 0 else failures[0]  # negative: ended by that signal
+    return 128 - failures[0] if failures[0] < 0 else failures[0]  # a negative code is the signal that ended the worker
 
 
 COMMAND = cli.Command(main, USAGE, TrainConfig, ("workers", *train.OWN), ("workers", *train.COMMON))

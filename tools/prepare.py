@@ -40,7 +40,11 @@ def main(argv: list[str]) -> int:
     counts = summary["anomalies"]
     failures = counts["error"] + (counts["warning"] if config.severity == "warning" else 0)
     if failures:
-        print(f"error: {failures} anomalies; see {FLAGS.output}/anomalies.pbtxt", file=sys.stderr)
+        print(
+            f"error: found {failures} anomalies, listed in {FLAGS.output}/anomalies.pbtxt: correct the data or the"
+            " schema.",
+            file=sys.stderr,
+        )
     return ANOMALIES_FOUND if failures else 0
 
 

@@ -31,7 +31,7 @@ takes about a minute.
   evenkeel profile --config=runs/pets/config.json --step_ms=35 --json=profile.json --picture=profile.png
 """
 OWN = ("step", "step_ms", "json", "picture")
-TIMED_CALLS = 5  # compiled calls of the training step, and the first is not counted
+TIMED_CALLS = 5  # compiled calls of the training step; the first call is not counted
 
 define_flags(TrainConfig)
 flags.DEFINE_bool("step", False, "also time the model's training step, on one repeated batch")
@@ -88,7 +88,7 @@ def write_json(report: Report, path: str) -> None:
 
 
 def time_step(config: TrainConfig) -> tuple[float, Dataset]:
-    """(ms of a training step on a global batch that is in memory, the data set)."""
+    """Times a training step on a global batch in memory; returns (ms per step, the data set)."""
     import tensorflow as tf
     import tf_keras as keras
 
@@ -143,7 +143,7 @@ def report_text(report: Report) -> str:
 
 
 def draw(report: Report, path: str) -> None:
-    """A waterfall chart: each bar begins where the bar before it ends; waiting is hatched."""
+    """Draws a waterfall chart: each bar begins where the previous bar ends; waiting is hatched."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.5 * len(report.stages) + 1.8), layout="constrained")
@@ -158,7 +158,7 @@ def draw(report: Report, path: str) -> None:
         axes.text(end, line, f" {stage.share:.0%}", va="center")
     if report.step_images_per_second:
         step = report.threads * 1000 / report.step_images_per_second
-        axes.axvline(step, color="black", linestyle="--", label="what the step leaves time for")
+        axes.axvline(step, color="black", linestyle="--", label="time that the training step allows")
         axes.legend(loc="lower right")
     axes.set_yticks(range(len(report.stages)), [stage.name for stage in report.stages])
     axes.invert_yaxis()

@@ -46,7 +46,7 @@ ROWS = {
     "cutout": AugmentConfig(cutout=0.4),
     "randaugment": AugmentConfig(randaugment_ops=2),
 }
-MAX_IMAGES = 64  # in a row
+MAX_IMAGES = 64  # images in a row
 MIN_TILE_SIDE = 96  # pixels; smaller images are enlarged by a whole factor
 GAP, LABEL_WIDTH = 4, 170  # pixels
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
         return 0
     require_flag("output", "the PNG file to write")
     require(FLAGS.output.lower().endswith(".png"), f"--output ({FLAGS.output}) must end in .png.")
-    require(1 <= FLAGS.images <= MAX_IMAGES, f"--images ({FLAGS.images}) must lie in 1 to {MAX_IMAGES}.")
+    require(1 <= FLAGS.images <= MAX_IMAGES, f"--images ({FLAGS.images}) must be from 1 to {MAX_IMAGES}.")
     folder = os.path.dirname(FLAGS.output) or "."
     require(
         os.path.isdir(folder),
@@ -75,13 +75,15 @@ def main(argv: list[str]) -> int:
     try:
         Image.fromarray(picture).save(FLAGS.output)
     except OSError as error:
-        raise UsageError(f"--output ({FLAGS.output}) cannot be written: {error.strerror}.") from error
+        raise UsageError(
+            f"--output ({FLAGS.output}) cannot be written: {error.strerror}; choose another path."
+        ) from error
     print(FLAGS.output)
     return 0
 
 
 def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.ndarray]:
-    """{name: uint8 [count, s, s, c]}: the first training images, the same ones in every row."""
+    """Returns {row name: images uint8 [count, s, s, c]}: the first training images, the same images in every row."""
     from evenkeel.pipeline.build import training_batches
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.index.replica_shard import ReplicaShard

@@ -23,7 +23,7 @@ def ignore_broken_pipe() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        if not _stdout_is_broken():  # another pipe broke, for example one to a worker: an ordinary error
+        if not _stdout_is_broken():  # a different pipe broke, for example one to a worker: an ordinary error
             raise
         # The interpreter flushes again when it ends and would print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -48,13 +48,14 @@ def build_augmentation(config: AugmentConfig, geometry_done: bool = False) -> St
 
 
 def moves_whole_pixels(config: AugmentConfig) -> bool:
-    """Whether the geometry is at most flips and shifts by whole pixels, so that copying pixels does it.
+    """Whether `config` uses no geometric augmentations except flips and shifts by whole pixels.
 
-    Images cached in memory at their final size are then flipped and cropped while they are copied into the batch.
+    Such augmentations need no interpolation. Images cached in memory at their final size are flipped and cropped while
+    they are copied into the batch.
     """
     return config.rotation == config.translation == config.shear == config.zoom == 0
 
 
 def only_flips(config: AugmentConfig) -> bool:
-    """Whether the geometry is flips alone: each image is then mirrored as soon as it is decoded."""
+    """Whether flips are the only geometric augmentation; each image is then mirrored as soon as it is decoded."""
     return config.flip > 0 and config.pad_crop == 0 and moves_whole_pixels(config)

@@ -31,8 +31,8 @@ def color_jitter(
 ) -> Stage | None:
     """Changes brightness, contrast, saturation and hue in one affine map of (r, g, b) per image.
 
-    The factor of the saturation is uniform in 1 +- `saturation`, the rotation of the hue uniform in +-`hue` (0.5 is
-    half a turn), both in YIQ: luma is kept, and gray stays gray. For the others see `brightness_contrast`.
+    The factor of the saturation is uniform in 1 +- `saturation`; the rotation of the hue is uniform in +-`hue` (0.5 is
+    half a turn). Both act in YIQ, so luma is kept and gray stays gray. `brightness_contrast` describes the rest.
 
     Draws: 4 columns; 2 if saturation and hue are 0.
     """
@@ -51,7 +51,7 @@ def color_jitter(
 def brightness_contrast(brightness: float, contrast: float) -> Stage | None:
     """Changes brightness and contrast: y = mean + a (x - mean) + b, with the mean over all values of the image.
 
-    b is uniform in +-`brightness` of the full range, a uniform in 1 +- `contrast`. Draws: 2 columns.
+    b is uniform in +-`brightness` of the full range; a is uniform in 1 +- `contrast`. Draws: 2 columns.
     """
     if brightness == 0 and contrast == 0:
         return None
@@ -65,9 +65,9 @@ def brightness_contrast(brightness: float, contrast: float) -> Stage | None:
 
 
 def image_means(images: tf.Tensor) -> tf.Tensor:
-    """float64 [b]: the mean of all values of each image.
+    """The mean of all values of each image, float64 [b].
 
-    Summed in integers, because a float sum depends on the order of its terms.
+    The sum is computed in integers, because a float sum depends on the order of its terms.
     """
     rows = tf.cast(tf.reduce_sum(tf.cast(images, tf.int32), axis=[2, 3]), tf.int64)
     return tf.cast(tf.reduce_sum(rows, axis=1), tf.float64) / math.prod(images.shape[1:])
@@ -76,9 +76,10 @@ def image_means(images: tf.Tensor) -> tf.Tensor:
 def adjust_colors(
     images: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, saturation: tf.Tensor, turn: tf.Tensor
 ) -> tf.Tensor:
-    """uint8 [b, h, w, c]: scale * color(x) + offset, rounded; parameters float64 [b], `turn` in radians.
+    """Returns scale * color(x) + offset for each pixel x, rounded, uint8 [b, h, w, c].
 
-    `color` multiplies the chroma of YIQ by `saturation` and rotates it by `turn`; gray images (c = 1) have no chroma.
+    `color` multiplies the chroma of YIQ by `saturation` and rotates it by `turn` radians; gray images (c = 1) have no
+    chroma. All parameters are float64 [b].
     """
     _, height, width, channels = images.shape
     if channels == 3:
@@ -106,8 +107,9 @@ def sharpness(strength: float) -> Stage | None:
 
 
 def adjust_sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """uint8 [b, h, w, c]: smooth + factor (x - smooth), factor float32 [b], as Pillow's ImageEnhance.Sharpness.
+    """Returns smooth + factor (x - smooth), uint8 [b, h, w, c], like Pillow's ImageEnhance.Sharpness.
 
+    `smooth` is the smoothed image x; `factor` is float32 [b].
     Pillow's SMOOTH kernel is [[1, 1, 1], [1, 5, 1], [1, 1, 1]] / 13 and leaves the outermost pixels unchanged.
     """
     _, height, width, channels = images.shape
@@ -116,7 +118,7 @@ def adjust_sharpness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     # 13 (x - smooth) is a whole number, so the order in which a convolution sums cannot change the result.
     detail = np.array([[-1, -1, -1], [-1, 8, -1], [-1, -1, -1]], np.float32)
     x = tf.cast(images, tf.float32)
-    # Not VALID: with an empty batch, oneDNN then returns a few images of the wrong size.
+    # Padding is not VALID: with an empty batch, oneDNN would return a few images of the wrong size.
     inner = tf.nn.depthwise_conv2d(
         x, np.tile(detail[:, :, None, None], (1, 1, channels, 1)), strides=[1, 1, 1, 1], padding="SAME"
     )[:, 1:-1, 1:-1]
@@ -132,10 +134,10 @@ def equalize(probability: float) -> Stage | None:
 
 
 def equalize_histograms(images: tf.Tensor) -> tf.Tensor:
-    """uint8 [b, h, w, c] with the histogram of each channel equalized, as Pillow's ImageOps.equalize, in integers.
+    """Equalizes the histogram of each channel of `images`, uint8 [b, h, w, c], like Pillow's ImageOps.equalize.
 
-    Value v becomes (step // 2 + pixels below v) // step. `step` is 1/255 of the pixels that do not have the largest
-    value of the channel; if it is 0, the channel is unchanged.
+    The arithmetic is in integers. Value v becomes (step // 2 + pixels below v) // step. `step` is 1/255 of the pixels
+    that do not have the largest value of the channel; if `step` is 0, the channel is unchanged.
     """
     _, height, width, channels = images.shape
     histograms = tf.stack(
@@ -160,9 +162,9 @@ def equalize_histograms(images: tf.Tensor) -> tf.Tensor:
 
 @tf.function(jit_compile=True, autograph=False)
 def _lookup(images: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
-    """uint8 [n, h, w, c]: each value replaced by its entry in `tables` (uint8 [n, c, 256]).
+    """Replaces each value of `images` (uint8 [n, h, w, c]) by its entry in `tables` (uint8 [n, c, 256]).
 
-    Compiled by XLA, which makes it 4 times as fast as tf.gather alone.
+    XLA compiles the function, which makes it 4 times as fast as tf.gather alone.
     """
     count, _, _, channels = images.shape
     first = 256 * tf.reshape(tf.range(count * channels), [count, 1, 1, channels])
@@ -170,13 +172,13 @@ def _lookup(images: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
 
 
 def posterize(bits: int) -> Stage | None:
-    """Clears the lowest bits of all values: 0 to `bits` of them, each number equally often. Draws: 1 column."""
+    """Clears the lowest 0 to `bits` bits of all values; each number of bits is equally frequent. Draws: 1 column."""
     if bits == 0:
         return None
     return Stage(1, lambda images, draws, key: clear_low_bits(images, tf.cast(draws[:, 0] * (bits + 1), tf.int32)))
 
 
 def clear_low_bits(images: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
-    """uint8 [b, h, w, c] with the lowest `bits` (int32 [b], 0 to 8) of each value cleared."""
+    """Clears the lowest `bits` (int32 [b], 0 to 8) of each value of `images` (uint8 [b, h, w, c])."""
     mask = tf.cast(256 - tf.bitwise.left_shift(1, bits), tf.uint8)
     return images & mask[:, None, None, None]

@@ -25,9 +25,9 @@ def flip(probability: float) -> Stage | None:
 
 
 def mirror(images: tf.Tensor) -> tf.Tensor:
-    """uint8 [b, h, w, c] mirrored left-right.
+    """Mirrors `images` (uint8 [b, h, w, c]) left-right.
 
-    tf.reverse of [rows, w, c] copies whole pixels: 0.05 ms per 224x224 image, where images[:, :, ::-1] takes 1.8 ms.
+    tf.reverse of [rows, w, c] copies whole pixels, in 0.05 ms per 224x224 image; images[:, :, ::-1] takes 1.8 ms.
     """
     _, _, width, channels = images.shape
     return tf.reshape(tf.reverse(tf.reshape(images, [-1, width, channels]), [1]), tf.shape(images))
@@ -41,11 +41,11 @@ def geometry(
     shear: float = 0.0,
     zoom: float = 0.0,
 ) -> Stage | None:
-    """Flips, zooms, shears, rotates and shifts in one resampling; None if nothing but `flip` is on.
+    """Flips, zooms, shears, rotates and shifts in one resampling; None if all of these except `flip` are off.
 
     The angle is uniform in +-`rotation` degrees, the translation in +-`translation` of either side, both shears in
-    +-`shear`, the logarithm of the scale in +-log(1 + `zoom`). `pad_crop` shifts by up to that many whole pixels, all
-    offsets equally often: the same as padding an image with that many reflected pixels and cropping it at random.
+    +-`shear`, the logarithm of the scale in +-log(1 + `zoom`). Images are also shifted by up to `pad_crop` whole
+    pixels, with all offsets equally frequent. This equals padding with `pad_crop` reflected pixels and a random crop.
 
     Draws: 9 columns.
     """
@@ -83,11 +83,11 @@ def sampling_matrices(
     x: tf.Tensor | float = 0.0,
     y: tf.Tensor | float = 0.0,
 ) -> tf.Tensor:
-    """float64 [b, 2, 3]: maps (x, y, 1) of an output pixel to the (x, y) of the input that it shows.
+    """Matrices, float64 [b, 2, 3], that map (x, y, 1) of an output pixel to the (x, y) of the input to show there.
 
     (0, 0) is the center of the first pixel. About the center of the image, the content is flipped left-right, scaled,
     sheared along y, then along x (in sides per side), rotated by `angle` (radians, counterclockwise) and moved by
-    (x, y) pixels; the matrix is the inverse of that. Parameters are [b] (float64, `flipped` bool) or scalars. The
+    (x, y) pixels; the matrix is the inverse of this map. Parameters are [b] (float64, `flipped` bool) or scalars. The
     computation is in float64, so that the last bits of a vectorized sine cannot move a pixel.
     """
     values = (scale, shear_x, shear_y, angle, x, y)
@@ -109,10 +109,10 @@ def sampling_matrices(
 
 
 def resample(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """uint8 [b, h, w, c]: images sampled bilinearly at `matrices` (float64 [b, 2, 3], see `sampling_matrices`).
+    """Samples `images` (uint8 [b, h, w, c]) bilinearly at `matrices` (float64 [b, 2, 3], see `sampling_matrices`).
 
     Outside its border an image is reflected, without repeating the border pixels. The arithmetic is in integers
-    (coordinates with 16 fractional bits, weights of 8 bits), so that the result does not depend on how a kernel was
+    (coordinates with 16 fractional bits, weights of 8 bits), so that the result does not depend on how a kernel is
     compiled. XLA fuses it into one loop, which costs 0.34 ms per 224x224 image; ImageProjectiveTransformV3 takes
     1.9 ms, because it computes each position three times.
     """
@@ -124,7 +124,7 @@ def resample(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
 
 @tf.function(jit_compile=True, autograph=False)
 def _resample_fixed_point(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """uint8 [n, h, w, c] sampled at `matrices` (int32 [n, 2, 3], with `COORDINATE_BITS` fractional bits)."""
+    """Samples `images` (uint8 [n, h, w, c]) at `matrices` (int32 [n, 2, 3], `COORDINATE_BITS` fractional bits)."""
     count, height, width, channels = images.shape
     down, right = tf.range(height)[None, :, None], tf.range(width)[None, None, :]
     x, y = (
@@ -146,14 +146,15 @@ def _resample_fixed_point(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
 
 
 def _neighbors(coordinates: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The pixels before and after fixed-point coordinates, reflected into the image, and the weight of the latter."""
+    """The pixels before and after fixed-point coordinates, reflected into the image, and the weight of the second."""
     pixel = tf.bitwise.right_shift(coordinates, COORDINATE_BITS)
     weight = tf.bitwise.right_shift(coordinates, COORDINATE_BITS - WEIGHT_BITS) & ((1 << WEIGHT_BITS) - 1)
     return _reflect(pixel, size), _reflect(pixel + 1, size), weight[..., None]
 
 
 def _reflect(pixel: tf.Tensor, size: int) -> tf.Tensor:
-    # Two reflections cover four sides, more than the strengths can ask for. A modulo would cost twice the whole loop.
+    # Two reflections cover four sides, more than any strength needs. A modulo would take twice as long as the whole
+    # loop.
     for _ in range(2):
         pixel = tf.abs(pixel)
         pixel = tf.where(pixel >= size, 2 * (size - 1) - pixel, pixel)

@@ -52,8 +52,8 @@ def cutout(share: float) -> Stage | None:
         _, height, width, channels = images.shape
         side = max(1, round(share * min(height, width)))
         y, x = tf.unstack(tf.cast(draws * [height, width], tf.int32), axis=1)
-        # One mask row for each horizontal position of the center, and a last one that hides nothing. The pixels then
-        # need only copies and bit operations on whole words; broadcasting bytes costs several times as much.
+        # There is one mask row for each horizontal position of the center, and a last row that hides nothing. So the
+        # pixels need only copies and bit operations on whole words; broadcasting bytes costs several times as much.
         first, columns = np.arange(width)[:, None] - side // 2, np.arange(width)
         hidden = np.pad((columns >= first) & (columns < first + side), ((0, 1), (0, 0)))
         mask_rows = np.repeat(np.where(hidden, 0, 255).astype(np.uint8), channels, axis=1)

@@ -22,7 +22,7 @@ from evenkeel.pipeline.augment.stage import Stage, compose
 MAX_MAGNITUDE = 10
 # Strengths at magnitude 10, as in table 6 of AutoAugment (Cubuk et al. 2019); 150 of 331 pixels is a share of 0.45.
 MAX_DEGREES, MAX_SHEAR, MAX_TRANSLATION, MAX_BLEND, MAX_BITS = 30.0, 0.3, 0.45, 0.9, 4
-# Operations of one branch are computed together, and only for the images that drew one of them.
+# The operations of a branch are computed together, and only for the images that drew one of these operations.
 NOTHING, GEOMETRY, COLOR, SHARPNESS, POSTERIZE, EQUALIZE = range(BRANCHES := 6)
 OPERATIONS = {
     "identity": NOTHING,
@@ -43,8 +43,8 @@ OPERATIONS = {
 def randaugment(operations: int, magnitude: float) -> Stage | None:
     """Applies `operations` random operations to each image, one after the other, at `magnitude` (0 to 10).
 
-    Draws: 2 columns per operation. One chooses among `OPERATIONS`, each equally often; the other chooses the sign, for
-    operations that have one.
+    Draws: 2 columns per operation. The first column chooses among `OPERATIONS`, each equally often. The second column
+    chooses the sign, for operations that have a sign.
     """
     return compose([random_operation(magnitude / MAX_MAGNITUDE)] * operations)
 
@@ -63,7 +63,7 @@ def random_operation(strength: float) -> Stage:
         )
 
         def strengths(branch: int, name: str) -> tf.Tensor:
-            """float64 [n]: the signed strength of the images of `branch` that drew `name`, 0 for the others."""
+            """The signed strength of each image of `branch`, float64 [n]; 0 for images that did not draw `name`."""
             return tf.where(operation[branch] == names.index(name), signed[branch], 0)
 
         _, height, width, _ = images[GEOMETRY].shape

@@ -1,4 +1,4 @@
-"""A `Stage` is one augmentation: a function of images and uniform numbers, and how many numbers it needs per image.
+"""A `Stage` is one augmentation: a function of images and random numbers, and how many numbers it needs per image.
 
 both = compose([flip(0.5), None, cutout(0.25)])    # None: an augmentation that is off
 images = both(images, draws)                       # draws: float32 [batch, both.draw_columns] in [0, 1)
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
-CHUNK_VALUES = 1 << 16  # values of the images that a compiled function gets per call
+CHUNK_VALUES = 1 << 16  # pixel values that a compiled function gets per call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Stage:
     Attributes:
       draw_columns: number of columns of `draws` that the stage uses.
       apply: (images uint8 [b, h, w, c], draws float32 [b, draw_columns] in [0, 1), key int32 [2]) -> images. The key
-        changes with every step and is equal on all replicas: seed for numbers that a global batch shares.
+        changes with every step and is equal on all replicas: a seed for random numbers that a global batch shares.
     """
 
     draw_columns: int
@@ -51,7 +51,7 @@ def compose(stages: Iterable[Stage | None]) -> Stage | None:
 
 
 def apply_where(images: tf.Tensor, selected: tf.Tensor, function: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-    """Replaces the images selected by the mask (bool [b]) with `function(those images)`; the others stay as they are.
+    """Applies `function` to the images that the mask `selected` (bool [b]) selects; the other images are unchanged.
 
     `function` is computed for the selected images only.
     """
@@ -62,9 +62,9 @@ def apply_where(images: tf.Tensor, selected: tf.Tensor, function: Callable[[tf.T
 
 
 def map_in_chunks(function: Callable[..., tf.Tensor], images: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
-    """uint8 [b, h, w, c]: `function(images, *others)`, computed in chunks of one size; every tensor is [b, ...].
+    """Computes `function(images, *others)`, uint8 [b, h, w, c], in chunks of one size; every tensor is [b, ...].
 
-    XLA compiles a function anew for every shape. With chunks of one size, whatever b is, it compiles once. The last
+    XLA compiles a function again for every shape. With chunks of one size it compiles once, whatever b is. The last
     chunk is padded with zeros.
     """
     size = max(1, CHUNK_VALUES // math.prod(images.shape[1:]))

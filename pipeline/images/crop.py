@@ -9,15 +9,15 @@ import math
 
 import tensorflow as tf
 
-MAX_ATTEMPTS = 10  # then the largest window that fits, as in torchvision and TensorFlow's own samplers
+MAX_ATTEMPTS = 10  # then the largest window that fits is used, as in torchvision's and TensorFlow's own samplers
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # lowest and highest width / height
 DRAWS_PER_IMAGE = 2 * MAX_ATTEMPTS + 2  # uniform random numbers that random_windows uses per image
 
 
 def central_windows(heights: tf.Tensor, widths: tf.Tensor, share: float = 1.0) -> tf.Tensor:
-    """Central square windows, int32 [n, 4], of images of int32 `heights` and `widths` [n].
+    """Returns the central square window of each image, int32 [n, 4] (y, x, height, width).
 
-    The side of a window is `share` of the image's shorter side.
+    `heights` and `widths` are the image sizes, int32 [n]. The side of a window is `share` times the shorter side.
     """
     shorter = tf.cast(tf.minimum(heights, widths), tf.float32)
     side = tf.maximum(1, tf.cast(tf.round(shorter * share), tf.int32))
@@ -28,11 +28,11 @@ def random_windows(heights: tf.Tensor, widths: tf.Tensor, strength: float, draws
     """Windows of random resized crops, int32 [n, 4] (Szegedy et al. 2015, section 6).
 
     The window's area is uniform in [1 - strength, 1] of the image's area; the logarithm of its aspect ratio is uniform
-    from 3:4 to 4:3. The first of 10 attempts that fits into the image is used; if none fits, the central window of the
-    nearest allowed aspect ratio.
+    from 3:4 to 4:3. The first of 10 attempts that fits into the image is used; if none fits, the largest central window
+    of the nearest allowed aspect ratio is used.
 
     Args:
-      heights, widths: int32 [n].
+      heights, widths: int32 [n], the image sizes.
       strength: 0 to 1.
       draws: float32 [n, DRAWS_PER_IMAGE], uniform in [0, 1).
     """
@@ -61,12 +61,12 @@ def decode_regions(
     """The region and scale to decode for each window, int32 [n, 5].
 
     A JPEG decoder can scale down by 2, 4 or 8 while it decodes. The scale is the largest ratio that leaves both sides
-    of the window at least `size`. Window corners are rounded to multiples of the ratio, that is by half a pixel of the
-    scaled image at most.
+    of the window at least `size`. Window corners are rounded to multiples of the ratio, which moves them by at most
+    half a pixel of the scaled image.
 
     Args:
       windows: int32 [n, 4], (y, x, height, width) in pixels of the image.
-      heights, widths: int32 [n], of the images.
+      heights, widths: int32 [n], the image sizes.
       size: the side that the windows are resized to afterwards, in pixels.
       is_jpeg: bool [n]; other formats are not scaled.
 
@@ -80,7 +80,7 @@ def decode_regions(
     def scale_down(pixels: tf.Tensor) -> tf.Tensor:
         return tf.bitwise.right_shift(pixels + tf.bitwise.left_shift(1, exponents) // 2, exponents)
 
-    # Of a block that the border cuts off, the decoder makes a whole pixel; that pixel is left out.
+    # If the border cuts off a block, the decoder still makes a whole pixel of the block; this pixel is left out.
     ends = tf.minimum(
         scale_down(corners + extents), tf.bitwise.right_shift(tf.stack([heights, widths], axis=1), exponents)
     )

@@ -1,4 +1,4 @@
-"""Decodes encoded images to uint8 pixels; of a JPEG only the crop is decoded.
+"""Decodes images to uint8 pixels; for a JPEG, only the crop is decoded.
 
 image = decode(contents, window, is_jpeg=True, size=32, channels=3)    # inside tf.data, per image
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-# libjpeg-turbo's accurate DCT takes as long as its fast one (0.998 and 1.01 times the whole decoding) since it has code
-# for AVX2, and the fast one lowers red by 1.1 gray levels and blue by 1.2. Chroma is repeated, not blended with its
-# neighbours, so that a pixel does not depend on where its image was cropped. The pixels differ from Pillow's by 0.15
-# levels, with the fast DCT by 1.26.
+# libjpeg-turbo has AVX2 code for its accurate DCT, which takes as long as its fast DCT (0.998 and 1.01 times the whole
+# decoding). The fast DCT lowers red by 1.1 gray levels and blue by 1.2. Chroma is repeated, not blended with its
+# neighbours, so a pixel does not depend on where its image is cropped. The pixels differ from Pillow's by 0.15 levels;
+# with the fast DCT they differ by 1.26.
 LIBJPEG_OPTIONS = {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": False}
 
 
@@ -52,16 +52,16 @@ def _decode_crop_other(contents: tf.Tensor, window: tf.Tensor, channels: int) ->
 def decode_downscaled(contents: tf.Tensor, region: tf.Tensor, size: int, channels: int) -> tf.Tensor:
     """Decodes a region of a JPEG, scaled down by 2, 4 or 8 in the decoder, to uint8 [size, size, channels].
 
-    `region` is one row of `crop.decode_regions` whose exponent is not 0. The inverse DCT at a lower resolution averages
-    pixels, and the rest of the scaling, by less than 2, averages too. The result is closer to scaling the whole image
-    down with antialiasing than bilinear interpolation between all its pixels is, and cheaper.
+    `region` is one row of `crop.decode_regions` with an exponent above 0. The inverse DCT at a lower resolution
+    averages pixels. The rest of the scaling, by less than 2, also averages pixels. The result is closer to antialiased
+    scaling of the whole image than the result of bilinear interpolation between all pixels, and it costs less.
     """
 
     def decode_at(ratio: int) -> tf.Tensor:
         return _decode_crop_jpeg(contents, region[:4], channels, ratio)
 
     image = tf.switch_case(region[4] - 1, [lambda ratio=ratio: decode_at(ratio) for ratio in (2, 4, 8)])
-    # A quarter of the cost of tf.image.resize with antialiasing, and as close.
+    # ResizeArea costs a quarter of tf.image.resize with antialiasing, and its result is as close.
     averaged = tf.raw_ops.ResizeArea(images=image[None], size=[size, size])[0]
     return tf.ensure_shape(tf.cast(averaged + 0.5, tf.uint8), [size, size, channels])
 
@@ -72,7 +72,7 @@ def decode_whole(contents: tf.Tensor, channels: int) -> tf.Tensor:
     Formats: JPEG (also CMYK), PNG (8 and 16 bit), BMP, WebP, GIF (its first frame). The file's own channels are
     converted: gray is repeated, alpha is dropped, colour becomes ITU-R 601 luma if `channels` is 1.
     """
-    # channels=0 because the BMP and WebP kernels refuse to convert.
+    # channels=0, because the BMP and WebP kernels do not convert channels.
     image = tf.cond(
         is_jpeg(contents),
         lambda: tf.io.decode_jpeg(contents, channels=0, **LIBJPEG_OPTIONS),
@@ -98,8 +98,8 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _bilinear(image: tf.Tensor, size: int) -> tf.Tensor:
-    # From floats the kernel loads a whole pixel at once, from bytes each channel by itself: 0.10 ms at 224 against
-    # 0.15, the cast included. A blend of bytes never leaves their range, so adding a half and truncating rounds it.
+    # The kernel loads a whole pixel of floats at once, but each channel of bytes by itself: 0.10 ms at 224 pixels, the
+    # cast included, against 0.15 ms. A blend of bytes stays in their range, so adding 0.5 and truncating rounds it.
     return tf.image.resize(tf.cast(image, tf.float32), [size, size])
 
 

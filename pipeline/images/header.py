@@ -1,7 +1,7 @@
 """Reads the format and size of an image file from its first bytes, without decoding it.
 
     header = read_header(contents)
-    header.format, header.width, header.height, header.refusal    # refusal: why it must not be decoded, or ""
+    header.format, header.width, header.height, header.refusal    # refusal: why the file must not be decoded, or ""
 
 A file of a few bytes can claim any size, so the header is checked before decoding. Files that TensorFlow 2.21's
 decoders would decode wrongly without an error, or crash on, are refused with a reason.
@@ -16,10 +16,10 @@ UNKNOWN, JPEG, PNG, BMP, GIF, WEBP = range(6)
 FORMATS = ("unknown", "JPEG", "PNG", "BMP", "GIF", "WebP")
 
 MAX_SIDE = 65_535  # pixels: the limit of JPEG and GIF
-# Every scan of a progressive JPEG costs its file a few bytes and its decoder a pass over the image. libjpeg-turbo's own
-# tests stop at the same number; cameras and encoders write about ten scans.
+# Each scan of a progressive JPEG takes only a few bytes of the file, but a pass of the decoder over the image.
+# libjpeg-turbo's own tests have the same limit; cameras and encoders write about ten scans.
 MAX_SCANS = 500
-MAX_DEFLATE_RATIO = 1032  # bytes that one byte of a PNG file can hold at most (zlib's technical details)
+MAX_DEFLATE_RATIO = 1032  # largest number of bytes that one byte of a PNG file can hold (zlib's technical details)
 
 
 class Header(NamedTuple):
@@ -27,10 +27,11 @@ class Header(NamedTuple):
 
     Attributes:
       format: JPEG, PNG, BMP, GIF or WEBP; an index into `FORMATS`.
-      width: in pixels.
-      height: in pixels.
-      pixels: pixels that the decoder holds in memory. For a GIF, those of all frames, though only one is used.
-      refusal: why the file must not be decoded; empty if it may.
+      width: width in pixels.
+      height: height in pixels.
+      pixels: number of pixels that the decoder holds in memory; for a GIF, the pixels of all frames, although only one
+        frame is used.
+      refusal: why the file must not be decoded; empty if it may be decoded.
     """
 
     format: int
@@ -68,7 +69,7 @@ def _read_jpeg(contents: bytes) -> Header | None:
         position += 1
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             continue
-        if marker in (0xD9, 0xDA):  # the end, or a scan, before any frame
+        if marker in (0xD9, 0xDA):  # the end of the image, or a scan, before any frame header
             return None
         (length,) = struct.unpack_from(">H", contents, position)
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
@@ -104,10 +105,10 @@ def _read_bmp(contents: bytes) -> Header | None:
     refusal = ""
     if bits not in (8, 24, 32):
         refusal = f"a BMP of {bits} bits per pixel cannot be decoded"
-    elif compression and (compression, bits) != (3, 32):  # 3 with 32 bits only gives the order of the channels
+    elif compression and (compression, bits) != (3, 32):  # with 32 bits, 3 only states the order of channels
         refusal = "a compressed BMP cannot be decoded"
     elif data_offset < 14 + header_size or data_offset + (height - 1) * row_bytes + bits * width // 8 > len(contents):
-        # TensorFlow reads from the offset of the pixels on even if it is negative, and counts rows in 32 bits.
+        # TensorFlow reads from the offset of the pixels on, even from a negative one, and counts rows in 32 bits.
         refusal = f"a BMP of {width} x {height} pixels from byte {data_offset} on cannot be {len(contents)} bytes long"
     elif bits == 8:
         (colors,) = struct.unpack_from("<I", contents, 46)

@@ -3,8 +3,8 @@
     resize = make_raw_resizer(max_bytes=256 * 341 * 3, size=224, channels=3)
     images = resize(memory, offsets, widths, windows, mirror)
 
-No operation runs per image, and no copy is made: the chain takes 0.15 ms of CPU per image at 224 pixels, where slicing,
-resizing and mirroring image by image take 0.22.
+No operation runs per image, and no copy is made: the chain takes 0.15 ms of CPU per image at 224 pixels. Slicing,
+resizing and mirroring image by image takes 0.22 ms.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
-WEIGHT_BITS = 8  # of an interpolation weight: an integer, so that a pixel does not depend on how a kernel was compiled
+WEIGHT_BITS = 8  # bits of a weight, which is an integer, so that a pixel does not depend on how a kernel is compiled
 
 
 def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., tf.Tensor]:
     """A function that crops and resizes a batch of images to uint8 [b, size, size, channels].
 
     Its arguments:
-      memory: uint8 [n]. An image lies in it from its offset on, row after row; `memory` has at least `max_bytes`.
+      memory: uint8 [n], the pixels of each image from its offset on, row after row; n is at least `max_bytes`.
       offsets: int64 [b], the first byte of each image.
       widths: int32 [b], pixels in a row of each image.
       windows: int32 [b, 4], (y, x, height, width) with sides below 2^31 / (512 size).
@@ -31,9 +31,9 @@ def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., 
     exact blend, and exact if a window is of the target size.
 
     Args:
-      max_bytes: the most that one image takes in memory.
+      max_bytes: size of the largest image in bytes.
       size: side of the results, in pixels.
-      channels: of the images.
+      channels: number of channels of the images.
     """
 
     @tf.function(jit_compile=True, autograph=False)
@@ -42,8 +42,8 @@ def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., 
     ) -> tf.Tensor:
         def interpolate_image(image: tuple) -> tf.Tensor:
             start, (above, below, row_weight), (left, right, column_weight) = image
-            # Gathers whole pixels, so that an index's bounds are checked once for all channels. Not tf.slice, which
-            # would be compiled anew for every offset.
+            # Whole pixels are gathered, so that the bounds of an index are checked once for all channels. tf.slice
+            # would be compiled again for every offset.
             pixels = tf.reshape(
                 xla.dynamic_slice(memory, start[None], tf.constant([max_bytes], tf.int64)), [-1, channels]
             )
@@ -64,7 +64,7 @@ def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., 
         memory: tf.Tensor, offsets: tf.Tensor, widths: tf.Tensor, windows: tf.Tensor, mirror: tf.Tensor | None = None
     ) -> tf.Tensor:
         y, x, height, width = tf.unstack(windows, axis=1)
-        # `max_bytes` are sliced for every image. If they would reach beyond the end of `memory`, the slice starts
+        # A slice of `max_bytes` is taken for every image. If it would reach beyond the end of `memory`, it starts
         # earlier, by whole pixels.
         excess = tf.maximum(offsets + max_bytes - tf.size(memory, tf.int64), 0)
         pixels_before = (excess + channels - 1) // channels
@@ -80,7 +80,7 @@ def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., 
 
 
 def _interpolation_indices(extent: tf.Tensor, size: int, mirror: tf.Tensor | None = None) -> tuple[tf.Tensor, ...]:
-    """The two source pixels on either side of each target pixel's centre, and the weight of the second.
+    """The two source pixels beside the centre of each target pixel, and the weight of the second source pixel.
 
     `extent` (int32 [b]) pixels are resized to `size`; all three results are int32 [b, size].
     """

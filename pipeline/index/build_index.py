@@ -23,7 +23,7 @@ from evenkeel.pipeline.index.index import COLUMNS, JPEG, OTHER, RAW
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.index.tfrecord import HEADER_BYTES, read_records
 
-BATCH_IMAGES = 64  # images whose pixel sums are copied into the columns together
+BATCH_IMAGES = 64  # pixel sums of so many images are copied into the columns together
 
 
 def build_index(
@@ -57,7 +57,7 @@ def build_index(
             return decode_whole(image, channels=3)
         return tf.reshape(tf.io.decode_raw(image, tf.uint8), tf.ensure_shape(shape, [3]))
 
-    # Nothing here needs AutoGraph, and its conversion takes 2 s of CPU.
+    # Nothing here needs AutoGraph, and a conversion takes 2 s of CPU.
     @tf.autograph.experimental.do_not_convert
     def sum_pixels(row: tf.Tensor, image: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return row, *pixel_sums(decode(image, shape))
@@ -88,9 +88,9 @@ class _Scan:
     """A pass over the records of all shards.
 
     Attributes:
-      columns: filled with what is known before an image is decoded.
+      columns: the index columns, filled with the values that are known before an image is decoded.
       faults: {(shard, record): "name: reason"} of the records that are not decoded.
-      undecoded: {row: name} of the images that were handed to the decoder; those that decode are deleted from it.
+      undecoded: {row: name} of the images that went to the decoder; images that decode are deleted from this dict.
       names: file name of each row; empty if there is none.
     """
 
@@ -102,7 +102,7 @@ class _Scan:
     def read_images(
         self, lengths: dict[str, int], features: Features, max_pixels: int
     ) -> Iterator[tuple[int, bytes, list[int]]]:
-        """(row, image, shape) of every image that may be decoded; the shape is empty unless the image is raw."""
+        """Yields (row, image, shape) of every image that may be decoded; the shape of an encoded image is empty."""
         columns, row = self.columns, 0
         for shard, (path, length) in enumerate(lengths.items()):
             for record, (offset, data, fault) in enumerate(read_records(path, length)):
@@ -134,16 +134,16 @@ def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tup
     """The kind (index.OTHER, JPEG or RAW) and the header of an image; nothing is decoded.
 
     Args:
-      image: encoded bytes, or with `shape` pixels.
+      image: encoded bytes, or pixels if `shape` is given.
       max_pixels: the most pixels that may be decoded.
       shape: (height, width, 3) of pixels; empty for encoded bytes.
 
     Raises:
-      ValueError: the bytes are no image, must not be decoded, or hold more than `max_pixels`.
+      ValueError: the bytes are not an image, must not be decoded, or hold more than `max_pixels` pixels.
     """
     if len(shape):
         if shape[2] != 3 or min(shape) < 1 or np.prod(shape, dtype=object) != len(image):
-            raise ValueError(f"{len(image)} bytes are no pixels of shape {shape}")
+            raise ValueError(f"{len(image)} bytes are not pixels of shape {shape}")
         header = Header(0, shape[1], shape[0], shape[0] * shape[1])
     else:
         file_header = read_header(image)
@@ -155,6 +155,8 @@ def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tup
     if header.pixels > max_pixels:
         size = f"{header.width} x {header.height}"
         frames = f", {header.pixels} in all frames," if header.pixels != header.width * header.height else ""
-        raise ValueError(f"{size} pixels{frames} are more than data.max_pixels ({max_pixels}): raise it to decode them")
+        raise ValueError(
+            f"{size} pixels{frames} are more than data.max_pixels ({max_pixels}): raise this limit to decode the image"
+        )
     kind = RAW if len(shape) else JPEG if FORMATS[header.format] == "JPEG" else OTHER
     return kind, header

@@ -1,4 +1,4 @@
-"""Which features of a TFDS data set are its image, label and file name, and how to parse them from a tf.Example.
+"""Finds the image, label and file name features of a TFDS data set, and parses them from a tf.Example.
 
 features = find_features(builder)
 example = parse_example(record, features)
@@ -39,7 +39,7 @@ def find_features(builder: Any) -> Features:
     """The image, label and file name features of a TFDS builder.
 
     Raises:
-      UsageError: there is not exactly one image and one class label, or only one class.
+      UsageError: the data set does not have exactly one image and one class label, or it has only one class.
     """
     import tensorflow_datasets as tfds
 
@@ -88,7 +88,7 @@ class Example(NamedTuple):
       image: encoded bytes, or pixels.
       label: class number.
       name: file name; empty if the data set has none.
-      shape: of the pixels; empty if the image is encoded.
+      shape: shape of the pixels; empty if the image is encoded.
     """
 
     image: bytes
@@ -101,7 +101,7 @@ def parse_example(record: bytes, features: Features) -> Example:
     """Parses a tf.Example.
 
     Raises:
-      IndexError, ValueError, DecodeError: the record lacks a feature or is no tf.Example.
+      IndexError, ValueError, DecodeError: the record lacks a feature or is not a tf.Example.
     """
     values = tf.train.Example.FromString(record).features.feature
     name = values[features.filename].bytes_list.value[0] if features.filename else b""

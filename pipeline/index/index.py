@@ -14,8 +14,8 @@ import numpy as np
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.features import Features
 
-# Values of the column `kind`: JPEG can be decoded in part, OTHER is decoded as a whole, RAW needs no decoder, because
-# the stored bytes are the pixels (uint8 [height, width, 3]).
+# Values of the column `kind`. A JPEG can be decoded in part; an image of kind OTHER is decoded as a whole; RAW needs no
+# decoder, because the stored bytes are the pixels (uint8 [height, width, 3]).
 OTHER, JPEG, RAW = range(3)
 
 COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
@@ -31,7 +31,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "dropped": (np.bool_, ()),  # whether a usable row was dropped by the user
     "height": (np.int32, ()),
     "width": (np.int32, ()),
-    # The results of pixel_sums: over red, green, blue and luma; over the Laplacian of luma; a hash of the pixels.
+    # The results of pixel_sums: sums over red, green, blue and luma; sums over the Laplacian of luma; a pixel hash.
     "sums": (np.int64, (4,)),
     "squares": (np.int64, (4,)),
     "laplacian": (np.int64, (2,)),
@@ -61,8 +61,8 @@ class Index:
       shards: path of each shard.
       sizes: bytes of each shard.
       features: names of the data set's features and classes.
-      columns: {name: array [rows, ...]}, as in `COLUMNS`. With `seek_arrays` there is one more, `seek_record`: int64
-        [rows, 11], a jpeg.seek_points.SeekRecord per row.
+      columns: {name: array [rows, ...]}, as in `COLUMNS`. With `seek_arrays` there is one more column, `seek_record`:
+        int64 [rows, 11], a jpeg.seek_points.SeekRecord per row.
       faults: {(shard, record): "name: reason"} of every row that is not kept.
       seek_arrays: the seek points of JPEGs; None without a seek index.
     """
@@ -108,7 +108,7 @@ class Index:
         ]
 
     def drop(self, reasons: dict[int, str]) -> Index:
-        """The same rows, but those in `reasons` ({row number: reason}) are not kept. Corrupt rows stay corrupt."""
+        """Returns all rows, with those in `reasons` ({row number: reason}) dropped. Corrupt rows stay corrupt."""
         rows = np.array([row for row in reasons if self.columns["keep"][row]], np.int64)
         columns = {**self.columns, "keep": self.columns["keep"].copy(), "dropped": self.columns["dropped"].copy()}
         columns["keep"][rows], columns["dropped"][rows] = False, True
@@ -120,7 +120,7 @@ class Index:
         return dataclasses.replace(self, columns=columns, faults={**self.faults, **faults})
 
     def undrop(self) -> Index:
-        """The same rows, with all dropped ones kept again."""
+        """Returns all rows, with all dropped rows kept again."""
         keep, dropped = self.columns["keep"], self.columns["dropped"]
         records = set(zip(*(self.columns[c][dropped].tolist() for c in ("shard", "record")), strict=True))
         faults = {record: reason for record, reason in self.faults.items() if record not in records}
@@ -160,5 +160,6 @@ class Index:
         pixels = float(np.sum(self.columns["height"].astype(np.int64) * self.columns["width"]))
         mean = self.columns["sums"].sum(axis=0)[selected] / pixels
         variance = self.columns["squares"].sum(axis=0)[selected] / pixels - mean**2
-        # At least one gray level: the deviation of a data set of a single colour is 0, and images are divided by it.
+        # The deviation is at least one gray level: it would be 0 for a data set of a single colour, and images are
+        # divided by it.
         return mean.tolist(), np.sqrt(np.maximum(variance, 1.0)).tolist()

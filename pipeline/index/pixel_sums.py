@@ -2,8 +2,8 @@
 
     size, sums, squares, laplacian, fingerprint = pixel_sums(image)    # inside tf.data, per image
 
-Integer sums are exact. So are all statistics computed from them for any selection of rows: channel means and
-deviations, and an image's brightness, contrast and sharpness.
+Integer sums are exact. So all statistics that are computed from the sums of any selection of rows are exact, too:
+channel means and deviations, and the brightness, contrast and sharpness of an image.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from evenkeel.pipeline.images.decode import luma
 
-# An image is summed in strips. A pixel of a strip takes 40 bytes of temporary memory, beside the 3 of the image.
+# An image is summed in strips. A pixel of a strip takes 40 bytes of temporary memory, besides 3 bytes in the image.
 STRIP_PIXELS = 1 << 18
-# Rows of a strip: int32 holds the sum of as many squared Laplacians, which are 1020^2 at most. Sums in int64 throughout
-# cost twice as much.
+# A squared Laplacian is at most 1020^2, so int32 holds the sum of so many of them. Sums in int64 throughout would cost
+# twice as much.
 MAX_STRIP_ROWS = 2048
 
 
@@ -56,8 +56,8 @@ def pixel_sums(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Te
 
 
 def _sums(values: tf.Tensor, channels: int) -> tf.Tensor:
-    """Sums of int32 [rows, width, channels] and of its squares, int64 [2, channels]."""
+    """Sums of `values` (int32 [rows, width, channels]) and of their squares, int64 [2, channels]."""
     lines = tf.reshape(values, [tf.shape(values)[0], -1])
-    # Rows are added first, as whole lines: vector code, which takes 0.73 of the time of summing pixel by pixel.
+    # Rows are added first, as whole lines, in vector code. This takes 0.73 of the time of summing pixel by pixel.
     columns = tf.cast(tf.stack([tf.reduce_sum(lines, axis=0), tf.reduce_sum(lines * lines, axis=0)]), tf.int64)
     return tf.reduce_sum(tf.reshape(columns, [2, -1, channels]), axis=1)

@@ -2,8 +2,8 @@
 
     rows = shuffled_rows(positions, size=50_000, seed=0)    # at any positions of the endless training sequence
 
-Position p belongs to epoch p // size. There is no buffer and no state: the rows of step 10,000 cost as much as those of
-step 0, and the same positions always have the same rows.
+Position p belongs to epoch p // size. There is no buffer and no state: rows cost as much at step 10,000 as at step 0,
+and the same positions always have the same rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def shuffled_rows(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
 
 
 def balanced_rows(labels: np.ndarray, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from int64 positions [n] to rows int64 [n] with every class of `labels` [rows] equally frequent.
+    """A function (positions int64 [n]) -> rows int64 [n] with every class of `labels` [rows] equally frequent.
 
     With k classes, each block of k positions (from a multiple of k on) holds each class once, in random order. Each
     class cycles through its own rows, in a new random order for each pass.
@@ -47,7 +47,7 @@ def balanced_rows(labels: np.ndarray, seed: int) -> Callable[[tf.Tensor], tf.Ten
             rounds=ROUNDS,
         )
         size = tf.gather(sizes, class_number)
-        # A seed of its own for each pass of each class; negative, so that it differs from the seed of every visit.
+        # Each pass of each class has its own seed, which is negative and so differs from the seeds of all visits.
         within = tf.raw_ops.RandomIndexShuffle(
             index=visit % size,
             seed=hash_words(seed, -1 - (visit // size * classes + class_number), words=3),

@@ -2,8 +2,8 @@
 
     index = open_index(builder, cache_dir)
 
-The index is built once. It is stored beside the shards, or in the cache directory if that is not possible, and built
-anew when the size or modification time of a shard changes.
+The index is built once. It is stored beside the shards, or in the cache directory if that is not possible, and rebuilt
+when the size or modification time of a shard changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from evenkeel.pipeline.system.atomic_write import atomic_write
 
 INDEX_FILE = "evenkeel-index.npz"
 DROP_LIST_FILE = "dropped.csv"  # shard, record and reason of each row that is not used for training
-FORMAT_VERSION = 4  # raised when the meaning of a column changes: older files are then built anew
+FORMAT_VERSION = 4  # raised when the meaning of a column changes: older files are then rebuilt
 
 
 def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pixels) -> Index:
@@ -45,7 +45,10 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
     try:
         state = index_state(list(lengths), directory, max_pixels)
     except tf.errors.OpError as error:
-        raise UsageError(f"a shard of {builder.info.full_name} cannot be read: {error.message}") from error
+        raise UsageError(
+            f"a shard of {builder.info.full_name} cannot be read: {error.message}; repair the shard or prepare the data"
+            " set again."
+        ) from error
     sizes = tuple(state["sizes"])
     name = hashlib.blake2b(directory.encode(), digest_size=8).hexdigest()
     paths = [os.path.join(cache_dir, "indexes", name + ".npz")]
@@ -62,7 +65,10 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
     try:
         columns, faults = build_index(lengths, features, max_pixels)
     except tf.errors.OpError as error:
-        raise UsageError(f"a shard of {builder.info.full_name} cannot be read: {error.message}") from error
+        raise UsageError(
+            f"a shard of {builder.info.full_name} cannot be read: {error.message}; repair the shard or prepare the data"
+            " set again."
+        ) from error
     index = Index(tuple(lengths), sizes, features, columns, faults)
     index = apply_drop_list(index, directory)
     for path in paths:
@@ -72,12 +78,14 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
         except OSError as error:
             logging.info("the index cannot be stored as %s (%s)", path, error)
     else:
-        logging.warning("the index of %s cannot be stored, so it is built anew at every start", directory)
+        logging.warning(
+            "the index of %s cannot be stored, so every start rebuilds it: make its directory writable", directory
+        )
     return index
 
 
 def index_state(shards: list[str], directory: str, max_pixels: int) -> dict[str, Any]:
-    """Everything that an index depends on; a stored index of another state is out of date.
+    """Everything that an index depends on; a stored index with a different state is out of date.
 
     Raises:
       OpError: a shard cannot be read.
@@ -99,7 +107,7 @@ def index_state(shards: list[str], directory: str, max_pixels: int) -> dict[str,
 
 
 def apply_drop_list(index: Index, directory: str) -> Index:
-    """`index` with the rows dropped that the directory's drop list names; unchanged if there is no such list.
+    """Drops the rows that the drop list of `directory` names; returns `index` unchanged if there is no drop list.
 
     Raises:
       UsageError: the list names a record that does not exist.
@@ -115,7 +123,9 @@ def apply_drop_list(index: Index, directory: str) -> Index:
     try:
         return index.drop({row_of[shard_of[shard], int(record)]: reason for shard, record, reason in lines})
     except (KeyError, ValueError) as error:
-        raise UsageError(f"{path} names a record that does not exist ({error}): mend or remove that file.") from error
+        raise UsageError(
+            f"{path} refers to a record that does not exist ({error}): repair or remove the file."
+        ) from error
 
 
 def save_index(path: str, state: dict[str, Any], index: Index) -> None:

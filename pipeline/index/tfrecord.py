@@ -1,4 +1,4 @@
-"""Reads TFRecord files record by record, with the offset of each, and checks their checksums.
+"""Reads TFRecord files record by record, with the offset of each record, and verifies the checksums.
 
 for offset, data, fault in read_records(path, expected=1000):
     ...
@@ -23,10 +23,10 @@ DAMAGED_RECORD = "the checksum does not match: the record is damaged"
 
 
 def read_records(path: str, expected: int) -> Iterator[tuple[int, bytes, str]]:
-    """(offset of the data in bytes, data, fault) of every record of a TFRecord file; the fault is empty if it is sound.
+    """Yields (offset of the data in bytes, data, fault) of every record of a TFRecord file.
 
-    After a damaged length the rest of the file cannot be read: each missing one of the `expected` records is yielded
-    without data, with a fault.
+    The fault of an intact record is empty. After a damaged length the rest of the file cannot be read: each of the
+    `expected` records that is missing is yielded without data, with a fault.
     """
     count = 0
     with tf.io.gfile.GFile(path, "rb") as raw:
@@ -56,7 +56,7 @@ def masked_crc(data: bytes) -> bytes:
 
 
 def shard_lengths(builder: Any) -> dict[str, int]:
-    """{path of a shard: number of its records} over all splits of a TFDS builder.
+    """Returns {path of a shard: number of its records} over all splits of a TFDS builder.
 
     Raises:
       UsageError: the shards are not TFRecords.
@@ -64,7 +64,7 @@ def shard_lengths(builder: Any) -> dict[str, int]:
     file_format = builder.info.file_format.value
     if file_format != "tfrecord":
         raise UsageError(
-            f"{builder.info.full_name} is stored as {file_format}; evenkeel reads tfrecord: prepare it with"
+            f"{builder.info.full_name} is stored as {file_format}; evenkeel reads tfrecord: prepare the data set with"
             " builder.download_and_prepare(file_format='tfrecord')."
         )
     return {

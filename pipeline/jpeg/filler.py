@@ -4,10 +4,10 @@
     codes, lengths = filler.encode_entries(predictions, phases, split_bytes)    # before an MCU: from the neutral state
     codes, lengths = filler.encode_exits(predictions, phases, split_bytes)      # after an MCU: to the neutral state
 
-The codes of an MCU start at any bit of a byte, and give DC coefficients as differences from the last one of the same
-component, the prediction. In the neutral state the decoder is at the start of a byte and all predictions are 0, so the
-exit filler of any MCU can be followed by the entry filler of any other. Filler blocks are flat; AC coefficients in the
-last block fill up the bits to a whole byte.
+The codes of an MCU can start at any bit of a byte. They give each DC coefficient as the difference from the previous
+one of the same component, which is the prediction. In the neutral state the decoder is at the start of a byte and all
+predictions are 0, so the entry filler of any MCU can follow the exit filler of any MCU. Filler blocks are flat; AC
+coefficients in the last block fill up the bits to a whole byte.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from evenkeel.pipeline.jpeg.layout import HuffmanTable, Layout
 
 END_OF_BLOCK = 0  # a symbol
-MAX_FILLER_MCUS = 4  # in a row; a table without codes for large differences needs several
-MAX_DC_BITS = 11  # of a DC difference
-AC_COEFFICIENTS = 63  # of a block
-MAX_FILL_BITS = 62  # what an int64 can hold
+MAX_FILLER_MCUS = 4  # one after another; a table without codes for large differences needs several
+MAX_DC_BITS = 11  # bits of a DC difference
+AC_COEFFICIENTS = 63  # AC coefficients of a block
+MAX_FILL_BITS = 62  # bits of fill codes that an int64 can hold
 
 
 class UnsupportedTables(Exception):
@@ -37,10 +37,10 @@ class FillerMcus:
     """
 
     def __init__(self, layout: Layout, predictions: np.ndarray) -> None:
-        """`predictions` is int64 [n, 3], all that `encode_entries` and `encode_exits` will be called with.
+        """`predictions` (int64 [n, 3]) holds all predictions that `encode_entries` and `encode_exits` will get.
 
         Raises:
-          UnsupportedTables: the image's tables lack codes for them.
+          UnsupportedTables: the image's tables lack codes for these predictions.
         """
         tables = layout.tables
         self._dc = [_DifferenceCodes(tables[0, dc]) for _, dc, _ in layout.blocks]
@@ -50,7 +50,7 @@ class FillerMcus:
             raise UnsupportedTables
         self._fill_codes = np.array(_fill_codes(tables[1, layout.blocks[-1][2]]), np.int64)
         components = [component for component, _, _ in layout.blocks]
-        # {block: its component}: the first block of each component changes the prediction, the others keep it.
+        # {block: its component}: only the first block of each component changes the prediction.
         self._first_blocks = {components.index(component): component for component in set(components)}
         self.count = 1
         while self._remainder(predictions, self.count).any() or self._remainder(-predictions, self.count).any():
@@ -66,11 +66,11 @@ class FillerMcus:
         Args:
           predictions: int64 [n, 3], DC predictions at the MCU.
           phases: int64 [n], the bit of its byte at which the MCU begins.
-          split_bytes: int64 [n], the value of that byte, whose last bits belong to the MCU.
+          split_bytes: int64 [n], the value of this byte; its last bits belong to the MCU.
 
         Returns:
           codes: uint8 [m], the fillers of all MCUs, concatenated.
-          lengths: int64 [n], bytes of each.
+          lengths: int64 [n], bytes of each filler.
         """
         parts, length = self._encode(predictions, np.zeros_like(phases), phases)
         mcu_bits = -phases % 8
@@ -80,9 +80,9 @@ class FillerMcus:
     def encode_exits(
         self, predictions: np.ndarray, phases: np.ndarray, split_bytes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The exit fillers of n MCUs, from the end of each to the neutral state; the MCU ends before bit `phases`.
+        """The exit fillers of n MCUs: from the end of each MCU, before bit `phases`, to the neutral state.
 
-        Arguments and results are those of `encode_entries`.
+        Arguments and results are as in `encode_entries`.
         """
         parts, length = self._encode(-predictions, phases, np.zeros_like(phases))
         return _join_bits([(split_bytes >> 8 - phases, phases), *parts], length + phases)
@@ -107,7 +107,7 @@ class FillerMcus:
                 parts += [dc.encode(difference), (zeros + code, zeros + bits)]
         length = np.sum([bits for _, bits in parts], axis=0)
         values, bits = self._fill_codes[(end_phase - start_phase - length) % 8].T
-        parts.insert(-1, (values, bits))  # before the end of the last block
+        parts.insert(-1, (values, bits))  # the fill bits go before the end-of-block code of the last block
         return parts, length + bits
 
     def _remainder(self, change: np.ndarray, count: int) -> np.ndarray:
@@ -127,7 +127,7 @@ class _DifferenceCodes:
         if 0 not in codes:
             raise UnsupportedTables
         self._codes = np.array([codes.get(bits, (0, 0)) for bits in range(MAX_DC_BITS + 1)], np.int64)
-        # For each number of bits the largest one that has a code and does not exceed it.
+        # For each number of bits: the largest number of bits that has a code and is not larger.
         self._codable_bits = np.maximum.accumulate(np.where(self._codes[:, 1] > 0, np.arange(MAX_DC_BITS + 1), 0))
 
     def largest_step(self, difference: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ class _DifferenceCodes:
         return np.where(_bit_length(difference) == codable, difference, np.sign(difference) * ((1 << codable) - 1))
 
     def encode(self, difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(values, bits of each) of the codes of differences."""
+        """Encodes differences; returns (values int64 [n], bits of each value int64 [n])."""
         bits = _bit_length(difference)
         code, length = self._codes[bits].T
         number = np.where(difference >= 0, difference, difference + (1 << bits) - 1)
@@ -145,7 +145,7 @@ class _DifferenceCodes:
 
 
 def _bit_length(numbers: np.ndarray) -> np.ndarray:
-    """Number of bits of the absolute values."""
+    """The number of bits of each absolute value."""
     return np.frexp(np.abs(numbers).astype(np.float64))[1].astype(np.int64)
 
 
@@ -157,8 +157,8 @@ def _join_bits(parts: list[tuple[np.ndarray, np.ndarray]], length: np.ndarray) -
       length: int64 [n], the sum of the bits: a multiple of 8.
 
     Returns:
-      codes: uint8 [m], the bytes of all n, concatenated.
-      lengths: int64 [n], bytes of each.
+      codes: uint8 [m], the bytes of all n results, concatenated.
+      lengths: int64 [n], bytes of each result.
     """
     bits = np.zeros((len(length), int(length.max(initial=0))), np.uint8)
     rows, position = np.arange(len(length)), np.zeros_like(length)
@@ -177,7 +177,7 @@ def _join_bits(parts: list[tuple[np.ndarray, np.ndarray]], length: np.ndarray) -
 
 @functools.lru_cache(maxsize=1024)
 def _fill_codes(table: HuffmanTable) -> tuple[tuple[int, int], ...]:
-    """(codes of AC coefficients, their bits) that lengthen a block by 0 to 7 bits, modulo 8, with few coefficients."""
+    """Codes of few AC coefficients that lengthen a block by 0 to 7 bits modulo 8, as (codes, their bits) for each."""
     best: dict[int, tuple[int, int, int]] = {0: (0, 0, 0)}  # {bits modulo 8: (coefficients, codes, bits)}
     queue = [0]
     candidates = [

@@ -4,8 +4,8 @@
         mcu, bit, *predictions = starts[0]
 
 The position of a code is known only when all codes before it have been read, one by one. So images are read side by
-side, as lanes of one compiled loop: 3 ms of CPU for a photograph of 103 KB, in a process whose operations use one
-thread. A decoder takes half of that, but no decoder in TensorFlow reports positions.
+side, as lanes of one compiled loop. A photograph of 103 KB takes 3 ms of CPU, in a process in which each operation uses
+one thread. A decoder takes half of this time, but no decoder in TensorFlow reports positions.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from evenkeel.pipeline.system import tensor_memory
 
 LANES = 256
 LANE_WORDS = 8 * 16001  # words of 4 bytes per lane (an odd number of cache lines): longer images are not supported
-CODES_PER_CHECK = 12  # codes, or pairs of them, between two checks of where the lanes are
-CHECKS_PER_CALL = 512  # every call costs 1 ms, and lanes that have ended wait for its end
+CODES_PER_CHECK = 12  # codes, or pairs of codes, between two checks of the positions of the lanes
+CHECKS_PER_CALL = 512  # each call costs 1 ms, and lanes that have ended wait until the call ends
 MAX_GRID_COLUMNS = 16  # grid points in a row of MCUs
 MAX_CODE_BITS = 16
 SHORT_CODE_BITS = 9  # bits looked up at once: more bits find more pairs of codes, but need more of the cache
-MAX_LONG_ENTRIES = 2048  # of the 65,536 values of 16 bits, those that begin with a code of more than SHORT_CODE_BITS
+MAX_LONG_ENTRIES = 2048  # values of 16 bits (of 65,536) that begin with a code of more than SHORT_CODE_BITS
 TABLE_ENTRIES = (1 << SHORT_CODE_BITS) + MAX_LONG_ENTRIES + 16
 MAX_TABLES = 4  # two for DC and two for AC: the most that baseline allows
-PREDICTION_BITS = 20  # for each component's prediction, three of which share an integer
-MAX_PREDICTION = 1 << 15  # far beyond the predictions of any pixels
-MAX_DC_BITS = 11  # of a difference (T.81, table F.1)
+PREDICTION_BITS = 20  # bits of the prediction of a component; three predictions share an integer
+MAX_PREDICTION = 1 << 15  # far above the predictions of any pixels
+MAX_DC_BITS = 11  # bits of a difference (T.81, table F.1)
 MAX_MCUS_PER_SIDE = 1 << 13  # MCUs in a row, and rows of MCUs, that the state has room for
-END_OF_BLOCK = 128  # coefficients that the end of a block advances by: more than a block has
+END_OF_BLOCK = 128  # coefficients by which the end of a block advances: more than a block has
 
 
 def grid_step(layout: Layout) -> int:
     """Columns of MCUs between two grid points of a row: a power of two."""
     step, min_step = 1, -(-CODES_PER_CHECK // (2 * len(layout.blocks)))
-    # Every block has two or more codes. So no two grid points lie between two checks, unless a row has too few codes.
+    # Every block has two or more codes, so at most one grid point lies between two checks if a row has enough codes.
     while -(-layout.mcus_across // step) > MAX_GRID_COLUMNS or (
         (layout.mcus_across % step or step) < min_step and step < layout.mcus_across
     ):
@@ -49,12 +49,12 @@ def grid_step(layout: Layout) -> int:
 
 
 def find_mcu_starts(images: Iterable[tuple[int, Layout, Scan]]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, starts) of each image, in the order in which they end.
+    """Yields (number, starts) of each image, in the order in which the images end.
 
     `starts` is int64 [n, 5]: the number of an MCU, the bit of the codes at which it begins, and its three DC
-    predictions. The MCUs are those of the grid (columns 0, `grid_step`, ... of each row), row by row, and the end of
-    the codes. n is 0 if the codes are damaged or end too soon, if no encoder writes such tables, or if the image is too
-    long, too tall or too narrow.
+    predictions. The MCUs are on the grid (columns 0, `grid_step`, ... of each row), row by row; the last entry is the
+    end of the codes. n is 0 if the codes are damaged or end too soon, if no encoder writes tables like these, or if the
+    image is too long, too tall or too narrow.
     """
     waiting = iter(images)
     lanes = _Lanes()
@@ -77,7 +77,8 @@ class _Lanes:
     """
 
     def __init__(self) -> None:
-        # Written between two calls, which keep no reference to it. So tensors share it and no call copies it.
+        # These arrays are written between two calls, and no call keeps a reference to them. So tensors share their
+        # memory, and no call copies it.
         self._words = tensor_memory.allocate_bytes(8 * LANES * LANE_WORDS).view(np.uint64).reshape(LANES, LANE_WORDS)
         self._blocks = tensor_memory.allocate_bytes(8 * LANES * MAX_BLOCKS).view(np.int64).reshape(LANES, MAX_BLOCKS)
         self._tables = (
@@ -92,20 +93,20 @@ class _Lanes:
         self._grid, self._bits, self._mcus = np.zeros((3, LANES), np.int64)
         self._state = np.zeros((4, LANES), np.int64)
         self.numbers: dict[int, int] = {}
-        self._seen: dict[int, list[np.ndarray]] = {}  # lane: (state, predictions) at each grid point
-        self._expected: dict[int, np.ndarray] = {}  # lane: the MCUs on the grid
+        self._seen: dict[int, list[np.ndarray]] = {}  # {lane: (state, predictions) at each grid point}
+        self._expected: dict[int, np.ndarray] = {}  # {lane: the MCUs on the grid}
 
     def idle_lanes(self) -> list[int]:
         return [lane for lane in range(LANES) if lane not in self.numbers]
 
     def load(self, lane: int, number: int, layout: Layout, scan: Scan) -> bool:
-        """Puts an image into a lane; False if it is not supported."""
+        """Puts an image into a lane; returns False if the image is not supported."""
         all_lookups = {(kind, which): _lookup(table, kind == 0) for (kind, which), table in layout.tables.items()}
         lookups = {key: lookup for key, lookup in all_lookups.items() if lookup is not None and key[1] < 2}
         if not all((0, dc) in lookups and (1, ac) in lookups for _, dc, ac in layout.blocks):
             return False
         size = len(scan.codes) // 4 + 3
-        # Lanes that have ended continue to the end of a call, into rows that do not exist: hence half of the rows.
+        # Lanes that have ended continue until the call ends, into rows that do not exist: half of the rows are spare.
         if size > LANE_WORDS or layout.mcus_across >= MAX_MCUS_PER_SIDE or layout.mcus_down >= MAX_MCUS_PER_SIDE // 2:
             return False
         padded = np.zeros(4 * size, np.uint8)
@@ -223,7 +224,7 @@ BIT_MASK = (1 << COEFFICIENT) - 1
 
 @functools.cache
 def _compiled_advance() -> tf.types.experimental.PolymorphicFunction:
-    """The compiled loop. Compilation takes 2 s of CPU, so it happens at the first use."""
+    """The compiled loop. Compilation takes 2 s of CPU, so the first use compiles it."""
     right, left, bit_and = tf.bitwise.right_shift, tf.bitwise.left_shift, tf.bitwise.bitwise_and
     lanes = tf.range(LANES)
 
@@ -254,7 +255,7 @@ def _compiled_advance() -> tf.types.experimental.PolymorphicFunction:
         def read_code(position: tf.Tensor, predictions: tf.Tensor, *last: tf.Tensor) -> tuple[tf.Tensor, ...]:
             bit, coefficient = bit_field(position, 0, 25), bit_field(position, 25, 8)
             block, column = bit_field(position, 33, 4), bit_field(position, 37, 13)
-            # 33 bits or more from here on: the longest code, 16, and the bits of its number, 11 at most.
+            # At least 33 bits from here on: enough for the longest code (16) and the bits of its number (at most 11).
             next_bits = left(tf.gather(words, lanes * LANE_WORDS + right(bit, 5)), uint64(bit_and(bit, 31)))
             block_info = tf.gather(blocks, lanes * MAX_BLOCKS + block)
             is_dc = tf.equal(coefficient, 0)

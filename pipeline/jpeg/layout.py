@@ -23,7 +23,7 @@ SOF_OTHER = frozenset(range(0xC2, 0xD0)) - {DHT, 0xC8, 0xCC}
 # they say what the components are.
 SKIPPED_SEGMENTS = frozenset({*range(0xE1, 0xF0), 0xFE}) - {0xEE}
 BLOCK_SIDE = 8  # pixels
-MAX_BLOCKS = 10  # in an MCU (T.81, section B.2.3)
+MAX_BLOCKS = 10  # blocks in an MCU (T.81, section B.2.3)
 
 
 class HuffmanTable(NamedTuple):
@@ -39,13 +39,13 @@ class HuffmanTable(NamedTuple):
 
     @property
     def codes(self) -> dict[int, tuple[int, int]]:
-        """{symbol: (code, its length in bits)}. The dict is shared: do not change it."""
+        """Returns {symbol: (code, its length in bits)}. Callers share the dict: do not change it."""
         return _assign_codes(self)
 
 
 @functools.lru_cache(maxsize=1024)  # many files have the standard's tables
 def _assign_codes(table: HuffmanTable) -> dict[int, tuple[int, int]]:
-    """T.81, figures C.1 and C.2."""
+    """Assigns a code to each symbol (T.81, figures C.1 and C.2)."""
     codes, code, position = {}, 0, 0
     for length, count in enumerate(table.counts, 1):
         for symbol in table.symbols[position : position + count]:
@@ -65,8 +65,8 @@ class Layout(NamedTuple):
       scan_offset: position in the file of the first coded byte.
       mcus_across: MCUs in a row.
       mcus_down: rows of MCUs.
-      mcu_width: in pixels.
-      mcu_height: in pixels.
+      mcu_width: width of an MCU in pixels.
+      mcu_height: height of an MCU in pixels.
       blocks: (component, DC table, AC table) of each block in an MCU.
       tables: {(0 for DC or 1 for AC, number of the table): table}.
     """
@@ -121,7 +121,7 @@ def _parse_segments(contents: bytes) -> Layout | None:
     tables_of = {body[i]: body[i + 1] for i in range(1, 1 + 2 * body[0], 2)}
     if len(components) not in (1, 3) or list(tables_of) != [identifier for identifier, _, _ in components]:
         return None
-    if len(components) == 1:  # a scan of one component is not interleaved: its MCU is one block
+    if len(components) == 1:  # a scan of one component is not interleaved, so an MCU is one block
         components = [(components[0][0], 1, 1)]
     blocks = []
     for number, (identifier, blocks_across, blocks_down) in enumerate(components):
@@ -153,7 +153,7 @@ class Scan(NamedTuple):
     """The coded bytes of a scan.
 
     Attributes:
-      codes: uint8 [n], without the stuffed zeros, one of which follows each 0xFF in the file.
+      codes: uint8 [n], the coded bytes without the stuffed zero that follows each 0xFF in the file.
       stuffing: int64 [m], positions of the stuffed zeros in the file, counted from the scan's first byte.
     """
 

@@ -4,12 +4,12 @@
     contents = make_cropper(index, memory)(plan)           # per image: a JPEG
 
 The cropped JPEG contains, for each row of MCUs that the region touches, an entry filler (see `filler`), the file's own
-codes and an exit filler, so that the rows can be joined. Its header is that of the file, with another width. All
-pixels of the region keep their values: the codes of an MCU are copied, and without `fancy_upscaling` no pixel depends
-on another MCU.
+codes and an exit filler, so that the rows can be joined. Its header is the header of the file with a different width.
+All pixels of the region keep their values: the codes of an MCU are copied, and without `fancy_upscaling` a pixel
+depends only on its own MCU.
 
 A TensorFlow operation takes 1 to 3 us whatever its size, so as much as possible is computed for a whole batch. The rest
-takes 0.09 ms for an image of 103 KB, where copying the whole file takes 0.03, and saves 0.3 to 0.5 ms of decoding.
+takes 0.09 ms for an image of 103 KB (copying the whole file takes 0.03 ms) and saves 0.3 to 0.5 ms of decoding.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.jpeg.seek_points import BACK_BITS, LENGTH_BITS, SeekRecord
 from evenkeel.pipeline.system.tensor_memory import aligned_span, share_as_tensor
 
-MIN_SAVED_BYTES = 6 << 10  # that a crop must leave out: 0.05 ms of Huffman decoding, at 8 ns a byte
+MIN_SAVED_BYTES = 6 << 10  # bytes that a crop must leave out: 0.05 ms of Huffman decoding, at 8 ns a byte
 WIDTH_UNIT = 8  # pixels
 MAX_WIDTH = 65_500  # pixels that a decoder accepts
 KEEP_WIDTH = MAX_WIDTH // WIDTH_UNIT + 1  # in a plan: the header keeps its width
-MAX_MCU_ROWS = 128  # of a crop: every plan of a batch has room for as many rows as the largest one
+MAX_MCU_ROWS = 128  # rows of MCUs in a crop; every plan of a batch has room for as many rows as the largest plan
 MAX_GROUPS = math.isqrt(MAX_MCU_ROWS - 1) + 1
 END_OF_IMAGE = b"\xff\xd9"
 # A plan consists of these int64 numbers:
 #   WINDOW_NUMBERS: the region as in `crop.decode_regions`, in pixels of the cropped JPEG.
 #   HEAD_NUMBERS: an index into `widths` and one into `ends`; then offset and length of five spans: the file's codes in
 #     memory, the filler, the header, the header's part before the width, and its part after the width.
-#   SHAPE_NUMBERS: how many group numbers there are, how many row numbers, and the shape of the latter [groups, rows in
-#     a group, ROW_NUMBERS].
+#   SHAPE_NUMBERS: the count of group numbers, the count of row numbers, and the shape of the row numbers [groups, rows
+#     in a group, ROW_NUMBERS].
 #   GROUP_NUMBERS for each group of rows: offset, counted from the end of the codes, and length of its codes.
 #   ROW_NUMBERS for each row of MCUs: offset and length of its entry filler, of its codes in the group, and of its exit
 #     filler.
@@ -63,7 +63,7 @@ def make_planner(index: Index, offsets: np.ndarray) -> Callable[[tf.Tensor, tf.T
         size = tf.cast(tf.math.ceil(tf.sqrt(tf.cast(crop.mcu_rows, tf.float64))), tf.int64)
         groups, last = _divide_up(crop.mcu_rows, size), crop.mcu_rows[:, None] - 1
         numbers = tf.range(tf.reduce_max(groups * size))[None]
-        # All plans have the same number of rows. Beyond the image's last row, that row is repeated with length 0.
+        # All plans have the same number of rows. Beyond the last row of an image, this row is repeated with length 0.
         is_row, row = numbers <= last, tf.minimum(numbers, last)
         spans = _row_spans(points, crop, length, row)
 
@@ -159,7 +159,7 @@ def _crop_to_mcus(record: SeekRecord, length: tf.Tensor, regions: tf.Tensor) -> 
     )
     across, step = (tf.where(has_points, number, 1) for number in (record.mcus_across, record.grid_step))
     top, bottom = y // mcu_height, _divide_up(y + height, mcu_height)
-    # In grid steps.
+    # `left` and `right` are in grid steps.
     left, right = x // mcu_width // step, _divide_up(_divide_up(x + width, mcu_width), step)
     mcus_wide = tf.minimum(right * step, across) - left * step + 2 * record.filler_mcus
     saved = (bottom * across - (bottom - top) * mcus_wide) * length // tf.maximum(record.mcus, 1)
@@ -195,9 +195,9 @@ class _RowSpans(NamedTuple):
       begin: first byte of the codes, counted from the scan's first byte.
       end: the byte after the codes.
       entry: position of the entry filler, counted from the image's first filler byte.
-      entry_bytes: its length.
+      entry_bytes: length of the entry filler.
       exit: position of the exit filler.
-      exit_bytes: its length.
+      exit_bytes: length of the exit filler.
     """
 
     begin: tf.Tensor
@@ -209,7 +209,7 @@ class _RowSpans(NamedTuple):
 
 
 def _row_spans(points: tf.Tensor, crop: _McuCrop, length: tf.Tensor, row: tf.Tensor) -> _RowSpans:
-    """The spans of each `row` (int64 [b, rows]) of a crop; of an image that is not cropped, the whole file."""
+    """The spans of each `row` (int64 [b, rows]) of a crop; the whole file if an image is not cropped."""
     start_point = crop.first_point[:, None] + row * crop.points_per_row[:, None]
     (begin, packed_start, entry), (resume, packed_end, end_filler) = (
         tf.unstack(tf.cast(tf.gather(points, point), tf.int64), axis=2)
@@ -249,8 +249,8 @@ def make_cropper(index: Index, memory: tf.Tensor) -> Callable[[tf.Tensor], tf.Te
                 (all_filler, header_at, header_bytes),
             )
         )
-        # tf.strings.substr copies its input for every piece that is cut from it. To cut groups of rows first, and rows
-        # from these, copies much less.
+        # tf.strings.substr copies its input for every piece that is cut from it. Cutting groups of rows first, and then
+        # rows from the groups, copies much less.
         begin, length = tf.split(
             tf.reshape(tf.slice(group_numbers, first, group_count), [-1, GROUP_NUMBERS]), GROUP_NUMBERS, axis=1
         )

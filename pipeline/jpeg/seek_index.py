@@ -5,9 +5,9 @@
     plans = cropper.plan(rows, regions)                      # inside tf.data, per batch
     contents = cropper.crop(plan)                            # per image: a smaller JPEG
 
-A decoder reads a JPEG's codes from the first on: to crop a window it reads everything above and beside the window, and
-that is most of its work. The seek index stores where the codes of some MCUs in each row begin, and what to write before
-them. It takes 7 ms of CPU for an image of 103 KB, and a sixth of the images' bytes.
+A decoder must read the codes of a JPEG from the first one on. To crop a window, it reads everything above and beside
+the window, which is most of its work. The seek index stores where the codes of some MCUs in each row begin, and which
+codes to write before them. It takes 7 ms of CPU for an image of 103 KB, and a sixth of the images' bytes.
 
 This is the only module of the package that other packages import.
 """
@@ -40,10 +40,10 @@ from evenkeel.pipeline.system.file_lock import exclusive_lock
 SEEK_INDEX_DIR = "evenkeel-entries"
 HEADER_FILE = "header.json"
 ARRAY_FILES = (POINTS_FILE, FILLER_FILE, RECORDS_FILE)
-FORMAT_VERSION = 1  # raised when the format changes: older seek indexes are then built anew
+FORMAT_VERSION = 1  # raised when the format changes: older seek indexes are then rebuilt
 MIN_IMAGE_BYTES = 12 << 10  # smaller images have no seek points: too little would be left out
-MIN_MEAN_BYTES = 32 << 10  # of a data set's JPEGs: 38 KB speed up the pipeline by 5%, 30 KB by 1%
-IMAGES_PER_WORKER = 500  # at least: a process takes 5 s to start
+MIN_MEAN_BYTES = 32 << 10  # mean size of a data set's JPEGs; the pipeline gains 5% at 38 KB, 1% at 30 KB
+IMAGES_PER_WORKER = 500  # at least, because a process takes 5 s to start
 
 
 class JpegCropper(NamedTuple):
@@ -66,10 +66,10 @@ def make_jpeg_cropper(index: Index, memory: tf.Tensor, offsets: np.ndarray) -> J
 
 
 def open_seek_index(index: Index, directory: str, cache_dir: str) -> Index:
-    """`index`, over all rows of a data set, with its seek points: the stored ones if up to date, else newly built.
+    """Returns `index`, over all rows of a data set, with its seek points: stored ones if up to date, else new ones.
 
-    The seek points are stored in `directory`, or below `cache_dir` if that cannot be written to. `index` is returned
-    unchanged if its JPEGs are so small that seek points would not pay.
+    The seek points are stored in `directory`, or below `cache_dir` if `directory` cannot be written to. `index` is
+    returned unchanged if its JPEGs are too small to gain from seek points.
 
     Raises:
       UsageError: the seek index cannot be built or stored.
@@ -77,7 +77,7 @@ def open_seek_index(index: Index, directory: str, cache_dir: str) -> Index:
     lengths = index.columns["length"][_has_seek_points(index)]
     if not len(lengths) or lengths.mean() < MIN_MEAN_BYTES:
         logging.info(
-            "data.entries: no seek index is built, because JPEGs of less than %d KB on average gain nothing by it",
+            "data.entries: no seek index is built, because JPEGs of less than %d KB on average gain nothing from it",
             MIN_MEAN_BYTES >> 10,
         )
         return index
@@ -94,20 +94,20 @@ def open_seek_index(index: Index, directory: str, cache_dir: str) -> Index:
                 _build(index, state, place)
             except OSError as error:
                 raise UsageError(
-                    f"the seek index of JPEGs cannot be stored as {place} ({error.strerror}): make room for a sixth of"
-                    " the images' bytes, or do without it by --data.entries=false."
+                    f"the seek index of JPEGs cannot be stored as {place} ({error.strerror}): free disk space of about"
+                    " one sixth of the images' size, or turn the index off with --data.entries=false."
                 ) from error
     return _load(index, place)
 
 
 def _has_seek_points(index: Index) -> np.ndarray:
-    """bool [rows]: the images whose seek points are looked for."""
+    """The images that are searched for seek points, bool [rows]."""
     columns = index.columns
     return (columns["kind"] == JPEG) & columns["keep"] & (columns["length"] >= MIN_IMAGE_BYTES)
 
 
 def _index_state(index: Index) -> dict[str, Any]:
-    """Everything that the seek points depend on; stored ones of another state are out of date."""
+    """Everything that the seek points depend on; stored seek points with a different state are out of date."""
     columns = hashlib.blake2b(digest_size=8)
     for name in ("shard", "offset", "length", "kind", "keep"):
         columns.update(np.ascontiguousarray(index.columns[name]).tobytes())
@@ -116,7 +116,7 @@ def _index_state(index: Index) -> dict[str, Any]:
 
 
 def _read_state(place: str) -> dict[str, Any] | None:
-    """The state of the seek index stored in `place`; None if there is none or if it is incomplete."""
+    """The state of the seek index stored in `place`; None if there is no index or if it is incomplete."""
     try:
         with open(os.path.join(place, HEADER_FILE)) as file:
             header = json.load(file)
@@ -130,7 +130,11 @@ def _load(index: Index, place: str) -> Index:
     points = np.memmap(os.path.join(place, POINTS_FILE), np.int32, "c").reshape(-1, 3)
     filler = np.memmap(os.path.join(place, FILLER_FILE), np.uint8, "c")
     records = np.load(os.path.join(place, RECORDS_FILE))
-    logging.info("%d of %d JPEGs have seek points", int(np.sum(records[:, 0] >= 0)), int(_has_seek_points(index).sum()))
+    logging.info(
+        "%d of %d JPEGs are indexed for partial decoding (data.entries)",
+        int(np.sum(records[:, 0] >= 0)),
+        int(_has_seek_points(index).sum()),
+    )
     columns = {**index.columns, "seek_record": records}
     return dataclasses.replace(index, columns=columns, seek_arrays=SeekArrays(points, filler))
 
@@ -138,12 +142,12 @@ def _load(index: Index, place: str) -> Index:
 def _build(index: Index, state: dict[str, Any], place: str) -> None:
     """Finds the seek points of all JPEGs and stores them as the directory `place`.
 
-    They are written into a temporary directory beside it, which is renamed at the end, so `place` is never incomplete.
+    They are written into a temporary directory beside `place` and renamed at the end, so `place` is never incomplete.
     """
     rows = np.flatnonzero(_has_seek_points(index))
     directory, name = os.path.split(place)
     os.makedirs(directory, exist_ok=True)
-    # What killed processes have left behind.
+    # Directories that killed processes have left behind are removed.
     for leftover in glob.glob(os.path.join(glob.escape(directory), f".{name}.*", "")):
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=f".{name}.") as temporary:
@@ -174,7 +178,7 @@ def _build(index: Index, state: dict[str, Any], place: str) -> None:
 
 
 def _find_seek_points(index: Index, rows: np.ndarray, temporary: str) -> list[tuple[str, np.ndarray]]:
-    """Runs a worker process per core; returns (directory, rows) of each."""
+    """Runs up to one worker process per core; returns (directory, rows) of each process."""
     count = max(1, min(cores(), len(rows) // IMAGES_PER_WORKER))
     parts = [
         (os.path.join(temporary, str(number)), part_rows)

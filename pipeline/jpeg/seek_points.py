@@ -4,7 +4,7 @@
         ...
 
 A JPEG's codes can only be decoded from their first bit on. A seek point is the beginning of an MCU, together with
-filler codes to insert before it and after the MCU that precedes it (see `filler`), so that any two spans of codes
+filler codes to insert before this MCU and after the preceding MCU (see `filler`), so that any two spans of codes
 between seek points can be joined.
 """
 
@@ -19,26 +19,26 @@ from evenkeel.pipeline.jpeg import huffman
 from evenkeel.pipeline.jpeg.filler import FillerMcus, UnsupportedTables
 from evenkeel.pipeline.jpeg.layout import Layout, Scan, read_layout, read_scan
 
-# A point's packed number, from the lowest bit on: the bytes between the end of the preceding codes and the begin of the
-# following ones (1 if a byte holds bits of both, 2 if that byte is 0xFF), the bytes of the entry filler, and the bytes
-# of the exit filler.
+# The packed number of a point, from the lowest bit on: the bytes between the end of the preceding codes and the start
+# of the following codes (1 if a byte holds bits of both, 2 if this byte is 0xFF), the bytes of the entry filler, and
+# the bytes of the exit filler.
 BACK_BITS, LENGTH_BITS = 2, 14
 
 
 class SeekRecord(NamedTuple):
-    """What is stored of an image besides its seek points: a row of the index column `seek_record`.
+    """The numbers that are stored for an image besides its seek points: a row of the index column `seek_record`.
 
     Attributes:
       first_point: row of `SeekArrays.points` with the image's first point; -1 if the image has none.
-      filler: position in `SeekArrays.filler` of the image's header, which its filler codes follow.
+      filler: position in `SeekArrays.filler` of the image's header; the filler codes follow the header.
       scan_offset: position in the file of the first coded byte.
       header_bytes: bytes of the header.
       width_offset: position in the header of the image width.
-      mcu_width: in pixels.
-      mcu_height: in pixels.
+      mcu_width: width of an MCU in pixels.
+      mcu_height: height of an MCU in pixels.
       mcus_across: MCUs in a row.
       grid_step: MCUs between two points of a row.
-      filler_mcus: MCUs of an entry filler, and of an exit filler.
+      filler_mcus: MCUs in each entry filler and in each exit filler.
       mcus: MCUs in the image.
     """
 
@@ -62,10 +62,10 @@ class SeekPoints(NamedTuple):
     """The seek points of one image.
 
     Attributes:
-      record: with `first_point` and `filler` 0.
+      record: the other numbers of the image; `first_point` and `filler` are 0.
       points: int32 [n, 3], row by row of MCUs, and the end of the codes as the last point. The columns are: the byte at
-        which the codes go on after the entry filler, counted from the scan's first byte; the packed number of
-        `pack_lengths`; the position in `filler` of the entry filler, which the exit filler follows.
+        which the codes continue after the entry filler, counted from the scan's first byte; the packed number of
+        `pack_lengths`; the position in `filler` of the entry filler. The exit filler follows the entry filler.
       filler: uint8 [m], the header and all filler codes.
     """
 
@@ -79,9 +79,9 @@ def pack_lengths(back: Any, entry_bytes: Any, exit_bytes: Any) -> Any:
 
 
 def find_seek_points(images: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, SeekPoints | None]]:
-    """(number, seek points) of each (number, contents of a file), in the order in which they are found.
+    """Yields (number, seek points) for each (number, contents of a file), in the order in which they are found.
 
-    None if a file is not a baseline JPEG of at most 512 KB with one scan and no restart markers.
+    The seek points are None if the file is not a baseline JPEG of at most 512 KB with one scan and no restart markers.
     """
     parsed: dict[int, tuple[Layout, Scan]] = {}
     unsupported: list[int] = []

@@ -40,7 +40,7 @@ def run_workers(directories: list[str], report_progress: Callable[[int], object]
     TensorFlow uses one thread in each process: with more, the decoding loop takes three times as long.
 
     Raises:
-      UsageError: a process failed. The others are killed then, as they are if this process is interrupted.
+      UsageError: a process failed. The other processes are killed then, and also if this process is interrupted.
     """
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -54,7 +54,7 @@ def run_workers(directories: list[str], report_progress: Callable[[int], object]
             lines = file.read().strip().splitlines()
         reason = signal.Signals(-code).name if code < 0 else lines[-1] if lines else f"exit code {code}"
         raise UsageError(
-            f"the seek index of JPEGs cannot be built ({reason}): correct that, or do without it by"
+            f"the seek index of JPEGs cannot be built ({reason}): fix this cause, or turn the index off with"
             " --data.entries=false."
         )
 

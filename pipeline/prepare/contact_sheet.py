@@ -13,7 +13,7 @@ from evenkeel.pipeline.index.index import RAW, Index
 
 TILES_PER_ROW = 10
 TILE_PIXELS, GAP_PIXELS, CAPTION_PIXELS = 112, 6, 26
-CAPTION_CHARACTERS = 20  # of a line; a longer line loses its beginning
+CAPTION_CHARACTERS = 20  # characters in a line; a longer line loses its beginning
 
 
 def draw_contact_sheet(tiles: Sequence[tuple[Index, str]]) -> Image.Image:
@@ -37,7 +37,7 @@ def draw_contact_sheet(tiles: Sequence[tuple[Index, str]]) -> Image.Image:
 
 
 def read_pixels(index: Index) -> np.ndarray:
-    """uint8 [height, width, 3]: the image of the first row, read from its shard."""
+    """Reads the image of the first row from its shard, uint8 [height, width, 3]."""
     row = {name: column[0] for name, column in index.columns.items()}
     with tf.io.gfile.GFile(index.shards[row["shard"]], "rb") as file:
         file.seek(int(row["offset"]))

@@ -13,7 +13,7 @@ COMPARED_COLUMNS = ("fingerprint", "height", "width", "sums", "squares", "laplac
 
 
 def find_first_copies(*indexes: Index) -> np.ndarray:
-    """int64 [rows]: for each row, the first row with the same pixels; rows of all `indexes` are numbered in sequence.
+    """For each row, the first row with the same pixels, int64 [rows]; rows of all `indexes` are numbered in sequence.
 
     Two images count as equal if a 64-bit hash of their pixels, their sizes and all sums over their pixels are equal.
     """

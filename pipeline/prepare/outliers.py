@@ -1,4 +1,4 @@
-"""Outliers: images whose brightness, contrast or sharpness is far from the median of the others.
+"""Outliers: images with a brightness, contrast or sharpness far from the median of all images.
 
     for outlier in find_outliers(index): print(outlier.row, outlier.statistic, outlier.score, outlier.reason)
 
@@ -16,7 +16,7 @@ from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare.statistics import image_statistics
 
 MAX_MODIFIED_Z = 3.5  # recommended by Iglewicz and Hoaglin
-DESCRIPTIONS = {  # of a value below and above the usual ones
+DESCRIPTIONS = {  # {statistic: (description of a low value, description of a high value)}
     "brightness": ("too dark", "too bright"),
     "contrast": ("hardly any contrast", "too much contrast"),
     "sharpness": ("empty or blurred", "noise or too sharp"),
@@ -24,13 +24,13 @@ DESCRIPTIONS = {  # of a value below and above the usual ones
 
 
 class Outlier(NamedTuple):
-    """An image that differs from the others in one statistic.
+    """An image that differs from most images in one statistic.
 
     Attributes:
       row: its row in the index.
       statistic: brightness, contrast or sharpness.
-      value: of the statistic, as `image_statistics` defines it.
-      score: the modified z-score, negative below the median.
+      value: value of the statistic, as `image_statistics` defines it.
+      score: the modified z-score; negative if the value is below the median.
       reason: a description, with the value and the median.
     """
 
@@ -58,17 +58,18 @@ def find_outliers(index: Index, reference: Index | None = None) -> list[Outlier]
 
 
 def outlier_reasons(outliers: list[Outlier]) -> dict[int, str]:
-    """{row: why it is an outlier}, by its largest score."""
+    """Returns {row: why it is an outlier}; the statistic with the largest score gives the reason."""
     ascending = sorted(outliers, key=lambda outlier: abs(outlier.score))
     return {outlier.row: f"outlier: {outlier.reason}" for outlier in ascending}
 
 
 def near_normal_statistics(index: Index) -> dict[str, np.ndarray]:
-    """{statistic: float64 [rows]}: mean luma, and the fourth roots of its variance and of its Laplacian's variance.
+    """Mean luma, and the fourth roots of the variance of luma and of its Laplacian, {statistic: float64 [rows]}.
 
     A modified z-score assumes values near a normal distribution. The fourth root of a variance is near normal (Hawkins
-    and Wixley 1986). The more common logarithm has a long lower and a short upper tail: with it 1.2% of the images of
-    CIFAR-10 are outliers, with the roots 0.4%; and noise among photographs of 400 pixels scores 3.1 instead of 4.7.
+    and Wixley 1986). The logarithm, which is more common, has a long lower and a short upper tail: it makes 1.2% of the
+    images of CIFAR-10 outliers, the roots 0.4%. An image of noise among photographs of 400 pixels scores 3.1 with the
+    logarithm and 4.7 with the roots.
     """
     values = image_statistics(index)
     return {
@@ -79,17 +80,17 @@ def near_normal_statistics(index: Index) -> dict[str, np.ndarray]:
 
 
 def modified_z_scores(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """0.6745 (x - median) / MAD, with median and MAD of `reference` (Iglewicz and Hoaglin 1993, section 3.2).
+    """Scores 0.6745 (x - median) / MAD, with median and MAD of `reference` (Iglewicz and Hoaglin 1993, section 3.2).
 
     If more than half of `reference` are equal, the MAD is 0; then 1.2533 times the mean absolute deviation serves as
-    the scale. If all are equal, every other value is infinitely far away. NaN scores 0.
+    the scale. If all values of `reference` are equal, every different value scores infinity. NaN scores 0.
     """
     reference = reference[np.isfinite(reference)]
     if not len(reference):
         return np.zeros(len(values))
     median = np.median(reference)
     deviations = np.abs(reference - median)
-    # For a normal distribution, 0.6745 and 1.2533 make both of them estimates of the standard deviation.
+    # With the factors 0.6745 and 1.2533, both scales estimate the standard deviation of a normal distribution.
     scale = np.median(deviations) / 0.6745 or deviations.mean() * 1.2533
     with np.errstate(divide="ignore", invalid="ignore"):
         scores = (values - median) / scale

@@ -3,9 +3,9 @@
     summary = prepare(PrepareConfig(source="/data/pets", tier="jpeg:256:90"), "/data/pets-256")
 
 Everything is written into the workspace `OUTPUT.unfinished`; its directory `data` is renamed to OUTPUT at the very end,
-so an incomplete directory never looks complete. If a run is killed, the next one writes only the missing shards: the
-options it needs are in `plan.json`, and the order of the images is a function of the seed, so that any shard can be
-written at any time, in bounded memory.
+so an incomplete directory never looks complete. If a run is killed, the next run writes only the missing shards.
+`plan.json` holds the options that both runs must share. The order of the images is a function of the seed, so any shard
+can be written at any time, in bounded memory.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from evenkeel.pipeline.sources.image_folder import list_folder
 from evenkeel.pipeline.system.atomic_write import write_text
 from evenkeel.pipeline.system.cpu import cores
 
-# To be increased whenever the same plan would write other bytes.
+# Increase this number whenever the same plan would write different bytes.
 PLAN_VERSION = 2
 PLAN_FILE = "plan.json"
-TRIAL_IMAGES = 64  # encoded to estimate the number of shards
+TRIAL_IMAGES = 64  # images that are encoded to estimate the number of shards
 
 
 def prepare(config: PrepareConfig, output: str, overwrite: bool = False) -> dict[str, Any]:
-    """Prepares `config.source` into the directory `output`; if that is finished already, only writes its reports.
+    """Prepares `config.source` into the directory `output`; if `output` is finished already, only writes its reports.
 
     Returns:
       The contents of `summary.json`: images by split, images left out, anomalies by severity (`report.write_reports`).
@@ -53,7 +53,10 @@ def prepare(config: PrepareConfig, output: str, overwrite: bool = False) -> dict
     Raises:
       UsageError: source or output cannot be used, too many images are corrupt or outliers, or the schema is invalid.
     """
-    require("://" not in output, f"output ({output}) must be a local directory: prepare it here and copy it there.")
+    require(
+        "://" not in output,
+        f"output ({output}) must be a local directory: give a local directory, then copy the result to {output}.",
+    )
     output = os.path.normpath(output)
     examples = find_examples(config)
     plan = make_plan(config, examples)
@@ -62,7 +65,7 @@ def prepare(config: PrepareConfig, output: str, overwrite: bool = False) -> dict
         return report.write_reports(config, output, open_prepared(output, config))
     if os.path.exists(output) and not overwrite:
         raise UsageError(
-            f"output ({output}) exists, but holds something else than this source with these options: choose another"
+            f"output ({output}) exists, but was made from another source or with other options: choose another"
             " directory, or replace this one with --overwrite."
         )
     with exclusive_workspace(f"{output}.unfinished") as workspace:
@@ -79,7 +82,7 @@ def prepare(config: PrepareConfig, output: str, overwrite: bool = False) -> dict
 
 
 def find_examples(config: PrepareConfig) -> Examples:
-    """The images of the source. Those of a folder are read in place, without the copy that training would make.
+    """The images of the source. Images of a folder are read in place; training would make a copy of them.
 
     Raises:
       UsageError: the source cannot be read, does not suit the tier, or has a split without images.
@@ -100,7 +103,7 @@ def find_examples(config: PrepareConfig) -> Examples:
 
 
 def make_plan(config: PrepareConfig, examples: Examples) -> dict[str, Any]:
-    """Everything that the bytes of the shards depend on; an unfinished run is resumed only if its plan is equal."""
+    """Everything that the bytes of the shards depend on; only an unfinished run with an equal plan is resumed."""
     counts = {split: config.shards or _shard_count(config, examples, rows) for split, rows in examples.splits.items()}
     return {
         "version": PLAN_VERSION,
@@ -147,10 +150,10 @@ def exclusive_workspace(directory: str) -> Iterator[str]:
 
 
 def start_or_resume(workspace: str, plan: dict[str, Any], overwrite: bool) -> tuple[str, str]:
-    """The directories of the shards and of their side files: new, or as an interrupted run with this plan left them.
+    """The directories of shards and side files: empty, or with the files of an interrupted run that had this plan.
 
     Raises:
-      UsageError: the interrupted run had another plan, and `overwrite` is off.
+      UsageError: the interrupted run had a different plan, and `overwrite` is off.
     """
     data, side = os.path.join(workspace, "data"), os.path.join(workspace, "beside")
     unfinished = _read_plan(data)
@@ -169,7 +172,7 @@ def start_or_resume(workspace: str, plan: dict[str, Any], overwrite: bool) -> tu
 
 
 def _read_plan(directory: str) -> dict[str, Any] | None:
-    """The plan by which a directory was written, complete or not; None if it holds none."""
+    """The plan with which a directory was written, completely or not; None if the directory has no plan."""
     try:
         with open(os.path.join(directory, PLAN_FILE)) as file:
             return json.load(file)
@@ -225,8 +228,8 @@ def _write_shard(
         return shards.write_shard(path, side_path, examples, rows, storage_options(config), bar.update)
     except (OSError, tf.errors.OpError) as error:
         raise UsageError(
-            f"shard {os.path.basename(path)} could not be written: {' '.join(str(error).split())[:300]}; remove the"
-            " cause and run this again: finished shards are kept."
+            f"shard {os.path.basename(path)} could not be written: {' '.join(str(error).split())[:300]}; fix this cause"
+            " and run the command again: finished shards are kept."
         ) from error
 
 
@@ -235,7 +238,7 @@ def _check_corrupt_fraction(config: PrepareConfig, rejected: list[str], total: i
         len(rejected) <= config.max_corrupt_fraction * total,
         f"{len(rejected)} of {total} images cannot be stored, more than --max_corrupt_fraction"
         f" ({config.max_corrupt_fraction}) allows; the first is {rejected[0] if rejected else ''}. Repair or remove"
-        " them, or raise --max_corrupt_fraction and run this again: finished shards are kept.",
+        " them, or raise --max_corrupt_fraction, and run the command again: finished shards are kept.",
     )
 
 
@@ -247,7 +250,7 @@ def write_quarantine(data: str, examples: Examples, written: dict[str, WrittenSh
         lines += [(examples.names[row], split_of[row], reason) for row, reason in shard.rejected.items()]
     report.write_csv(os.path.join(data, report.QUARANTINE_FILE), ("file", "split", "reason"), sorted(lines))
     for name, split, reason in sorted(lines)[:10]:
-        logging.warning("left out of split %s: %s: %s", split, name, reason)
+        logging.warning("split %s: image %s is left out: %s", split, name, reason)
 
 
 def write_metadata(data: str, config: PrepareConfig, examples: Examples, written: dict[str, WrittenShard]) -> None:
@@ -294,7 +297,7 @@ def write_metadata(data: str, config: PrepareConfig, examples: Examples, written
 
 
 def write_index(data: str, config: PrepareConfig, written: dict[str, WrittenShard]) -> report.PreparedDataset:
-    """Writes the index, put together from the columns that the shards were written with: no second pass over images."""
+    """Writes the index from the columns of the written shards, without a second pass over the images."""
     builder = tfds.builder_from_directory(data)
     paths = list(shard_lengths(builder))
     parts = []
@@ -309,7 +312,7 @@ def write_index(data: str, config: PrepareConfig, written: dict[str, WrittenShar
 
 
 def open_prepared(output: str, config: PrepareConfig) -> report.PreparedDataset:
-    """A finished directory with its index, rows that were dropped included."""
+    """Opens a finished directory with its index; rows that were dropped are included."""
     builder = tfds.builder_from_directory(output)
     whole = storage.open_index(builder, cache_dir(), config.max_pixels)
     return report.PreparedDataset(builder, whole.undrop())

@@ -53,7 +53,8 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
     """Writes the reports into `directory` and returns the contents of its summary.json.
 
     Raises:
-      UsageError: a bad schema or previous directory, or more outliers to drop than `max_outlier_fraction`.
+      UsageError: the schema or the previous directory cannot be used, or more outliers than `max_outlier_fraction`
+        would be dropped.
     """
     path_of = lambda name: os.path.join(directory, name)  # noqa: E731
     splits = {
@@ -140,9 +141,9 @@ def _write_contact_sheet(path: str, tiles: list[tuple[Index, str]]) -> None:
 
 
 def _write_duplicates(path: str, splits: dict[str, Index], training: str) -> dict[str, int]:
-    """Writes duplicates.csv, one line per image that equals an earlier one, and counts these.
+    """Writes duplicates.csv, one line per image that equals an earlier image; returns counts of these duplicates.
 
-    Training images come first, so a duplicate across splits is listed as one of the other split.
+    Training images come first, so a duplicate of a training image in another split is listed under that split.
     """
     ordered = sorted(splits, key=lambda split: split != training)
     rows = [
@@ -163,18 +164,18 @@ def _write_duplicates(path: str, splits: dict[str, Index], training: str) -> dic
 def _update_drop_list(
     config: PrepareConfig, directory: str, prepared: PreparedDataset, train: Index, split: str, outliers: list[Outlier]
 ) -> int:
-    """Drops the outliers of the training split if the config asks for it, no other row; returns how many it drops.
+    """Drops the outliers of the training split, and no other row, if `config.outliers` is drop; returns their number.
 
     Raises:
-      UsageError: they are more than `max_outlier_fraction` of the split.
+      UsageError: the outliers are more than `max_outlier_fraction` of the split.
     """
     path = os.path.join(directory, storage.DROP_LIST_FILE)
     reasons = outlier_reasons(outliers) if config.outliers == "drop" else {}
     require(
         len(reasons) <= config.max_outlier_fraction * len(train),
-        f"{len(reasons)} of {len(train)} images of {split} are outliers, more than --max_outlier_fraction"
-        f" ({config.max_outlier_fraction}) allows to drop: look at {OUTLIERS_FILE}, then raise --max_outlier_fraction"
-        " or use --outliers=flag.",
+        f"{len(reasons)} of {len(train)} images of {split} are outliers; this exceeds the share that may be dropped,"
+        f" --max_outlier_fraction ({config.max_outlier_fraction}): look at {OUTLIERS_FILE}, then raise"
+        " --max_outlier_fraction or use --outliers=flag.",
     )
     if not reasons and not os.path.exists(path):
         return 0

@@ -21,19 +21,19 @@ from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.prepare.statistics import CHANNELS, features_by_name, value_shares
 
 VALUE_RANGES = {"brightness": (0.0, 255.0), "contrast": (0.0, 127.5), "sharpness": (0.0, 1020.0**2)}
-# A distance that is tolerated on top of what samples of these sizes show by chance.
+# This distance is tolerated in addition to the distance that samples of these sizes have by chance.
 TOLERATED_DISTANCE = 0.1
 Info = anomalies_pb2.AnomalyInfo
 Measurement = anomalies_pb2.DriftSkewInfo.Measurement
 
 
 def training_split(statistics: Any) -> Any:
-    """The statistics of the split called train, or of the largest split if none is called so."""
+    """The statistics of the split `train`, or of the largest split if there is no split `train`."""
     return max(statistics.datasets, key=lambda dataset: (dataset.name == "train", dataset.num_examples))
 
 
 def infer_schema(statistics: Any) -> Any:
-    """A schema that this data meets.
+    """A schema that these statistics satisfy.
 
     It holds the classes and formats, a range of sizes (half the smallest to twice the largest), the possible values of
     luma statistics, and comparators with their thresholds.
@@ -63,12 +63,12 @@ def infer_schema(statistics: Any) -> Any:
             expected.int_domain.max = int(max(in_split.num_stats.max for in_split in in_all_splits)) * 2
         else:
             expected.type = schema_pb2.FLOAT
-            if name == "sharpness":  # images of fewer than three rows or columns have none
+            if name == "sharpness":  # images of fewer than three rows or columns have no sharpness
                 expected.presence.min_fraction = 0.0
                 expected.presence.min_count = 0
             expected.float_domain.min, expected.float_domain.max = VALUE_RANGES.get(name, (0.0, 255.0))
         if name not in CHANNELS:
-            # Twice what two samples of one distribution show on average: (buckets - 1) (1/n + 1/m) / (8 ln 2).
+            # Twice the mean divergence of two samples of one distribution: (buckets - 1) (1/n + 1/m) / (8 ln 2).
             threshold = round(TOLERATED_DISTANCE + 2 * 19 * noise / (8 * math.log(2)), 3)
             expected.skew_comparator.jensen_shannon_divergence.threshold = threshold
             expected.drift_comparator.jensen_shannon_divergence.threshold = threshold
@@ -76,7 +76,7 @@ def infer_schema(statistics: Any) -> Any:
 
 
 def read_schema(path: str) -> Any:
-    """The schema in a text file.
+    """Reads a schema from a text file.
 
     Raises:
       UsageError: the file cannot be read or holds no schema.
@@ -92,7 +92,7 @@ def read_schema(path: str) -> Any:
 
 
 def validate_statistics(statistics: Any, schema: Any, previous: Any = None) -> Any:
-    """The violations of `schema` by `statistics`: an `Anomalies` with one entry per feature concerned.
+    """The violations of `schema` by `statistics`: an `Anomalies` with one entry per feature that violates it.
 
     With `previous`, the statistics of data prepared earlier, drift of the training split is checked too.
     """
@@ -125,7 +125,7 @@ def validate_statistics(statistics: Any, schema: Any, previous: Any = None) -> A
 
 
 def count_anomalies(anomalies: Any) -> dict[str, int]:
-    """{"error": n, "warning": m}: features with an anomaly, by its severity."""
+    """Counts features with an anomaly, by its severity: {"error": n, "warning": m}."""
     severities = [info.severity for info in anomalies.anomaly_info.values()]
     return {"error": severities.count(Info.ERROR), "warning": severities.count(Info.WARNING)}
 
@@ -167,7 +167,7 @@ def _check_values(anomalies: Any, split: str, name: str, feature: Any, expected:
         return
     stats, is_int = feature.num_stats, expected.type == schema_pb2.INT
     domain = expected.int_domain if is_int else expected.float_domain
-    # Of a channel only mean and standard deviation are known.
+    # Only the mean and the standard deviation of a channel are known.
     low, high = (stats.mean, stats.mean) if name in CHANNELS else (stats.min, stats.max)
     if domain.HasField("min") and low < domain.min:
         kind = Info.INT_TYPE_SMALL_INT if is_int else Info.FLOAT_TYPE_SMALL_FLOAT
@@ -218,7 +218,7 @@ def _compare_distributions(
 
 
 def l_infinity_distance(a: Any, b: Any) -> float:
-    """The largest difference between the shares of a value in two string features."""
+    """The largest difference, over all values, between the shares of a value in two string features."""
     p, q = value_shares(a), value_shares(b)
     return max((abs(p.get(value, 0) - q.get(value, 0)) for value in p.keys() | q.keys()), default=0.0)
 
@@ -226,7 +226,7 @@ def l_infinity_distance(a: Any, b: Any) -> float:
 def jensen_shannon_divergence(a: Any, b: Any) -> float:
     """The Jensen-Shannon divergence (base 2, 0 to 1) of the histograms of two numeric features.
 
-    Both are evaluated on the bucket edges of both, with values spread evenly within a bucket.
+    Each histogram is evaluated on the bucket edges of both, with values spread evenly within a bucket.
     """
     distributions = [_cumulative_histogram(feature) for feature in (a, b)]
     if None in distributions:
@@ -239,13 +239,13 @@ def jensen_shannon_divergence(a: Any, b: Any) -> float:
 
 
 def _cumulative_histogram(feature: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Edges of the histogram of equal widths, and the share of values below each edge; None without values."""
+    """The edges of the equal-width histogram, and the share of values below each edge; None if there are no values."""
     standard = statistics_pb2.Histogram.STANDARD
     histogram = next((h for h in feature.num_stats.histograms if h.type == standard), None)
     if histogram is None:
         return None
     edges = np.array([histogram.buckets[0].low_value, *(bucket.high_value for bucket in histogram.buckets)])
-    if edges[0] == edges[-1]:  # a single value: the narrowest step that floats can resolve safely
+    if edges[0] == edges[-1]:  # a single value becomes the narrowest step that floats resolve safely
         edges = edges[0] + np.linspace(-1, 1, len(edges)) * max(1e-9, 1e-9 * abs(edges[0]))
     counts = np.array([bucket.sample_count for bucket in histogram.buckets])
     return edges, np.concatenate([[0], np.cumsum(counts)]) / counts.sum()

@@ -36,7 +36,7 @@ from evenkeel.pipeline.system.atomic_write import atomic_write
 READ_THREADS = 8  # files read at a time: remote storage has long latencies
 READ_AHEAD_IMAGES = 32  # images read before the decoders ask for them
 MEASURED_COLUMNS = ("sums", "squares", "laplacian", "fingerprint")
-RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES = 12, 16  # of a TFRecord: before its data, and in all
+RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES = 12, 16  # bytes of a TFRecord: before its data, and in all besides its data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ class StorageOptions:
     """How images are stored.
 
     Attributes:
-      tier: file unchanged, re-encoded JPEG or pixels.
-      bound: which side the tier's side bounds: shorter or longer.
+      tier: the storage tier: file unchanged, re-encoded JPEG or pixels.
+      bound: the side that the tier limits: shorter or longer.
       max_pixels: images with more pixels are rejected without decoding them.
       threads: images processed at a time.
     """
@@ -62,7 +62,7 @@ class StoredImage(NamedTuple):
     Attributes:
       row: its row in `Examples`.
       contents: the bytes to store.
-      columns: its values of the index columns, except those that depend on its position in the shard.
+      columns: its values of the index columns, without columns that depend on its position in the shard.
     """
 
     row: int
@@ -105,7 +105,7 @@ def write_shard(
             position = {
                 "record": record,
                 "start": start,
-                # The first occurrence will do, wherever it is: equal bytes decode to the same image.
+                # If the bytes occur twice, the first occurrence serves as well: equal bytes decode to the same image.
                 "offset": start + RECORD_HEADER_BYTES + data.find(stored.contents),
                 "length": len(stored.contents),
             }
@@ -118,7 +118,7 @@ def write_shard(
         for name, (kind, shape) in COLUMNS.items()
     }
     with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())  # on disk before it gets its name: a file with that name is complete
+        os.fsync(file.fileno())  # on disk before the rename, so that a file with the final name is complete
     os.replace(unfinished, path)
     with atomic_write(side_path) as file:
         np.savez(file, lost=np.array(json.dumps(rejected)), **columns)  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ def serialize_example(stored: StoredImage) -> bytes:
 def encode_images(
     examples: Examples, rows: np.ndarray, options: StorageOptions, rejected: dict[int, str]
 ) -> Iterator[StoredImage]:
-    """Yields the images of `rows` in order, encoded as the tier says; adds {row: reason} of the others to `rejected`.
+    """Yields the images of `rows` in order, encoded for the tier; adds {row: reason} of unusable images to `rejected`.
 
     Raises:
       OSError, OpError: a file cannot be read.
@@ -213,7 +213,7 @@ def _check_images(
 ) -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
     """Yields (row, contents, shape, decode scale, whether the file may be stored unchanged) of images to decode.
 
-    Adds {row: (kind, format)} of these to `pending`, and {row: reason} of the others to `rejected`.
+    Adds {row: (kind, format)} of the images to decode to `pending`, and {row: reason} of other images to `rejected`.
     """
     for row, contents in _read_ahead(examples, rows.tolist()):
         shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]

@@ -1,10 +1,10 @@
-"""Differences between training and validation images: a skew of all of them, or a few outliers in training.
+"""Differences between training and validation images: a skew of all images, or a few outliers in training.
 
     name, distance = largest_skew(train, validation)
     if distance > skew_limit(train, validation): ...          # training images differ as a whole
     for outlier in find_train_outliers(train, validation): ...
 
-Computed from statistics in the index; no image is read.
+All of this is computed from statistics in the index; no image is read.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare.outliers import Outlier, find_outliers, near_normal_statistics
 from evenkeel.pipeline.prepare.statistics import image_statistics
 
-# The distance of two samples of one distribution is below 1.63 sqrt(1/n + 1/m) in 99 of 100 cases. Another 0.2 does no
-# harm: it is the distance of two normal distributions whose means are half a standard deviation apart.
+# The Kolmogorov-Smirnov distance between two samples of the same distribution is below 1.63 sqrt(1/n + 1/m) in 99% of
+# cases. A further 0.2 is tolerated: this is the distance between two normal distributions with means that differ by
+# half a standard deviation.
 KS_CRITICAL_99, HARMLESS_DISTANCE = 1.63, 0.2
-# Median and MAD stay finite with up to half of the images being outliers, but outliers shift them before that.
+# Median and MAD stay finite while at most half of the images are outliers, but fewer outliers already shift them.
 MAX_OUTLIER_SHARE = 0.2
 
 
 def largest_skew(train: Index, validation: Index, standardize: bool = False) -> tuple[str, float]:
-    """The statistic whose distributions in training and validation differ most, and their Kolmogorov-Smirnov distance.
+    """The statistic that differs most between training and validation, and the Kolmogorov-Smirnov distance.
 
-    With `standardize`, statistics of images brought to mean 0 and standard deviation 1, as `data.standardize` does.
+    With `standardize`, the statistics are those of images normalized to mean 0 and standard deviation 1, as
+    `data.standardize` does.
     """
     train_statistics, validation_statistics = (skew_statistics(index, standardize) for index in (train, validation))
     distances = {name: ks_distance(train_statistics[name], validation_statistics[name]) for name in train_statistics}
@@ -38,11 +40,12 @@ def skew_limit(train: Index, validation: Index) -> float:
 
 
 def find_train_outliers(train: Index, validation: Index) -> list[Outlier]:
-    """The outliers among training images, compared with training images or, if outliers are many, with validation.
+    """Finds outliers among training images, compared with each other or, if outliers are many, with validation images.
 
-    Compared with each other, the outliers must be a minority; if most images do not belong, the rest would be the
-    outliers. So if more than a fifth are outliers compared with validation, and the rest is like validation, these are
-    returned. A training set that differs from validation as a whole is compared with itself only.
+    A comparison of training images with each other needs a minority of outliers: if most images were outliers, the
+    other images would be reported. So training images are first compared with validation images. If more than a fifth
+    of them are outliers, and the rest is like the validation images, these outliers are returned. Otherwise, also if
+    the whole training set differs from the validation set, training images are compared with each other.
     """
     differing = find_outliers(train, validation) if len(validation) else []
     rest = np.setdiff1d(np.arange(len(train)), [outlier.row for outlier in differing])
@@ -54,9 +57,9 @@ def find_train_outliers(train: Index, validation: Index) -> list[Outlier]:
 
 
 def skew_statistics(index: Index, standardize: bool = False) -> dict[str, np.ndarray]:
-    """{statistic: float64 [rows]}: brightness, contrast and sharpness as in `near_normal_statistics`, and mean colors.
+    """The statistics of `near_normal_statistics`, and mean colors, {statistic: float64 [rows]}.
 
-    With `standardize`, only statistics that remain when each image is brought to mean 0 and standard deviation 1.
+    With `standardize`, only the statistics that are left when each image has mean 0 and standard deviation 1.
     """
     columns = index.columns
     size = columns["height"].astype(np.float64) * columns["width"]
@@ -64,13 +67,16 @@ def skew_statistics(index: Index, standardize: bool = False) -> dict[str, np.nda
     if not standardize:
         return {**near_normal_statistics(index), **colors}
     values = image_statistics(index)
-    contrast = np.maximum(values["contrast"], 1)  # dividing by less would only amplify the noise of an even image
+    contrast = np.maximum(values["contrast"], 1)  # dividing by less would only amplify the noise of a uniform image
     relative = {name: (color - values["brightness"]) / contrast for name, color in colors.items()}
     return {"sharpness": np.sqrt(np.sqrt(values["sharpness"]) / contrast), **relative}
 
 
 def ks_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest distance of the distribution functions of two samples, 0 to 1 (Kolmogorov 1933, Smirnov 1939)."""
+    """The largest distance between the distribution functions of two samples, 0 to 1.
+
+    This is the two-sample statistic of Kolmogorov (1933) and Smirnov (1939).
+    """
     a, b = np.sort(a[np.isfinite(a)]), np.sort(b[np.isfinite(b)])
     if not len(a) or not len(b):
         return float(len(a) != len(b))

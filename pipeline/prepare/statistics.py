@@ -3,7 +3,7 @@
     image_statistics(train)["sharpness"]                               # float64 [rows]
     compute_statistics({"train": train, "validation": validation})     # DatasetFeatureStatisticsList
 
-Both follow from the integer sums of the index: they are exact and read no image.
+Both are computed from the integer sums in the index, so they are exact and no image is read.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FeatureType = statistics_pb2.FeatureNameStatistics
 
 
 def image_statistics(index: Index) -> dict[str, np.ndarray]:
-    """{statistic: float64 [rows]}: brightness, contrast and sharpness of each image.
+    """Brightness, contrast and sharpness of each image, {statistic: float64 [rows]}.
 
     Brightness and contrast are the mean and the standard deviation of luma, in units of 0 to 255. Sharpness is the
-    variance of its Laplacian (Pech-Pacheco et al. 2000), NaN for images without an inner pixel.
+    variance of the Laplacian of luma (Pech-Pacheco et al. 2000), NaN for images without an inner pixel.
     """
     columns = index.columns
     height, width = columns["height"].astype(np.int64), columns["width"].astype(np.int64)
@@ -70,18 +70,18 @@ def compute_statistics(splits: dict[str, Index]) -> Any:
             feature.path.step.append(name)
             _add_common(feature.num_stats, len(index), 0)
             feature.num_stats.mean = total / pixels
-            # Integers up to here, so that the difference loses no digits.
+            # All numbers are integers up to here, so that the difference loses no digits.
             feature.num_stats.std_dev = math.sqrt(pixels * squares - total * total) / pixels
     return result
 
 
 def features_by_name(dataset: Any) -> dict[str, Any]:
-    """{name: FeatureNameStatistics} of the statistics of one split."""
+    """Returns {name: FeatureNameStatistics} from the statistics of one split."""
     return {feature.path.step[0]: feature for feature in dataset.features}
 
 
 def value_shares(feature: Any) -> dict[str, float]:
-    """{value: its share of the images} of a string feature."""
+    """Returns {value: its share of the images} for a string feature."""
     counts = {bucket.label: bucket.sample_count for bucket in feature.string_stats.rank_histogram.buckets}
     total = sum(counts.values()) or 1
     return {value: count / total for value, count in counts.items()}

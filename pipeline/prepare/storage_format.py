@@ -33,7 +33,7 @@ def stored_format(image_format: int) -> int:
 
 
 def decode_scale(tier: Tier, bound: str, header: Header) -> int:
-    """The scale for `decode_at_scale`: `AS_IN_TRAINING`, or by which factor of `JPEG_SCALES` to downscale a JPEG."""
+    """The scale for `decode_at_scale`: `AS_IN_TRAINING`, or the factor of `JPEG_SCALES` that downscales a JPEG."""
     if not tier.side or header.format != JPEG:
         return AS_IN_TRAINING
     side = (min if bound == "shorter" else max)(header.width, header.height)
@@ -41,7 +41,7 @@ def decode_scale(tier: Tier, bound: str, header: Header) -> int:
 
 
 def decode_at_scale(contents: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """uint8 [height, width, 3]: the image, decoded as in training (scale 0) or downscaled by `scale`.
+    """Decodes an image as in training (scale 0) or downscaled by `scale`, to uint8 [height, width, 3].
 
     With a scale, chroma is interpolated: nothing is cropped out of a JPEG that will be re-encoded.
     """
@@ -67,7 +67,7 @@ def make_encoder(tier: Tier, bound: str) -> Callable[[tf.Tensor, tf.Tensor, tf.T
             return tf.cond(keep_file, lambda: contents, lambda: tf.io.encode_png(image)), image
         image = shrink_to_side(image, tier.side, bound)
         if tier.kind == "raw":
-            # A serialized tensor ends with its content: the cheapest way from pixels to a string.
+            # A serialized tensor ends with its content, so this is the cheapest way from pixels to a string.
             size = tf.size(image)
             return tf.strings.substr(tf.io.serialize_tensor(image), -size, size), image
         encoded = tf.io.encode_jpeg(image, quality=tier.quality, optimize_size=True)
@@ -77,7 +77,7 @@ def make_encoder(tier: Tier, bound: str) -> Callable[[tf.Tensor, tf.Tensor, tf.T
 
 
 def shrink_to_side(image: tf.Tensor, side: int, bound: str) -> tf.Tensor:
-    """uint8 [h', w', 3]: downscaled so that its shorter or longer side (`bound`) is `side`; never enlarged."""
+    """Downscales an image so that its shorter or longer side (`bound`) is `side`, uint8 [h', w', 3]; never enlarges."""
     size = tf.shape(image)[:2]
     current = tf.reduce_min(size) if bound == "shorter" else tf.reduce_max(size)
 

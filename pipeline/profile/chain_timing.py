@@ -1,4 +1,4 @@
-"""The training chain, whole or up to a stage, in a form whose time can be measured.
+"""Times the training chain, and builds chains of stages for other modules to time.
 
 cpu_ms, wait_ms = time_chain(load_dataset(config), config)    # per image, of the whole chain
 """
@@ -18,11 +18,11 @@ from evenkeel.pipeline.profile.timing import Chain, time_per_image
 from evenkeel.pipeline.reading.cache import cached_images
 from evenkeel.pipeline.reading.tf_data_options import tf_data_options
 
-BATCHES_IN_MEMORY = 1  # input of a stage that is timed alone
+BATCHES_IN_MEMORY = 1  # number of input batches of a stage that is timed alone
 
 
 def time_chain(data: Dataset, config: DataConfig, seed: int = 0) -> tuple[float, float]:
-    """ms of CPU and of waiting per image, of the whole training chain."""
+    """Times the whole training chain; returns (ms of CPU per image, ms of waiting per image)."""
     wait = 0.0 if cached_images(data.train, config) is not None else time_waiting(data, config, seed)
     training = build.training_chain(data.train, config, seed, ReplicaShard(config.batch_size))
     chain: Chain = training.read.take
@@ -40,11 +40,11 @@ def with_options(chain: Chain, options: tf.data.Options) -> Chain:
 
 
 def time_waiting(data: Dataset, config: DataConfig, seed: int) -> float:
-    """ms per image that a thread waits for the bytes of the image."""
+    """Measures how long a thread waits for the bytes of an image, in ms."""
     training = build.training_chain(data.train, config, seed, ReplicaShard(config.batch_size))
     assert training.source is not None
     read_bytes = training.source.read_bytes
-    # A single thread: whenever it neither runs nor queues for a core, it waits.
+    # There is a single thread: whenever it neither runs nor queues for a core, it waits.
     options = tf_data_options(dataclasses.replace(config, threads=1))
     options.autotune.enabled = False
     contents = lambda n: training.read.take(n).map(lambda *batch: batch[-1]).unbatch().map(read_bytes)  # noqa: E731

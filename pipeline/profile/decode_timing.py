@@ -1,4 +1,4 @@
-"""The time of decoding alone: of the bare decoder, and with each storage tier in place of the source's files.
+"""Times decoding alone: with the bare decoder, and with each storage tier instead of the source's files.
 
 floor_ms, tier_fractions = time_decoding(data, config, seed=0)
 """
@@ -25,19 +25,19 @@ from evenkeel.pipeline.reading.tf_data_options import tf_data_options
 
 SAMPLE_IMAGES = 64
 JPEG_QUALITY = 90
-SIDE_MARGIN = 8 / 7  # stored shorter side over the side of a random crop: the usual 256 for 224 of ImageNet
+SIDE_MARGIN = 8 / 7  # shorter side of a stored image / side of a random crop: usual for ImageNet, 256 / 224
 
 
 def sample_rows(index: Index, seed: int) -> Index:
-    """`SAMPLE_IMAGES` random rows."""
+    """Selects `SAMPLE_IMAGES` random rows of `index`."""
     return index.take(np.random.default_rng(seed).permutation(len(index))[:SAMPLE_IMAGES])
 
 
 def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, dict[str, float]]:
-    """ms of CPU per image of the bare decoder, and {tier: fraction of the decode time that remains with it}.
+    """Times decoding; returns (ms of CPU per image of the bare decoder, {tier: remaining fraction of the decode time}).
 
     Both are measured on a sample of the training images, which is re-encoded in memory for the tiers. If the source
-    stores pixels, there is no decoder (0 ms) and no smaller tier; if its images are small, there is no tier either.
+    stores pixels, the decoder takes 0 ms and there are no tiers. If its images are small, there are no tiers either.
     """
     size, channels, strength = config.image_size, config.channels, config.augment.random_resized_crop
     index = sample_rows(data.train, seed)
@@ -87,7 +87,7 @@ def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, 
 
 
 def contents_as_read(index: Index, files: list[bytes], windows: tf.Tensor) -> tuple[list[bytes], np.ndarray]:
-    """What the decoder gets of each row, and the window in it: with a seek index, only a part of the file."""
+    """The bytes that the decoder gets for each row, and the window in them; with a seek index, a part of the file."""
     if index.seek_arrays is None:
         return files, windows.numpy()
     source, rows = mapped_source(index), tf.range(len(index), dtype=tf.int64)

@@ -3,8 +3,8 @@
     report = profile(load_dataset(config), config, step_ms=35.0)
     print(report.sentence)
 
-As in Plumber (Kuchnik et al. 2022, section 4), every resource allows a highest rate: the cores, the threads, the
-training step. The lowest of them is the bound, and the gain of a change ends where the next lowest begins.
+As in Plumber (Kuchnik et al. 2022, section 4), every resource (the cores, the threads, the training step) limits the
+rate. The lowest limit is the bound, and a change can raise the rate only to the next lowest limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Suggestion:
     Attributes:
       change: a description, with the flag or the command.
       gain: how many times as fast training becomes.
-      options: {name: value} of `DataConfig`, or {"tier": tier}; empty if no option does it.
+      options: {name: value} of `DataConfig`, or {"tier": tier}; empty if no option makes the change.
     """
 
     change: str
@@ -44,14 +44,14 @@ class Report:
     """The result of `profile`.
 
     Attributes:
-      stages: in the order of the chain.
-      cores: of this machine that the process may use.
-      threads: of the input pipeline.
+      stages: the timings of the stages, in the order of the chain.
+      cores: CPU cores of this machine that the process may use.
+      threads: threads of the input pipeline.
       thread_ms: ms of CPU and waiting per image.
       images_per_second: the highest rate of the input with these threads and cores.
       decoder_floor_ms: ms of CPU per image of the bare decoder; 0 if pixels are stored.
-      host_to_device_bytes: per image.
-      step_images_per_second: the rate of the training step, if known.
+      host_to_device_bytes: bytes per image that are copied to the device.
+      step_images_per_second: the rate of the training step; None if unknown.
       bound: read, decode, augment or step.
       suggestions: best first; none if the step is the bound.
       sentence: the result in one sentence.
@@ -72,11 +72,11 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class _Resources:
-    """Resources that training needs. Running and waiting occupy a thread, running also a core; every image a step.
+    """Resources that training needs. Running occupies a thread and a core, waiting only a thread.
 
     Attributes:
-      threads: of the input pipeline.
-      cores: that can run them.
+      threads: threads of the input pipeline.
+      cores: CPU cores that can run the threads.
       step_rate: images/s of the training step.
     """
 
@@ -85,12 +85,12 @@ class _Resources:
     step_rate: float
 
     def input_rate(self, cpu_ms: float, wait_ms: float) -> float:
-        """Images/s of an input with these times per image."""
+        """Images/s of an input that takes these times per image."""
         cpu_ms = max(cpu_ms, 1e-6)
         return 1000 * min(self.threads / (cpu_ms + wait_ms), self.cores / cpu_ms)
 
     def training_rate(self, cpu_ms: float, wait_ms: float) -> float:
-        """Images/s of training on such an input."""
+        """Images/s of training with such an input."""
         return min(self.input_rate(cpu_ms, wait_ms), self.step_rate)
 
 
@@ -153,12 +153,12 @@ def profile(data: Dataset, config: DataConfig, seed: int = 0, step_ms: float | N
 def _rank_suggestions(
     candidates: list[Suggestion], resources: _Resources, cpu_ms: float, wait_ms: float
 ) -> list[Suggestion]:
-    """`candidates` and more cores, best first, if they gain enough."""
+    """Ranks `candidates` and the use of more cores, best first; drops gains below `MIN_GAIN`."""
     rate, cores = resources.input_rate(cpu_ms, wait_ms), resources.cores
     all_cores = dataclasses.replace(resources, threads=cores).training_rate(cpu_ms, wait_ms)
     ranked = [*candidates, Suggestion(f"all {cores} cores (--data.threads=0)", all_cores / rate, {"threads": 0})]
     ranked.sort(key=lambda suggestion: -suggestion.gain)
-    # Always last, whatever its gain, because it needs other machines.
+    # This suggestion is last, whatever its gain, because it needs other machines.
     twice = dataclasses.replace(resources, threads=2 * resources.threads, cores=2 * cores)
     elsewhere = f"{cores} more cores on other machines (evenkeel data-service and --data.service)"
     ranked.append(Suggestion(elsewhere, twice.training_rate(cpu_ms, wait_ms) / rate, {}))

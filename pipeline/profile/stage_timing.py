@@ -1,9 +1,9 @@
-"""The time that each stage of the training chain adds to an image.
+"""Measures the time per image of each stage of the training chain.
 
 for stage in time_stages(load_dataset(config), config, seed=0):
     print(stage.name, stage.cpu_ms)
 
-The chain runs truncated after each stage, and each stage runs alone on a batch that the stage before it made.
+The chain is run up to each stage, and each stage is run alone on a batch that the previous stage made.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from evenkeel.pipeline.reading.cache import cached_images
 from evenkeel.pipeline.reading.tf_data_options import tf_data_options
 
 STAGE_KINDS = {"read": "read", "plan": "read", "decode": "decode", "augment": "augment"}
-AUTOTUNE_SECONDS = 1.0  # that autotuning gets to settle
+AUTOTUNE_SECONDS = 1.0  # time for autotuning to settle
 
 
 @dataclasses.dataclass(frozen=True)
 class StageTiming:
-    """What one stage adds to an image.
+    """The cost of one stage.
 
     Attributes:
       name: read, plan, decode, augment or prefetch.
       kind: the bound that the stage belongs to: read, decode or augment.
       cpu_ms: ms of CPU per image.
       wait_ms: ms per image that a thread waits.
-      share: of the thread time per image of the whole chain.
-      images_per_second: of the chain up to this stage, by wall time.
-      bytes_per_image: of the output of this stage.
-      parallelism: parallel calls chosen by autotuning; None if there is no such choice.
-      buffer: buffer size chosen by autotuning; None if there is no such choice.
+      share: fraction of the thread time per image of the whole chain.
+      images_per_second: rate of the chain up to this stage, by wall time.
+      bytes_per_image: bytes per image of the output of this stage.
+      parallelism: parallel calls chosen by autotuning; None if the stage has no such parameter.
+      buffer: buffer size chosen by autotuning; None if the stage has no such parameter.
     """
 
     name: str
@@ -58,10 +58,13 @@ class StageTiming:
 
 
 def time_stages(data: Dataset, config: DataConfig, seed: int) -> tuple[StageTiming, ...]:
-    """The stages in order. The CPU time of the whole chain is divided in proportion to the stages timed alone."""
+    """Times the stages, in order.
+
+    The CPU time of the whole chain is divided in proportion to the times of the stages alone.
+    """
     batch, options = config.batch_size, tf_data_options(config)
     training = build.training_chain(data.train, config, seed, ReplicaShard(batch))
-    # Measured before everything else, while pages are as cold as training finds them.
+    # Waiting is measured first, while the page cache is as cold as training finds it.
     is_cached = cached_images(data.train, config) is not None
     wait = 0.0 if is_cached else time_waiting(data, config, seed)
     chain: Chain = training.read.take
@@ -106,7 +109,7 @@ def time_stages(data: Dataset, config: DataConfig, seed: int) -> tuple[StageTimi
 
 
 def _time_fetching(planned: tf.data.Dataset, source: ByteSource | None, config: DataConfig) -> float:
-    """ms of CPU per image to fetch its bytes, given batches (..., payloads, regions) of the plan stage."""
+    """Measures ms of CPU to fetch the bytes of an image, for batches (..., payloads, regions) of the plan stage."""
     assert source is not None
     options, images = tf_data_options(config), BATCHES_IN_MEMORY * config.batch_size
 
@@ -119,7 +122,7 @@ def _time_fetching(planned: tf.data.Dataset, source: ByteSource | None, config: 
 
 
 def _autotuned_parameters(ds: tf.data.Dataset) -> dict[str, dict[str, int]]:
-    """{stage: {parallelism, buffer_size}} that autotuning chose, read from its model of the running data set."""
+    """Runs `ds`; returns {stage: {parallelism, buffer_size}} that autotuning chose, read from its model of `ds`."""
     iterator, deadline = iter(ds), time.perf_counter() + AUTOTUNE_SECONDS
     next(iterator)
     while time.perf_counter() < deadline:

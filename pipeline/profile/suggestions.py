@@ -25,8 +25,8 @@ from evenkeel.pipeline.profile.timing import Chain, time_per_image
 from evenkeel.pipeline.reading import cache, reader
 from evenkeel.pipeline.reading.tf_data_options import tf_data_options
 
-AUGMENTATION_ROUNDS = 5  # of comparing augmentations, whose times differ little
-CACHED_IMAGES = 512  # on which the cache in memory is tried
+AUGMENTATION_ROUNDS = 5  # rounds of comparing augmentations, because their times differ little
+CACHED_IMAGES = 512  # images on which the memory cache is tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Candidate:
 
     Attributes:
       change: a description, with the flag or the command.
-      options: {name: value} of `DataConfig`, or {"tier": tier}; empty if no option does it.
-      saved_cpu_ms: ms of CPU per image.
-      saved_wait_ms: ms of waiting per image.
+      options: {name: value} of `DataConfig`, or {"tier": tier}; empty if no option makes the change.
+      saved_cpu_ms: ms of CPU per image that the change saves.
+      saved_wait_ms: ms of waiting per image that the change saves.
     """
 
     change: str
@@ -55,7 +55,7 @@ def candidate_changes(
     config: DataConfig,
     seed: int,
 ) -> list[Candidate]:
-    """The changes worth trying for a bound, with what they save.
+    """The changes worth trying for a bound, with the time that each of them saves.
 
     Args:
       bound: read, decode or augment.
@@ -63,8 +63,8 @@ def candidate_changes(
       wait_ms: ms of waiting per image.
       tier_fractions: as `time_decoding` returns them.
       data: the data set.
-      config: its configuration.
-      seed: of the sampled images and their crops.
+      config: the configuration of the data set.
+      seed: seed of the sampled images and their crops.
     """
     is_local, config = not config.service, dataclasses.replace(config, service="")
     if bound == "augment":
@@ -104,7 +104,7 @@ def _fraction_with_seek_index(data: Dataset, config: DataConfig, seed: int) -> f
     is_cached = cache.cached_images(data.train, config) is not None
     if is_cached or data.train.seek_arrays is not None or not reader.use_memory_map(config, data.train):
         return None
-    # Without a cache: a sample would fit into memory even if the data set does not.
+    # The cache is off, because a sample would fit into memory even if the data set does not.
     config = dataclasses.replace(config, cache="none")
     sample = dataclasses.replace(data, train=sample_rows(data.train, seed))
     with tempfile.TemporaryDirectory() as directory:
@@ -116,7 +116,10 @@ def _fraction_with_seek_index(data: Dataset, config: DataConfig, seed: int) -> f
 
 
 def _time_with_memory_cache(data: Dataset, config: DataConfig, seed: int) -> float | None:
-    """ms of CPU per image with decoded images in memory, measured on a few; None if they are there or do not fit."""
+    """Measures ms of CPU per image with decoded images in memory, on `CACHED_IMAGES` images.
+
+    Returns None if the images are in memory already or do not fit into it.
+    """
     cached_config = dataclasses.replace(config, cache="memory", reader="auto")
     if cache.cached_images(data.train, config) is not None:
         return None
@@ -129,7 +132,7 @@ def _time_with_memory_cache(data: Dataset, config: DataConfig, seed: int) -> flo
 
 
 def _augmentation_fractions(data: Dataset, config: DataConfig, seed: int) -> dict[str, float]:
-    """{option: fraction of the CPU time of all augmentations that is saved without it}."""
+    """Returns {option: fraction of the CPU time of all augmentations that turning the option off saves}."""
     options, off = tf_data_options(config), AugmentConfig()
 
     def augment_stage_alone(augment: AugmentConfig) -> tuple[Chain, Chain]:
@@ -154,7 +157,7 @@ def _augmentation_fractions(data: Dataset, config: DataConfig, seed: int) -> dic
         name: augment_stage_alone(dataclasses.replace(config.augment, **{name: getattr(off, name)})) for name in active
     }
     samples: dict[str, list[float]] = {name: [] for name in variants}
-    # Interleaved, so that a temporary disturbance of the machine affects all variants.
+    # The variants take turns, so that a temporary disturbance of the machine affects all of them.
     for _ in range(AUGMENTATION_ROUNDS):
         for name, chains in variants.items():
             before, after = (

@@ -3,8 +3,8 @@
     time = time_per_image(lambda n: ds.take(n), elements=1, images=128)    # n batches of 128
     print(time.cpu)                                                        # ms per image
 
-CPU time excludes what other programs use. The time to start (tracing, compiling, filling buffers) is excluded too: it
-is the same in a short and in a long run, and only the difference of the two counts.
+CPU time excludes other programs. The time to start (tracing, compiling, filling buffers) is excluded too: a short and a
+long run take the same time to start, and only the difference between the two runs counts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tensorflow as tf
 
 ROUNDS = 5  # the median counts, so a disturbance in one or two rounds has no effect
 TARGET_SECONDS = 0.25  # duration of a long run
-MIN_ELEMENT_SECONDS = 1e-5  # assumed to drain one element, whatever was measured
+MIN_ELEMENT_SECONDS = 1e-5  # lower limit of the assumed time to drain one element
 Chain = Callable[[Any], tf.data.Dataset]  # number of units (an int64 scalar) -> a data set of that many units
 
 
@@ -30,8 +30,8 @@ class ImageTime:
     """Time per image, in ms.
 
     Attributes:
-      cpu: of all threads.
-      wait: during which a thread neither runs nor queues for a core; valid for chains with a single thread only.
+      cpu: CPU time of all threads.
+      wait: time during which a thread neither runs nor queues for a core; valid only for chains with a single thread.
       wall: elapsed time.
     """
 
@@ -41,7 +41,7 @@ class ImageTime:
 
 
 def time_per_image(chain: Chain, elements: int, images: int, rounds: int = ROUNDS) -> ImageTime:
-    """The time per image of `chain`, each unit of which has `elements` elements and `images` images in all."""
+    """Measures the time per image of `chain`; one unit has `elements` elements with `images` images in total."""
     # The number of units is a tensor, so that chains of any length are traced once. AutoGraph is off, as in training:
     # converting augmentations takes seconds.
     unconverted = tf.autograph.experimental.do_not_convert(chain)
@@ -67,21 +67,21 @@ def time_per_image(chain: Chain, elements: int, images: int, rounds: int = ROUND
 
 
 def _units_for_target(unit_seconds: np.ndarray, elements: int) -> int:
-    """How many units take `TARGET_SECONDS`; `unit_seconds` are those of `_time_draining` for one unit."""
+    """How many units take `TARGET_SECONDS`; `unit_seconds` is the result of `_time_draining` for one unit."""
     cpu, _, wall = unit_seconds
     return max(2, int(TARGET_SECONDS / max(cpu, wall / 2, MIN_ELEMENT_SECONDS * elements)))
 
 
 @functools.cache
 def _draining_overhead() -> float:
-    """Seconds of CPU that draining itself takes per element."""
+    """Seconds of CPU that draining takes per element, for any data set."""
     elements = 20_000
     runs = (_time_draining(tf.data.Dataset.range(elements), elements)[0] for _ in range(ROUNDS))
     return float(min(runs) / elements)
 
 
 def _time_draining(ds: tf.data.Dataset, elements: int) -> np.ndarray:
-    """Seconds that `elements` elements take: CPU and queueing for a core (both of all threads), wall time."""
+    """Times `elements` elements, in seconds: CPU and queueing for a core (both over all threads), wall time."""
     iterator = iter(ds)
     before = np.array([*_scheduler_times(), time.perf_counter()])
     _drain(iterator, tf.constant(elements, tf.int64))
@@ -90,7 +90,7 @@ def _time_draining(ds: tf.data.Dataset, elements: int) -> np.ndarray:
 
 @tf.function
 def _drain(iterator: Any, elements: tf.Tensor) -> tf.Tensor:
-    """Takes that many elements in compiled code: in Python, an element costs more than most stages."""
+    """Takes `elements` elements in compiled code, because in Python an element costs more than most stages."""
 
     def take_one(taken: tf.Tensor) -> tf.Tensor:
         iterator.get_next()
@@ -100,7 +100,10 @@ def _drain(iterator: Any, elements: tf.Tensor) -> tf.Tensor:
 
 
 def _scheduler_times() -> tuple[float, float]:
-    """Seconds that threads of this process have run and have queued for a core; the latter 0 if the kernel has none."""
+    """Seconds that threads of this process have run, and seconds that they have queued for a core.
+
+    The queueing time is 0 if the kernel does not report it.
+    """
     queued, threads = 0, "/proc/self/task"
     for thread in os.listdir(threads) if os.path.isdir(threads) else ():
         try:

@@ -38,7 +38,7 @@ def make_copying_augmenter(
 ) -> Augmenter:
     """A function that copies a batch from the cache and augments it: (batch_number, rows) -> (images, labels).
 
-    Flips and crops by whole pixels are done by the copy itself.
+    The copy itself does the flips and the crops by whole pixels.
     """
     augmentation = chain.build_augmentation(config.augment, chain.moves_whole_pixels(config.augment))
     labels, cells = tf.constant(index.columns["label"]), 2 * small_images.border + 1
@@ -72,7 +72,7 @@ def _apply(
 ) -> tf.Tensor:
     if augmentation is None:
         return images
-    # -1 - step is the number of no step, so that this key differs from the key of the uniform draws.
+    # No step has the number -1 - step, so this key differs from the key of the uniform draws.
     key = shuffle.hash_words(seed, -1 - replica_shard.step(batch_number), words=2)
     return augmentation(images, draws, key)
 
@@ -80,11 +80,11 @@ def _apply(
 def augmentation_draws(
     config: DataConfig, seed: int, batch_number: tf.Tensor, replica_shard: ReplicaShard
 ) -> tf.Tensor:
-    """Uniform numbers for `chain.build_augmentation`: float32 [batch_size, columns] in [0, 1).
+    """Uniform random numbers for `chain.build_augmentation`, float32 [batch_size, columns] in [0, 1).
 
-    Horizontal crop offsets are stratified. The global batch is split into as many cells as there are offsets; all
-    images of a cell get the same offset, and each step draws anew which cell gets which offset. So a cached image can
-    be cropped by copying whole lines.
+    Horizontal crop offsets are stratified. The global batch is split into as many cells as there are offsets. All
+    images of a cell get the same offset, and each step assigns the offsets to the cells at random. So a cached image
+    can be cropped by copying whole lines.
     """
     augmentation = chain.build_augmentation(config.augment)
     draws = batch_draws.uniforms(seed, batch_number, replica_shard, augmentation.draw_columns if augmentation else 1)

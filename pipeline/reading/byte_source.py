@@ -4,7 +4,8 @@ source = mapped_source(index)
 contents = source.read_bytes(row, region)       # inside tf.data, per image
 memory, offsets = source.locate_pixels(rows)    # images that are stored as pixels
 
-A reader passes on a payload for each image: the row of the index for images in memory, the encoded image in a stream.
+For each image, a reader passes on a payload: the row number in the index if the image is in memory, or the encoded
+image if it is streamed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class ByteSource:
     """Functions that turn a payload into the bytes or pixels of its image.
 
     Attributes:
-      read_bytes: payload -> the encoded image, string []. Given a region as well, only the bytes that it needs.
+      read_bytes: payload -> the encoded image, string []. With a region as second argument, only the bytes that the
+        region needs.
       plan_reads: (rows int64 [b], regions int32 [b, 5] of `crop.decode_regions`) -> the regions for `read_bytes`.
       read_window: (payload, window int32 [y, x, height, width], image height int32 [], image width int32 []) ->
         uint8 [height, width, channels], for images stored as pixels.
@@ -46,7 +48,7 @@ class ByteSource:
 
 
 def mapped_source(index: Index) -> ByteSource:
-    """The source for memory-mapped shards; payloads are rows. Copying 110 KB takes 0.07 ms of CPU."""
+    """The source for memory-mapped shards; payloads are row numbers. Copying 110 KB takes 0.07 ms of CPU."""
     memory, starts = memory_map.map_files(index.shards, index.sizes)
     offsets = starts[index.columns["shard"]] + index.columns["offset"]
     lengths = index.columns["length"]

@@ -2,7 +2,7 @@
 
 cache = cached_images(index, config)    # None: images are decoded for every batch
 
-Images are cached as small images of the model's size, or, where a random resized crop needs all their pixels, whole.
+Images are cached at the model's size, or whole if a random resized crop needs all their pixels.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from evenkeel.pipeline.reading.tf_data_options import tf_data_options
 from evenkeel.pipeline.system import memory_budget
 from evenkeel.pipeline.system.tensor_memory import allocate_bytes, share_as_tensor
 
-# `data.cache=auto` caches only images of up to this side (pixels), and only if all of them take up to so many bytes:
-# the 50,000 images of CIFAR, bordered and mirrored, take 480 MB.
+# `data.cache=auto` caches images only if their side is at most AUTO_MAX_SIDE (pixels) and all of them take at most
+# AUTO_MAX_BYTES. The 50,000 images of CIFAR, with borders and mirrored copies, take 480 MB.
 AUTO_MAX_SIDE, AUTO_MAX_BYTES = 64, 1 << 30
-BATCH_IMAGES = 256  # decoded at a time to fill the cache
+BATCH_IMAGES = 256  # images decoded at a time to fill the cache
 
 
 @dataclasses.dataclass(frozen=True)
 class CachePlan:
-    """What to cache.
+    """The contents of a cache.
 
     Attributes:
-      small: images at the size that the model sees; otherwise whole images.
+      small: whether images are cached at the model's size; if not, they are cached whole.
       border: width of a reflected border around small images, in pixels.
       mirror: whether small images are also stored mirrored.
     """
@@ -54,8 +54,8 @@ class WholeImages:
     """Whole decoded images in memory.
 
     Attributes:
-      index: the rows, with the kind RAW.
-      source: reads their pixels; payloads are the rows.
+      index: the cached rows; their kind is RAW.
+      source: reads the pixels of the rows; payloads are row numbers.
     """
 
     index: Index
@@ -63,7 +63,7 @@ class WholeImages:
 
 
 def cached_images(index: Index, config: DataConfig) -> SmallImages | WholeImages | None:
-    """The decoded images of `index` in memory, as `config.cache` asks; None if images are decoded for every batch.
+    """The decoded images of `index` in memory, if `config.cache` asks for them; None if every batch decodes its images.
 
     The first call decodes all images. The cache is kept for the next call with the same arguments.
 
@@ -73,12 +73,12 @@ def cached_images(index: Index, config: DataConfig) -> SmallImages | WholeImages
     plan = plan_cache(index, config)
     if not plan:
         return None
-    # Fields that decoding does not depend on are reset, so that a change of them does not fill the cache again.
+    # Fields that do not affect decoding are reset, so that a change of these fields does not fill the cache again.
     return _decode_all(index, plan, dataclasses.replace(config, batch_size=1, eval_crop=1.0, augment=AugmentConfig()))
 
 
 def plan_cache(index: Index, config: DataConfig) -> CachePlan | None:
-    """What to cache of `index`; None for nothing.
+    """Decides how to cache the images of `index`; None if they are not cached.
 
     Raises:
       UsageError: `data.cache=memory`, and the images do not fit into the budget.
@@ -102,7 +102,7 @@ def plan_cache(index: Index, config: DataConfig) -> CachePlan | None:
     return plan
 
 
-@functools.lru_cache(maxsize=1)  # so that a data set built again, or from another step on, does not decode again
+@functools.lru_cache(maxsize=1)  # a data set that is built again, also from another step on, reuses the images
 def _decode_all(index: Index, plan: CachePlan, config: DataConfig) -> SmallImages | WholeImages:
     replica_shard = ReplicaShard(min(len(index), BATCH_IMAGES))
     ds, source = evaluation_reader(config, index, replica_shard)
@@ -130,5 +130,5 @@ def store_whole_images(images: Iterable[np.ndarray], index: Index, channels: int
 
 
 def _image_bytes(index: Index, channels: int) -> np.ndarray:
-    """int64 [rows]: the bytes of each decoded image."""
+    """The size of each decoded image in bytes, int64 [rows]."""
     return index.columns["height"].astype(np.int64) * index.columns["width"] * channels

@@ -30,11 +30,11 @@ def make_training_planner(
     augment_seed: int,
     replica_shard: ReplicaShard,
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
-    """A function that plans a training batch: random resized crops, or the central square where these are off.
+    """A function that plans a training batch: random resized crops, or central squares if random resized crops are off.
 
     (batch_number int64 [], rows int64 [b], payloads [b]) -> (batch_numbers int64 [b], mirrored bool [b], rows,
-    payloads, regions). `mirrored` is None unless flips are the only geometric augmentation: they are then done as soon
-    as an image is decoded.
+    payloads, regions). If flips are the only geometric augmentation, `mirrored` says which images to flip as soon as
+    they are decoded; otherwise it is None.
     """
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
     strength, central_windows = config.augment.random_resized_crop, _make_central_windows(index)
@@ -58,10 +58,10 @@ def make_training_planner(
 def make_evaluation_planner(
     index: Index, config: DataConfig, source: ByteSource
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, ...]]:
-    """A function that plans an evaluation batch: the central square of `config.eval_crop` of the shorter side.
+    """A function that plans an evaluation batch: central squares of side `config.eval_crop` times the shorter side.
 
-    (rows int64 [b], payloads [b]) -> (rows, mirrored None, rows, payloads, regions), as a training batch without
-    randomness; a padding row is planned as the row that it shows.
+    (rows int64 [b], payloads [b]) -> (rows, None, rows, payloads, regions), in the format of a planned training batch
+    without flips. A padding row gets the region of the row that it repeats.
     """
     central_windows = _make_central_windows(index, config.eval_crop)
     plan_regions = make_region_planner(index, config, source)
@@ -69,7 +69,10 @@ def make_evaluation_planner(
 
 
 def _make_central_windows(index: Index, side_fraction: float = 1.0) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function rows int64 [b] -> central windows int32 [b, 4], whose side is a fraction of the shorter side."""
+    """A function (rows int64 [b]) -> central square windows, int32 [b, 4].
+
+    The side of a window is `side_fraction` times the shorter side of the image.
+    """
     heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
 
     def central_windows(rows: tf.Tensor) -> tf.Tensor:

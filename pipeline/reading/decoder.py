@@ -53,9 +53,9 @@ def make_batch_decoder(
 def images_in_parallel(config: DataConfig, replica_shard: ReplicaShard) -> int:
     """The number of images of one batch that are decoded in parallel, so that all threads have work.
 
-    As many batches are decoded in parallel as there are threads, if `ram_budget_mb` has room for four times as many:
-    each batch is held image by image and then as a whole, and more batches wait in buffers. Otherwise fewer batches are
-    decoded in parallel, and the threads share the images of each.
+    As many batches are decoded in parallel as there are threads, if `ram_budget_mb` has room for four times as many
+    batches: each batch is in memory image by image and then as a whole, and more batches wait in buffers. Otherwise
+    fewer batches are decoded in parallel, and the threads share the images of each batch.
     """
     threads = config.threads or cores()
     batch_bytes = replica_shard.batch_size * config.image_size**2 * config.channels
@@ -64,7 +64,7 @@ def images_in_parallel(config: DataConfig, replica_shard: ReplicaShard) -> int:
 
 
 def unpad_rows(rows: tf.Tensor) -> tf.Tensor:
-    """The row whose image is shown: a padding row -1 - r shows the image of row r and does not count."""
+    """Replaces each padding row -1 - r by the row r that it repeats; other rows stay unchanged."""
     return tf.where(rows < 0, -1 - rows, rows)
 
 
@@ -73,7 +73,7 @@ def make_region_planner(
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function (rows int64 [b], windows int32 [b, 4]) -> the regions to decode, [b, 5 or more].
 
-    The first 5 numbers are those of `crop.decode_regions`; `source.plan_reads` may append more.
+    The first 5 numbers come from `crop.decode_regions`; `source.plan_reads` may append more.
     """
     if not _can_downscale(index, config.image_size):
         return lambda rows, windows: source.plan_reads(unpad_rows(rows), tf.pad(windows, [[0, 0], [0, 1]]))
@@ -94,7 +94,7 @@ def _can_downscale(index: Index, size: int) -> bool:
 
 
 def _make_raw_decoder(index: Index, config: DataConfig, source: ByteSource) -> Callable[..., tf.Tensor]:
-    """(rows, payloads, regions, mirrored) -> images, where all images lie in one memory as pixels."""
+    """A function (rows, payloads, regions, mirrored) -> images, for images that all lie in one memory as pixels."""
     resize_regions = _make_region_resizer(index, config, source)
     return lambda rows, payloads, regions, mirrored: resize_regions(
         rows, *source.locate_pixels(payloads), regions, mirrored
@@ -104,9 +104,10 @@ def _make_raw_decoder(index: Index, config: DataConfig, source: ByteSource) -> C
 def _make_mixed_decoder(
     index: Index, config: DataConfig, source: ByteSource, parallel_images: int
 ) -> Callable[..., tf.Tensor]:
-    """(rows, payloads, regions, mirrored) -> images, for images of any kind, `parallel_images` of them at a time.
+    """A function (rows, payloads, regions, mirrored) -> images, for any kinds of images.
 
-    One call decodes all images of the batch in a loop: waking a thread for each image takes 6% of its CPU time.
+    One call decodes all images of the batch in a loop, `parallel_images` at a time. Waking a thread for each image
+    would take 6% of the CPU time of the image.
     """
     size, channels = config.image_size, config.channels
     can_downscale = _can_downscale(index, size)
@@ -134,13 +135,13 @@ def _make_mixed_decoder(
         image = decode_kind(row, payload, region, window)
         if not mirrored:
             return image
-        # 0.03 ms less than splitting the batch in two and stitching it together again.
+        # This takes 0.03 ms less than splitting the batch in two and stitching it together again.
         return tf.cond(mirrored[0], lambda: tf.reverse(image, [1]), lambda: image)
 
     def decode_images(
         rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None
     ) -> tf.Tensor:
-        # tf.slice keeps the static length 5, where `regions[:, :5]` loses it if the length of a region is unknown.
+        # tf.slice keeps the static length 5; `regions[:, :5]` loses it if the length of a region is unknown.
         windows = tf.cast(tf.slice(regions, [0, 0], [-1, 5]), tf.int32)
         elements = (rows, payloads, regions, windows, *([] if mirrored is None else [mirrored]))
         spec = tf.TensorSpec([size, size, channels], tf.uint8)
@@ -150,7 +151,10 @@ def _make_mixed_decoder(
 
 
 def _make_region_resizer(index: Index, config: DataConfig, source: ByteSource) -> Callable[..., tf.Tensor]:
-    """(rows [b], memory, offsets [b], regions [b, 5], mirrored) -> uint8 [b, s, s, c]: regions of stored pixels."""
+    """A function (rows [b], memory, offsets [b], regions [b, 5], mirrored) -> uint8 [b, s, s, c].
+
+    It crops the regions out of stored pixels and resizes them.
+    """
     columns, channels = index.columns, source.channels
     pixels = columns["height"].astype(np.int64) * columns["width"]
     max_bytes = int(pixels[columns["kind"] == RAW].max(initial=1)) * channels
@@ -195,7 +199,10 @@ def make_whole_decoder(
 
 
 def _switch_on_kind(index: Index, functions: dict[int, Callable[..., tf.Tensor]]) -> Callable[..., tf.Tensor]:
-    """A function (row, ...) that calls the function for the row's kind; a graph holds only the kinds that occur."""
+    """A function (row, ...) that calls the function for the kind of the row.
+
+    The graph holds only the functions of kinds that occur.
+    """
     kinds, present = tf.constant(index.columns["kind"], tf.int32), np.unique(index.columns["kind"]).tolist()
     if len(present) == 1:
         return functions[present[0]]
@@ -205,5 +212,5 @@ def _switch_on_kind(index: Index, functions: dict[int, Callable[..., tf.Tensor]]
 
 
 def _convert_channels(images: tf.Tensor, channels: int) -> tf.Tensor:
-    """Stored pixels with `channels` channels: colour becomes luma if 1 channel is asked for."""
+    """Converts stored pixels to `channels` channels: colour becomes luma if `channels` is 1."""
     return luma(images) if images.shape[-1] == 3 and channels == 1 else images

@@ -3,7 +3,7 @@
     memory, starts = map_files(("a.tfrecord", "b.tfrecord"), sizes)
     length_bytes = memory[starts[1] + 12 : starts[1] + 20]    # of b.tfrecord
 
-All files lie in ONE reserved address range: any number of shards is one tensor, and a row of the index is one offset.
+All files lie in ONE reserved address range, so all shards together are one tensor, and one offset locates an image.
 The pages belong to the kernel's page cache, so anonymous memory does not grow. A graph that captures the tensor cannot
 be serialized. Linux only; elsewhere `available` is False and the shards are streamed.
 """
@@ -32,14 +32,14 @@ MAP_FAILED = ctypes.c_void_p(-1).value
 
 @functools.cache  # a mapping is never released: tensors over it may be alive anywhere in the process
 def map_files(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[tf.Tensor, np.ndarray]:
-    """Maps the files `paths` read-only, one behind the other.
+    """Maps the files `paths` read-only, one after another.
 
     Returns:
       memory: uint8 [total]; each file takes whole pages, filled up with zeros.
       starts: int64 [files], the offset of each file in `memory`.
 
     Raises:
-      UsageError: a file's size is not the one in `sizes` (reading past the end of a shorter file would be a SIGBUS).
+      UsageError: the size of a file differs from `sizes` (reading past the end of a shorter file would raise SIGBUS).
     """
     base, starts = _map_files(paths, sizes)
     total = int(starts[-1])
@@ -47,7 +47,7 @@ def map_files(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[tf.Tensor
 
 
 def file_addresses(paths: tuple[str, ...], sizes: tuple[int, ...]) -> np.ndarray:
-    """int64 [files]: the address in this process at which `map_files` maps each file."""
+    """The address in this process at which `map_files` maps each file, int64 [files]."""
     base, starts = _map_files(paths, sizes)
     return base + starts[:-1]
 
@@ -59,7 +59,7 @@ def _map_files(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[int, np.
         current_size = os.path.getsize(path)
         if current_size != size:
             raise UsageError(
-                f"{path} holds {current_size} bytes, its index says {size}: it changed while it was being read; start"
+                f"{path} has {current_size} bytes, but its index says {size}: the file changed while it was read; start"
                 " again."
             )
     page_sizes = [-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes]
@@ -77,7 +77,7 @@ def _map_files(paths: tuple[str, ...], sizes: tuple[int, ...]) -> tuple[int, np.
 
 
 def _mmap(address: int | None, size: int, protection: int, flags: int, descriptor: int) -> int:
-    """mmap(2) at offset 0 of the file; returns the address."""
+    """Calls mmap(2) at offset 0 of the file and returns the address."""
     function = ctypes.CDLL(None, use_errno=True).mmap
     function.restype = ctypes.c_void_p
     c = ctypes

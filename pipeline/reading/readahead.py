@@ -19,15 +19,15 @@ import threading
 import tensorflow as tf
 
 MADV_WILLNEED = 3  # <sys/mman.h>
-EXIT_TIMEOUT_SECONDS = 5.0  # that the end of the process waits for a disk that does not answer
-MAX_PENDING_REQUESTS = 1000  # in the queue, one per batch; further ones are dropped, so that a slow disk delays nothing
+EXIT_TIMEOUT_SECONDS = 5.0  # longest wait, at the end of the process, for a disk that does not answer
+MAX_PENDING_REQUESTS = 1000  # in the queue, one per batch; further requests are dropped, so a slow disk delays nothing
 
 
 def request(addresses: tf.Tensor, lengths: tf.Tensor) -> None:
-    """Has the kernel read `lengths` bytes (int64 [n]) at each of `addresses` (int64 [n]), without waiting for it.
+    """Asks the kernel to read `lengths` bytes (int64 [n]) at each of `addresses` (int64 [n]), and does not wait.
 
-    It is a hint that changes no result: without it the bytes are read when they are used. Cold storage then sees many
-    requests at once.
+    The request is a hint that changes no result: without it, the bytes are read when they are used. With requests, cold
+    storage gets many of them at once.
     """
     with tf.init_scope():
         queue = _queue()
@@ -41,7 +41,7 @@ def request(addresses: tf.Tensor, lengths: tf.Tensor) -> None:
 
 @functools.cache
 def _queue() -> tf.queue.QueueBase:
-    """The queue of requests; its first use starts the thread that serves it."""
+    """The queue of requests; the first call starts the thread that serves the queue."""
     with tf.device("CPU:0"):
         # Twice the limit: several threads may see a queue that is not full and enqueue at once.
         queue = tf.queue.FIFOQueue(2 * MAX_PENDING_REQUESTS, [tf.int64, tf.int64])
@@ -49,7 +49,7 @@ def _queue() -> tf.queue.QueueBase:
     thread.start()
 
     def stop() -> None:
-        """Ends the thread while the interpreter is whole: it must not return into Python later."""
+        """Ends the thread before the interpreter shuts down, because the thread must not return into Python later."""
         queue.close(cancel_pending_enqueues=True)
         thread.join(timeout=EXIT_TIMEOUT_SECONDS)
 

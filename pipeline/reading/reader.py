@@ -25,17 +25,17 @@ from evenkeel.pipeline.reading import byte_source, memory_map, readahead
 from evenkeel.pipeline.reading.byte_source import ByteSource
 
 ENDLESS_BATCHES = 2**62  # training is one endless sequence
-# Images whose bytes are requested before they are read, at least one batch: slow storage then sees many requests at
-# once. A request takes 3 us of CPU if the bytes are in memory already.
+# The bytes of so many images, but of at least one batch, are requested before they are read, so that slow storage gets
+# many requests at once. A request takes 3 us of CPU if the bytes are in memory already.
 READAHEAD_IMAGES = 64
 MAX_RANDOM_START = 2**40  # batch number below which a service worker without sharding starts
-SERVICE_PARALLEL_BATCHES = 4  # batches that a service worker reads at a time; each is in memory, encoded
-EXAMPLE_OVERHEAD_BYTES = 256  # of an example without its image: label, file name
+SERVICE_PARALLEL_BATCHES = 4  # batches that a service worker reads at a time and keeps in memory, encoded
+EXAMPLE_OVERHEAD_BYTES = 256  # bytes of an example besides its image: label, file name
 STREAMED_SHARDS = 16  # shards that training streams at a time
 
 
 def use_memory_map(config: DataConfig, index: Index) -> bool:
-    """Whether the shards are memory-mapped: `data.reader` decides; with `auto`, local shards are.
+    """Whether the shards are memory-mapped, as `data.reader` says; `auto` maps local shards.
 
     Raises:
       UsageError: `data.reader=mapped`, and the shards cannot be mapped.
@@ -43,25 +43,26 @@ def use_memory_map(config: DataConfig, index: Index) -> bool:
     local = memory_map.available and not any("://" in shard for shard in index.shards)
     if config.reader == "mapped" and not local:
         raise UsageError(
-            f"data.reader=mapped needs local shards on Linux, and {index.shards[0]} is not:"
+            f"data.reader=mapped needs local shards on Linux, but {index.shards[0]} cannot be mapped:"
             " copy the data set to a local disk or use data.reader=streaming."
         )
     return local and config.reader != "streaming"
 
 
 def batch_numbers(config: DataConfig, first: int) -> tf.data.Dataset:
-    """Numbers (int64 []) of the batches that this process makes, from `first` on, without end.
+    """A data set of the numbers (int64 []) of the batches that this process makes, from `first` on, without end.
 
     A tf.data service divides these numbers among its workers. The rows and the random numbers of a batch depend on its
-    number alone: no two workers augment alike, and all workers together make the batches that one process would make.
+    number alone. So no two workers repeat random numbers, and all workers together make the batches that one process
+    would make.
     """
     numbers = tf.data.Dataset.range(first, ENDLESS_BATCHES)
     if not config.service or config.service_sharding == "dynamic":
         return numbers
     if config.service_sharding == "static":
-        hint = tf.data.experimental.SHARD_HINT  # each worker replaces it by the number of workers and by its own number
+        hint = tf.data.experimental.SHARD_HINT  # each worker replaces it by the number of workers, or by its own number
         return numbers.shard(hint, hint)
-    # Each worker draws its own start: with seeds of 0 the kernel takes a seed from the operating system.
+    # Each worker draws its own start, because with seeds of 0 the kernel takes a seed from the operating system.
     start = tf.data.Dataset.from_tensors(np.int64(MAX_RANDOM_START)).map(
         lambda end: tf.raw_ops.RandomUniformInt(shape=tf.constant([], tf.int32), minval=np.int64(0), maxval=end)
     )
@@ -71,7 +72,7 @@ def batch_numbers(config: DataConfig, first: int) -> tf.data.Dataset:
 def make_row_shuffler(
     index: Index, config: DataConfig, seed: int, replica_shard: ReplicaShard
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """A function batch number (int64 []) -> (batch number, rows int64 [b]) of the endless shuffled sequence.
+    """A function (batch number int64 []) -> (batch number, rows int64 [b]) of the endless shuffled sequence.
 
     Each epoch holds every row once, in a new order; with `data.balance=classes` every class is equally frequent.
     """
@@ -99,14 +100,14 @@ def make_readahead(
 
 
 def readahead_batches(replica_shard: ReplicaShard) -> int:
-    """The number of batches between the request of bytes and their reading."""
+    """How many batches in advance bytes are requested."""
     return -(-READAHEAD_IMAGES // replica_shard.batch_size)
 
 
 def make_service_reader(
     index: Index, shuffle_rows: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], replica_shard: ReplicaShard
 ) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function batch number -> data set of one batch (batch number, rows int64 [b], encoded images string [b])."""
+    """A function (batch number) -> data set of one batch (batch number, rows int64 [b], encoded images string [b])."""
     read_records = make_record_reader(index)
 
     def read_batch(number: tf.Tensor) -> tf.data.Dataset:
@@ -117,14 +118,14 @@ def make_service_reader(
 
 
 def make_record_reader(index: Index) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """A function rows int64 [n] -> data set of their encoded images (string []), read by random access to the shards.
+    """A function (rows int64 [n]) -> data set of their encoded images (string []), read by random access to the shards.
 
-    Unlike mapped memory it works in a graph that is sent to another machine. Checksums are verified. An image takes
-    0.03 ms of CPU at 1 KB and 0.10 ms at 100 KB; streaming whole shards takes 0.07 and 0.19 ms.
+    Unlike mapped memory, the function works in a graph that is sent to another machine. Checksums are verified. An
+    image takes 0.03 ms of CPU at 1 KB and 0.10 ms at 100 KB; streaming whole shards takes 0.07 and 0.19 ms.
     """
     columns, paths = index.columns, tf.constant(index.shards)
     shards, starts = tf.constant(columns["shard"]), tf.constant(columns["start"])
-    # An example is little larger than its image: with a buffer of this size one or two reads are enough.
+    # An example is little larger than its image, so one or two reads with a buffer of this size are enough.
     buffer_sizes = tf.constant(columns["offset"] - columns["start"] + columns["length"] + EXAMPLE_OVERHEAD_BYTES)
     feature = {index.features.image: tf.io.FixedLenFeature([], tf.string)}
 
@@ -145,15 +146,15 @@ def make_record_reader(index: Index) -> Callable[[tf.Tensor], tf.data.Dataset]:
 
 
 def stream_training_images(index: Index, config: DataConfig, replica_shard: ReplicaShard) -> tf.data.Dataset:
-    """(row int64 [], encoded image string []) of this worker's rows, each once, in the order of the shards.
+    """A data set (row int64 [], encoded image string []) of this worker's rows, each once, in the order of the shards.
 
     Raises:
       UsageError: `data.balance` needs an exact order, or a record is damaged.
     """
     require(
         config.balance == "none",
-        f"data.balance={config.balance} needs mapped shards, and these are streamed: copy the data set to a local disk"
-        " or use --data.balance=none.",
+        f"data.balance={config.balance} needs memory-mapped shards, but the shards are streamed: copy the data set to a"
+        " local disk or use --data.balance=none.",
     )
     logging.info("streaming: the order of examples depends on data.shuffle_buffer (%d)", config.shuffle_buffer)
     workers = replica_shard.replicas // replica_shard.local_replicas
@@ -164,9 +165,9 @@ def stream_training_images(index: Index, config: DataConfig, replica_shard: Repl
 def evaluation_reader(
     config: DataConfig, index: Index, replica_shard: ReplicaShard
 ) -> tuple[tf.data.Dataset, ByteSource]:
-    """All rows once, in order: a data set of (rows int64 [b], payloads [b]) and the source of their bytes.
+    """Returns a data set (rows int64 [b], payloads [b]) of all rows once, in order, and the source of their bytes.
 
-    Padding fills up the last global batch: a padding row is -1 - r and comes with the payload of row r.
+    Padding fills up the last global batch: padding row -1 - r has the payload of row r.
     """
     global_batch_size = replica_shard.global_batch_size
     if use_memory_map(config, index):
@@ -187,17 +188,17 @@ def evaluation_reader(
 
 
 def evaluation_steps(index: Index, replica_shard: ReplicaShard) -> int:
-    """Steps that show every row once: ceil(rows / global batch size)."""
+    """The number of steps that show every row once: ceil(rows / global batch size)."""
     return -(-len(index) // replica_shard.global_batch_size)
 
 
 def _stream_images(index: Index, parallel_shards: int) -> tf.data.Dataset:
-    """(row int64 [], encoded image string []) of every row once, from `parallel_shards` shards at a time.
+    """A data set (row int64 [], encoded image string []) of every row once, from `parallel_shards` shards at a time.
 
     Raises:
       UsageError: a record before the last row of its shard is damaged.
     """
-    # Records are numbered over all shards, and only up to the last row of each: the records after it may be damaged.
+    # Records are numbered over all shards, but in each shard only up to its last row: later records may be damaged.
     shard, record = index.columns["shard"], index.columns["record"]
     counts = np.zeros(len(index.shards), np.int64)
     np.maximum.at(counts, shard, record + 1)
@@ -205,10 +206,10 @@ def _stream_images(index: Index, parallel_shards: int) -> tf.data.Dataset:
     for (fault_shard, fault_record), fault in index.faults.items():
         if fault.endswith(DAMAGED_RECORD) and fault_record < counts[fault_shard]:
             raise UsageError(
-                f"{fault}, and a shard cannot be streamed past that: prepare the data set anew,"
+                f"{fault}; streaming cannot continue after this record: prepare the data set again,"
                 " or copy it to a local disk and use data.reader=mapped."
             )
-    rows = np.full(counts.sum(), -1, np.int64)  # -1: the index does not contain that record
+    rows = np.full(counts.sum(), -1, np.int64)  # -1: the index does not contain the record
     rows[first[shard] + record] = np.arange(len(index))
     row_of_record, feature = tf.constant(rows), {index.features.image: tf.io.FixedLenFeature([], tf.string)}
 

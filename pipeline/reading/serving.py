@@ -3,9 +3,9 @@
     read = image_reader(size=32, channels=3, crop_fraction=1.0, max_pixels=100_000_000)
     images, errors = read(contents)      # string [b] -> uint8 [b, s, s, c], string [b]
 
-An image that cannot be read becomes black, with an error message, and leaves the other images of its batch intact.
-JPEG, PNG and WebP are accepted. BMP and animated WebP are not: given a false header, TensorFlow 2.21's decoders of
-these access memory out of bounds, and nothing but this graph protects them from a client.
+An image that cannot be read becomes black, with an error message; the other images of its batch are not affected.
+JPEG, PNG and WebP are accepted. BMP and animated WebP are not: with a false header, TensorFlow 2.21's decoders for
+these formats access memory out of bounds, and only this graph stands between a client and the decoders.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import decode, decode_downscaled, decode_whole, is_jpeg, resize
 from evenkeel.pipeline.images.header import MAX_SCANS
 
-UNREADABLE = "it is no JPEG, PNG or still WebP that decodes"
-HEADER_BYTES = 30  # in which PNG and WebP store the size of an image
+UNREADABLE = "it is not a JPEG, PNG or still WebP that can be decoded"
+HEADER_BYTES = 30  # PNG and WebP store the size of an image in these bytes
 
 
 def image_reader(
@@ -27,15 +27,15 @@ def image_reader(
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """A function contents string [b] -> (images uint8 [b, size, size, channels], errors string [b]), b at least 1.
 
-    The error of a readable image is empty. The image is its central square of `crop_fraction` of the shorter side. An
-    image with more than `max_pixels` by its header is not decoded.
+    The error of a readable image is empty. Each image is cropped to its central square of side `crop_fraction` times
+    the shorter side. An image with more than `max_pixels` pixels by its header is not decoded.
     """
     black = tf.zeros([size, size, channels], tf.uint8)
 
     def try_or_default(
         contents: tf.Tensor, function: Callable, default: tuple[tf.Tensor | str, ...]
     ) -> tuple[tf.Tensor, ...]:
-        # A failing operation ends the whole graph; tf.data alone can continue after one.
+        # A failing operation ends the whole graph; only tf.data can continue after an error.
         result = tf.data.Dataset.from_tensors(contents).map(function).ignore_errors()
         return result.concatenate(tf.data.Dataset.from_tensors(default)).take(1).get_single_element()
 
@@ -59,7 +59,7 @@ def image_reader(
 
 
 def decode_for_evaluation(contents: tf.Tensor, size: int, channels: int, crop_fraction: float) -> tf.Tensor:
-    """uint8 [size, size, channels]: one encoded image as `build.evaluation_batches` shows it."""
+    """Decodes one image to uint8 [size, size, channels], as `build.evaluation_batches` does."""
 
     def decode_jpeg() -> tf.Tensor:
         height, width = tf.unstack(tf.image.extract_jpeg_shape(contents)[None, :2], axis=1)
@@ -81,12 +81,12 @@ def decode_for_evaluation(contents: tf.Tensor, size: int, channels: int, crop_fr
 
 
 def pixel_count(contents: tf.Tensor) -> tf.Tensor:
-    """int64 []: the pixels of an image by its header; 0 if the image must not reach a decoder.
+    """The number of pixels of an image by its header, int64 []; 0 if the image must not reach a decoder.
 
-    Offsets are those of the PNG (ISO/IEC 15948) and WebP (RFC 9649) specifications.
+    Offsets come from the PNG (ISO/IEC 15948) and WebP (RFC 9649) specifications.
 
     Raises:
-      tf.errors.InvalidArgumentError: it begins like a JPEG, but has no JPEG header.
+      tf.errors.InvalidArgumentError: the image begins like a JPEG, but has no JPEG header.
     """
     start = tf.strings.substr(contents + b"\0" * HEADER_BYTES, 0, HEADER_BYTES)
     header = tf.cast(tf.ensure_shape(tf.io.decode_raw(start, tf.uint8), [HEADER_BYTES]), tf.int64)

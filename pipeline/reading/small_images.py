@@ -1,11 +1,11 @@
-"""Small images cached in memory, from which a batch is made by copying lines, without an operation per image.
+"""Small images cached in memory: a batch is made by copying lines, without an operation per image.
 
     small_images = store_small_images(batches, count=len(index), border=4, mirror=True)
     images = small_images.copy_batch(rows, mirrored, top, cell_starts, cell_lefts)
 
 Each image is stored with a reflected border and, if flips are on, a second time mirrored. A random crop is then a range
-of whole lines; the columns are cut at one place for a whole cell of the batch. This takes 2 us per 32x32 image, where a
-graph that runs for every image takes 86 us.
+of whole lines; the columns are cut at one place for a whole cell of the batch. This takes 2 us per 32x32 image; a graph
+that runs for every image takes 86 us.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class SmallImages:
     """Decoded images of one size in memory.
 
     Attributes:
-      lines: uint8 [-1, bytes of a line]: the lines of all images, then (if `mirrored`) those of all mirrored images.
+      lines: uint8 [-1, bytes of a line], the lines of all images, then (if `mirrored`) of all mirrored images.
       count: number of images.
       size: side of an image without its border, in pixels.
       channels: channels of an image.
@@ -66,7 +66,7 @@ class SmallImages:
 
 
 def size_in_bytes(count: int, size: int, channels: int, border: int, mirror: bool) -> int:
-    """The memory that `store_small_images` allocates."""
+    """The memory that `store_small_images` allocates, in bytes."""
     return (1 + mirror) * count * (size + 2 * border) ** 2 * channels
 
 
@@ -74,7 +74,7 @@ def store_small_images(batches: Iterable[np.ndarray], count: int, border: int, m
     """Stores `batches` of uint8 [b, size, size, channels], `count` images in all.
 
     Raises:
-      ValueError: `batches` hold another number of images.
+      ValueError: `batches` do not hold `count` images.
     """
     memory: np.ndarray | None = None
     stored = 0

@@ -1,4 +1,4 @@
-"""Locates the images of any source: for each, the file, offset and length of its bytes, without reading all of them.
+"""Locates the images of any source: the file, offset and length of the bytes of each image.
 
 examples = locate_folder_images("/data/pets", {"train": ["cat/1.jpg", ...]})    # or locate_tfds_images(builder)
 contents = examples.read(row=7)
@@ -26,7 +26,7 @@ class Examples:
     """A table with one row per image.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       classes: names of the classes.
       files: paths of the files.
       file: int64 [rows], index into `files`.
@@ -34,7 +34,7 @@ class Examples:
       length: int64 [rows], bytes of the image.
       label: int64 [rows], class number.
       names: name of each image.
-      splits: {split: int64 [n], its rows}.
+      splits: {split: its rows, int64 [n]}.
       unreadable: (split, name, reason) of each record that could not be read.
       shapes: int64 [rows, 3], shapes of images stored as pixels; None if images are encoded.
       fingerprint: 32 hex digits, which change when any file changes.

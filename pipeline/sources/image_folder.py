@@ -22,12 +22,12 @@ from evenkeel.pipeline.sources.fingerprint import fingerprint_files
 from evenkeel.pipeline.sources.prepare_once import prepare_once
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-# A folder without splits holds out one image in ten for validation, chosen by the hash of its name.
+# In a folder without splits, one image in ten is held out for validation, by the hash of its name.
 FILES_PER_VALIDATION_FILE = 10
 
 
 def open_folder(root: str) -> Any:
-    """The TFDS builder of a folder of images, which are copied once into TFRecords in the cache directory."""
+    """The TFDS builder of a folder of images; the images are copied once into TFRecords in the cache directory."""
     files = scan_folder(root)
     builder = ImageFolders(
         root=root, files=files, data_dir=os.path.join(cache_dir(), "folders", folder_fingerprint(root, files))
@@ -37,7 +37,7 @@ def open_folder(root: str) -> Any:
 
 
 def list_folder(source: str) -> dict[str, list[str]] | None:
-    """The files of `scan_folder` if `data.source` is a folder of images; None for any other source."""
+    """The result of `scan_folder` if `source` is a folder of images; None for any other source."""
     if source == "shapes" or source.startswith("tfds:") or not tf.io.gfile.isdir(source):
         return None
     return None if tf.io.gfile.exists(os.path.join(source, "dataset_info.json")) else scan_folder(source)
@@ -54,7 +54,7 @@ def scan_folder(root: str) -> dict[str, list[str]]:
     """The images of a folder: {split: sorted paths, CLASS/NAME or SPLIT/CLASS/NAME, relative to `root`}.
 
     Raises:
-      UsageError: there are no images, images at both depths, or fewer than two classes.
+      UsageError: the folder has no images, images at both depths, or fewer than two classes.
     """
     by_depth: dict[int, list[str]] = collections.defaultdict(list)
     other_files: list[str] = []

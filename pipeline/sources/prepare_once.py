@@ -11,11 +11,11 @@ from evenkeel.pipeline.system.file_lock import exclusive_lock
 
 
 def prepare_once(builder: Any, **options: Any) -> None:
-    """Runs `builder.download_and_prepare(**options)` into TFRecords unless the data set is already prepared.
+    """Runs `builder.download_and_prepare(**options)` into TFRecords if the data set is not prepared yet.
 
-    Processes take turns: of two that prepare the same data set at once, TFDS lets one remove the files that the other
-    has begun to write. `builder.info` may be out of date if another process prepared the data set; open the directory
-    anew with `tfds.builder_from_directory`.
+    Processes take turns. If two processes prepare the same data set at once, TFDS lets one process remove files that
+    the other process is writing. `builder.info` may be out of date if another process prepared the data set; open the
+    directory again with `tfds.builder_from_directory`.
     """
     directory = str(builder.data_dir)
     # Not builder.is_prepared(), which logs a warning if the directory does not exist.

@@ -28,7 +28,7 @@ def resolve(config: DataConfig) -> Any:
     """The TFDS builder of `config.source`, downloaded or prepared if necessary.
 
     Raises:
-      UsageError: there is no such source, it cannot be prepared, or it contains no images.
+      UsageError: the source does not exist, cannot be prepared, or contains no images.
     """
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -67,7 +67,9 @@ def convert_errors(source: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, ParseError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"data.source ({source}) cannot be used: {reason[:300]}; mend or remove that.") from error
+        raise UsageError(
+            f"data.source ({source}) cannot be used: {reason[:300]}; repair or remove the file named above."
+        ) from error
 
 
 def _open_catalogue(name: str, data_dir: str) -> Any:
@@ -78,9 +80,12 @@ def _open_catalogue(name: str, data_dir: str) -> Any:
         return tfds.builder_from_directory(str(builder.data_dir))
     except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
-        raise UsageError(f"data.source (tfds:{name}) cannot be opened: {reason[:300]}") from error
+        raise UsageError(
+            f"data.source (tfds:{name}) cannot be opened: {reason[:300]}; check the name, or prepare the data set"
+            " again."
+        ) from error
     except (OSError, tfds.download.DownloadError, tf.errors.OpError) as error:
         raise UsageError(
             f"data.source (tfds:{name}) could not be downloaded and prepared ({type(error).__name__}: {error}):"
-            " check the network, or prepare it elsewhere and pass its directory."
+            " check the network, or prepare the data set elsewhere and give its directory."
         ) from error

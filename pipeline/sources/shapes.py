@@ -32,7 +32,7 @@ def _normalize_polygon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _regular_polygon(corners: int, inner: float = 1.0) -> np.ndarray:
-    """A regular polygon, or with `inner` below 1 a star: every second corner lies at that radius."""
+    """A regular polygon, or with `inner` below 1 a star: every second corner lies at radius `inner`."""
     angle = np.linspace(0, 2 * np.pi, corners, endpoint=False)
     radius = np.where(np.arange(corners) % 2, inner, 1.0)
     return _normalize_polygon(radius * np.cos(angle), radius * np.sin(angle))
@@ -114,12 +114,13 @@ def _render_texture(size: int, rng: np.random.Generator) -> np.ndarray:
 def _draw_labels(count: int, imbalance: float, rng: np.random.Generator) -> np.ndarray:
     """Shuffled labels, int64 [count].
 
-    Class sizes are a geometric series whose first is `imbalance` times its last; no class is empty.
+    Class sizes are a geometric series: the first size is `imbalance` times the last. No class is empty.
     """
     weight = imbalance ** -np.linspace(0, 1, len(CLASSES))
     ideal = count * weight / weight.sum()
     sizes = np.maximum(1, ideal.astype(int))
-    # Images still to assign. Negative if classes that would be empty got an image: the largest class then has fewer.
+    # Images still to assign. Their number is negative if classes that would be empty got an image; the largest class
+    # then has fewer images.
     rest = count - sizes.sum()
     sizes[np.argsort(sizes - ideal, kind="stable")[: max(rest, 0)]] += 1
     sizes[0] += min(rest, 0)
@@ -134,16 +135,16 @@ def _render_outlier(kind: int, size: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _generate(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file name, features) of every image of `split`, sorted by file name; only `train` has defects."""
+    """Yields (file name, features) of every image of `split`, sorted by file name; only `train` has defects."""
     is_train = split == "train"
     count = config.count if is_train else max(10, config.count // 5)
 
     def make_rng(purpose: int) -> np.random.Generator:
-        """A generator per purpose, so that one defect can be changed without changing another."""
+        """A random generator for one purpose, so that a change of one defect does not change the other defects."""
         return np.random.default_rng([config.seed, _PLAN, purpose])
 
     def draw_rows(purpose: int, share: float) -> dict[int, int]:
-        """{row: its rank in the draw} of exactly round(share * count) rows; the rank is independent of the row."""
+        """Draws exactly round(share * count) rows; returns {row: its rank}, with ranks independent of rows."""
         rows = make_rng(purpose).permutation(count)[: round(share * count) if is_train else 0]
         return {int(row): rank for rank, row in enumerate(rows)}
 
@@ -161,7 +162,7 @@ def _generate(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str,
         Image.fromarray(image).save(file, "JPEG", quality=config.quality)
         jpeg = file.getvalue()
         if row in corrupt:
-            # Cut before the scan: if it were cut inside the scan, the upper rows would still decode.
+            # The file is cut before the scan: if it were cut inside the scan, the upper rows would still decode.
             jpeg = jpeg[: jpeg.index(b"\xff\xda")]
         if row in mislabelled:
             label = (label + 1 + mislabelled[row] % (len(CLASSES) - 1)) % len(CLASSES)
@@ -172,7 +173,7 @@ def _generate(config: ShapesConfig, split: str) -> Iterator[tuple[str, dict[str,
 def config_name(config: ShapesConfig) -> str:
     """A unique name of `config`, such as `size32_count6000_quality90_seed0_corrupt0.01`.
 
-    Defects appear only if they differ from the default.
+    The name contains only the defects that differ from the default.
     """
     parts = []
     for name, default in dataclasses.asdict(ShapesConfig()).items():
@@ -196,7 +197,7 @@ class ShapesBuilderConfig(tfds.core.BuilderConfig):
 class Shapes(tfds.core.GeneratorBasedBuilder):
     """A TFDS builder with the features `image` (JPEG, size x size), `label` (index into `CLASSES`) and `filename`."""
 
-    VERSION = tfds.core.Version("1.0.0")  # raise it when `render` changes: existing directories are not prepared anew
+    VERSION = tfds.core.Version("1.0.0")  # raise it when `render` changes: existing directories are not prepared again
     BUILDER_CONFIGS = [ShapesBuilderConfig()]  # noqa: RUF012
 
     def _create_builder_config(self, config: Any, version: Any) -> Any:
@@ -224,9 +225,10 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(config: ShapesConfig, cache_dir: str) -> str:
-    """Renders the data set unless it exists, as uncompressed TFRecords below `cache_dir`; returns its TFDS directory.
+    """Renders the data set, if it does not exist yet, as TFRecords below `cache_dir`; returns its TFDS directory.
 
-    TFDS writes into a temporary directory and renames it at the end, so an interrupted run leaves no partial data set.
+    The TFRecords are not compressed. TFDS writes into a temporary directory and renames it at the end, so an
+    interrupted run leaves no partial data set.
     """
     builder = Shapes(data_dir=cache_dir, config=ShapesBuilderConfig(shapes=config))
     # Nothing is downloaded: the download folder that TFDS requires, and its messages about it, are discarded.

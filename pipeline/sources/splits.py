@@ -1,4 +1,4 @@
-"""The validation split of a data set, by its usual names."""
+"""Finds the validation split of a data set by its usual names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def validation_split(builder: Any, config: DataConfig) -> str:
     """The split to evaluate on: `data.validation_split`, else the first of `VALIDATION_SPLITS` in the data set.
 
     Raises:
-      UsageError: the data set has none of them.
+      UsageError: the data set has none of these splits.
     """
     if config.validation_split:
         return config.validation_split

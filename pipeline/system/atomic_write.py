@@ -16,10 +16,10 @@ from typing import IO
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A binary file that becomes `path` when the block ends; if the block raises, `path` is left as it was.
+    """A binary file that becomes `path` when the block ends; if the block raises, `path` is unchanged.
 
-    The bytes go into a temporary file of the same directory, which is flushed to disk and renamed. Its name is random
-    and the file must not exist yet, so that neither another process nor a symbolic link can interfere. `path` may be a
+    The bytes go into a temporary file in the same directory, which is flushed to disk and renamed. The temporary name
+    is random and must not exist yet, so that neither another process nor a symbolic link can interfere. `path` may be a
     URL that tf.io.gfile knows.
     """
     path = os.fspath(path)

@@ -1,4 +1,4 @@
-"""One process at a time for a directory.
+"""A lock that lets one process at a time work on a directory.
 
 with exclusive_lock("/data/pets-256"):
     ...    # other processes wait at their `with` until this block ends
@@ -18,8 +18,8 @@ from absl import logging
 def exclusive_lock(directory: str) -> Iterator[None]:
     """Waits for the lock of `directory` and holds it inside the block.
 
-    The lock is the file `.NAME.lock` beside `directory`, which need not exist yet. There is no lock for a URL, nor on
-    storage without flock: processes there are not kept apart, which the second case logs as a warning.
+    The lock is the file `.NAME.lock` beside `directory`; the directory need not exist yet. A URL is not locked. A
+    directory on storage without flock is not locked either, and a warning is logged.
     """
     if "://" in directory:
         yield
@@ -30,7 +30,7 @@ def exclusive_lock(directory: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.warning("another process prepares %s: waiting for it", directory)
+            logging.warning("another process is preparing %s: waiting until it ends", directory)
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             logging.warning(

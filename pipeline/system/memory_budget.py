@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evenkeel.pipeline.errors import UsageError
 
-FREE_SHARE = 0.5  # of the free memory: the model, tf.data's buffers and other processes need the rest
+FREE_SHARE = 0.5  # share of the free memory; the model, tf.data's buffers and other processes need the rest
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -19,7 +19,7 @@ def budget_bytes(megabytes: int) -> int:
 
 
 def free_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
-    """Bytes that can still be allocated: the kernel's MemAvailable, or what the container's limit leaves if less."""
+    """Bytes that can still be allocated: MemAvailable of the kernel, or the rest of the container's limit if less."""
     fields = (line.split() for line in meminfo.read_text().splitlines())
     limits = [1024 * next(int(field[1]) for field in fields if field[0] == "MemAvailable:")]
     limit, used = cgroup / "memory.max", cgroup / "memory.current"
@@ -32,6 +32,6 @@ def require_fit(needed: int, budget: int, subject: str) -> None:
     """Raises `UsageError` if the `needed` bytes of `subject` exceed `budget` bytes."""
     if needed > budget:
         raise UsageError(
-            f"data.cache=memory: {subject} take {needed >> 20} MiB, and the budget is {budget >> 20} MiB: raise"
+            f"data.cache=memory: {subject} take {needed >> 20} MiB, but the budget is {budget >> 20} MiB: raise"
             " data.cache_budget_mb (its default is half of the free memory), or use data.cache=none."
         )

@@ -15,7 +15,7 @@ ALIGNMENT_BYTES = 64  # EIGEN_MAX_ALIGN_BYTES: TensorFlow aligns a tensor's memo
 
 
 def allocate_bytes(size: int) -> np.ndarray:
-    """Zeros, uint8 [size], from the start of a memory page, hence aligned for TensorFlow."""
+    """Zeros, uint8 [size], at the start of a memory page and so aligned for TensorFlow."""
     return np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]
 
 
@@ -28,7 +28,9 @@ def share_as_tensor(array: np.ndarray) -> tf.Tensor:
 
 
 def aligned_span(offset: Any, length: Any) -> tuple[Any, Any, Any]:
-    """The smallest aligned span around bytes: a slice whose two ends are multiples of `ALIGNMENT_BYTES` is no copy.
+    """The smallest aligned span around some bytes.
+
+    A slice shares memory, without a copy, if both of its ends are multiples of `ALIGNMENT_BYTES`.
 
     Args:
       offset: int64 [...], the first byte.
@@ -44,12 +46,12 @@ def aligned_span(offset: Any, length: Any) -> tuple[Any, Any, Any]:
 
 
 def slice_string(memory: tf.Tensor, span: tf.Tensor) -> tf.Tensor:
-    """Some bytes of `memory` as a string [].
+    """The bytes of `memory` that `span` selects, as a string [].
 
     Args:
       memory: uint8 [n], n a multiple of `ALIGNMENT_BYTES`.
-      span: int64 [4], the three numbers of `aligned_span` and the length.
+      span: int64 [4], the three numbers of `aligned_span` and the length of the string.
     """
     begin, size, position, length = tf.unstack(span, 4)
-    # A serialized tensor ends with its content: the cheapest way from uint8 memory to a string.
+    # A serialized tensor ends with its content, so this is the cheapest way from uint8 memory to a string.
     return tf.strings.substr(tf.io.serialize_tensor(tf.slice(memory, [begin], [size])), position, length)

@@ -309,7 +309,7 @@ def test_evaluation_is_never_augmented(mixed: tuple[DataConfig, Dataset]) -> Non
 def test_remote_shards_cannot_be_mapped(small: DataConfig, data: Dataset) -> None:
     remote = dataclasses.replace(data.train, shards=tuple(f"gs://bucket/{path}" for path in data.train.shards))
     config = dataclasses.replace(small, reader="mapped")
-    with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards on Linux, and gs://bucket/"):
+    with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards on Linux, but gs://bucket/"):
         training_batches(dataclasses.replace(data, train=remote), config, 0, ReplicaShard(20))
     assert not reader.use_memory_map(small, remote)
 
@@ -364,7 +364,7 @@ def test_corrupt_images_are_skipped_counted_and_named(small: DataConfig, caplog:
     assert (len(loaded.train), len(loaded.validation)) == (48, 12)
     assert len(loaded.skipped) == 12
     assert all(line.startswith("train: train_0000") and line.endswith("image") for line in loaded.skipped)
-    assert "12 of 60 images of split train are skipped" in caplog.messages
+    assert "12 of 60 images of split train are skipped because they are corrupt" in caplog.messages
     named = [message for message in caplog.messages if message.startswith("skipped in split train: train_0000")]
     assert len(named) == 10
     images, labels = concatenate(read_training(loaded, dataclasses.replace(config, batch_size=48), 1))
@@ -381,14 +381,14 @@ def test_too_many_corrupt_images_are_an_error_with_both_numbers(small: DataConfi
         "12 of 60 images of split 'train' are corrupt, more than data.max_corrupt_fraction (0.19) allows;"
         " the first is train_0000"
     )
-    assert message.endswith(": cannot be decoded as an image. Repair them or raise that fraction.")
+    assert message.endswith(": cannot be decoded as an image. Repair them or raise data.max_corrupt_fraction.")
 
 
 def test_a_split_without_any_usable_image_is_refused(tmp_path: pathlib.Path) -> None:
     for path in ("train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg"):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_bytes(b"no image")
-    with pytest.raises(UsageError, match="split 'train' holds no image that can be decoded; the first is train/"):
+    with pytest.raises(UsageError, match="no image of split 'train' can be decoded; the first corrupt one is train/"):
         load_dataset(DataConfig(source=str(tmp_path), max_corrupt_fraction=1.0))
 
 

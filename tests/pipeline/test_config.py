@@ -26,7 +26,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"ram_budget_mb": 15}, "data.ram_budget_mb (15) must be at least 16."),
 ]
 RANGES: list[tuple[type, str, str, tuple[float, ...], str]] = [
-    (ShapesConfig, "data.shapes", "quality", (0, 101), "must lie in 1 to 100."),
+    (ShapesConfig, "data.shapes", "quality", (0, 101), "must be from 1 to 100."),
     (ShapesConfig, "data.shapes", "outliers", (-0.1, 1.0), "is a share: it must lie in [0, 1)."),
     (ShapesConfig, "data.shapes", "label_noise", (-0.1, 1.0), "is a share: it must lie in [0, 1)."),
     (ShapesConfig, "data.shapes", "unnormalised", (-0.1, 1.0), "is a share: it must lie in [0, 1)."),
@@ -124,7 +124,10 @@ def test_colour_augmentations_of_gray_images_are_refused(name: str) -> None:
     assert DataConfig(augment=AugmentConfig(**{name: 0.5})).channels == 3
     with pytest.raises(UsageError) as raised:
         DataConfig(channels=1, augment=AugmentConfig(**{name: 0.5}))
-    assert str(raised.value) == f"data.augment.{name} (0.5) needs colour, but data.channels is 1: set it to 0."
+    assert str(raised.value) == (
+        f"data.augment.{name} (0.5) needs colour, but data.channels is 1: set data.augment.{name} to 0, or"
+        " data.channels to 3."
+    )
 
 
 def test_replace_checks_the_new_values() -> None:

@@ -259,7 +259,8 @@ def test_static_parts_make_up_the_whole_data_set(
         assert sorted(steps) == list(range(2 * EPOCH))
         unlisted = cluster.worker()
         with pytest.raises(
-            AssertionError, match=r"^error: the dispatcher refuses localhost:\(any port\): .* is not configured[^\n]*$"
+            AssertionError,
+            match=r"^error: the dispatcher cannot register worker localhost:\(any port\): .* is not configured[^\n]*$",
         ):
             unlisted.wait_until_ready()
     finally:
@@ -326,7 +327,7 @@ def test_a_missing_dispatcher_is_one_error_line_and_no_hang(local: DataConfig, d
     with pytest.raises(UsageError) as raised:
         training_batches(data, config, 0, ReplicaShard(BATCH))
     assert str(raised.value) == (
-        f"data.service (grpc://localhost:{port}): no dispatcher answers within 0.3 s; start one with"
+        f"data.service (grpc://localhost:{port}): no dispatcher answers within 0.3 s; start a dispatcher with"
         " evenkeel data-service dispatcher, or correct the address."
     )
 
@@ -343,7 +344,7 @@ def test_a_dispatcher_without_workers_is_one_error_line_and_no_hang() -> None:
     config = DataConfig(service=dispatcher.target, service_timeout=0.3)
     with pytest.raises(UsageError, match=r"has no worker after 0\.3 s: start one with evenkeel data-service"):
         service.wait_for_workers(config)
-    with pytest.raises(UsageError, match=r"^port [0-9]+ cannot be listened on: Address already in use"):
+    with pytest.raises(UsageError, match=r"^cannot listen on port [0-9]+: Address already in use"):
         service.start_dispatcher(int(dispatcher.target.rpartition(":")[2]))
     dispatcher.stop()
     with pytest.raises(UsageError, match=r"^--dispatcher \(.*\): no dispatcher answers within 0\.3 s"):
@@ -357,7 +358,7 @@ def test_a_dispatcher_without_workers_is_one_error_line_and_no_hang() -> None:
         (["--port=1"], "the first argument must be dispatcher or worker"),
         (["worker"], "--dispatcher is missing"),
         (["worker", "--dispatcher=here:1"], "--dispatcher (here:1) must be written grpc://HOST:PORT"),
-        (["dispatcher", "--port=70000"], "--port (70000) must lie in 0 to 65535"),
+        (["dispatcher", "--port=70000"], "--port (70000) must be from 0 to 65535"),
         (["dispatcher", "worker"], "unexpected argument 'worker'"),
     ],
 )

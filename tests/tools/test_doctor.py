@@ -48,13 +48,13 @@ def test_the_doctor_prints_and_writes_every_finding(tmp_path: pathlib.Path) -> N
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
     refused = forked.run("tools.doctor", "--preflight_only", *tiny, "--nodata.normalize")
     assert refused.returncode == 4, refused.stderr
-    assert any(line.startswith("NO  input_scale: ") for line in refused.stdout.splitlines())
+    assert any(line.startswith("FAIL input_scale: ") for line in refused.stdout.splitlines())
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--probe_steps=5"], "--probe_steps (5) must be at least 20: fewer show nothing."),
+        (["--probe_steps=5"], "--probe_steps (5) must be at least 20: fewer steps show nothing."),
         (["--model_dir=/nowhere/run"], "/nowhere/run/config.json cannot be read"),
         (["--fixx"], "Unknown command line flag 'fixx'"),
         (["--model.patch=rleu"], "Did you mean 'relu'?"),

@@ -141,7 +141,11 @@ def test_a_read_error_inside_a_shard_leaves_no_index(
 
     read_all = build_index.read_records
     monkeypatch.setattr(build_index, "read_records", records)
-    with pytest.raises(UsageError, match=r"^a shard of pictures/1.0.0 cannot be read: .*connection lost$"):
+    with pytest.raises(
+        UsageError,
+        match=r"^a shard of pictures/1.0.0 cannot be read: .*connection lost; repair the shard or prepare the data set"
+        r" again\.$",
+    ):
         open_index(fresh, str(tmp_path))
     monkeypatch.undo()
     assert len(open_index(fresh, str(tmp_path)).kept_rows) == 12

@@ -97,7 +97,10 @@ def test_a_warning_says_that_the_index_cannot_be_stored(
     make_read_only("/", monkeypatch)
     with caplog.at_level(logging.WARNING):
         assert len(open_index(fresh, str(tmp_path / "cache")).kept_rows) == 12
-    assert f"the index of {fresh.data_dir} cannot be stored, so it is built anew at every start" in caplog.messages
+    assert (
+        f"the index of {fresh.data_dir} cannot be stored, so every start rebuilds it: make its directory writable"
+        in caplog.messages
+    )
 
 
 def test_only_the_index_is_added_to_the_directory_of_the_shards(fresh: Any, tmp_path: pathlib.Path) -> None:
@@ -116,7 +119,7 @@ def test_another_file_format_is_an_error(fresh: Any) -> None:
     with pytest.raises(UsageError) as raised:
         open_index(edit_info(fresh, fileFormat="array_record"), "unused")
     assert str(raised.value) == (
-        "pictures/1.0.0 is stored as array_record; evenkeel reads tfrecord: prepare it with"
+        "pictures/1.0.0 is stored as array_record; evenkeel reads tfrecord: prepare the data set with"
         " builder.download_and_prepare(file_format='tfrecord')."
     )
 

@@ -103,14 +103,14 @@ def test_a_process_that_dies_is_a_one_line_error_and_leaves_no_files(
     before = sorted(path.name for path in store.parent.iterdir())
     monkeypatch.setattr(worker, "COMMAND", "import os; print(1, flush=True); os.kill(os.getpid(), 9)")
     line = (
-        r"^the seek index of JPEGs cannot be built \(SIGKILL\): correct that,"
+        r"^the seek index of JPEGs cannot be built \(SIGKILL\): fix this cause,"
         r" or do without it by --data\.entries=false\.$"
     )
     with pytest.raises(UsageError, match=line):
         load_dataset(config)
     monkeypatch.setattr(worker, "COMMAND", "print(1, flush=True); raise ValueError('the reason')")
     with pytest.raises(
-        UsageError, match=r"^the seek index of JPEGs cannot be built \(ValueError: the reason\): correct that"
+        UsageError, match=r"^the seek index of JPEGs cannot be built \(ValueError: the reason\): fix this cause"
     ):
         load_dataset(config)
     assert sorted(path.name for path in store.parent.iterdir()) == before
@@ -128,7 +128,7 @@ def test_no_seek_index_is_built_for_small_images(caplog: pytest.LogCaptureFixtur
     with caplog.at_level("INFO", logger="absl"):
         data = load_dataset(DataConfig("shapes", entries=True))
     assert data.train.seek_arrays is None
-    assert "no seek index is built, because JPEGs of less than 32 KB on average gain nothing by it" in caplog.text
+    assert "no seek index is built, because JPEGs of less than 32 KB on average gain nothing from it" in caplog.text
 
 
 def test_a_warning_says_that_streamed_jpegs_are_read_whole(
@@ -136,10 +136,12 @@ def test_a_warning_says_that_streamed_jpegs_are_read_whole(
 ) -> None:
     monkeypatch.setattr(memory_map, "available", False)
     assert load_dataset(make_config(photographs, entries=True)).train.seek_arrays is None
-    assert "is streamed, and JPEGs are read whole; copy it to a local disk" in caplog.text
+    assert "is streamed, so its JPEGs are read whole; copy it to a local disk" in caplog.text
 
 
 @pytest.mark.parametrize("changes", [{"reader": "streaming"}, {"service": "grpc://a:1"}])
 def test_a_seek_index_needs_mapped_shards(changes: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"^data\.entries needs mapped shards, .*: use --data\.entries=false\.$"):
+    with pytest.raises(
+        UsageError, match=r"^data\.entries needs memory-mapped shards, .*: use --data\.entries=false\.$"
+    ):
         DataConfig(entries=True, **changes)  # type: ignore[arg-type]

@@ -294,7 +294,7 @@ def test_corrupt_and_oversized_files_are_listed_with_the_reason(tmp_path: pathli
         {
             "file": "train/dog/002.webp",
             "split": "train",
-            "reason": "300 x 200 pixels are more than data.max_pixels (50000): raise it to decode them",
+            "reason": "300 x 200 pixels are more than data.max_pixels (50000): raise this limit to decode the image",
         },
     ]
     assert len(read_with_tfds(f"{tmp_path}/out", "train")) == 38
@@ -386,7 +386,7 @@ def test_dropped_outliers_stay_in_the_shards_but_not_in_training(
 
 def test_dropping_more_than_the_fraction_is_refused_with_a_remedy(dirty: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(
-        UsageError, match=r"are outliers, more than --max_outlier_fraction \(0.01\) .*--outliers=flag\.$"
+        UsageError, match=r"are outliers; this exceeds .* --max_outlier_fraction \(0.01\): .*--outliers=flag\.$"
     ):
         prepare(PrepareConfig(source=dirty, outliers="drop", max_outlier_fraction=0.01), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -467,7 +467,9 @@ def test_an_existing_output_is_replaced_only_with_overwrite(pets: tuple[str, Fil
     output = tmp_path / "pets"
     output.mkdir()
     (output / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match=r"^output \(.*pets\) exists, but holds something else .* with --overwrite\.$"):
+    with pytest.raises(
+        UsageError, match=r"^output \(.*pets\) exists, but was made from another source .* with --overwrite\.$"
+    ):
         prepare(PrepareConfig(source=pets[0]), str(output))
     assert (output / "mine.txt").read_text() == "mine"
     prepare(PrepareConfig(source=pets[0]), str(output), overwrite=True)
@@ -479,7 +481,7 @@ def test_a_changed_source_makes_another_plan(tmp_path: pathlib.Path) -> None:
     write_folder(tmp_path / "src")
     prepare(PrepareConfig(source=str(tmp_path / "src")), str(tmp_path / "out"))
     (tmp_path / "src/train/cat/new.png").write_bytes(encode_picture(99, file_format="PNG"))
-    with pytest.raises(UsageError, match="exists, but holds something else"):
+    with pytest.raises(UsageError, match="exists, but was made from another source"):
         prepare(PrepareConfig(source=str(tmp_path / "src")), str(tmp_path / "out"))
 
 
@@ -548,7 +550,9 @@ def test_anomalies_end_with_exit_code_4_and_bad_input_with_2(
     done = forked.run("tools.prepare", *arguments)
     assert done.returncode == 4, done.stderr
     assert "error: label: train: not in the schema: cat (50.0%)" in done.stdout
-    assert done.stderr.splitlines()[-1] == f"error: 1 anomalies; see {tmp_path}/out/anomalies.pbtxt"
+    assert done.stderr.splitlines()[-1] == (
+        f"error: found 1 anomalies, listed in {tmp_path}/out/anomalies.pbtxt: correct the data or the schema."
+    )
     anomalies = text_format.Parse((tmp_path / "out/anomalies.pbtxt").read_text(), anomalies_pb2.Anomalies())
     assert list(anomalies.anomaly_info) == ["label"]
     assert len(read_with_tfds(f"{tmp_path}/out", "train")) == 40  # the directory is complete nevertheless

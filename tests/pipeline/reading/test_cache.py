@@ -77,7 +77,7 @@ def test_auto_caches_small_images_that_fit_and_no_others(small: DataConfig, data
 def test_auto_does_not_cache_images_that_do_not_fit(small: DataConfig, data: Dataset) -> None:
     large = dataclasses.replace(small, image_size=64, cache_budget_mb=1)  # 300 x 12 kB
     assert cache.plan_cache(data.train, large) is None
-    with pytest.raises(UsageError, match=r"data\.cache=memory: 300 decoded images take 3 MiB, and the budget is 1 MiB"):
+    with pytest.raises(UsageError, match=r"data\.cache=memory: 300 decoded images take 3 MiB, but the budget is 1 MiB"):
         cache.plan_cache(data.train, dataclasses.replace(large, cache="memory"))
 
 

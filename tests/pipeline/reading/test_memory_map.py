@@ -68,7 +68,7 @@ def test_slices_inside_tf_data_are_the_bytes_of_the_files(tmp_path: pathlib.Path
 def test_a_file_whose_size_differs_from_the_index_is_named(tmp_path: pathlib.Path, change: int) -> None:
     _, paths = write_files(tmp_path, 1000, 1000)
     pathlib.Path(paths[1]).write_bytes(b"x" * (1000 + change))
-    with pytest.raises(UsageError, match=f"{paths[1]} holds {1000 + change} bytes, its index says 1000"):
+    with pytest.raises(UsageError, match=f"{paths[1]} has {1000 + change} bytes, but its index says 1000"):
         memory_map.map_files(paths, (1000, 1000))
 
 

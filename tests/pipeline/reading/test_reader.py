@@ -212,7 +212,9 @@ def test_damaged_records_are_skipped_if_mapped_and_refused_if_streamed(tmp_path:
     rows, images = concatenate(read_batches(reader.evaluation_reader(config("mapped"), kept, ReplicaShard(29))))
     assert images == [picture(row) for row in range(30) if row != 10]
     assert rows == [*range(29)]
-    with pytest.raises(UsageError, match=r"checksum does not match.* cannot be streamed past that: prepare"):
+    with pytest.raises(
+        UsageError, match=r"checksum does not match.*; streaming cannot continue after this record: prepare"
+    ):
         reader.evaluation_reader(config("streaming"), kept, ReplicaShard(29))
 
 
@@ -229,7 +231,7 @@ def test_nothing_after_a_damaged_length_is_read(tmp_path: pathlib.Path, kind: st
 
 def test_a_shard_truncated_after_indexing_is_named(pictures: Index) -> None:
     grown = dataclasses.replace(pictures, sizes=(*pictures.sizes[:-1], pictures.sizes[-1] + 1))
-    with pytest.raises(UsageError, match=f"^{pictures.shards[-1]} holds {pictures.sizes[-1]} bytes, its index says"):
+    with pytest.raises(UsageError, match=f"^{pictures.shards[-1]} has {pictures.sizes[-1]} bytes, but its index says"):
         training_chain(grown, config("mapped"), 0, ReplicaShard(6))
 
 
@@ -244,7 +246,7 @@ def test_remote_shards_are_streamed_and_cannot_be_mapped(pictures: Index) -> Non
     with pytest.raises(UsageError) as raised:
         training_chain(remote, config("mapped"), 0, ReplicaShard(6))
     assert str(raised.value) == (
-        "data.reader=mapped needs local shards on Linux, and gs://bucket/pets/a.tfrecord is not:"
+        "data.reader=mapped needs local shards on Linux, but gs://bucket/pets/a.tfrecord cannot be mapped:"
         " copy the data set to a local disk or use data.reader=streaming."
     )
     with pytest.raises(UsageError, match=r"^data\.reader=mapped needs local shards"):

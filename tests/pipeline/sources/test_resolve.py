@@ -74,7 +74,8 @@ def test_a_catalogue_name_is_found_in_data_dir(tmp_path: pathlib.Path) -> None:
 
 def test_an_unknown_catalogue_name_is_a_one_line_error(tmp_path: pathlib.Path) -> None:
     with pytest.raises(
-        UsageError, match=r"^data\.source \(tfds:no_such_pets\) cannot be opened: .*not found"
+        UsageError,
+        match=r"^data\.source \(tfds:no_such_pets\) cannot be opened: .*not found.*; check the name, or prepare ",
     ) as raised:
         resolve(DataConfig(source="tfds:no_such_pets", data_dir=str(tmp_path)))
     assert "\n" not in str(raised.value)

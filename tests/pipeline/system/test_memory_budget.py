@@ -33,5 +33,5 @@ def test_the_budget_is_the_given_size_or_half_of_the_free_memory() -> None:
 
 def test_exceeding_the_budget_is_an_error_with_both_sizes() -> None:
     memory_budget.require_fit(5 << 20, 5 << 20, "7 images")
-    with pytest.raises(UsageError, match=r"7 images take 6 MiB, and the budget is 5 MiB: raise data\.cache_budget_mb"):
+    with pytest.raises(UsageError, match=r"7 images take 6 MiB, but the budget is 5 MiB: raise data\.cache_budget_mb"):
         memory_budget.require_fit(6 << 20, 5 << 20, "7 images")
