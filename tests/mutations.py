@@ -154,9 +154,10 @@ def folder(root: pathlib.Path, seeds: range, good: int = 8) -> dict[str, bytes]:
     return files
 
 
-def undecodable(contents: bytes) -> bool:
+def undecodable(contents: bytes, max_pixels: int = 100_000_000) -> bool:
+    """Whether the file must be left out: its header is refused, it has too many pixels, or it does not decode."""
     header = read_header(contents)
-    if header is None or header.refusal or header.pixels > 100_000_000:
+    if header is None or header.refusal or header.pixels > max_pixels:
         return True
     try:
         tf.io.decode_image(contents, expand_animations=False)

@@ -70,10 +70,10 @@ def test_what_the_readme_says_of_the_stability_suite_is_in_its_committed_result(
     assert of["false_alarm_rate"] == 0
     assert of["recovered_transient"] == 1
     for claim in (
-        f"{of['recall']:.0%} of faulty runs are seen, with no false alarm in {of['clean_runs']:.0f} sound ones",
-        f"the cause first in {of['cause_top1']:.0%} of cases",
-        f"cures {of['recovered_persistent']:.0%} of the faults that last",
-        f"AutoTrainer's rules see {rival['recall']:.0%} and cure {rival['recovered_persistent']:.0%}",
+        f"{of['recall']:.0%} of faulty runs are detected, with no false alarm in {of['clean_runs']:.0f} sound runs",
+        f"the right cause first in {of['cause_top1']:.0%} of cases",
+        f"cures {of['recovered_persistent']:.0%} of the persistent faults",
+        f"AutoTrainer's rules detect {rival['recall']:.0%} and cure {rival['recovered_persistent']:.0%}",
         f"The guard costs {found['all', 'watch_overhead'].median:+.1%} of CPU time",
     ):
         assert claim in said

@@ -1,7 +1,7 @@
 """How each global batch is divided among replicas and workers.
 
 replica_shard = ReplicaShard(global_batch_size=256, replicas=8, first_replica=4, local_replicas=4)    # of worker 1
-positions = replica_shard.positions(element)
+positions = replica_shard.positions(batch_number)
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ class ReplicaShard:
 
         shard = evenkeel.ReplicaShard(128)    # the whole batch, for one device
 
-    Element e of its data set is the batch of one replica: of step e // local_replicas, for replica
-    first_replica + e % local_replicas.
+    Batch n of the worker is for one replica, first_replica + n % local_replicas, in step n // local_replicas.
 
     Attributes:
       global_batch_size: images per step over all replicas.
@@ -37,14 +36,14 @@ class ReplicaShard:
         """Images per step of one replica."""
         return self.global_batch_size // self.replicas
 
-    def step(self, element: tf.Tensor) -> tf.Tensor:
-        return element // self.local_replicas
+    def step(self, batch_number: tf.Tensor) -> tf.Tensor:
+        return batch_number // self.local_replicas
 
-    def batch_indices(self, element: tf.Tensor) -> tf.Tensor:
-        """Indices (int64 [batch_size]) of the element's images in the global batch."""
-        replica = self.first_replica + element % self.local_replicas
+    def batch_indices(self, batch_number: tf.Tensor) -> tf.Tensor:
+        """Indices (int64 [batch_size]) of the batch's images in the global batch."""
+        replica = self.first_replica + batch_number % self.local_replicas
         return replica * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
 
-    def positions(self, element: tf.Tensor) -> tf.Tensor:
-        """Positions (int64 [batch_size]) of the element's images in the endless sequence."""
-        return self.step(element) * self.global_batch_size + self.batch_indices(element)
+    def positions(self, batch_number: tf.Tensor) -> tf.Tensor:
+        """Positions (int64 [batch_size]) of the batch's images in the endless sequence."""
+        return self.step(batch_number) * self.global_batch_size + self.batch_indices(batch_number)
