@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tf_keras as keras
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
 from evenkeel.models import train

@@ -167,7 +167,7 @@ def test_helpfull_lists_flags_by_group_with_type_and_default() -> None:
     assert done.stdout.index("\nrun:") < done.stdout.index("\ndata:") < done.stdout.index("\noptimizer:")
     lines = done.stdout.splitlines()
     at = lines.index("  --optimizer.learning_rate")
-    assert lines[at + 1] == "      peak learning rate, for the global batch [float] (default: 0.1)"
+    assert lines[at + 1] == "      peak learning rate for the global batch [float] (default: 0.1)"
 
 
 def test_presets_are_printed() -> None:
