@@ -62,8 +62,8 @@ def falls(rows: np.ndarray, to: float = 0.8) -> bool:
 def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.Strategy, name: str) -> None:
     """`devices` train the weights that `alone` trains, from the same global batches."""
     rate = {"sgd": 0.1, "sgdw": 0.1, "novograd": 0.01, "lamb": 0.02, "radam": 0.05}.get(name, 0.005)
-    # With RMSprop's default of 1e-7, gradients that are nearly 0 are divided by their own size, which turns differences in
-    # the last bit into ones of 1.2e-5 on CPUs without AVX-512.
+    # With RMSprop's default of 1e-7, gradients that are nearly 0 are divided by their own size, which turns differences
+    # in the last bit into ones of 1.2e-5 on CPUs without AVX-512.
     epsilon = 1e-4 if name == "rmsprop" else OptimizerConfig.epsilon
     config = OptimizerConfig(
         name=name, learning_rate=rate, weight_decay=0.01, clip_norm=0.8, warmup_epochs=0.2, epsilon=epsilon
