@@ -31,9 +31,9 @@ from evenkeel.benchmarks.timing import Sample, turn_order
 from evenkeel.pipeline.errors import UsageError
 
 TURN_SECONDS = 2.0
-# The parts of a turn alternate between the versions, because a disturbance by other programs lasts for seconds. The
-# ratios of equal turns of `small_input` deviated by 0.12 to 0.14 with one part per turn, by 0.035 to 0.053 with 4
-# parts, and by 0.017 with 10 parts.
+# Each version's turn is split into parts, and the parts of both versions alternate, because a disturbance by other
+# programs lasts for seconds and then affects both. Between two processes of one version, the ratio of the times of
+# `small_input` deviated from 1 by 0.12 to 0.14 with one part per turn, 0.035 to 0.053 with 4 and 0.017 with 10 parts.
 PARTS_PER_TURN = 10
 # Processes started per version; the turns are divided among them. The memory layout of a process affects all its turns.
 STARTS = power_analysis.STARTS
@@ -49,8 +49,8 @@ class Case(NamedTuple):
     Attributes:
       file: path of the task file below `benchmarks`.
       about: description of the measurement.
-      reads: the task in `peers.sources` that provides the data; "" if the case reads no data.
-      steps: steps in a turn; 0 means as many as take `TURN_SECONDS`.
+      reads: the entry of `peers.sources` that provides the data; "" if the case reads no data.
+      steps: steps in a turn, the time in which one version works; 0 means as many as take `TURN_SECONDS`.
     """
 
     file: str

@@ -155,7 +155,10 @@ def set_option_or_mutate(name: str, value: float, mutation: str) -> Change:
 
 
 def corrupt_data(corruption: str) -> Change:
-    """Returns a change that applies `CORRUPTIONS[corruption]` to the data, with more epochs if images are lost."""
+    """Returns a change of a configuration: it trains on data with `CORRUPTIONS[corruption]`.
+
+    If the corruption removes images, the number of epochs rises, so that the number of steps stays about the same.
+    """
 
     def change(config: TrainConfig) -> TrainConfig:
         data = corruptions.write_copy(config.data, corruption)
@@ -269,7 +272,8 @@ _PERSISTENT = (
     persistent_fault("huge_weights", "initialization", mutate_network("huge")),
     persistent_fault("tiny_weights", "initialization", mutate_network("tiny"), networks=("plain",)),
     persistent_fault("sigmoid", "saturating_activation", mutate_network("sigmoid")),
-    # Other initial values fix these two faults, too: those of the scale before tanh, and those of the bias before ReLU.
+    # Another activation fixes the next two faults, and so do other initial values: of the scale before tanh, and of the
+    # bias before ReLU. Both causes count as right.
     persistent_fault(
         "steep_tanh",
         "saturating_activation",

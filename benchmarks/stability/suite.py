@@ -18,14 +18,14 @@ Phase = Callable[[Records], list[list[Case]]]
 
 
 class SuiteSize(NamedTuple):
-    """The number of cases that a suite runs.
+    """The number of cases that a suite runs. A pair is a network and a data set.
 
     Attributes:
-      clean_runs: number of clean runs for each pair of network and data set.
+      clean_runs: number of clean runs for each pair.
       seeds: number of faulty runs for each fault and pair.
       faults: names of the faults.
       pairs: number of pairs on which each fault runs.
-      overhead_pairs: number of pairs of turns that measure the overhead of the guard.
+      overhead_pairs: how often training with and without the guard is timed, one after the other.
       repair_baselines: whether to run random search and AutoTrainer's repairs, which cost as much as the doctor.
     """
 

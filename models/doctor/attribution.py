@@ -71,7 +71,7 @@ def attribute_causes(
 
 
 def to_replay(trial: Trial, name: str = "") -> Replay:
-    """Returns the record of a trial; its name is `name` or, by default, the trial's flags in words."""
+    """Returns the record of a trial for the report. `name` names the record; by default it is the changed flags."""
     _, accuracy, loss = trial.run.validated[-1]
     return Replay(
         name=name or describe_flags(trial.intervention.flags),

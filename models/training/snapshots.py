@@ -42,7 +42,7 @@ class Snapshots:
         return [snapshot.step for snapshot in self._snapshots]
 
     def take(self) -> None:
-        """Copies the present state; if there are too many copies, drops the one that is closest to its neighbours."""
+        """Copies the present state. If there are too many copies, drops one, so that older copies are further apart."""
         local = self._model.distribute_strategy.experimental_local_results
         # np.array copies: on a CPU .numpy() returns the variable's own memory.
         values = [np.array(local(variable)[0].numpy()) for variable in self._variables]

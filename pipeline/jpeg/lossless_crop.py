@@ -228,7 +228,11 @@ def _row_spans(points: tf.Tensor, crop: _McuCrop, length: tf.Tensor, row: tf.Ten
 
 
 def make_cropper(index: Index, memory: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function (plan int64 [n]) -> the cropped JPEG, or the whole file, string []; files lie in `memory` (uint8)."""
+    """Returns a function from the plan of an image to the bytes of a JPEG, string [].
+
+    The plan, int64 [n], is a row that the function of `make_planner` returns. The JPEG is cropped if the plan says so,
+    and the whole file otherwise. `memory`, uint8, holds the files.
+    """
     assert index.seek_arrays is not None
     all_filler = share_as_tensor(index.seek_arrays.filler)
     widths = tf.constant([*((WIDTH_UNIT * units).to_bytes(2, "big") for units in range(KEEP_WIDTH)), b""])

@@ -42,14 +42,16 @@ class SmallImages:
     def copy_batch(
         self, rows: tf.Tensor, mirrored: tf.Tensor, top: tf.Tensor, cell_starts: tf.Tensor, cell_lefts: tf.Tensor
     ) -> tf.Tensor:
-        """A batch of cropped images, uint8 [b, size, size, channels].
+        """Returns a batch of cropped images, uint8 [b, size, size, channels].
+
+        The batch is divided into cells: groups of consecutive images that are cropped at the same column.
 
         Args:
           rows: int64 [b], the images.
-          mirrored: bool [b], which images to take mirrored.
-          top: int64 [b], 0 to 2 border: the first line of each crop in the bordered image.
-          cell_starts: int32 [cells + 1]: cell c of the batch holds its images cell_starts[c] to cell_starts[c + 1].
-          cell_lefts: int32 [cells], 0 to 2 border: the first column of the crops in each cell.
+          mirrored: bool [b], which images to mirror.
+          top: int64 [b], from 0 to 2 * border: the first line of each crop in the bordered image.
+          cell_starts: int32 [cells + 1]: cell c has the images from cell_starts[c] up to, but not including, cell_starts[c + 1].
+          cell_lefts: int32 [cells], from 0 to 2 * border: the first column of the crops in each cell.
         """
         bordered_size, line_bytes = self.size + 2 * self.border, self.size * self.channels
         rows += tf.where(mirrored, tf.constant(self.count, tf.int64), 0)

@@ -104,7 +104,9 @@ def read_work(folder: str) -> Work:
 def serve_batches(
     batches: Iterator[Any], work: Work, about: str, to_images: Callable[[Any], Any] = np.asarray
 ) -> Facts:
-    """Returns (facts, run) for `worker.py`, for a loader that returns batches one by one to Python.
+    """Returns what a task file gives `worker.py`, for a loader that returns batches one by one to Python.
+
+    That is (facts about the work, a function that loads a number of batches); `about` describes the loader.
 
     `to_images` converts a batch to an array [b, size, size, 3] with values from 0 to 255; this time is not measured.
     """
