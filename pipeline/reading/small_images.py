@@ -50,7 +50,8 @@ class SmallImages:
           rows: int64 [b], the images.
           mirrored: bool [b], which images to mirror.
           top: int64 [b], from 0 to 2 * border: the first line of each crop in the bordered image.
-          cell_starts: int32 [cells + 1]: cell c has the images from cell_starts[c] up to, but not including, cell_starts[c + 1].
+          cell_starts: int32 [cells + 1]: cell c has the images from cell_starts[c] up to, but not including,
+            cell_starts[c + 1].
           cell_lefts: int32 [cells], from 0 to 2 * border: the first column of the crops in each cell.
         """
         bordered_size, line_bytes = self.size + 2 * self.border, self.size * self.channels
