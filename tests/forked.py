@@ -1,9 +1,9 @@
 """Runs commands and functions in processes that are forked from one that has imported TensorFlow.
 
-Most of the time of a short command is the import. It starts no threads except those of OpenBLAS, which survives forks,
 Most of the time of a short command is the import. It starts no threads except those of OpenBLAS, which survives
 forks, and runs no operation, so a forked process behaves like a new one. Tests of the start of commands, such as
 test_cli, call `python -m` instead.
+"""
 
 from __future__ import annotations
 
