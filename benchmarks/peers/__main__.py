@@ -9,7 +9,8 @@ quality 90 with a shorter side of at most 256 pixels, and raw224 reads the decod
 small32 loads batches of 512 uint8 images of 32x32x3 from memory, which are padded by 4 pixels, randomly cropped and
 randomly flipped, and have a square of 8x8 cut out.
 
-The task step32 runs training steps on a batch of 128 uint8 images of 32x32x3 in memory, on the CPU, in bfloat16:
+The task step32 runs training steps on a batch of 128 uint8 images of 32x32x3 in memory, on the CPU, in bfloat16 if the
+processor computes in it (float32 otherwise):
 normalization, forward pass, backward pass, SGD with Nesterov momentum. The network has 3x3 convolutions with BatchNorm
 and ReLU: 32 and 64 channels, pooling, 128 channels, pooling, 256 channels, global average, 10 logits.
 """

@@ -62,7 +62,7 @@ class Case(NamedTuple):
 CASES = {
     "input": Case("peers/task_files/load_evenkeel.py", "batches of 224 pixels from JPEG files", reads="prepared224"),
     "small_input": Case("peers/task_files/load_evenkeel.py", "batches of 32 pixels from memory", reads="small32"),
-    "step": Case("peers/task_files/step32_evenkeel.py", "training steps on 32 pixels, bfloat16"),
+    "step": Case("peers/task_files/step32_evenkeel.py", "training steps on 32 pixels"),
     "training": Case(
         "regression/training_turns.py", "200 steps of a network that easily becomes unstable, one run per seed", steps=1
     ),

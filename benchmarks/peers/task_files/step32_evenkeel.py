@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import step_precision
 import tensorflow as tf
 import tf_keras as keras
 
@@ -32,7 +33,7 @@ def parameters() -> int:
 
 def prepare(threads: int):
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    keras.mixed_precision.set_global_policy(step_precision.name_keras_policy())
     images = tf.io.decode_raw(random.Random(0).randbytes(BATCH * 32 * 32 * 3), tf.uint8)
     images, labels = tf.reshape(images, [BATCH, 32, 32, 3]), tf.range(BATCH) % 10
     batches = iter(tf.data.Dataset.from_tensors((images, labels)).repeat())
@@ -54,5 +55,6 @@ def prepare(threads: int):
     return {
         "same": {"trainable parameters": parameters(), "images a step": BATCH},
         "images_per_step": BATCH,
-        "about": f"tensorflow {tf.__version__}, tf_keras {keras.__version__}, {threads} threads",
+        "about": f"tensorflow {tf.__version__}, tf_keras {keras.__version__}, {step_precision.name_precision()},"
+        f" {threads} threads",
     }, run

@@ -1,4 +1,4 @@
-"""Runs step32 with Keras 3 on TensorFlow: mixed_bfloat16, channels last, with or without XLA, whichever is faster.
+"""Runs step32 with Keras 3 on TensorFlow: mixed precision, channels last, with or without XLA, whichever is faster.
 
 The loop over the steps is compiled together with the step, so no Python runs between steps. No metrics are computed.
 """
@@ -13,6 +13,7 @@ import time
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import keras
+import step_precision
 import tensorflow as tf
 from keras import layers
 
@@ -40,7 +41,7 @@ def parameters() -> int:
 
 def prepare(threads: int):
     tf.config.threading.set_intra_op_parallelism_threads(threads)
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    keras.mixed_precision.set_global_policy(step_precision.name_keras_policy())
     images = tf.io.decode_raw(random.Random(0).randbytes(BATCH * 32 * 32 * 3), tf.uint8)
     images, labels = tf.reshape(images, [BATCH, 32, 32, 3]), tf.range(BATCH) % 10
 
@@ -81,7 +82,7 @@ def prepare(threads: int):
         "same": {"trainable parameters": parameters(), "images a step": BATCH},
         "images_per_step": BATCH,
         "about": f"keras {keras.__version__}, tensorflow {tf.__version__}, {fastest} (CPU per image: {measured}),"
-        f" {threads} threads",
+        f" {step_precision.name_precision()}, {threads} threads",
     }, run
 
 

@@ -1,10 +1,11 @@
-"""Runs step32 with PyTorch: channels last, bfloat16 autocast, fused SGD, torch.compile."""
+"""Runs step32 with PyTorch: channels last, bfloat16 autocast if the processor has it, fused SGD, torch.compile."""
 
 from __future__ import annotations
 
 import math
 import random
 
+import step_precision
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -58,7 +59,7 @@ def prepare(threads: int, compiled: bool = True):
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, fused=True)
 
     def compute_loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=step_precision.has_bfloat16()):
             logits = network(images)
         return F.cross_entropy(logits.float(), labels)
 
@@ -78,7 +79,8 @@ def prepare(threads: int, compiled: bool = True):
     return {
         "same": {"trainable parameters": parameters(), "images a step": BATCH},
         "images_per_step": BATCH,
-        "about": f"torch {torch.__version__}, {kind}, {torch.get_num_threads()} threads",
+        "about": f"torch {torch.__version__}, {kind}, {step_precision.name_precision()},"
+        f" {torch.get_num_threads()} threads",
     }, run
 
 

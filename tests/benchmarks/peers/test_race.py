@@ -514,3 +514,16 @@ def test_every_task_has_the_files_of_its_peers():
             assert (task.folder / task.file.format(task=name, peer=peer)).is_file()
             # The other peers run in the project's own environment.
             assert peer in (tasks.OWN_PEER, "tfdata_naive", "tfds") or peer in tasks.PACKAGES
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fpu avx2 sse", False), ("avx512_bf16 sse", True), ("amx_bf16", True)]
+)
+def test_step32_takes_bfloat16_only_if_the_processor_computes_in_it(tmp_path, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    code = (
+        f"import sys, pathlib; sys.path.insert(0, {str(TASK_FILES)!r}); import step_precision;"
+        f" print(step_precision.has_bfloat16(pathlib.Path({str(tmp_path / 'cpuinfo')!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(expected)
