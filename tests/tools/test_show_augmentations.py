@@ -65,7 +65,7 @@ def test_a_row_each_between_the_images_as_they_are_and_as_the_configuration_chan
     [
         ([], ["--output is missing"]),
         (["--output=grid.jpg"], ["grid.jpg", ".png"]),
-        (["--output=no/such/grid.png"], ["no/such/grid.png", "make no/such first"]),
+        (["--output=no/such/grid.png"], ["no/such/grid.png", "create no/such first"]),
         (["--output=grid.png", "--images=0"], ["--images (0)", "1 to 64"]),
         (["--output=grid.png", "--data.augment.rotation=200"], ["rotation (200.0)", "[0, 180]"]),
         (["--output=grid.png", "--data.channels=1", "--data.augment.hue=0.1"], ["hue (0.1)", "colour"]),

@@ -89,7 +89,7 @@ def report(bound: str = "decode") -> Report:
 
 
 def test_the_text_holds_every_stage_and_ends_with_the_sentence() -> None:
-    lines = profile_pipeline.text(report()).splitlines()
+    lines = profile_pipeline.report_text(report()).splitlines()
     assert lines[2].split() == ["decode", "1,000", "1.4000", "0.0000", "70.0%", "2", "3,072"]
     assert lines[3].split() == ["prefetch", "900", "0.1000", "0.0000", "5.0%", "8", "3,072"]
     assert lines[-2] == " 1.80 times as fast: smaller files"
@@ -119,11 +119,11 @@ def test_each_bar_of_the_picture_begins_where_the_previous_one_ends(tmp_path: pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--step", "--step_ms=3"], "--step times what --step_ms (3.0) says"),
+        (["--step", "--step_ms=3"], "--step measures the time that --step_ms (3.0) gives"),
         (["--step_ms=-1"], "--step_ms (-1.0) must not be negative"),
         (["--picture=a.jpg"], "--picture (a.jpg) must end in .png"),
-        (["--json=no/such/a.json"], "--json (no/such/a.json) lies in no directory: make no/such first"),
+        (["--json=no/such/a.json"], "--json (no/such/a.json) lies in a directory that does not exist: create no/such first"),
     ],
 )
 def test_bad_flags_are_refused_in_one_line(arguments: list[str], words: str) -> None:
-    assert words in refused(tool("profile_pipeline", *arguments))
+    assert words in refused(tool("profile", *arguments))
