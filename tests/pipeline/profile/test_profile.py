@@ -122,7 +122,10 @@ def test_each_bar_of_the_picture_begins_where_the_previous_one_ends(tmp_path: pa
         (["--step", "--step_ms=3"], "--step measures the time that --step_ms (3.0) gives"),
         (["--step_ms=-1"], "--step_ms (-1.0) must not be negative"),
         (["--picture=a.jpg"], "--picture (a.jpg) must end in .png"),
-        (["--json=no/such/a.json"], "--json (no/such/a.json) lies in a directory that does not exist: create no/such first"),
+        (
+            ["--json=no/such/a.json"],
+            "--json (no/such/a.json) lies in a directory that does not exist: create no/such first",
+        ),
     ],
 )
 def test_bad_flags_are_refused_in_one_line(arguments: list[str], words: str) -> None:
