@@ -450,7 +450,7 @@ def test_help_loads_no_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "set()", done.stderr
-    assert "--only: tasks to run, of: step32" in run_command("--help").stdout
+    assert "--only\n      tasks to run, of: step32" in run_command("--help").stdout
 
 
 def test_the_command_writes_its_results_and_fails_without_evenkeel(tmp_path):

@@ -103,7 +103,7 @@ def test_a_failed_download_is_a_one_line_error_with_a_remedy(
     message = source_error("tfds:mnist")
     assert message.startswith("data.source (tfds:mnist) could not be downloaded and prepared (")
     assert "no route" in message
-    assert message.endswith("): check the network, or prepare it elsewhere and pass its directory.")
+    assert message.endswith("): check the network, or prepare the data set elsewhere and give its directory.")
 
 
 def test_shapes_are_rendered_into_the_cache(cache: pathlib.Path) -> None:
