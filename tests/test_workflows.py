@@ -34,8 +34,8 @@ def script(job: str) -> str:
 
 def test_there_are_jobs() -> None:
     assert list(JOBS) == ["quick", "gate"]
-    assert "evenkeel.benchmarks.run --suite=quick" in script(JOBS["quick"])
-    assert "evenkeel.benchmarks.compare --base=HEAD^1" in script(JOBS["gate"])
+    assert "-m benchmarks.run --suite=quick" in script(JOBS["quick"])
+    assert "-m benchmarks.compare --base=HEAD^1" in script(JOBS["gate"])
     # The merge and its parents: what is compared is what the branch would change.
     assert re.search(r"fetch-depth: [2-9]", JOBS["gate"])
 

@@ -104,7 +104,7 @@ def test_a_process_that_dies_is_a_one_line_error_and_leaves_no_files(
     monkeypatch.setattr(worker, "COMMAND", "import os; print(1, flush=True); os.kill(os.getpid(), 9)")
     line = (
         r"^the seek index of JPEGs cannot be built \(SIGKILL\): fix this cause,"
-        r" or do without it by --data\.entries=false\.$"
+        r" or turn the index off with --data\.entries=false\.$"
     )
     with pytest.raises(UsageError, match=line):
         load_dataset(config)
