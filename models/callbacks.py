@@ -15,12 +15,12 @@ import tf_keras as keras
 
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.preflight.preflight import BackgroundPreflight, ImageChecks
+from evenkeel.models.run.checkpoints import Checkpointer, Checkpoints, Stateful
+from evenkeel.models.run.summary import RunMeter
 from evenkeel.models.stability.guard import StabilityGuard
 from evenkeel.models.telemetry.incidents import Incidents
 from evenkeel.models.telemetry.progress import Progress
 from evenkeel.models.telemetry.tensorboard import Profiler, TensorBoard
-from evenkeel.models.training.checkpoints import Checkpointer, Checkpoints, Stateful
-from evenkeel.models.training.summary import RunMeter
 from evenkeel.models.training.validation import EarlyStopping
 from evenkeel.pipeline.dataset import Dataset
 

@@ -11,14 +11,15 @@ import os
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from evenkeel.models.config import StrategyConfig, TrainConfig
 from evenkeel.models.distribute import strategy
+from evenkeel.models.run import run_data, run_directory
+from evenkeel.models.run.checkpoints import Checkpoints, find_checkpoint, read_state
 from evenkeel.models.telemetry.scores import precision_per_class, recall_per_class
-from evenkeel.models.training import run_directory
 from evenkeel.models.training.batches import count_steps_per_epoch, create_statistics_batches, distribute_batches
 from evenkeel.models.training.build_model import configure_process, create_model
-from evenkeel.models.training.checkpoints import Checkpoints, find_checkpoint
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.validation import evaluate
 from evenkeel.pipeline import dataset
@@ -93,7 +94,7 @@ def restore_run(model_dir: str, checkpoint: str = "best", split: str = "", one_r
       one_replica: use one device instead of the devices that the run was trained on.
 
     Raises:
-      UsageError: there is no such run, checkpoint or split.
+      UsageError: there is no such run, checkpoint or split, or the images have a class that the run does not know.
     """
     config = run_directory.read_config(model_dir)
     if split:
@@ -104,13 +105,34 @@ def restore_run(model_dir: str, checkpoint: str = "best", split: str = "", one_r
     devices = strategy.create_strategy(config.strategy)
     shard = strategy.replica_shard(devices, config.data.batch_size)
     configure_process(config)
-    data = dataset.load_dataset(config.data)
+    data = load_run_images(model_dir, path, config, own_splits=not split)
     steps_per_epoch = count_steps_per_epoch(config, data)
     model = create_model(config, data, devices, steps_per_epoch)
     Checkpoints(os.path.dirname(path), model).restore(path)
     _, evaluation = distribute_batches(config, data, devices, shard, start_step=0)
     model.statistics_batches = create_statistics_batches(config, data, devices, shard, steps_per_epoch)
     return RestoredRun(config, path, data, model, evaluation, evaluation_steps(data.validation, shard))
+
+
+def load_run_images(model_dir: str, checkpoint: str, config: TrainConfig, own_splits: bool) -> Dataset:
+    """The images that lie at the run's source now, with the classes and the normalization of the checkpoint.
+
+    Warns if the images are not those of the run; with `own_splits` off, only the training images are compared.
+
+    Raises:
+      UsageError: the images have a class that the run does not know.
+    """
+    data = dataset.load_dataset(config.data)
+    state = read_state(checkpoint).get("data")
+    stored = run_data.from_state(state) if state else run_data.read_run_data(model_dir)
+    if stored is None:
+        logging.warning("%s does not say what its classes are: those of the data as it is now are taken", model_dir)
+        return data
+    uses = ("train", "validation") if own_splits else ("train",)
+    applied = stored.apply(data)
+    for change in run_data.find_changes(model_dir, stored, config.data, data, uses):
+        logging.warning("the data has changed since the run was trained: %s", change)
+    return applied
 
 
 def format_text(evaluation: Evaluation) -> str:

@@ -31,8 +31,12 @@ from evenkeel.models.distribute.collective import (
 from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.models.errors import TrainingFailed
 from evenkeel.models.preflight import preflight
+from evenkeel.models.run import run_directory
+from evenkeel.models.run.checkpoints import Checkpoints, checkpoint_steps, parse_step
+from evenkeel.models.run.preemption import Preempted, PreemptionHandler
+from evenkeel.models.run.run_data import RunData, resume_data
+from evenkeel.models.run.summary import summarize
 from evenkeel.models.stability.diagnosis import Finding
-from evenkeel.models.training import run_directory
 from evenkeel.models.training.batches import (
     count_steps_per_epoch,
     create_statistics_batches,
@@ -40,10 +44,7 @@ from evenkeel.models.training.batches import (
     load_first_images,
 )
 from evenkeel.models.training.build_model import configure_process, create_model
-from evenkeel.models.training.checkpoints import Checkpoints, checkpoint_steps, parse_step
-from evenkeel.models.training.preemption import Preempted, PreemptionHandler
 from evenkeel.models.training.stable_model import StableModel
-from evenkeel.models.training.summary import summarize
 from evenkeel.models.training.validation import PendingValidation, evaluate
 from evenkeel.pipeline import dataset, service
 from evenkeel.pipeline.dataset import Dataset
@@ -59,6 +60,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     allow_config_change: bool = False,
+    allow_data_change: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> dict[str, Any]:
     """Trains as `config` says, with all files in `model_dir`; returns the contents of summary.json.
@@ -76,6 +78,7 @@ def train(
         must be the one that the run was started with, except for the devices.
       overwrite: remove an earlier run in `model_dir` and start over.
       allow_config_change: resume with another configuration.
+      allow_data_change: resume with other images; the run keeps its classes and its normalization.
       callbacks: your own Keras callbacks; Keras calls them after those of the run.
 
     Raises:
@@ -83,7 +86,7 @@ def train(
         renamed.
       WorkerLost: another worker was lost before training began.
     """
-    run = start_run(config, model_dir, resume, overwrite, allow_config_change)
+    run = start_run(config, model_dir, resume, overwrite, allow_config_change, allow_data_change)
     training, evaluation = distribute_batches(config, run.data, run.devices, run.shard, start_step=run.model.step)
     validation_steps = evaluation_steps(run.data.validation, run.shard)
     run.model.statistics_batches = create_statistics_batches(
@@ -139,6 +142,7 @@ class Run:
       state: the state in the checkpoint that the run is resumed from, {} if there is none; None for a new run.
       findings: preflight's findings before training.
       image_checks: preflight's checks that run during training; None if there are none.
+      run_data: what `data` means; None on workers that write no files.
       first_images: augmented training images, uint8 [b, size, size, channels]; None on workers that write no files.
     """
 
@@ -154,10 +158,18 @@ class Run:
     state: dict[str, Any] | None
     findings: list[Finding]
     image_checks: preflight.ImageChecks | None
+    run_data: RunData | None
     first_images: np.ndarray | None
 
 
-def start_run(config: TrainConfig, model_dir: str, resume: bool, overwrite: bool, allow_config_change: bool) -> Run:
+def start_run(
+    config: TrainConfig,
+    model_dir: str,
+    resume: bool,
+    overwrite: bool,
+    allow_config_change: bool,
+    allow_data_change: bool,
+) -> Run:
     """Checks everything, loads the data, builds or restores the model, and creates the directory last.
 
     Raises:
@@ -176,6 +188,8 @@ def start_run(config: TrainConfig, model_dir: str, resume: bool, overwrite: bool
             if config.data.service:
                 service.wait_for_workers(config.data)
             data = dataset.load_dataset(config.data)
+            if resume:
+                data = resume_data(model_dir, config.data, data, allow_data_change)
             findings: list[Finding] = []
             image_checks = None
             # These checks run before anything else uses the seed. A resumed run has reported its findings already, and
@@ -188,9 +202,10 @@ def start_run(config: TrainConfig, model_dir: str, resume: bool, overwrite: bool
         state = restore_newest(checkpoints, devices) if resume else None
         if state and preflight.is_pending(state) and chief:
             image_checks = preflight.defer_image_checks(config, data)
+        run_data = None
         with all_or_none(devices):
             if chief:
-                run_directory.create(model_dir, config, data.skipped, resume)
+                run_data = run_directory.create(model_dir, config, data, resume)
             first_images = load_first_images(config, data, shard) if chief else None
     return Run(
         config=config,
@@ -205,6 +220,7 @@ def start_run(config: TrainConfig, model_dir: str, resume: bool, overwrite: bool
         state=state,
         findings=findings,
         image_checks=image_checks,
+        run_data=run_data,
         first_images=first_images,
     )
 
@@ -247,6 +263,8 @@ def start_callbacks(run: Run) -> RunCallbacks:
     run_callbacks = build_callbacks(
         run.config, run.model_dir, run.checkpoints, run.data, run.steps_per_epoch, run.state, run.chief
     )
+    if run.run_data:
+        run_callbacks.checkpointer.stateful["data"] = run.run_data
     if run_callbacks.board and run.first_images is not None:
         run_callbacks.board.write_start(run.model.step, run.first_images, run.config)
         preflight.report_findings(run.findings, run_callbacks.incidents)

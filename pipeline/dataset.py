@@ -42,6 +42,7 @@ class Dataset:
       std: standard deviation of each channel over the training pixels; ones if `data.normalize` is off.
       class_counts: int64 [classes], number of training images of each class.
       skipped: one line for each image that is not used, with its split, its name and the reason.
+      validation_split: name of the validation split, in TFDS syntax.
     """
 
     train: Index
@@ -51,6 +52,7 @@ class Dataset:
     std: list[float]
     class_counts: np.ndarray
     skipped: tuple[str, ...]
+    validation_split: str = "validation"
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -90,6 +92,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         std=std,
         class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
         skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in rows[use].skip_reasons),
+        validation_split=splits["validation"],
     )
 
 

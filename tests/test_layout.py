@@ -25,7 +25,7 @@ ROOMS = {
         " build profile"
     ),
     "models": (
-        "errors config presets distribute networks optim telemetry training stability preflight callbacks train"
+        "errors config presets distribute networks optim telemetry training run stability preflight callbacks train"
         " evaluation doctor report export"
     ),
     "benchmarks": (

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from evenkeel.models import callbacks, train
 from evenkeel.models.config import TrainConfig, from_dict
-from evenkeel.models.training import checkpoints
+from evenkeel.models.run import checkpoints
 from evenkeel.pipeline.index import shuffle
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Trains an image-classification CNN.
   evenkeel train --resume --config=runs/pets/config.json --model_dir=runs/pets
 """
 
-OWN = ("model_dir", "resume", "allow_config_change", "overwrite")
+OWN = ("model_dir", "resume", "allow_config_change", "allow_data_change", "overwrite")
 COMMON = (
     "preset",
     "data.source",
@@ -40,6 +40,7 @@ define_flags(TrainConfig)
 flags.DEFINE_string("model_dir", "", "directory of the run; default runs/PRESET-DATE-TIME")
 flags.DEFINE_bool("resume", False, "continue the run in --model_dir from its newest checkpoint")
 flags.DEFINE_bool("allow_config_change", False, "with --resume: allow flags that differ from the run's")
+flags.DEFINE_bool("allow_data_change", False, "with --resume: allow images that differ from the run's")
 flags.DEFINE_bool("overwrite", False, "delete the run that --model_dir holds and start again")
 
 
@@ -52,11 +53,13 @@ def main(argv: list[str]) -> int:
     model_dir = FLAGS.model_dir or os.path.join("runs", f"{FLAGS.preset or 'run'}-{now}")
     import_tensorflow()
     from evenkeel.models.distribute.collective import WorkerLost
+    from evenkeel.models.run.summary import EXIT_PREEMPTED, exit_code, format_text
     from evenkeel.models.train import train
-    from evenkeel.models.training.summary import EXIT_PREEMPTED, exit_code, format_text
 
     try:
-        summary = train(config, model_dir, FLAGS.resume, FLAGS.overwrite, FLAGS.allow_config_change)
+        summary = train(
+            config, model_dir, FLAGS.resume, FLAGS.overwrite, FLAGS.allow_config_change, FLAGS.allow_data_change
+        )
     except WorkerLost as loss:
         print(f"error: {loss}: start all workers again, with --resume if training had begun.", file=sys.stderr)
         return EXIT_PREEMPTED

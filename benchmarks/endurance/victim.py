@@ -31,8 +31,8 @@ def main(run: str, step_file: str, replicas: int, epochs: int) -> int:
         StrategyConfig,
         TrainConfig,
     )
+    from evenkeel.models.run.summary import exit_code
     from evenkeel.models.train import train
-    from evenkeel.models.training.summary import exit_code
 
     class StepRecorder(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int:
 
     from evenkeel.models.config import StrategyConfig
     from evenkeel.models.distribute.strategy import create_strategy
+    from evenkeel.models.run.summary import time_since_start
     from evenkeel.models.training import build_model
-    from evenkeel.models.training.summary import time_since_start
 
     class Data:
         """The attributes of a data set that the model needs."""

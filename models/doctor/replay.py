@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,12 @@ from evenkeel.models.config import (
 )
 from evenkeel.models.distribute import strategy
 from evenkeel.models.networks import factory
+from evenkeel.models.run.checkpoints import Checkpoints
 from evenkeel.models.stability.rolling import BASELINE_STEPS
 from evenkeel.models.stability.trace import Trace, first_loss
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training import build_model
 from evenkeel.models.training.batches import count_steps_per_epoch
-from evenkeel.models.training.checkpoints import Checkpoints
 from evenkeel.models.training.snapshots import state_variables
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.validation import evaluate
@@ -108,11 +108,16 @@ class _CompiledModel:
 class ReplayEngine:
     """Starts and continues runs on the devices of a strategy; keeps the `max_models` most recently used models."""
 
-    def __init__(self, devices: StrategyConfig | None = None, max_models: int = MAX_COMPILED_MODELS) -> None:
+    def __init__(
+        self,
+        devices: StrategyConfig | None = None,
+        max_models: int = MAX_COMPILED_MODELS,
+        load_dataset: Callable[[DataConfig], Dataset] = dataset.load_dataset,
+    ) -> None:
         self._max_models = max_models
         self.devices = strategy.create_strategy(devices or StrategyConfig(name="one"))
         self._models: collections.OrderedDict[str, _CompiledModel] = collections.OrderedDict()
-        self._load_dataset = functools.lru_cache(maxsize=4)(dataset.load_dataset)
+        self._load_dataset = functools.lru_cache(maxsize=4)(load_dataset)
         self._open_batches: tuple[Run, Any] | None = None
         self._cached_evaluation_batches = functools.lru_cache(maxsize=4)(self._create_evaluation_batches)
 
@@ -121,7 +126,7 @@ class ReplayEngine:
         return self.devices.num_replicas_in_sync
 
     def load_data(self, config: TrainConfig) -> Dataset:
-        return self._load_dataset(_without_batch_options(config.data))
+        return self._load_dataset(without_batch_options(config.data))
 
     def begin(self, config: TrainConfig, checkpoint: str = "") -> Run:
         """Creates a run at its start, or at a `checkpoint` (a directory) of a run with the same variables."""
@@ -170,7 +175,7 @@ class ReplayEngine:
 
     def evaluation_batches(self, config: TrainConfig) -> tuple[Any, int]:
         """Returns (the batches that `validate` uses, their number)."""
-        return self._cached_evaluation_batches(_without_batch_options(config.data))
+        return self._cached_evaluation_batches(without_batch_options(config.data))
 
     def trace(self, run: Run) -> Trace:
         """The run's telemetry, for detectors."""
@@ -306,7 +311,7 @@ def _is_stuck(run: Run) -> bool:
     return len(last) == MAX_SKIPPED_UPDATES and bool(skipped.all()) and step_row.column(last, "loss_scale")[-1] <= 1
 
 
-def _without_batch_options(config: DataConfig) -> DataConfig:
+def without_batch_options(config: DataConfig) -> DataConfig:
     """Returns `config` with defaults for the options that do not affect which images are in the data set."""
     default = DataConfig()
     return dataclasses.replace(

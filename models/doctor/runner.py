@@ -6,19 +6,23 @@ print(train_with_fix(config, diagnosis, model_dir="runs/first", output="runs/fir
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from typing import Any
 
 from evenkeel.models.config import TrainConfig, with_options
 from evenkeel.models.doctor.doctor import diagnose
-from evenkeel.models.doctor.replay import ReplayEngine
+from evenkeel.models.doctor.replay import ReplayEngine, without_batch_options
 from evenkeel.models.preflight import data_checks
 from evenkeel.models.preflight.preflight import run_checks
-from evenkeel.models.stability.diagnosis import Diagnosis, command_line
+from evenkeel.models.run import checkpoints, run_data
+from evenkeel.models.stability.diagnosis import Diagnosis, Finding, command_line
 from evenkeel.models.stability.guard import ALARM_LAG_STEPS, ROLLBACK_ALARMS
 from evenkeel.models.train import train
-from evenkeel.models.training import checkpoints
+from evenkeel.pipeline import dataset
+from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.dataset import Dataset
 
 
 def diagnose_run(config: TrainConfig, model_dir: str, output: str, steps: int) -> Diagnosis:
@@ -33,9 +37,11 @@ def diagnose_run(config: TrainConfig, model_dir: str, output: str, steps: int) -
     Raises:
       UsageError: the configuration cannot be run.
     """
-    engine = ReplayEngine(config.strategy)
+    loader = RunLoader(config, model_dir)
+    engine = ReplayEngine(config.strategy, load_dataset=loader)
     data = engine.load_data(config)
     findings = run_checks(config, data, engine.devices) if config.preflight != "off" else []
+    findings += loader.findings
     incident_step = first_incident_step(model_dir)
     checkpoint = checkpoint_before(model_dir, incident_step) if incident_step > steps else ""
     if checkpoint:
@@ -50,6 +56,35 @@ def diagnose_run(config: TrainConfig, model_dir: str, output: str, steps: int) -
         steps=steps,
         checkpoint=checkpoint,
     )
+
+
+class RunLoader:
+    """Loads data sets for replays of a run: with the classes of the run and, for its own images, its normalization.
+
+    Attributes:
+      findings: a failed finding if the images have changed since the run was trained.
+    """
+
+    def __init__(self, config: TrainConfig, model_dir: str) -> None:
+        """`model_dir` may be empty: then data sets are loaded as they are."""
+        self.findings: list[Finding] = []
+        self._config, self._model_dir = without_batch_options(config.data), model_dir
+        self._stored = run_data.read_run_data(model_dir) if model_dir else None
+
+    def __call__(self, config: DataConfig) -> Dataset:
+        data = dataset.load_dataset(config)
+        if self._stored is None:
+            return data
+        applied = self._stored.apply(data)
+        if config != self._config:  # a replay with other images, or without normalization
+            return dataclasses.replace(applied, mean=data.mean, std=data.std)
+        changes = run_data.find_changes(self._model_dir, self._stored, config, data)
+        if changes and not self.findings:
+            remedy = "Restore the images, or take what follows as a diagnosis of the images as they are now."
+            self.findings.append(
+                Finding("run_data", False, "; ".join(changes), "the images that the run was trained on", remedy)
+            )
+        return applied
 
 
 def first_incident_step(model_dir: str) -> int:

@@ -1,4 +1,4 @@
-"""Training of a model: the StableModel and its steps, checkpoints and snapshots, the run's directory and summary.
+"""Training of a model: the StableModel and its steps, its batches, snapshots and validation.
 
-Public modules: batches, build_model, checkpoints, preemption, run_directory, snapshots, stable_model, step_options, summary, validation.
-"""  # noqa: E501
+Public modules: batches, build_model, snapshots, stable_model, step_options, validation.
+"""

@@ -30,8 +30,9 @@ from evenkeel.models.config import (
     config_hash,
     config_json,
 )
+from evenkeel.models.run import run_directory
 from evenkeel.models.telemetry import step_row
-from evenkeel.models.training import run_directory
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from tests import factories, forked
 from tests.factories import needs_addons
@@ -351,7 +352,7 @@ def test_resume_without_a_run_or_an_undamaged_checkpoint_is_an_error(tmp_path: p
     with pytest.raises(UsageError, match=r"--resume: model_dir \(.*absent\) holds no run; leave --resume out"):
         train.train(TINY, str(absent), resume=True)
     assert not absent.exists()
-    run_directory.create(str(tmp_path / "begun"), PLAIN, (), resume=False)
+    run_directory.create(str(tmp_path / "begun"), PLAIN, load_dataset(PLAIN.data), resume=False)
     (tmp_path / "begun/checkpoints/damaged-step-00000010").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"--resume: every checkpoint in .* is damaged: start over with --overwrite"):
         train.train(PLAIN, str(tmp_path / "begun"), resume=True)
@@ -360,7 +361,7 @@ def test_resume_without_a_run_or_an_undamaged_checkpoint_is_an_error(tmp_path: p
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_beginning(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_directory.create(str(tmp_path / "begun"), SHORT, (), resume=False)
+    run_directory.create(str(tmp_path / "begun"), SHORT, load_dataset(SHORT.data), resume=False)
     summary = train.train(SHORT, str(tmp_path / "begun"), resume=True)
     assert (summary["status"], summary["steps"]) == ("completed", STEPS)
     assert "yet: starting from the beginning" in caplog.text

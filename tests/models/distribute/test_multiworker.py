@@ -25,7 +25,7 @@ from evenkeel.models.config import (
     TrainConfig,
     to_dict,
 )
-from evenkeel.models.training.checkpoints import checkpoint_steps
+from evenkeel.models.run.checkpoints import checkpoint_steps
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from tests import factories, forked

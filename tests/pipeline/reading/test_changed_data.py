@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from evenkeel.models.training import checksums
+from evenkeel.models.run import checksums
 from tests import forked
 from tests.command_line import TINY
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from evenkeel.models.training import checksums
+from evenkeel.models.run import checksums
 from tests import forked
 from tests.command_line import TINY
 

@@ -17,8 +17,8 @@ import tf_keras as keras
 
 from evenkeel.models.config import OPTIMIZERS, CheckpointConfig, OptimizerConfig
 from evenkeel.models.optim.averaging import ema
-from evenkeel.models.training import checksums
-from evenkeel.models.training.checkpoints import Checkpointer, Checkpoints, read_state
+from evenkeel.models.run import checksums
+from evenkeel.models.run.checkpoints import Checkpointer, Checkpoints, read_state
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.errors import UsageError
 from tests.factories import IMAGES, LABELS, OF_ADDONS, batches, compiled, needs_addons, normed, one, plain, two

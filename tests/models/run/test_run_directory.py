@@ -10,7 +10,8 @@ import pytest
 
 from evenkeel.models import train
 from evenkeel.models.config import ModelConfig, TrainConfig
-from evenkeel.models.training import run_directory
+from evenkeel.models.run import run_directory
+from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from tests import factories
 from tests.runs import TINY
@@ -18,7 +19,7 @@ from tests.runs import TINY
 
 def create_run(path: pathlib.Path, config: TrainConfig = TINY) -> str:
     """Creates the directory of a run that has not trained yet; returns its path."""
-    run_directory.create(str(path), config, (), resume=False)
+    run_directory.create(str(path), config, load_dataset(config.data), resume=False)
     return str(path)
 
 
@@ -53,8 +54,9 @@ def test_overwrite_removes_only_the_files_of_the_old_run(tmp_path: pathlib.Path)
         path.write_text("old")
     other = dataclasses.replace(TINY, epochs=3)
     run_directory.check(model_dir, other, resume=False, overwrite=True)
-    run_directory.create(model_dir, other, ("a: corrupt",), resume=False)
-    assert sorted(os.listdir(model_dir)) == ["config.json", "notes", "skipped.txt"]
+    data = dataclasses.replace(load_dataset(other.data), skipped=("a: corrupt",))
+    run_directory.create(model_dir, other, data, resume=False)
+    assert sorted(os.listdir(model_dir)) == ["config.json", "data.json", "data.npz", "notes", "skipped.txt"]
     assert run_directory.read_config(model_dir) == other
 
 
@@ -76,4 +78,4 @@ def test_an_unreadable_configuration_is_an_error(content: str | None, error: str
 def test_a_directory_that_cannot_be_written_to_is_an_error(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"model_dir \(.*file/run\) cannot be written to: .*; choose another"):
-        run_directory.create(str(tmp_path / "file" / "run"), TINY, (), resume=False)
+        run_directory.create(str(tmp_path / "file" / "run"), TINY, load_dataset(TINY.data), resume=False)

@@ -7,7 +7,7 @@ import signal
 import pytest
 import tensorflow as tf
 
-from evenkeel.models.training.preemption import Preempted, PreemptionHandler
+from evenkeel.models.run.preemption import Preempted, PreemptionHandler
 
 
 def test_the_first_signal_ends_the_run_and_a_second_one_the_process() -> None:

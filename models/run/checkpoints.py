@@ -27,7 +27,7 @@ from evenkeel.models.config import CheckpointConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.models.distribute.collective import all_reduce_sum, is_worker_loss
 from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
-from evenkeel.models.training import checksums
+from evenkeel.models.run import checksums
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.pipeline.errors import UsageError
 

@@ -10,11 +10,16 @@ from absl import logging
 
 from evenkeel.models.config import TrainConfig, config_json, flatten, from_dict
 from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
+from evenkeel.models.run import run_data
+from evenkeel.models.run.run_data import RunData
+from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.system.atomic_write import write_text
 
 RUN_FILES = (
     "config.json",
+    run_data.DATA_FILE,
+    run_data.CONTENTS_FILE,
     "checkpoints",
     "train",
     "validation",
@@ -70,10 +75,11 @@ def _differences(stored: TrainConfig, given: TrainConfig) -> str:
     )
 
 
-def create(model_dir: str, config: TrainConfig, skipped: tuple[str, ...], resume: bool) -> None:
-    """Creates the directory with config.json; without `resume` it first removes the files of an earlier run.
+def create(model_dir: str, config: TrainConfig, data: Dataset, resume: bool) -> RunData:
+    """Creates the directory with config.json and what describes `data`; returns the description of `data`.
 
-    `skipped` has a line for each image that cannot be used; the lines are written to skipped.txt.
+    Without `resume` it first removes the files of an earlier run. The images that cannot be used are listed in
+    skipped.txt.
 
     Raises:
       UsageError: the directory cannot be written to.
@@ -85,15 +91,18 @@ def create(model_dir: str, config: TrainConfig, skipped: tuple[str, ...], resume
                 tf.io.gfile.rmtree(path)
             elif tf.io.gfile.exists(path):
                 tf.io.gfile.remove(path)
+    description = run_data.describe_data(config.data, data)
     try:
         tf.io.gfile.makedirs(model_dir)
         write_text(os.path.join(model_dir, "config.json"), config_json(config) + "\n")
+        run_data.write_run_data(model_dir, description, data)
     except WRITE_ERRORS as error:
         raise UsageError(
             f"model_dir ({model_dir}) cannot be written to: {summarize_error(error)}; choose another."
         ) from error
-    if skipped:
-        write_text(os.path.join(model_dir, "skipped.txt"), "\n".join(skipped) + "\n")
+    if data.skipped:
+        write_text(os.path.join(model_dir, "skipped.txt"), "\n".join(data.skipped) + "\n")
+    return description
 
 
 def read_config(model_dir: str) -> TrainConfig:

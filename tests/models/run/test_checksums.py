@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-from evenkeel.models.training import checksums
+from evenkeel.models.run import checksums
 
 
 def write_directory(directory: pathlib.Path) -> str:
