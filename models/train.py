@@ -118,7 +118,7 @@ def train(
         outcome.final,
         run_callbacks.checkpointer.best,
         time.perf_counter() - start,
-        len(run.data.skipped),
+        run.data,
     )
     summary.update(outcome.details)
     if run.chief:

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from typing import NamedTuple
 
-from evenkeel.pipeline.errors import one_of, require
+from evenkeel.pipeline.errors import UsageError, one_of, require
 from evenkeel.pipeline.options import option
 
 
@@ -121,7 +121,16 @@ class DataConfig:
     data_dir: str = option("", "directory in which tfds:NAME is prepared; default ~/tensorflow_datasets")
     train_split: str = option("train", "training split, in TFDS syntax: train[:90%]")
     validation_split: str = option(
-        "", "validation split; default: the first of validation, test, valid, val that exists"
+        "", "validation split; default: the split named validation, val, valid, dev or eval, else test, else a holdout"
+    )
+    holdout: float = option(
+        0.1, "share of each class that is held out for validation if there is no split for it; at least one image each"
+    )
+    fold: str = option("", "K/N: validate on part K of N equal parts of the training split, for cross-validation")
+    group: str = option(
+        "",
+        "regular expression for image names, such as '(patient[0-9]+)_': images in which it finds the same text are"
+        " never divided between training and validation",
     )
     image_size: int = option(32, "side of the square images that the model sees, in pixels")
     channels: int = option(3, "3 for colour, 1 for grayscale; images are converted")
@@ -175,6 +184,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.source), "data.source is empty: give shapes, tfds:NAME or a directory.")
+        require(0 < self.holdout < 1, f"data.holdout ({self.holdout}) is a share: it must lie in (0, 1), such as 0.1.")
+        _check_fold(self.fold)
+        _check_group(self.group)
         require(self.image_size >= 1, f"data.image_size ({self.image_size}) must be at least 1 pixel.")
         require(self.channels in (1, 3), f"data.channels ({self.channels}) must be 1 (grayscale) or 3 (colour).")
         require(self.batch_size >= 1, f"data.batch_size ({self.batch_size}) must be at least 1.")
@@ -228,6 +240,20 @@ class DataConfig:
                 f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: set"
                 f" data.augment.{name} to 0, or data.channels to 3.",
             )
+
+
+def _check_fold(fold: str) -> None:
+    if fold:
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", fold)
+        ok = match is not None and 1 <= int(match[1]) <= int(match[2]) and int(match[2]) >= 2
+        require(ok, f"data.fold ({fold}) must be K/N with K from 1 to N and N at least 2, such as 1/5.")
+
+
+def _check_group(group: str) -> None:
+    try:
+        re.compile(group)
+    except re.error as error:
+        raise UsageError(f"data.group ({group}) is not a regular expression: {error}.") from error
 
 
 class Tier(NamedTuple):

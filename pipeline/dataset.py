@@ -6,6 +6,7 @@ data.train, data.validation    # rows of the index, for `build`
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 
@@ -22,9 +23,10 @@ from evenkeel.pipeline.prepare import prepare
 from evenkeel.pipeline.reading.reader import use_memory_map
 from evenkeel.pipeline.sources import resolve
 from evenkeel.pipeline.sources.cache_dir import cache_dir
-from evenkeel.pipeline.sources.splits import validation_split
+from evenkeel.pipeline.splits import select_splits
 from evenkeel.pipeline.system import file_lock
 
+MAX_LOGGED_REASONS = 4
 MAX_LOGGED_IMAGES = 10  # skipped images that the log names; `Dataset.skipped` names all of them
 
 
@@ -42,7 +44,7 @@ class Dataset:
       std: standard deviation of each channel over the training pixels; ones if `data.normalize` is off.
       class_counts: int64 [classes], number of training images of each class.
       skipped: one line for each image that is not used, with its split, its name and the reason.
-      validation_split: name of the validation split, in TFDS syntax.
+      validation_split: where the validation images come from, in TFDS syntax or as `holdout 0.1 of train`.
     """
 
     train: Index
@@ -74,10 +76,12 @@ def load_dataset(config: DataConfig) -> Dataset:
             "data.entries has no effect: %s is streamed, so its JPEGs are read whole; copy it to a local disk",
             config.source,
         )
-    splits = {"train": config.train_split, "validation": validation_split(builder, config)}
-    rows = {use: _check_corrupt(index.split(builder, split), split, config) for use, split in splits.items()}
+    splits = select_splits(index, builder, config)
+    split_names = {"train": splits.train_name, "validation": splits.validation_name}
+    rows = {use: _check_corrupt(getattr(splits, use), name, config) for use, name in split_names.items()}
     if config.drop:
         rows["train"] = _drop_rows(rows["train"], rows["validation"], index, config)
+    _check_classes(rows["train"])
     train = rows["train"].kept_rows
     mean, std = (
         train.channel_statistics(config.channels)
@@ -91,8 +95,8 @@ def load_dataset(config: DataConfig) -> Dataset:
         mean=mean,
         std=std,
         class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
-        skipped=tuple(f"{split}: {line}" for use, split in splits.items() for line in rows[use].skip_reasons),
-        validation_split=splits["validation"],
+        skipped=tuple(f"{split}: {line}" for use, split in split_names.items() for line in rows[use].skip_reasons),
+        validation_split=splits.validation_name,
     )
 
 
@@ -148,10 +152,15 @@ def _check_corrupt(index: Index, split: str, config: DataConfig) -> Index:
     if corrupt:
         for line in corrupt[:MAX_LOGGED_IMAGES]:
             logging.warning("skipped in split %s: %s", split, line)
+        reasons = collections.Counter(line.rpartition(": ")[2] for line in corrupt).most_common(MAX_LOGGED_REASONS)
         logging.warning(
-            "%d of %d images of split %s are skipped because they are corrupt", len(corrupt), len(index), split
+            "%d of %d images of split %s are skipped because they are corrupt: %s",
+            len(corrupt),
+            len(index),
+            split,
+            ", ".join(f"{count} times: {reason}" for reason, count in reasons),
         )
-    if len(corrupt) > config.max_corrupt_fraction * len(index):
+    if len(corrupt) > max(1, config.max_corrupt_fraction * len(index)):  # one image may always be skipped
         raise UsageError(
             f"{len(corrupt)} of {len(index)} images of split {split!r} are corrupt, more than"
             f" data.max_corrupt_fraction ({config.max_corrupt_fraction}) allows; the first is {corrupt[0]}."
@@ -163,3 +172,17 @@ def _check_corrupt(index: Index, split: str, config: DataConfig) -> Index:
             " choose another split."
         )
     return index
+
+
+def _check_classes(index: Index) -> None:
+    """Raises `UsageError` if a class of the training split has lost all of its images."""
+    classes = index.features.classes
+    found = np.bincount(index.columns["label"], minlength=len(classes))
+    usable = np.bincount(index.kept_rows.columns["label"], minlength=len(classes))
+    lost = np.flatnonzero((found > 0) & (usable == 0))
+    if len(lost):
+        of_class = index.take(index.columns["label"] == lost[0])
+        raise UsageError(
+            f"all {found[lost[0]]} training images of class {classes[lost[0]]!r} are left out, the first because of"
+            f" {of_class.skip_reasons[0]}. Repair the images, or remove the class."
+        )

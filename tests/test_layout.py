@@ -21,8 +21,8 @@ PARTS = ("pipeline", "models", "tools", "benchmarks")
 # The rooms of each part, and the single modules beside them, in the order in which they may import each other.
 ROOMS = {
     "pipeline": (
-        "errors options config system images index jpeg sources augment reading prepare selection dataset service"
-        " build profile"
+        "errors options config system images index jpeg sources augment reading prepare selection splits dataset"
+        " service build profile"
     ),
     "models": (
         "errors config presets distribute networks optim telemetry training run stability preflight callbacks train"

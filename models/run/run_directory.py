@@ -26,6 +26,7 @@ RUN_FILES = (
     "incidents.jsonl",
     "skipped.txt",
     "summary.json",
+    "test.json",
     "report.html",
     "diagnosis.json",
 )

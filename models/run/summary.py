@@ -20,6 +20,8 @@ from evenkeel.models.errors import TrainingFailed
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.telemetry.incidents import Incidents
 from evenkeel.models.training.stable_model import StableModel
+from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.sources.split_names import TEST, split_role
 
 EXIT_PREEMPTED = 75  # the exit code that asks for a rerun with --resume
 EXIT_INTERRUPTED = 130  # the shell's exit code after Ctrl-C
@@ -97,12 +99,12 @@ def summarize(
     final: dict[str, float] | None,
     best: dict[str, float] | None,
     wall_seconds: float,
-    skipped_images: int,
+    data: Dataset,
 ) -> dict[str, Any]:
     """The contents of summary.json; durations in seconds, memory in bytes.
 
-    `final` and `best` are validation results. `first_call` is the time from the start of the process to the end of its
-    first compiled call.
+    `final` and `best` are results on the validation images of `data`. `first_call` is the time from the start of the
+    process to the end of its first compiled call.
     """
     packages = ("tensorflow", "tf_keras", "tensorflow-datasets", "numpy")
     throughput = meter.images_per_second[1:]  # the first call includes compilation
@@ -115,7 +117,8 @@ def summarize(
         "images_per_second": float(np.median(throughput)) if throughput else None,
         "input_stall_fraction": meter.input_wait_seconds / meter.call_seconds if meter.call_seconds else None,
         "incidents": meter.incidents.counts,
-        "skipped_images": skipped_images,
+        "skipped_images": len(data.skipped),
+        "validation_split": data.validation_split,
         "wall_seconds": wall_seconds,
         "cpu_seconds": cpu_seconds(),
         "first_call": meter.first_call,
@@ -136,6 +139,8 @@ def format_text(summary: dict[str, Any], model_dir: str) -> str:
     for name in ("final", "best"):
         if result := summary[name]:
             lines.append(f"{name + ' validation':<18} accuracy {result['accuracy']:.4f}  loss {result['loss']:.4f}")
+    if split_role(summary["validation_split"]) == TEST:
+        lines.append(f"{'validated on':<18} the test split: this accuracy is too good for an estimate of new images")
     if summary["images_per_second"]:
         lines.append(
             f"{'throughput':<18} {summary['images_per_second']:.0f} images/s,"

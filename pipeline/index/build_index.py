@@ -17,12 +17,14 @@ from tqdm import tqdm
 
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.images.decode import decode_whole
+from evenkeel.pipeline.images.file_type import describe
 from evenkeel.pipeline.images.header import FORMATS, Header, read_header
 from evenkeel.pipeline.index.features import Features, parse_example
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, OTHER, RAW
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.index.tfrecord import HEADER_BYTES, read_records
 
+UNDECODABLE = "cannot be decoded as an image"
 BATCH_IMAGES = 64  # pixel sums of so many images are copied into the columns together
 
 
@@ -78,9 +80,15 @@ def build_index(
     if errors:
         raise errors[0]
     for row, name in scan.undecoded.items():
-        scan.faults[int(columns["shard"][row]), int(columns["record"][row])] = f"{name}: cannot be decoded as an image"
+        reason = undecodable_reason(int(columns["format"][row]))
+        scan.faults[int(columns["shard"][row]), int(columns["record"][row])] = f"{name}: {reason}"
     columns["name"] = np.array(scan.names, np.bytes_)
     return columns, scan.faults
+
+
+def undecodable_reason(image_format: int) -> str:
+    """Why an image whose header was read (`image_format` is an index into `FORMATS`) is not used."""
+    return f"{UNDECODABLE}: it is a damaged or truncated {FORMATS[image_format]}" if image_format else UNDECODABLE
 
 
 @dataclasses.dataclass
@@ -148,7 +156,7 @@ def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tup
     else:
         file_header = read_header(image)
         if file_header is None:
-            raise ValueError("cannot be decoded as an image")
+            raise ValueError(f"{UNDECODABLE}: it is {describe(image)}")
         header = file_header
     if header.refusal:
         raise ValueError(header.refusal)

@@ -71,6 +71,7 @@ def prepare(config: PrepareConfig, output: str, overwrite: bool = False) -> dict
     with exclusive_workspace(f"{output}.unfinished") as workspace:
         data, side = start_or_resume(workspace, plan, overwrite)
         written = write_shards(data, side, config, examples, plan)
+        check_classes(config, examples, written)
         write_quarantine(data, examples, written)
         write_metadata(data, config, examples, written)
         summary = report.write_reports(config, data, write_index(data, config, written))
@@ -235,11 +236,24 @@ def _write_shard(
 
 def _check_corrupt_fraction(config: PrepareConfig, rejected: list[str], total: int) -> None:
     require(
-        len(rejected) <= config.max_corrupt_fraction * total,
+        len(rejected) <= max(1, config.max_corrupt_fraction * total),  # one image may always be left out
         f"{len(rejected)} of {total} images cannot be stored, more than --max_corrupt_fraction"
         f" ({config.max_corrupt_fraction}) allows; the first is {rejected[0] if rejected else ''}. Repair or remove"
         " them, or raise --max_corrupt_fraction, and run the command again: finished shards are kept.",
     )
+
+
+def check_classes(config: PrepareConfig, examples: Examples, written: dict[str, WrittenShard]) -> None:
+    """Raises `UsageError` if no image of a class could be stored."""
+    stored = {int(label) for shard in written.values() for label in np.unique(shard.columns["label"])}
+    rejected = {row: reason for shard in written.values() for row, reason in shard.rejected.items()}
+    for row, reason in rejected.items():
+        label = int(examples.label[row])
+        require(
+            label in stored or not 0 <= label < len(examples.classes),
+            f"no image of class {examples.classes[label]!r} of {config.source} can be stored, the first because of"
+            f" {examples.names[row]}: {reason}. Repair the images, or remove the class.",
+        )
 
 
 def write_quarantine(data: str, examples: Examples, written: dict[str, WrittenShard]) -> None:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from evenkeel.pipeline.config import Tier
 from evenkeel.pipeline.images.header import JPEG as JPEG_FORMAT
-from evenkeel.pipeline.index.build_index import check_image
+from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, RAW
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.prepare.storage_format import (
@@ -155,7 +155,7 @@ def encode_images(
     Raises:
       OSError, OpError: a file cannot be read.
     """
-    pending: dict[int, tuple[int, int]] = {}  # {row: kind, image format} of images that are being decoded
+    pending: dict[int, tuple[int, int]] = {}  # {row: kind, format of its file} of images that are being decoded
     read_errors: list[Exception] = []
 
     def checked_images() -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
@@ -191,7 +191,8 @@ def encode_images(
     # Images that do not decode are missing from the results: they stay in `pending`.
     for row, contents, size, *measurements in ds.with_options(ds_options).ignore_errors().as_numpy_iterator():
         row = int(row)
-        kind, image_format = pending.pop(row)
+        kind, file_format = pending.pop(row)
+        image_format = stored_format(file_format)
         if options.tier.kind == "raw":
             kind, image_format = RAW, 0
         elif options.tier.side:
@@ -201,7 +202,7 @@ def encode_images(
         yield StoredImage(row, contents, columns | dict(zip(MEASURED_COLUMNS, measurements, strict=True)))
     if read_errors:
         raise read_errors[0]
-    rejected.update(dict.fromkeys(pending, "cannot be decoded as an image"))
+    rejected.update({row: undecodable_reason(image_format) for row, (_, image_format) in pending.items()})
 
 
 def _check_images(
@@ -225,7 +226,7 @@ def _check_images(
             rejected[row] = str(error)
         else:
             image_format = stored_format(header.format)
-            pending[row] = kind, image_format
+            pending[row] = kind, header.format
             scale = decode_scale(options.tier, options.bound, header)
             yield row, contents, shape, scale, image_format == header.format
 

@@ -1,4 +1,4 @@
 """Data sources: a name, a TFDS directory or a folder of images becomes a prepared TFDS data set.
 
-Public modules: cache_dir, examples, fingerprint, image_folder, prepare_once, resolve, shapes, splits.
+Public modules: cache_dir, examples, fingerprint, image_folder, prepare_once, resolve, shapes, split_names.
 """

@@ -19,6 +19,9 @@ from google.protobuf.message import DecodeError
 
 from evenkeel.pipeline.index.features import find_features, parse_example
 from evenkeel.pipeline.index.tfrecord import read_records, shard_lengths
+from evenkeel.pipeline.sources.fingerprint import file_state
+from evenkeel.pipeline.sources.image_folder import FolderFiles, class_names
+from evenkeel.pipeline.system.printable import printable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,26 +71,27 @@ class Examples:
             return os.pread(file.fileno(), length, offset)
 
 
-def locate_folder_images(root: str, files: dict[str, list[str]]) -> Examples:
-    """The images of a folder; `files` is the result of `image_folder.scan_folder`: {split: [SPLIT/]CLASS/NAME}."""
-    names = [path for paths in files.values() for path in paths]
-    classes = tuple(sorted({path.split("/")[-2] for path in names}))
-    paths = [os.path.join(root, name) for name in names]
-    stats = [tf.io.gfile.stat(path) for path in paths]
+def locate_folder_images(root: str, files: FolderFiles) -> Examples:
+    """The images of a folder; `files` is the result of `image_folder.scan_folder`."""
+    class_of = {path: name for paths in files.values() for path, name in paths.items()}
+    classes = tuple(class_names(files))
+    number_of = {name: number for number, name in enumerate(classes)}
+    paths = [os.path.join(root, path) for path in class_of]
+    states = [file_state(path) for path in paths]
     ends = np.cumsum([len(paths) for paths in files.values()])
     return Examples(
         name="folder",
         classes=classes,
         files=tuple(paths),
-        file=np.arange(len(names)),
-        offset=np.zeros(len(names), np.int64),
-        length=np.array([stat.length for stat in stats], np.int64),
-        label=np.array([classes.index(name.split("/")[-2]) for name in names], np.int64),
-        names=names,
+        file=np.arange(len(paths)),
+        offset=np.zeros(len(paths), np.int64),
+        length=np.array([length for length, *_ in states], np.int64),
+        label=np.array([number_of[name] for name in class_of.values()], np.int64),
+        names=[printable(path) for path in class_of],
         splits={split: np.arange(end - len(files[split]), end) for split, end in zip(files, ends, strict=True)},
         unreadable=[],
         shapes=None,
-        fingerprint=_digest([files, [(stat.length, stat.mtime_nsec) for stat in stats]]),
+        fingerprint=_digest([files, states]),
     )
 
 

@@ -381,7 +381,7 @@ def test_too_many_corrupt_images_are_an_error_with_both_numbers(small: DataConfi
         "12 of 60 images of split 'train' are corrupt, more than data.max_corrupt_fraction (0.19) allows;"
         " the first is train_0000"
     )
-    assert message.endswith(": cannot be decoded as an image. Repair them or raise data.max_corrupt_fraction.")
+    assert message.endswith(": it is a damaged or truncated JPEG. Repair them or raise data.max_corrupt_fraction.")
 
 
 def test_a_split_without_any_usable_image_is_refused(tmp_path: pathlib.Path) -> None:

@@ -93,7 +93,7 @@ def test_dropped_images_are_not_in_the_training_split_and_have_a_reason(
     assert "3 of 43 training images are dropped (data.drop=duplicates)" in caplog.messages
     reason = "duplicate of test/dog/00.png in validation"
     assert set(data.skipped) == {
-        "train: train/cat/corrupt.png: cannot be decoded as an image",
+        "train: train/cat/corrupt.png: cannot be decoded as an image: it is a text file",
         *(f"train: train/{path}: {reason}" for path in ("dog/00.png", "dog/40.png", "cat/41.png")),
     }
     assert not set(data.train.names) & {

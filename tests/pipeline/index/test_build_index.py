@@ -95,7 +95,10 @@ def test_corrupt_images_are_named_by_their_file_name(tmp_path: pathlib.Path) -> 
         6: {"image": b""},
     }
     rows = open_index(prepare_tfds(tmp_path, {"train": spoil_examples(broken)}), "unused")
-    assert rows.skip_reasons == [f"picture_{number}.png: cannot be decoded as an image" for number in (2, 5, 6)]
+    reasons = {2: "a text file", 5: "a damaged or truncated PNG", 6: "empty"}
+    assert rows.skip_reasons == [
+        f"picture_{number}.png: cannot be decoded as an image: it is {reason}" for number, reason in reasons.items()
+    ]
     assert read_images(rows.kept_rows) == [encode_picture(number) for number in (0, 1, 3, 4, 7)]
     assert rows.kept_rows.skip_reasons == []
 
@@ -104,7 +107,9 @@ def test_corrupt_images_without_a_file_name_are_named_by_shard_and_record(tmp_pa
     rows = [{"image": row["image"], "label": row["label"]} for row in spoil_examples({6: {"image": b"no image"}})]
     builder = prepare_tfds(tmp_path, {"train": rows}, shards=2)
     shard = builder.info.splits["train"].filepaths[1]
-    assert open_index(builder, "unused").skip_reasons == [f"{shard} record 2: cannot be decoded as an image"]
+    assert open_index(builder, "unused").skip_reasons == [
+        f"{shard} record 2: cannot be decoded as an image: it is a text file"
+    ]
 
 
 def test_a_label_outside_the_classes_is_named(tmp_path: pathlib.Path) -> None:

@@ -24,6 +24,7 @@ from evenkeel.pipeline.config import DataConfig, PrepareConfig, ShapesConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index import index, storage
+from evenkeel.pipeline.index.build_index import UNDECODABLE
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.index.storage import open_index
 from evenkeel.pipeline.index.tfrecord import DAMAGED_RECORD
@@ -289,8 +290,12 @@ def test_corrupt_and_oversized_files_are_listed_with_the_reason(tmp_path: pathli
     assert summary["images"] == {"train": 38, "test": 9}
     assert summary["left_out"] == 3
     assert read_csv(f"{tmp_path}/out/quarantine.csv") == [
-        {"file": "test/dog/044.bmp", "split": "test", "reason": "cannot be decoded as an image"},
-        {"file": "train/cat/001.png", "split": "train", "reason": "cannot be decoded as an image"},
+        {"file": "test/dog/044.bmp", "split": "test", "reason": f"{UNDECODABLE}: it is empty"},
+        {
+            "file": "train/cat/001.png",
+            "split": "train",
+            "reason": f"{UNDECODABLE}: it is a damaged or truncated PNG",
+        },
         {
             "file": "train/dog/002.webp",
             "split": "train",

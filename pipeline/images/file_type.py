@@ -1,0 +1,85 @@
+"""The type of a file by its first bytes, whatever its name says.
+
+file_type(contents)      # "JPEG", or "" if it is no image
+describe(contents)       # "an HTML page", for the report of a file that is no image
+"""
+
+from __future__ import annotations
+
+# Files with these endings are taken for images until they are read. Their contents decide.
+IMAGE_SUFFIXES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), "JPEG"),
+    ".png": "PNG",
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    ".gif": "GIF",
+    ".webp": "WebP",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
+    ".avif": "AVIF",
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
+}
+# Files with these endings are no images; files with any other ending are opened to find out.
+_TEXT = (
+    ".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .rst .html .htm .log .ini .py .ipynb .m .sh .bat .pdf .doc .docx"
+)
+_DATA = (
+    ".xls .xlsx .db .mat .npy .npz .h5 .hdf5 .pkl .pt .pth .parquet .arrow .tfrecord .lnk .url .mp4 .avi .mov .mp3 .wav"
+)
+_OFFICE = ".doc .docx .xls .xlsx .zip .tar .gz .tgz .7z .rar"
+OTHER_SUFFIXES = frozenset(f"{_TEXT} {_DATA} {_OFFICE}".split(" "))
+SNIFFED_BYTES = 132  # DICOM has its mark at byte 128
+
+
+def file_type(contents: bytes) -> str:
+    """The type of an image by its first `SNIFFED_BYTES`: a value of `IMAGE_SUFFIXES`; "" for anything else."""
+    for magic, name in (
+        (b"\xff\xd8\xff", "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"GIF8", "GIF"),
+        (b"II*\0", "TIFF"),
+        (b"MM\0*", "TIFF"),
+        (b"II+\0", "TIFF"),
+        (b"MM\0+", "TIFF"),
+    ):
+        if contents.startswith(magic):
+            return name
+    if contents.startswith(b"RIFF") and contents[8:12] == b"WEBP":
+        return "WebP"
+    if contents.startswith(b"BM") and contents[6:10] == b"\0\0\0\0":  # two reserved words
+        return "BMP"
+    if contents[4:8] == b"ftyp":
+        # ISO/IEC 14496-12: the major brand, the minor version, then compatible brands.
+        brands = {contents[8:12], *(contents[at : at + 4] for at in range(16, min(len(contents), 64), 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
+            return "HEIC"
+    return "DICOM" if contents[128:132] == b"DICM" else ""
+
+
+def describe(contents: bytes) -> str:
+    """What a file is that cannot be decoded, for a message: "empty", "an HTML page", "a damaged or truncated PNG"."""
+    if not contents:
+        return "empty"
+    if not contents.strip(b"\0"):
+        return f"{len(contents)} zero bytes"
+    if known := file_type(contents):
+        return f"a damaged or truncated {known}"
+    start = contents[:512].lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if b"<svg" in start:
+        return "an SVG drawing"
+    if start.startswith(b"<?xml"):
+        return "an XML file"
+    if start.startswith(b"%pdf"):
+        return "a PDF"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    if start.startswith(b"pk\x03\x04"):
+        return "a ZIP archive"
+    try:
+        contents[:512].decode("ascii")
+    except UnicodeDecodeError:
+        return f"of an unknown format (first bytes {contents[:8].hex(' ')})"
+    return "a text file"
