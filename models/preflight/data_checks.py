@@ -15,12 +15,17 @@ from PIL import Image
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.stability.diagnosis import Finding, Picture
 from evenkeel.pipeline.dataset import Dataset
+from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare import outliers, skew
 from evenkeel.pipeline.prepare.contact_sheet import read_pixels
+from evenkeel.pipeline.prepare.duplicates import find_first_copies
 
 MAX_OUTLIER_SHARE = 0.03  # CIFAR-10 has 0.4% outliers, clean `shapes` 0.2%; with 5% corrupt images, both have 5%
 MAX_IMBALANCE = 10.0  # images of the most common class over images of the rarest
 MAX_CLASS_GAP = 0.1  # allowed difference of a class's shares, in addition to 3 standard errors
+MAX_SHARED = 0.01  # of the validation images; CIFAR-10 has 0.03% that equal a training image
+MAX_CONFLICTS = 0.001  # of the training images
+MAX_BLANK = MAX_OUTLIER_SHARE
 MAX_PICTURES, THUMBNAIL_PIXELS = 16, 96  # pixels of the longer side
 
 
@@ -34,6 +39,9 @@ def check_index(config: TrainConfig, data: Dataset) -> list[Finding]:
         imbalance,
         check_image_skew(data, not outlier_finding.ok, config.data.standardize),
         check_class_skew(data, known=balanced or not imbalance.ok),
+        check_shared_images(data),
+        check_conflicting_labels(data),
+        check_blank_images(data, known=not outlier_finding.ok),
     ]
 
 
@@ -135,6 +143,78 @@ def check_class_skew(data: Dataset, known: bool) -> Finding:
         {"gap": float(gaps[label])},
         ("train_validation_skew",),
     )
+
+
+def check_shared_images(data: Dataset) -> Finding:
+    """Counts validation images with exactly the pixels of a training image: they say nothing about new images."""
+    first = _first_copies(data)[len(data.train) :]
+    shared = np.flatnonzero(first < len(data.train))
+    share = len(shared) / max(1, len(data.validation))
+    example = ""
+    if len(shared):
+        example = f" ({data.validation.names[shared[0]]} equals {data.train.names[first[shared[0]]]})"
+    return Finding(
+        "shared_images",
+        share <= MAX_SHARED,
+        f"{len(shared)} of {len(data.validation)} validation images are training images{example}",
+        f"at most {MAX_SHARED:.0%} may be, or the accuracy is that of learning by heart",
+        "Drop them from training with --data.drop=duplicates.",
+        {"share": share, "images": len(shared)},
+    )
+
+
+def check_conflicting_labels(data: Dataset) -> Finding:
+    """Counts training images with exactly the pixels of an earlier training image of another class."""
+    first = _first_copies(data)[: len(data.train)]
+    labels = data.train.columns["label"]
+    conflicts = np.flatnonzero(labels != labels[first])
+    example = ""
+    if len(conflicts):
+        row, same = conflicts[0], first[conflicts[0]]
+        names, classes = data.train.names, data.classes
+        example = f" ({names[row]} in {classes[labels[row]]} equals {names[same]} in {classes[labels[same]]})"
+    return Finding(
+        "conflicting_labels",
+        len(conflicts) <= MAX_CONFLICTS * len(data.train),
+        f"{len(conflicts)} of {len(data.train)} training images equal an image of another class{example}",
+        f"at most {MAX_CONFLICTS:.1%} may: one of the two labels is wrong",
+        "Remove the wrong ones, or list them in a file for --data.drop=FILE.",
+        {"images": len(conflicts)},
+        ("label_noise",),
+    )
+
+
+def check_blank_images(data: Dataset, known: bool) -> Finding:
+    """Counts training images of a single colour, such as transparent drawings that have lost their background.
+
+    Always ok if they are `known`: blank images among others are outliers.
+    """
+    blank = np.flatnonzero(_is_blank(data.train))
+    example = f" ({data.train.names[blank[0]]})" if len(blank) else ""
+    return Finding(
+        "blank_images",
+        known or len(blank) <= MAX_BLANK * len(data.train),
+        f"{len(blank)} of {len(data.train)} training images have a single colour{example}",
+        f"at most {MAX_BLANK:.0%} may: nothing can be learnt from them",
+        "Look at them; what they show may lie in a transparency or a depth that was lost when they were stored.",
+        {"images": len(blank)},
+        ("outlier_images",),
+    )
+
+
+def _is_blank(index: Index) -> np.ndarray:
+    """Whether all pixels of an image are equal, bool [rows]."""
+    pixels = index.columns["height"].astype(np.int64) * index.columns["width"]
+    sums, squares = index.columns["sums"][:, :3], index.columns["squares"][:, :3]
+    return (squares * pixels[:, None] == sums**2).all(axis=1)
+
+
+@functools.lru_cache(maxsize=4)  # two checks ask for the same data
+def _first_copies(data: Dataset) -> np.ndarray:
+    """`find_first_copies` of the training rows, followed by the validation rows; a blank image equals only itself."""
+    first = find_first_copies(data.train, data.validation)
+    blank = np.concatenate([_is_blank(data.train), _is_blank(data.validation)])
+    return np.where(blank, np.arange(len(first)), first)
 
 
 def outlier_pictures(data: Dataset, count: int = MAX_PICTURES) -> list[Picture]:

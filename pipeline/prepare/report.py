@@ -66,13 +66,16 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
     expected = schema.read_schema(config.schema) if config.schema else schema.infer_schema(statistics)
     previous = _read_previous_statistics(config.previous) if config.previous else None
     anomalies = schema.validate_statistics(statistics, expected, previous)
+    copies = _write_duplicates(path_of(DUPLICATES_FILE), splits, training)
+    schema.add_duplicates(
+        anomalies, copies, {split: len(index) for split, index in splits.items() if split != training}
+    )
     with atomic_write(path_of(STATISTICS_FILE)) as file:
         file.write(statistics.SerializeToString(deterministic=True))
     write_text(path_of(SCHEMA_FILE), text_format.MessageToString(expected))
     write_text(path_of(ANOMALIES_FILE), text_format.MessageToString(anomalies))
 
     outliers = _write_outliers(config, path_of, splits, training)
-    copies = _write_duplicates(path_of(DUPLICATES_FILE), splits, training)
     dropped = _update_drop_list(config, directory, prepared, splits[training], training, outliers[training])
     with open(path_of(QUARANTINE_FILE), encoding="utf-8", newline="") as file:
         left_out = list(csv.DictReader(file))

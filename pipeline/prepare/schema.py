@@ -23,6 +23,7 @@ from evenkeel.pipeline.prepare.statistics import CHANNELS, features_by_name, val
 VALUE_RANGES = {"brightness": (0.0, 255.0), "contrast": (0.0, 127.5), "sharpness": (0.0, 1020.0**2)}
 # This distance is tolerated in addition to the distance that samples of these sizes have by chance.
 TOLERATED_DISTANCE = 0.1
+MAX_SHARED = 0.01  # share of images in other splits that may equal an image of another split before it is an error
 Info = anomalies_pb2.AnomalyInfo
 Measurement = anomalies_pb2.DriftSkewInfo.Measurement
 
@@ -122,6 +123,24 @@ def validate_statistics(statistics: Any, schema: Any, previous: Any = None) -> A
         earlier = training_split(previous)
         _compare_distributions(anomalies, expected, train, earlier, "drift", "from the data prepared before")
     return anomalies
+
+
+def add_duplicates(anomalies: Any, copies: dict[str, int], sizes: dict[str, int]) -> None:
+    """Adds anomalies for equal images in two splits and under two labels.
+
+    Args:
+      anomalies: the result of `validate_statistics`.
+      copies: counts of equal images, as in summary.json.
+      sizes: {split: number of images} of the splits besides training.
+    """
+    across, conflicting = copies["across splits"], copies["of another class"]
+    if across:
+        text = f"{across} of {sum(sizes.values())} images of {', '.join(sizes)} equal an image of another split"
+        severity = Info.ERROR if across > MAX_SHARED * sum(sizes.values()) else Info.WARNING
+        _add_anomaly(anomalies, "image", Info.CUSTOM_VALIDATION, severity, "equal images across splits", text)
+    if conflicting:
+        text = f"{conflicting} images equal an image of another class"
+        _add_anomaly(anomalies, "image", Info.CUSTOM_VALIDATION, Info.WARNING, "equal images, other label", text)
 
 
 def count_anomalies(anomalies: Any) -> dict[str, int]:

@@ -10,6 +10,7 @@ import pytest
 
 from evenkeel.models.preflight import data_checks
 from evenkeel.models.stability.diagnosis import Finding
+from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare import skew
 from tests.models.preflight.cases import by_check, failed, load_shapes
 
@@ -91,3 +92,45 @@ def test_pictures_show_the_outliers() -> None:
         assert picture.name.startswith("train_")
         assert "the median is" in picture.reason
     assert any(picture.pixels.std() < 1 for picture in pictures), "one is all black or all white"
+
+
+def with_rows(index: Index, rows: list[int], **values: Any) -> Index:
+    """`index` followed by copies of some rows, with other `values` of their columns."""
+    whole = index.take(np.concatenate([np.arange(len(index)), rows]))
+    columns = {name: column.copy() for name, column in whole.columns.items()}
+    for name, value in values.items():
+        columns[name][len(index) :] = value
+    return dataclasses.replace(whole, columns=columns)
+
+
+def test_validation_images_that_are_training_images_are_found() -> None:
+    _, data = load_shapes()
+    assert data_checks.check_shared_images(data).ok
+    finding = data_checks.check_shared_images(dataclasses.replace(data, validation=data.train.take(np.arange(60))))
+    assert not finding.ok
+    assert finding.line.startswith("shared_images: 60 of 60 validation images are training images (")
+
+
+def test_equal_images_with_two_labels_are_found() -> None:
+    _, data = load_shapes()
+    rows = list(range(20))
+    assert data_checks.check_conflicting_labels(dataclasses.replace(data, train=with_rows(data.train, rows))).ok
+    labels = (data.train.columns["label"][rows] + 1) % 10
+    finding = data_checks.check_conflicting_labels(
+        dataclasses.replace(data, train=with_rows(data.train, rows, label=labels))
+    )
+    assert not finding.ok
+    assert f"20 of {len(data.train) + 20} training images equal an image of another class (" in finding.line
+
+
+def test_images_of_a_single_colour_are_found() -> None:
+    _, data = load_shapes()
+    assert data_checks.check_blank_images(data, known=False).ok
+    columns = {name: column.copy() for name, column in data.train.columns.items()}
+    columns["sums"][:], columns["squares"][:] = 0, 0
+    black = dataclasses.replace(data, train=dataclasses.replace(data.train, columns=columns))
+    finding = data_checks.check_blank_images(black, known=False)
+    assert not finding.ok
+    assert f"{len(data.train)} of {len(data.train)} training images have a single colour" in finding.line
+    assert data_checks.check_blank_images(black, known=True).ok
+    assert data_checks.check_conflicting_labels(black).ok

@@ -366,6 +366,10 @@ def test_outliers_and_duplicates_are_listed_and_drawn(dirty: str, tmp_path: path
         frozenset(("train/dog/002.webp", "test/dog/seen.webp")),
     }
     assert summary["duplicates"] == {"within splits": 2, "across splits": 1, "of another class": 1}
+    assert [line for line in summary["anomaly_lines"] if ": image: " in line] == [
+        "error: image: 1 of 11 images of test equal an image of another split",
+        "error: image: 1 images equal an image of another class",
+    ]
 
 
 def test_dropped_outliers_stay_in_the_shards_but_not_in_training(
