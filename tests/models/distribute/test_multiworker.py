@@ -110,7 +110,7 @@ def test_workers_end_with_equal_weights_and_see_every_row_once(
 FLAGS = [
     "--strategy.name=multiworker",
     "--deterministic",
-    "--data.shapes.count=600",
+    "--data.shapes.count=400",
     "--data.shapes.size=16",
     "--data.image_size=16",
     "--data.batch_size=4",
@@ -151,7 +151,7 @@ def newest_variables(model_dir: pathlib.Path) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Launched:
-    """A run of `evenkeel launch` with two workers: 2 epochs of 150 steps, without interruption.
+    """A run of `evenkeel launch` with two workers: 2 epochs of 100 steps, without interruption.
 
     Attributes:
       directory: of the run.
@@ -182,7 +182,7 @@ def test_launch_starts_a_cluster_and_prints_the_commands_for_other_machines(unin
     assert '"cluster": {"worker": ["host0:2222", "host1:2222"]}' in output
     assert "evenkeel train" in output
     for index in range(2):
-        assert f"worker {index} | completed after {EPOCHS}.0 epochs, 300 steps" in output
+        assert f"worker {index} | completed after {EPOCHS}.0 epochs, 200 steps" in output
 
 
 @pytest.mark.slow

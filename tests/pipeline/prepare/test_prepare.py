@@ -526,7 +526,7 @@ def prepare_until_killed(source: str, output: str, last: str) -> None:
         (os, "makedirs"),
     ):
         count_calls(module, name)
-    prepare(PrepareConfig(source=source, tier="jpeg:20:90", shards=4), output)
+    prepare(PrepareConfig(source=source, tier="jpeg:20:90", shards=3), output)
     print(done)
 
 
