@@ -10,10 +10,13 @@ from evenkeel.pipeline.index.index import COLUMNS, Index
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.sources import shapes
 
+# Compiled: one image after the other, operation by operation, would take most of the time of these tests.
+compiled_sums = tf.function(pixel_sums, input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)])
+
 
 def index_of(images: list[np.ndarray]) -> Index:
     """An index of these images, as if they were in one shard; labels alternate."""
-    sums = [[value.numpy() for value in pixel_sums(tf.constant(image))] for image in images]
+    sums = [[value.numpy() for value in compiled_sums(tf.constant(image))] for image in images]
     columns = {name: np.zeros((len(images), *shape), kind) for name, (kind, shape) in COLUMNS.items()}
     columns["keep"][:] = True
     columns["record"], columns["label"] = np.arange(len(images)), np.arange(len(images)) % 2

@@ -106,13 +106,12 @@ class RaiseSignal(keras.callbacks.Callback):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("determinism")
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(replicas: int, tmp_path: pathlib.Path) -> None:
-    devices = StrategyConfig(name="mirrored", logical_cpus=2) if replicas == 2 else StrategyConfig(name="one")
+def test_a_run_resumed_on_two_replicas_equals_the_uninterrupted_run_bit_for_bit(tmp_path: pathlib.Path) -> None:
     config = dataclasses.replace(
         TINY,
         deterministic=True,
-        strategy=devices,
+        histograms_every=0,
+        strategy=StrategyConfig(name="mirrored", logical_cpus=2),
         averaging=AveragingConfig("ema", decay=0.9),
         mixing=MixingConfig(mixup=0.2, cutmix=1.0),
     )
@@ -122,14 +121,19 @@ def test_a_resumed_run_equals_the_uninterrupted_run_bit_for_bit(replicas: int, t
     summary = train.train(config, str(resumed), callbacks=[RaiseSignal(middle)])
     assert (summary["status"], summary["signal"], summary["steps"]) == ("preempted", "SIGTERM", middle)
     assert read_json(str(resumed), "summary.json") == summary
+    before = variables(resumed, middle)
     assert train.train(config, str(resumed), resume=True)["status"] == "completed"
+    assert_equal_checkpoints(straight, resumed, before)
+    assert scalars(events(resumed), "step/loss") == scalars(events(straight), "step/loss")
+
+
+def assert_equal_checkpoints(straight: pathlib.Path, resumed: pathlib.Path, before: dict[str, np.ndarray]) -> None:
+    """The last checkpoints of both runs are equal, and the steps since the checkpoint `before` have trained."""
     expected, found = variables(straight, 2 * STEPS), variables(resumed, 2 * STEPS)
     assert expected.keys() == found.keys()
     assert len(expected) > 25, "weights, statistics, slots, counters"
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert scalars(events(resumed), "step/loss") == scalars(events(straight), "step/loss")
-    before = variables(resumed, middle)
     moved = [name for name in before if not np.array_equal(before[name], found[name])]
     assert len(moved) > 20, "the steps after the interruption have trained"
 
@@ -171,7 +175,7 @@ def curves(model_dir: str | pathlib.Path) -> dict[str, list[tuple[int, float]]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("determinism")
-def test_a_run_killed_several_times_equals_the_uninterrupted_run_bit_for_bit(
+def test_a_run_killed_and_stopped_several_times_equals_the_uninterrupted_run_bit_for_bit(
     tmp_path: pathlib.Path,
 ) -> None:
     config = dataclasses.replace(
@@ -179,21 +183,27 @@ def test_a_run_killed_several_times_equals_the_uninterrupted_run_bit_for_bit(
         deterministic=True,
         guard="act",
         averaging=AveragingConfig("ema", decay=0.9),
+        mixing=MixingConfig(mixup=0.2, cutmix=1.0),
         checkpoint=CheckpointConfig(every_steps=8, keep=1),
         early_stopping=5,
     )
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     fresh(config, straight)
-    kills = [(12, False), (STEPS, True), (STEPS + 4, False), (STEPS + 12, False), (2 * STEPS, True)]
+    # The third one before the first checkpoint after the restart.
+    kills = [(12, False), (STEPS, True), (STEPS + 4, False)]
     for number, (step, validating) in enumerate(kills):
         with pytest.raises(Killed):
             fresh(config, resumed, number > 0, [Kill(step, validating)])
+    middle = STEPS + 12
+    summary = fresh(config, resumed, True, [RaiseSignal(middle)])
+    assert (summary["status"], summary["signal"], summary["steps"]) == ("preempted", "SIGTERM", middle)
+    assert read_json(str(resumed), "summary.json") == summary
+    before = variables(resumed, middle)
+    with pytest.raises(Killed):
+        fresh(config, resumed, True, [Kill(2 * STEPS, True)])
     summary = fresh(config, resumed, resume=True)
     assert summary["status"] == "completed"
-    expected, found = variables(straight, 2 * STEPS), variables(resumed, 2 * STEPS)
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    assert_equal_checkpoints(straight, resumed, before)
     assert curves(resumed) == curves(straight)
     assert len(curves(resumed)) > 10
     assert summary["best"] == read_json(str(straight), "summary.json")["best"]
@@ -210,19 +220,20 @@ def test_a_run_killed_several_times_equals_the_uninterrupted_run_bit_for_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("validating", [True, False], ids=["in it", "in the last call before it"])
-def test_a_signal_in_a_validation_loses_neither_its_result_nor_a_step(validating: bool, tmp_path: pathlib.Path) -> None:
+def test_a_signal_in_a_validation_or_before_it_loses_neither_its_result_nor_a_step(tmp_path: pathlib.Path) -> None:
     resumed, config = tmp_path / "resumed", dataclasses.replace(TINY, early_stopping=5)
 
     class RaiseSignalInValidation(keras.callbacks.Callback):
         def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    callback = RaiseSignalInValidation() if validating else RaiseSignal(STEPS)
-    summary = fresh(config, resumed, callbacks=[callback])
+    summary = fresh(config, resumed, callbacks=[RaiseSignalInValidation()])
     assert (summary["status"], summary["steps"]) == ("preempted", STEPS)
+    # The last call before the second validation.
+    summary = fresh(config, resumed, resume=True, callbacks=[RaiseSignal(2 * STEPS)])
+    assert (summary["status"], summary["steps"]) == ("preempted", 2 * STEPS)
     summary = fresh(config, resumed, resume=True)
-    assert summary["status"] == "completed"
+    assert (summary["status"], summary["steps"]) == ("completed", 2 * STEPS)
     found, expected = curves(resumed), curves(finished()[0])
     assert found.keys() == expected.keys()
     for tag, curve in expected.items():
@@ -230,23 +241,21 @@ def test_a_signal_in_a_validation_loses_neither_its_result_nor_a_step(validating
         np.testing.assert_allclose([v for _, v in found[tag]], [v for _, v in curve], rtol=1e-4, err_msg=tag)
 
 
-def test_a_run_is_resumed_with_other_flags_only_if_that_is_allowed(tmp_path: pathlib.Path, caplog: Any) -> None:
+def test_a_run_is_resumed_with_other_flags_only_if_that_is_allowed_and_loses_only_a_truncated_record(
+    tmp_path: pathlib.Path, caplog: Any
+) -> None:
+    """The event file of the run that is resumed has been cut short in its last record."""
     run = shutil.copytree(short()[0], tmp_path / "run")
     with pytest.raises(
         UsageError, match=r"epochs is 1 in the run, 2 now.*--allow_config_change goes on with the new one"
     ):
         train.train(PLAIN, str(run), resume=True)
+    written = max((run / "train").glob("events*"), key=lambda path: path.stat().st_size)
+    os.truncate(written, written.stat().st_size - 10)
     summary = train.train(PLAIN, str(run), resume=True, allow_config_change=True)
     assert (summary["status"], summary["steps"]) == ("completed", 2 * STEPS)
     assert "resuming with another configuration: epochs is 1 in the run, 2 now" in caplog.text
     assert read_json(str(run), "config.json")["epochs"] == 2
-
-
-def test_a_truncated_event_file_loses_only_its_last_record(tmp_path: pathlib.Path) -> None:
-    run = shutil.copytree(short()[0], tmp_path / "run")
-    written = max((run / "train").glob("events*"), key=lambda path: path.stat().st_size)
-    os.truncate(written, written.stat().st_size - 10)
-    train.train(PLAIN, str(run), resume=True, allow_config_change=True)
     steps = [step for step, _ in scalars(events(run), "step/loss")]
     assert steps == sorted(set(steps)), "no step appears twice"
     assert steps[-1] == 2 * STEPS - 1
@@ -295,35 +304,26 @@ def failing(input_shape: tuple[int, int, int], classes: int, first: int, last: i
     return keras.Model(inputs, factories.plain(input_shape, classes)(Fails(first, last)(inputs)))
 
 
-fails_twice = functools.partial(failing, first=5, last=7)
+fails_a_while = functools.partial(failing, first=5, last=9)
 fails_for_good = functools.partial(failing, first=5, last=10**6)
 
 
 def test_skipped_updates_are_recorded_and_training_goes_on(tmp_path: pathlib.Path) -> None:
-    config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_twice"))
+    config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_a_while"))
     summary = train.train(config, str(tmp_path))
     assert (summary["status"], summary["steps"]) == ("completed", STEPS)
-    assert summary["incidents"] == {"nonfinite_gradient": 2}
+    assert summary["incidents"] == {"nonfinite_gradient": 4, "nonfinite": 1}
     incidents = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
-    assert [incident["step"] for incident in incidents] == [5, 6]
-    for incident in incidents:
-        assert incident["kind"] == "nonfinite_gradient"
+    skipped = [incident for incident in incidents if incident["kind"] == "nonfinite_gradient"]
+    assert [incident["step"] for incident in skipped] == [5, 6, 7, 8]
+    for incident in skipped:
         assert incident["action"] == "skipped the update"
         assert incident["cause"] is None
         assert incident["evidence"]["gradient_norm"] in ("nan", "inf")
         assert incident["evidence"]["nonfinite"] == 1
         assert incident["evidence"]["loss_scale"] == 1
     assert np.isfinite(summary["final"]["loss"])
-
-
-fails_a_while = functools.partial(failing, first=5, last=9)
-
-
-def test_incidents_are_in_the_summary_and_in_tensorboard(tmp_path: pathlib.Path) -> None:
-    config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_a_while"))
-    summary = train.train(config, str(tmp_path))
-    assert summary["incidents"] == {"nonfinite_gradient": 4, "nonfinite": 1}
-    incidents = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
+    # The guard tells of the third one in a row.
     (told,) = [incident for incident in incidents if incident["kind"] == "nonfinite"]
     assert (told["step"], told["action"]) == (7, "none")
     read = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0}).Reload()
@@ -341,9 +341,9 @@ def test_a_guard_that_has_used_up_its_rollbacks_ends_the_run(tmp_path: pathlib.P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("guard", ["off", "act"])
-def test_a_guard_changes_nothing_in_a_run_without_incidents(guard: str, tmp_path: pathlib.Path) -> None:
-    watched, other = short()[1], train.train(dataclasses.replace(SHORT, guard=guard), str(tmp_path))
+def test_a_guard_changes_nothing_in_a_run_without_incidents(tmp_path: pathlib.Path) -> None:
+    """SHORT has the guard that watches; a run below, that was killed before its first checkpoint, has none."""
+    watched, other = short()[1], train.train(dataclasses.replace(SHORT, guard="act"), str(tmp_path))
     assert other["final"] == watched["final"]
 
 
@@ -361,9 +361,11 @@ def test_resume_without_a_run_or_an_undamaged_checkpoint_is_an_error(tmp_path: p
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_beginning(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_directory.create(str(tmp_path / "begun"), SHORT, load_dataset(SHORT.data), resume=False)
-    summary = train.train(SHORT, str(tmp_path / "begun"), resume=True)
+    config = dataclasses.replace(SHORT, guard="off")
+    run_directory.create(str(tmp_path / "begun"), config, load_dataset(config.data), resume=False)
+    summary = train.train(config, str(tmp_path / "begun"), resume=True)
     assert (summary["status"], summary["steps"]) == ("completed", STEPS)
+    assert summary["final"] == short()[1]["final"], "neither does a guard change anything"
     assert "yet: starting from the beginning" in caplog.text
 
 
@@ -392,9 +394,9 @@ def test_a_run_that_skips_every_update_fails_with_exit_code_3(tmp_path: pathlib.
 @pytest.mark.slow
 @needs_addons
 def test_options_for_imbalanced_classes_work_together(tmp_path: pathlib.Path) -> None:
-    shapes = dataclasses.replace(TINY.data.shapes, imbalance=8.0)
-    data = dataclasses.replace(TINY.data, shapes=shapes, balance="classes")
-    config = dataclasses.replace(TINY, loss="focal", class_weights="balanced", data=data)
+    shapes = dataclasses.replace(PLAIN.data.shapes, imbalance=8.0)
+    data = dataclasses.replace(PLAIN.data, shapes=shapes, balance="classes")
+    config = dataclasses.replace(PLAIN, loss="focal", class_weights="balanced", data=data)
     summary = train.train(config, str(tmp_path / "run"))
     assert summary["status"] == "completed"
     losses = [value for _, value in scalars(events(tmp_path / "run"), "step/loss")]

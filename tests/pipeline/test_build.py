@@ -32,6 +32,9 @@ EVERYTHING = AugmentConfig(
     pad_crop=2, random_resized_crop=0.5, flip=0.5, rotation=20, brightness=0.2, contrast=0.2, sharpness=0.5,
     equalize=0.2, posterize=2, noise=4, cutout=0.2, randaugment_ops=2,
 )  # fmt: skip
+# Of all kinds of random numbers: draws of an image, of a batch's cells and of a step, before and after decoding. The
+# tests of the chain show that replicas agree on the others.
+SEVERAL = AugmentConfig(pad_crop=2, random_resized_crop=0.5, flip=0.5, brightness=0.2, noise=4, cutout=0.2)
 
 
 def read_training(
@@ -102,7 +105,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[DataConfig, Dataset
         path = root / ("train" if number < 42 else "test") / f"class_{number % 3}" / f"{number}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).convert(mode).save(path, **options)
-    config = DataConfig(source=str(root), image_size=16, batch_size=12, augment=EVERYTHING)
+    config = DataConfig(source=str(root), image_size=16, batch_size=12, augment=SEVERAL)
     return config, load_dataset(config)
 
 
@@ -128,7 +131,7 @@ def test_batches_have_the_documented_shapes_and_types(small: DataConfig, data: D
 def test_a_training_batch_is_shuffled_cropped_decoded_and_augmented(
     mixed: tuple[DataConfig, Dataset], channels: int
 ) -> None:
-    config, data = dataclasses.replace(mixed[0], channels=channels), mixed[1]
+    config, data = dataclasses.replace(mixed[0], channels=channels, augment=EVERYTHING), mixed[1]
     replica_shard, step, seed = ReplicaShard(12), 4, 7
     ((images, labels),) = read_training(data, config, 1, start_step=step, seed=seed)
     element = tf.constant(step, tf.int64)
@@ -199,7 +202,7 @@ def test_a_late_step_is_built_without_the_steps_before(small: DataConfig, data: 
     np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
 
 
-@pytest.mark.parametrize(("workers", "local"), [(1, 2), (1, 4), (2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("workers", "local"), [(1, 4), (2, 2), (3, 1)])
 def test_the_batches_of_all_replicas_and_workers_together_equal_the_global_batch(
     mixed: tuple[DataConfig, Dataset], nine_steps: list[Batch], workers: int, local: int
 ) -> None:

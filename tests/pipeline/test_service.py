@@ -25,7 +25,7 @@ from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import byte_source, reader
-from tests import forked
+from tests import factories, forked
 from tests.command_line import free_ports
 
 COUNT, BATCH = 240, 20
@@ -95,10 +95,14 @@ def cluster(tmp_path: pathlib.Path) -> Iterator[Cluster]:
     cluster.close()
 
 
+# Every augmentation that compiles its own function, and some that do not.
+MANY = AugmentConfig(random_resized_crop=0.5, flip=0.5, rotation=20, hue=0.1, equalize=0.5, noise=5, cutout=0.3)
+
+
 @pytest.fixture(scope="module")
 def local() -> DataConfig:
-    """A config with every augmentation that compiles its own function, and some that do not."""
-    augment = AugmentConfig(random_resized_crop=0.5, flip=0.5, rotation=20, hue=0.1, equalize=0.5, noise=5, cutout=0.3)
+    """A config with the augmentations of few operations, for which no batch equals another one."""
+    augment = AugmentConfig(random_resized_crop=0.5, flip=0.5)
     shapes = ShapesConfig(size=16, count=COUNT)
     return DataConfig(image_size=16, batch_size=BATCH, shapes=shapes, augment=augment, service_timeout=60)
 
@@ -106,6 +110,14 @@ def local() -> DataConfig:
 @pytest.fixture(scope="module")
 def data(local: DataConfig) -> Dataset:
     return load_dataset(local)
+
+
+@pytest.fixture(scope="module")
+def known(local: DataConfig, data: Dataset) -> dict[bytes, int]:
+    """{batch: its step} of 40 epochs that this process makes."""
+    known = local_batches(data, local, 40 * EPOCH)
+    assert len(known) == 40 * EPOCH
+    return known
 
 
 def key(batch: Batch) -> bytes:
@@ -136,10 +148,11 @@ def test_two_workers_make_each_batch_of_one_process_exactly_once(
     """Pixels, labels and random numbers are equal, so every image comes exactly once per epoch."""
     for worker in (cluster.worker(), cluster.worker()):
         worker.wait_until_ready()
-    known = local_batches(data, local, 5 * EPOCH)
+    config = dataclasses.replace(local, augment=MANY)
+    known = local_batches(data, config, 5 * EPOCH)
     assert len(known) == 5 * EPOCH
     monkeypatch.setattr(reader, "ENDLESS_BATCHES", 4 * EPOCH)
-    steps = [known[key(batch)] for batch in served_batches(data, local, cluster, start_step=EPOCH)]
+    steps = [known[key(batch)] for batch in served_batches(data, config, cluster, start_step=EPOCH)]
     assert sorted(steps) == list(range(EPOCH, 4 * EPOCH))
     for process in cluster.processes[1:]:
         assert process.end(signal.SIGTERM) == 0
@@ -170,12 +183,11 @@ def test_three_trainers_get_each_batch_of_their_own_shards_once(
 
 @pytest.mark.slow
 def test_a_killed_worker_loses_only_its_started_batches_and_a_new_worker_takes_over(
-    local: DataConfig, data: Dataset, cluster: Cluster
+    local: DataConfig, data: Dataset, known: dict[bytes, int], cluster: Cluster
 ) -> None:
     dying, staying = cluster.worker(), cluster.worker()
     dying.wait_until_ready()
     staying.wait_until_ready()
-    known = local_batches(data, local, 40 * EPOCH)
     batches = served_batches(data, local, cluster)
     steps = steps_of(batches, known, 2 * EPOCH)
     dying.end(signal.SIGKILL)
@@ -208,7 +220,9 @@ def test_training_continues_when_a_worker_is_killed(
 
     monkeypatch.setattr(callbacks, "Checkpointer", Killing)
     config = dataclasses.replace(local, service=cluster.address, augment=AugmentConfig(flip=0.5))
-    run = TrainConfig(epochs=4, data=config, model=ModelConfig(name="cnn", width=4), histograms_every=0)
+    run = TrainConfig(
+        epochs=4, data=config, model=ModelConfig(name=f"{factories.FILE}:plain"), histograms_every=0, preflight="off"
+    )
     summary = training.train(run, str(tmp_path / "run"))
     assert killed == [-signal.SIGKILL]
     assert (summary["status"], summary["steps"]) == ("completed", 4 * EPOCH)
@@ -230,10 +244,9 @@ def test_a_worker_that_cannot_open_the_shards_is_one_error_line(
 
 @pytest.mark.slow
 def test_a_restarted_dispatcher_continues_and_loses_at_most_one_batch(
-    local: DataConfig, data: Dataset, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    local: DataConfig, data: Dataset, known: dict[bytes, int], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.worker().wait_until_ready()
-    known = local_batches(data, local, 20 * EPOCH)
     monkeypatch.setattr(reader, "ENDLESS_BATCHES", 20 * EPOCH)
     batches = served_batches(data, local, cluster)
     steps = steps_of(batches, known, EPOCH)
@@ -246,14 +259,17 @@ def test_a_restarted_dispatcher_continues_and_loses_at_most_one_batch(
 
 @pytest.mark.slow
 def test_static_parts_make_up_the_whole_data_set(
-    local: DataConfig, data: Dataset, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    local: DataConfig,
+    data: Dataset,
+    known: dict[bytes, int],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ports = free_ports(2)
     cluster = Cluster(tmp_path / "journal", f"--workers={','.join(f'localhost:{port}' for port in ports)}")
     try:
         for worker in [cluster.worker(f"--port={port}") for port in ports]:
             worker.wait_until_ready()
-        known = local_batches(data, local, 2 * EPOCH)
         monkeypatch.setattr(reader, "ENDLESS_BATCHES", 2 * EPOCH)
         steps = [known[key(batch)] for batch in served_batches(data, local, cluster, service_sharding="static")]
         assert sorted(steps) == list(range(2 * EPOCH))
@@ -269,7 +285,7 @@ def test_static_parts_make_up_the_whole_data_set(
 
 @pytest.mark.slow
 def test_without_sharding_each_worker_gives_all_images_in_its_own_order(
-    local: DataConfig, data: Dataset, cluster: Cluster
+    local: DataConfig, data: Dataset, known: dict[bytes, int], cluster: Cluster
 ) -> None:
     for worker in (cluster.worker(), cluster.worker()):
         worker.wait_until_ready()
@@ -278,7 +294,7 @@ def test_without_sharding_each_worker_gives_all_images_in_its_own_order(
     assert len({key(batch) for batch in drawn}) == 6 * EPOCH
     labels = np.concatenate([labels for _, labels in drawn])
     assert np.bincount(labels).min() > 0
-    assert not {key(batch) for batch in drawn} & local_batches(data, local, 6 * EPOCH).keys()
+    assert not {key(batch) for batch in drawn} & known.keys()
 
 
 def test_without_sharding_every_epoch_from_the_random_start_on_is_complete(local: DataConfig, data: Dataset) -> None:

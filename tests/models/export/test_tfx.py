@@ -14,10 +14,11 @@ import tensorflow as tf
 from evenkeel.models.export.tfx import build_config, run_fn
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
+from tests import factories
 from tests.models.export.record_files import encode_example, write_records
 
 SMALL_DATA = {"data.image_size": 16, "data.batch_size": 20}
-SMALL_NETWORK = {"model.name": "cnn", "model.width": 4, "precision": "float32", "preflight": "off"}
+SMALL_NETWORK = {"model.name": f"{factories.FILE}:plain", "precision": "float32", "preflight": "off"}
 
 
 @dataclasses.dataclass

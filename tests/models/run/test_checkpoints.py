@@ -64,7 +64,7 @@ def test_a_checkpoint_is_restored_into_another_instance_of_the_model(tmp_path: p
 
 
 # On two replicas: one optimizer of each of Keras's two families.
-RESUMED = [*((name, 1) for name in OPTIMIZERS), ("adamw", 2), ("lamb", 2)]
+RESUMED = [(name, 2 if name in ("adamw", "lamb") else 1) for name in OPTIMIZERS]
 
 
 @pytest.mark.slow

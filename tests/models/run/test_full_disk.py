@@ -17,7 +17,7 @@ FLAGS = (
     *TINY,
     "--model.name=cnn",
     "--model.width=8",  # checkpoints of 190 kB
-    "--epochs=8",
+    "--epochs=6",
     "--precision=float32",
     "--histograms_every=20",
     "--preflight=off",
@@ -39,7 +39,7 @@ def disk(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
 def test_on_a_full_disk_training_goes_on_and_the_last_checkpoint_stays_intact(disk: pathlib.Path) -> None:
     done = forked.run("tools.train", *FLAGS, f"--model_dir={disk / 'run'}")
     assert done.returncode == 3, done.stderr
-    assert "epoch 8/8" in done.stderr, "training went on"
+    assert "epoch 6/6" in done.stderr, "training went on"
     assert "a checkpoint could not be written under" in done.stderr
     assert "No space left on device): training goes on" in done.stderr
     assert "Traceback" not in done.stderr

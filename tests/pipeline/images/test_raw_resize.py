@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from evenkeel.pipeline.images.raw_resize import make_raw_resizer
 
 SIZE, BATCH = 16, 4
+LARGEST = 40  # the longest side
+resizer = functools.cache(make_raw_resizer)  # XLA compiles each one for every size of the memory
 
 
 def make_images(sides: list[tuple[int, int]], channels: int = 3, seed: int = 0) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -48,7 +52,7 @@ def resize(memory: np.ndarray, images: list[np.ndarray], windows: np.ndarray, mi
         **options,
     }
     widths = tf.constant([image.shape[1] for image in images])
-    return make_raw_resizer(**options)(
+    return resizer(**options)(
         tf.constant(memory), tf.constant(offsets(images, before)), widths, tf.constant(windows, tf.int32), mirror
     ).numpy()
 
@@ -57,7 +61,7 @@ def resize(memory: np.ndarray, images: list[np.ndarray], windows: np.ndarray, mi
 @given(data=st.data())
 @settings(max_examples=25)
 def test_any_window_of_any_image_is_resized_as_in_numpy(data: st.DataObject) -> None:
-    side = st.integers(1, 40)
+    side = st.integers(1, LARGEST)
     sides = [(data.draw(side), data.draw(side)) for _ in range(BATCH)]
     windows = []
     for tall, wide in sides:
@@ -65,7 +69,12 @@ def test_any_window_of_any_image_is_resized_as_in_numpy(data: st.DataObject) -> 
         y, x = data.draw(st.integers(0, tall - height)), data.draw(st.integers(0, wide - width))
         windows.append((y, x, height, width))
     memory, images = make_images(sides)
-    resized = resize(memory, images, np.array(windows))
+    max_bytes = 3 * LARGEST**2
+    before = (
+        BATCH * max_bytes - memory.size
+    )  # the last image is at the end of the memory, whose size is always the same
+    memory = np.concatenate([np.zeros(before, np.uint8), memory])
+    resized = resize(memory, images, np.array(windows), before=before, max_bytes=max_bytes)
     for image, window, result in zip(images, windows, resized, strict=True):
         assert np.abs(result - resize_exactly(image, window, SIZE)).max() <= 1.5
 

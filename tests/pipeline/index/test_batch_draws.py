@@ -59,9 +59,8 @@ def test_cells_are_equal_parts_of_the_global_batch_on_any_number_of_replicas(bat
 
 def test_a_permutation_is_equal_on_all_replicas_and_uniform_over_steps() -> None:
     replica_shard = ReplicaShard(8, 2, 0, 2)
-    drawn = np.stack(
-        [batch_draws.permutation(3, tf.constant(e, tf.int64), replica_shard, 5).numpy() for e in range(1200)]
-    )
+    permutation = tf.function(lambda element: batch_draws.permutation(3, element, replica_shard, 5))
+    drawn = np.stack([permutation(tf.constant(element, tf.int64)).numpy() for element in range(1200)])
     np.testing.assert_array_equal(drawn[::2], drawn[1::2])
     np.testing.assert_array_equal(np.sort(drawn, axis=1), np.tile(np.arange(5), (1200, 1)))
     counts = np.stack([np.bincount(column, minlength=5) for column in drawn[::2].T])

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import pytest
 
 from evenkeel.models.run import checksums
-from tests import forked
+from tests import factories, forked
 from tests.command_line import TINY
 
-ROOT = pathlib.Path(__file__).parents[3]
-FLAGS = (*TINY, "--model.name=cnn", "--epochs=1000", "--precision=float32", "--preflight=off", "--data.cache=none")
+FLAGS = (
+    *TINY,
+    f"--model.name={factories.FILE}:plain",
+    "--epochs=1000",
+    "--precision=float32",
+    "--preflight=off",
+    "--data.cache=none",
+)
 
 
 @pytest.mark.slow
@@ -24,22 +28,24 @@ def test_a_truncated_shard_ends_the_run_and_the_next_run_names_it(
 ) -> None:
     monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path / "cache"))
     flags = [*FLAGS, f"--model_dir={tmp_path / 'run'}"]
-    command = [sys.executable, "-m", "tools.train", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout
-        output = ""
-        for line in process.stdout:
-            output += line
-            if line.startswith("epoch 2/"):  # the checkpoint of the first epoch is on disk
-                break
-        (shard,) = (tmp_path / "cache").rglob("shapes-train.tfrecord*")
-        os.truncate(shard, 0)
-        output += process.communicate(timeout=60)[0]
-        assert process.returncode == -signal.SIGBUS, output
-    finally:
-        process.kill()
-        process.wait()
+    reading, writing = os.pipe()
+    with open(reading) as printed:
+        with open(writing, "w") as out:
+            process = forked.start("tools.train", *flags, out=out)
+        try:
+            output = ""
+            for line in printed:
+                output += line
+                if line.startswith("epoch 2/"):  # the checkpoint of the first epoch is on disk
+                    break
+            (shard,) = (tmp_path / "cache").rglob("shapes-train.tfrecord*")
+            os.truncate(shard, 0)
+            output += printed.read()
+            process.join(60)
+            assert process.exitcode == -signal.SIGBUS, output
+        finally:
+            process.kill()
+            process.join()
     checkpoints = list((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert checkpoints
     assert [checksums.find_damage(str(path)) for path in checkpoints] == [""] * len(checkpoints)
