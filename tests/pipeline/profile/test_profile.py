@@ -14,10 +14,11 @@ from PIL import Image
 
 from evenkeel.benchmarks.speed import profiler_validation
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.profile import profile, stage_timing, suggestions, timing
+from evenkeel.pipeline.profile import profile
 from evenkeel.pipeline.profile.profile import Report, StageTiming, Suggestion, _Resources
 from evenkeel.tools import profile_pipeline
 from tests.command_line import refused, tool
+from tests.short_measurements import CHANGES
 
 
 @pytest.mark.parametrize(
@@ -37,12 +38,8 @@ def test_the_scarcest_resource_sets_the_rate(threads: int, cores: int, cpu: floa
 
 @pytest.fixture
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The four inputs differ by more than the noise of these measurements."""
-    monkeypatch.setattr(timing, "TARGET_SECONDS", 0.05)
-    monkeypatch.setattr(timing.time_per_image, "__defaults__", (1,))  # rounds
-    monkeypatch.setattr(stage_timing, "ROUNDS", 1)
-    monkeypatch.setattr(stage_timing, "AUTOTUNE_SECONDS", 0.1)
-    monkeypatch.setattr(suggestions, "AUGMENTATION_ROUNDS", 1)
+    for owner, name, value in CHANGES:
+        monkeypatch.setattr(owner, name, value)
 
 
 @pytest.mark.slow
