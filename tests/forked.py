@@ -12,13 +12,14 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import IO
+from typing import IO, Any
 
 from tensorflow.python.eager import context
 
@@ -62,6 +63,37 @@ def start(
     return process
 
 
+class Popen:
+    """What benchmarks use of `subprocess.Popen`, for `python -m MODULE ARGUMENTS`, by a fork of this process.
+
+    For processes that were started here, which have imported TensorFlow and have run no operation.
+    """
+
+    def __init__(self, command: Sequence[str], stdout: IO[str], stderr: IO[str] | int) -> None:
+        assert command[1] == "-m", command
+        files = [stdout, stdout if stderr == subprocess.STDOUT else stderr]
+        arguments = (files, os.getcwd(), dict(os.environ), command[2], tuple(command[3:]))
+        self._process = multiprocessing.get_context("fork").Process(target=_run_target, args=arguments)
+        self._process.start()
+        self.pid, self.kill = self._process.pid, self._process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a forked process", timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+
 def main(module: str, *arguments: str) -> None:
     """Does in a forked process what `python -m MODULE ARGUMENTS` does."""
     sys.argv = [module, *arguments]
@@ -69,10 +101,15 @@ def main(module: str, *arguments: str) -> None:
 
 
 def _run_target(
-    files: list[Connection], cwd: pathlib.Path, environment: dict[str, str], target: Target, arguments: tuple[str, ...]
+    files: Sequence[Any],
+    cwd: str | pathlib.Path,
+    environment: dict[str, str],
+    target: Target,
+    arguments: tuple[str, ...],
 ) -> None:
     for number, file in enumerate(files, 1):
         os.dup2(file.fileno(), number)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -22,7 +22,7 @@ def test_every_case_trains(small: DataConfig, tmp_path: pathlib.Path, monkeypatc
     monkeypatch.setattr(gpu_cases, "STEPS_PER_CALL", 2)
     monkeypatch.setattr(gpu_cases, "STEPS_PER_TURN", 4)
     cases = gpu_cases.build_turns(
-        dataclasses.replace(small, batch_size=4), ModelConfig(name=f"{factories.FILE}:normed"), str(tmp_path)
+        dataclasses.replace(small, batch_size=4), ModelConfig(name=f"{factories.FILE}:plain"), str(tmp_path)
     )
     kinds = {"plain", "xla", "whole", "watched"}
     assert set(cases) == {

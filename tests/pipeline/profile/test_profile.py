@@ -14,10 +14,12 @@ from PIL import Image
 
 from evenkeel.benchmarks.speed import profiler_validation
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.jpeg import worker
 from evenkeel.pipeline.profile import profile
 from evenkeel.pipeline.profile.profile import Report, StageTiming, Suggestion, _Resources
 from evenkeel.tools import profile_pipeline
 from tests.command_line import refused, tool
+from tests.pipeline.jpeg.jpegs import run_forked_workers
 from tests.short_measurements import CHANGES
 
 
@@ -40,6 +42,7 @@ def test_the_scarcest_resource_sets_the_rate(threads: int, cores: int, cpu: floa
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name, value in CHANGES:
         monkeypatch.setattr(owner, name, value)
+    monkeypatch.setattr(worker, "run_workers", run_forked_workers)
 
 
 @pytest.mark.slow
