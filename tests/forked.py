@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import types
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -73,7 +74,8 @@ class Popen:
         assert command[1] == "-m", command
         files = [stdout, stdout if stderr == subprocess.STDOUT else stderr]
         arguments = (files, os.getcwd(), dict(os.environ), command[2], tuple(command[3:]))
-        self._process = multiprocessing.get_context("fork").Process(target=_run_target, args=arguments)
+        # Without this process's exit functions, which remove its temporary directories.
+        self._process = multiprocessing.get_context("fork").Process(target=_run_in_environment, args=arguments)
         self._process.start()
         self.pid, self.kill = self._process.pid, self._process.kill
 
@@ -94,13 +96,25 @@ class Popen:
         os.kill(self._process.pid, number)
 
 
+def fork_processes_of(module: Any) -> None:
+    """Makes a module, which starts processes by `subprocess.Popen`, fork them; for the rest of this process."""
+    module.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen})
+
+
 def main(module: str, *arguments: str) -> None:
     """Does in a forked process what `python -m MODULE ARGUMENTS` does."""
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _run_target(
+def _run_target(*arguments: Any) -> None:
+    try:
+        _run_in_environment(*arguments)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing does not run them
+
+
+def _run_in_environment(
     files: Sequence[Any],
     cwd: str | pathlib.Path,
     environment: dict[str, str],
@@ -116,10 +130,7 @@ def _run_target(
     assert not context.context()._initialized, (
         "an import has run an operation: its threads are missing here, and waiting for them hangs"
     )
-    try:
-        if isinstance(target, str):
-            main(target, *arguments)
-        else:
-            target(*arguments)
-    finally:
-        atexit._run_exitfuncs()  # multiprocessing does not run them
+    if isinstance(target, str):
+        main(target, *arguments)
+    else:
+        target(*arguments)

@@ -15,7 +15,7 @@ from tests import forked
 def run_chaos(*flags: str) -> None:
     """Runs in its own process; forks the runs from it; the last signal comes 50 steps before the end."""
     kill_resume.STEPS_AFTER_LAST_SIGNAL = 50
-    subprocess.Popen = forked.Popen  # type: ignore[assignment, misc]
+    forked.fork_processes_of(kill_resume)
     forked.main("evenkeel.benchmarks.endurance.chaos", *flags)
 
 

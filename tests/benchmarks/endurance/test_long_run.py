@@ -82,7 +82,8 @@ def run_long_run(*flags: str) -> None:
     long_run = importlib.import_module("evenkeel.benchmarks.endurance.long_run")
     long_run.TRAIN_OPTIONS |= {"model.name": f"{factories.FILE}:plain", "preflight": "off"}
     del long_run.TRAIN_OPTIONS["model.width"]
-    subprocess.Popen = forked.Popen  # type: ignore[assignment, misc]
+    long_run.SAMPLE_INTERVAL_SECONDS = 0.1
+    forked.fork_processes_of(long_run)
     sys.argv = [long_run.__file__, *flags]
     command.run(long_run.main)
 

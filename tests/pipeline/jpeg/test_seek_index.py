@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from evenkeel.pipeline.build import evaluation_batches, training_batches
-from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
@@ -127,7 +127,7 @@ def test_no_seek_index_is_built_for_small_images(caplog: pytest.LogCaptureFixtur
 
     logging.set_verbosity(logging.INFO)
     with caplog.at_level("INFO", logger="absl"):
-        data = load_dataset(DataConfig("shapes", entries=True))
+        data = load_dataset(DataConfig("shapes", shapes=ShapesConfig(count=100), entries=True))
     assert data.train.seek_arrays is None
     assert "no seek index is built, because JPEGs of less than 32 KB on average gain nothing from it" in caplog.text
 
