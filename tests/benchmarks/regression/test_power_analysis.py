@@ -13,6 +13,12 @@ from evenkeel.benchmarks.results import ROOT, Result
 PAIRS = ROOT / "benchmarks" / "results" / "pairs.json"
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for simulated rates, which are far from their bounds."""
+    monkeypatch.setattr(power_analysis, "RESAMPLES", 300)
+
+
 def simulate_pools(worse: float, noise: float, start_noise: float = 0.0) -> list[Result]:
     """40 pairs of equal versions, and 40 with one that takes `worse` times as long.
 
@@ -29,6 +35,7 @@ def simulate_pools(worse: float, noise: float, start_noise: float = 0.0) -> list
     return results
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_tenth_more_time_is_detected_if_turns_are_steady() -> None:
     rates = power_analysis.rates_by_case(simulate_pools(worse=1.1, noise=0.02))["step"]
     assert rates.power > 0.95
@@ -36,12 +43,14 @@ def test_a_tenth_more_time_is_detected_if_turns_are_steady() -> None:
     assert rates.pairs == 40
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_noise_lowers_the_power_but_raises_no_alarm() -> None:
     rates = power_analysis.rates_by_case(simulate_pools(worse=1.1, noise=0.2))["step"]
     assert rates.power < 0.7
     assert rates.false_alarms < 0.1
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_noise_of_whole_starts_is_not_averaged_away_by_many_turns() -> None:
     """It shows in the rates: an equal version is called slower in some comparisons."""
     assert (
@@ -50,6 +59,7 @@ def test_noise_of_whole_starts_is_not_averaged_away_by_many_turns() -> None:
     )
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_higher_losses_are_detected() -> None:
     rng = np.random.default_rng(0)
     base = np.exp(0.1 * rng.normal(size=40))
@@ -63,6 +73,7 @@ def test_higher_losses_are_detected() -> None:
     assert rates.false_alarms < 0.05
 
 
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize(("added_share", "detected"), [(0.0, False), (0.05, True)])
 def test_spikes_count_if_the_final_loss_is_the_same(added_share: float, detected: bool) -> None:
     rng = np.random.default_rng(0)

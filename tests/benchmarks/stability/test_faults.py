@@ -90,16 +90,19 @@ def test_clean_networks_train(network: str, clean: DataConfig) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    # Of the networks in turn: test_faulty_networks shows what each mutation does to each network.
+    # All networks of a fault are built, and one is trained, of the networks in turn.
     ("name", "network"),
     [(name, FAULTS[name].networks[n % len(FAULTS[name].networks)]) for n, name in enumerate(ARCHITECTURE)],
 )
 def test_faulty_networks_train(name: str, network: str, clean: DataConfig) -> None:
     fault = FAULTS[name]
-    train_one_step(fault.apply(fault.twin(networks.clean_config(network, clean))))
+    configs = {each: fault.apply(fault.twin(networks.clean_config(each, clean))) for each in fault.networks}
+    for other in set(fault.networks) - {network}:
+        assert factory.create_network(configs[other].model, SHAPE, 10).output_shape == (None, 10)
+    train_one_step(configs[network])
 
 
-def train_one_step(config: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
+_step(config: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Trainable weights before and after one step on random images, run eagerly to avoid tracing."""
     keras.utils.set_random_seed(config.seed)
     model = StableModel.wrap(factory.create_network(config.model, SHAPE, 10), [127.5] * 3, [74.0] * 3)
