@@ -102,7 +102,7 @@ def test_faulty_networks_train(name: str, network: str, clean: DataConfig) -> No
     train_one_step(configs[network])
 
 
-_step(config: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def train_one_step(config: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Trainable weights before and after one step on random images, run eagerly to avoid tracing."""
     keras.utils.set_random_seed(config.seed)
     model = StableModel.wrap(factory.create_network(config.model, SHAPE, 10), [127.5] * 3, [74.0] * 3)
