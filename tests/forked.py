@@ -12,13 +12,15 @@ import multiprocessing
 import os
 import pathlib
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import IO
+from typing import IO, Any
 
 from tensorflow.python.eager import context
 
@@ -62,27 +64,73 @@ def start(
     return process
 
 
+class Popen:
+    """What benchmarks use of `subprocess.Popen`, for `python -m MODULE ARGUMENTS`, by a fork of this process.
+
+    For processes that were started here, which have imported TensorFlow and have run no operation.
+    """
+
+    def __init__(self, command: Sequence[str], stdout: IO[str], stderr: IO[str] | int) -> None:
+        assert command[1] == "-m", command
+        files = [stdout, stdout if stderr == subprocess.STDOUT else stderr]
+        arguments = (files, os.getcwd(), dict(os.environ), command[2], tuple(command[3:]))
+        # Without this process's exit functions, which remove its temporary directories.
+        self._process = multiprocessing.get_context("fork").Process(target=_run_in_environment, args=arguments)
+        self._process.start()
+        self.pid, self.kill = self._process.pid, self._process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("a forked process", timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self._process.pid, number)
+
+
+def fork_processes_of(module: Any) -> None:
+    """Makes a module, which starts processes by `subprocess.Popen`, fork them; for the rest of this process."""
+    module.subprocess = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen})
+
+
 def main(module: str, *arguments: str) -> None:
     """Does in a forked process what `python -m MODULE ARGUMENTS` does."""
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _run_target(
-    files: list[Connection], cwd: pathlib.Path, environment: dict[str, str], target: Target, arguments: tuple[str, ...]
+def _run_target(*arguments: Any) -> None:
+    try:
+        _run_in_environment(*arguments)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing does not run them
+
+
+def _run_in_environment(
+    files: Sequence[Any],
+    cwd: str | pathlib.Path,
+    environment: dict[str, str],
+    target: Target,
+    arguments: tuple[str, ...],
 ) -> None:
     for number, file in enumerate(files, 1):
         os.dup2(file.fileno(), number)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     assert not context.context()._initialized, (
         "an import has run an operation: its threads are missing here, and waiting for them hangs"
     )
-    try:
-        if isinstance(target, str):
-            main(target, *arguments)
-        else:
-            target(*arguments)
-    finally:
-        atexit._run_exitfuncs()  # multiprocessing does not run them
+    if isinstance(target, str):
+        main(target, *arguments)
+    else:
+        target(*arguments)

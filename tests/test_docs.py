@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import itertools
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
 from PIL import Image
 
 from evenkeel.__main__ import COMMANDS, MODULES
@@ -28,10 +27,10 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.stability import detectors
 from evenkeel.models.stability.causes import CAUSES
 from evenkeel.pipeline.config import PrepareConfig
-from evenkeel.pipeline.profile import timing
 from evenkeel.pipeline.sources import shapes
 from evenkeel.tools.flags import options
 from tests import forked
+from tests.short_measurements import shorten
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,7 +51,6 @@ def test_every_flag_is_listed_with_its_default_and_help(config: type) -> None:
         ("README.md", tables.headline_table, "speed.json"),
         ("benchmarks/README.md", tables.loading_table, "speed.json"),
         ("docs/stability.md", tables.stability_table, "stability.json"),
-        ("docs/benchmarks_in_ci.md", tables.gate_table, "pairs.json"),
     ],
 )
 def test_tables_are_those_of_committed_results(
@@ -91,8 +89,8 @@ def test_pictures_and_links_exist() -> None:
 def test_the_users_own_script_runs_and_writes_histograms(tmp_path: pathlib.Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your_own.md").read_text(), re.DOTALL)
     script = next(block for block in blocks if "model.fit" in block)
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+    done = forked.run(run_code, script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert list((tmp_path / "runs" / "mine" / "train").glob("events*"))
 
 
@@ -110,7 +108,7 @@ def test_the_users_own_model_is_one_that_trains(tmp_path: pathlib.Path) -> None:
 def test_the_table_of_scaling_is_what_its_code_prints() -> None:
     text = (ROOT / "docs" / "scaling.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = forked.run(run_code, code)
     assert len(done.stdout.splitlines()) == 15
     assert done.stdout in text
 
@@ -181,7 +179,20 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
+# Child processes of the commands must not repeat measurements on a busy machine, and a turn has one step.
+IN_CHILD_PROCESSES = """
+import dataclasses
+from evenkeel.benchmarks import timing
+timing.MAX_ROUNDS_FACTOR = 1
+from evenkeel.benchmarks.peers import tasks
+tasks.TASKS["step32"] = dataclasses.replace(tasks.TASKS["step32"], steps=1)
+"""
 BLOCKS = {"getting_started.md": 5, "input.md": 2, "benchmarks_in_ci.md": 1}  # that are marked with `run`
+
+
+def run_code(code: str) -> None:
+    """Runs a script in a process of its own."""
+    exec(code, {"__name__": "__main__"})
 
 
 def run_blocks(document: str, directory: pathlib.Path) -> str:
@@ -189,19 +200,13 @@ def run_blocks(document: str, directory: pathlib.Path) -> str:
     text = (ROOT / "docs" / document).read_text()
     blocks = re.findall(r"```(bash|python) run\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == BLOCKS[document]
-    # Child processes of the commands must not repeat measurements on a busy machine.
-    (directory / "sitecustomize.py").write_text(
-        "from evenkeel.benchmarks import timing\ntiming.MAX_ROUNDS_FACTOR = 1\n"
-    )
+    (directory / "sitecustomize.py").write_text(IN_CHILD_PROCESSES)
     environ = {"PYTHONPATH": f"{directory}:{ROOT}", "EVENKEEL_CACHE": str(directory / "cache")}
     output = ""
     for kind, code in blocks:
         for command in [code] if kind == "python" else code.replace("\\\n", " ").splitlines():
             if kind == "python":
-                python = [sys.executable, "-c", command]
-                done = subprocess.run(
-                    python, cwd=directory, env={**os.environ, **environ}, capture_output=True, text=True, check=False
-                )
+                done = forked.run(run_code, command, cwd=directory, **environ)
             else:
                 module, *arguments = module_and_arguments(command)
                 done = forked.run(briefly, module, *arguments, cwd=directory, **environ)
@@ -245,21 +250,26 @@ def test_the_flags_of_every_documented_command_exist(command: str) -> None:
     elif (ROOT / module.replace(".", "/")).is_dir():
         module = f"{module}.__main__"
     module = module if module.startswith("evenkeel") else f"evenkeel.{module}"
-    # `benchmarks.peers` defines its flags in a function of its own, so that its module can be imported in tests.
-    code = (
-        "import importlib, sys; from absl import flags; module = importlib.import_module(sys.argv[1]);"
-        " define = vars(module).get('define_flags'); define and define.__module__ == sys.argv[1] and define();"
-        " flags.FLAGS(sys.argv[1:])"
-    )
     flags = [argument for argument in arguments if argument not in ("--help", "--helpfull")]
-    done = subprocess.run([sys.executable, "-c", code, module, *flags], capture_output=True, text=True, check=False)
+    done = forked.run(parse_flags, module, *flags)
     assert done.returncode == 0, done.stderr[-500:]
 
 
+def parse_flags(module: str, *arguments: str) -> None:
+    """Parses the arguments as the module does, in a process of its own, where no other module has defined flags."""
+    imported = importlib.import_module(module)
+    # `benchmarks.peers` defines its flags in a function of its own, so that its module can be imported in tests.
+    define = vars(imported).get("define_flags")
+    if define and define.__module__ == module:
+        define()
+    flags.FLAGS([module, *arguments])
+
+
 def briefly(module: str, *arguments: str) -> None:
-    """Runs a module in a process of its own, with measurements of 0.05 s."""
-    timing.TARGET_SECONDS = 0.05
-    forked.main(module, *arguments)
+    """Runs a module in a process of its own, with short measurements; `train` on a network of few filters."""
+    shorten()
+    narrow = ("--model.width=4",) if arguments[:1] == ("train",) else ()
+    forked.main(module, *arguments, *narrow)
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ from tests import forked
 
 
 def run_chaos(*flags: str) -> None:
-    """Runs in its own process; the last signal comes 50 steps before the end."""
-    kill_resume.STEPS_AFTER_LAST_SIGNAL = 50
+    """Runs in its own process; forks the runs from it; the signals come at steps 15 and 26 of 90."""
+    kill_resume.STEPS_PER_SIGNAL, kill_resume.STEPS_AFTER_LAST_SIGNAL = 10, 50
+    forked.fork_processes_of(kill_resume)
     forked.main("evenkeel.benchmarks.endurance.chaos", *flags)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from evenkeel.benchmarks import command
+from tests import factories, forked
 
 ROOT = pathlib.Path(__file__).parents[3]
 SCRIPT = """
@@ -18,8 +22,8 @@ from evenkeel.benchmarks.endurance import long_run
 
 def run_code(body: str) -> str:
     """The output of `body`, in a process where no other benchmark has defined flags."""
-    command = [sys.executable, "-c", SCRIPT.format(body=body)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    line = [sys.executable, "-c", SCRIPT.format(body=body)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -73,23 +77,27 @@ print(*(long_run.median_usage(samples, (tenth / 10, (tenth + 1) / 10)).memory fo
     assert run_code(body) == "100 100 300 300 400 400 400 900 900 900"
 
 
+def run_long_run(*flags: str) -> None:
+    """Runs in its own process, from which it forks the run, of a network that is traced in little time."""
+    long_run = importlib.import_module("evenkeel.benchmarks.endurance.long_run")
+    long_run.TRAIN_OPTIONS |= {"model.name": f"{factories.FILE}:plain", "preflight": "off"}
+    del long_run.TRAIN_OPTIONS["model.width"]
+    long_run.SAMPLE_INTERVAL_SECONDS = 0.1
+    forked.fork_processes_of(long_run)
+    sys.argv = [long_run.__file__, *flags]
+    command.run(long_run.main)
+
+
 @pytest.mark.slow
 def test_a_short_run_is_sampled_to_its_end(tmp_path: pathlib.Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.endurance.long_run",
-        "--steps=1000",
-        f"--output={tmp_path / 'result.json'}",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = forked.run(run_long_run, "--steps=1000", f"--output={tmp_path / 'result.json'}")
     assert done.returncode in (0, 4), done.stderr  # 1,000 steps are only warm-up
     assert done.stdout.startswith("1000 steps: memory ")
     assert '"memory_growth"' in (tmp_path / "result.json").read_text()
 
 
 def test_too_few_steps_are_an_error() -> None:
-    command = [sys.executable, "-m", "benchmarks.endurance.long_run", "--steps=10"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    line = [sys.executable, "-m", "benchmarks.endurance.long_run", "--steps=10"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: --steps (10) must be 1000 or more: a shorter run is only warm-up.\n"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from evenkeel.benchmarks.peers import environments, sources, tasks
+from evenkeel.benchmarks.peers import environments, race, sources, tasks
 from evenkeel.benchmarks.peers.race import Worker, check_equal_work, find_dissimilar
 from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, TASK_FILES, Task, compare_peers
 from evenkeel.pipeline.config import ShapesConfig
@@ -204,11 +204,12 @@ def test_facts_are_computed_from_the_output_images():
 
 
 @pytest.mark.slow
-def test_a_race_of_evenkeel_and_naive_tfdata(tmp_path):
+def test_a_race_of_evenkeel_and_naive_tfdata(tmp_path, monkeypatch):
     """Real processes on rendered images, two tasks; the measured times are not checked."""
+    monkeypatch.setattr(race, "MAX_ROUNDS_FACTOR", 1)
     for name in ("jpeg224", "small32"):
         folder = sources.write_task_data(name, "shapes", print)
-        task = Task(("evenkeel", "tfdata_naive"), seconds=0.2, file="load_{peer}.py", settings={"folder": str(folder)})
+        task = Task(("evenkeel", "tfdata_naive"), steps=1, file="load_{peer}.py", settings={"folder": str(folder)})
         comparison = compare_peers(name, rounds=1, directory=tmp_path, task=task)
         assert comparison.skipped == []
         assert {(r.case, r.metric) for r in comparison.results} == {

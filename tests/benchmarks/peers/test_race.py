@@ -1,4 +1,5 @@
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -22,6 +23,7 @@ from evenkeel.benchmarks.peers.race import (
 from evenkeel.benchmarks.peers.tasks import PEERS_DIRECTORY, TASK_FILES, Task, compare_peers
 from evenkeel.benchmarks.results import ROOT, read
 from evenkeel.benchmarks.timing import Sample
+from tests import forked
 
 # A task file; each test sets PARAMETERS and BODY.
 TASK = """
@@ -481,17 +483,25 @@ command.run(cli.main)
     assert json.loads(output.read_text())["skipped"][0]["reason"].startswith("FileNotFoundError")
 
 
+def print_own_parameters():
+    """Runs in its own process, because the task file finds its modules by the path."""
+    sys.path.insert(0, str(TASK_FILES))
+    print(importlib.import_module("step32_evenkeel").parameters())
+
+
 @pytest.mark.slow
 def test_the_networks_of_step32_are_equal():
     """Trainable parameters, against the count by hand; of torch only if it is installed."""
     w = 32
     convolutions = [(3, w), (w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)]
     expected = sum(9 * inputs * outputs + 2 * outputs for inputs, outputs in convolutions) + 8 * w * 10 + 10
-    pythons = {"evenkeel": sys.executable, "keras": sys.executable}
+    pythons = {"keras": sys.executable}
     torch = environments.default_directory() / "torch" / "bin" / "python"
     if (torch.parents[1] / "requirements.txt").is_file():
         pythons["torch"] = str(torch)
     code = f"import sys; sys.path.insert(0, {str(TASK_FILES)!r}); import step32_PEER; print(step32_PEER.parameters())"
+    own = forked.run(print_own_parameters)
+    assert own.stdout.split()[-1:] == [str(expected)], own.stderr[-500:]
     running = {
         peer: subprocess.Popen(
             [python, "-c", code.replace("PEER", peer)],

@@ -7,9 +7,16 @@ import pytest
 
 from evenkeel.benchmarks import results, timing
 from evenkeel.benchmarks.regression import power_analysis, versions
+from evenkeel.benchmarks.report import tables
 from evenkeel.benchmarks.results import ROOT, Result
 
 PAIRS = ROOT / "benchmarks" / "results" / "pairs.json"
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for simulated rates, which are far from their bounds."""
+    monkeypatch.setattr(power_analysis, "RESAMPLES", 300)
 
 
 def simulate_pools(worse: float, noise: float, start_noise: float = 0.0) -> list[Result]:
@@ -28,6 +35,7 @@ def simulate_pools(worse: float, noise: float, start_noise: float = 0.0) -> list
     return results
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_tenth_more_time_is_detected_if_turns_are_steady() -> None:
     rates = power_analysis.rates_by_case(simulate_pools(worse=1.1, noise=0.02))["step"]
     assert rates.power > 0.95
@@ -35,12 +43,14 @@ def test_a_tenth_more_time_is_detected_if_turns_are_steady() -> None:
     assert rates.pairs == 40
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_noise_lowers_the_power_but_raises_no_alarm() -> None:
     rates = power_analysis.rates_by_case(simulate_pools(worse=1.1, noise=0.2))["step"]
     assert rates.power < 0.7
     assert rates.false_alarms < 0.1
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_noise_of_whole_starts_is_not_averaged_away_by_many_turns() -> None:
     """It shows in the rates: an equal version is called slower in some comparisons."""
     assert (
@@ -49,6 +59,7 @@ def test_noise_of_whole_starts_is_not_averaged_away_by_many_turns() -> None:
     )
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_higher_losses_are_detected() -> None:
     rng = np.random.default_rng(0)
     base = np.exp(0.1 * rng.normal(size=40))
@@ -62,6 +73,7 @@ def test_higher_losses_are_detected() -> None:
     assert rates.false_alarms < 0.05
 
 
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize(("added_share", "detected"), [(0.0, False), (0.05, True)])
 def test_spikes_count_if_the_final_loss_is_the_same(added_share: float, detected: bool) -> None:
     rng = np.random.default_rng(0)
@@ -83,10 +95,12 @@ def test_at_least_one_of_two_cases_fails_more_often_than_each() -> None:
     assert power_analysis.any_false_alarm_rate(rates) == pytest.approx(0.19)
 
 
-def test_the_measured_rates_are_good_enough_for_a_gate() -> None:
+def test_the_measured_rates_are_documented_and_good_enough_for_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the committed results of `python -m benchmarks.regression.power --pairs=40`."""
     turns = results.read(PAIRS).results
     rates_by_case = power_analysis.rates_by_case(turns)
+    monkeypatch.setattr(power_analysis, "rates_by_case", lambda found: rates_by_case if found is turns else {})
+    assert tables.gate_table(turns) in (ROOT / "docs" / "benchmarks_in_ci.md").read_text()
     assert set(rates_by_case) == set(versions.CASES)
     for case, rates in rates_by_case.items():
         assert rates.pairs >= 40, case

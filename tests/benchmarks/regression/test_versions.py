@@ -19,6 +19,7 @@ from evenkeel.benchmarks.regression.worktrees import Tree
 from evenkeel.benchmarks.results import ROOT, Result, Skipped
 from evenkeel.benchmarks.timing import Sample
 from evenkeel.pipeline.errors import UsageError
+from tests import forked
 
 
 def test_the_final_loss_is_the_median_of_the_last_steps_and_at_most_that_of_guessing() -> None:
@@ -127,8 +128,7 @@ def test_every_suite_is_a_command_that_accepts_its_flags(size: str) -> None:
     rows = [row.split() for row in listed.splitlines()]
     assert len(rows) >= 7
     for module, *options in rows:
-        line = [sys.executable, "-m", f"benchmarks.{module}", *options, "--output=x.json", "--only_check_args"]
-        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = forked.run(f"benchmarks.{module}", *options, "--output=x.json", "--only_check_args")
         assert done.returncode == 0, f"{module}: {done.stderr[-300:]}"
 
 

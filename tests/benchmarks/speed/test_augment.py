@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from evenkeel.benchmarks import command
 from evenkeel.benchmarks.results import read
-from evenkeel.pipeline.config import AugmentConfig
+from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from tests import forked
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -26,16 +29,31 @@ def test_every_augmentation_has_a_case() -> None:
     assert {*done.stdout.split()} == {field.name for field in dataclasses.fields(AugmentConfig)} - without_case
 
 
+def run_augment(*flags: str) -> None:
+    """Runs in its own process, on small batches; one half of the cases has small images, the other large ones."""
+    benchmark = importlib.import_module("evenkeel.benchmarks.speed.augment")
+    cases, build_cases = list(benchmark.CASES.items()), benchmark.build_cases
+
+    def build_half(config: DataConfig, batches: int) -> dict[str, Callable[[], object]]:
+        benchmark.CASES = dict(cases[len(cases) // 2 :] if config.image_size == 32 else cases[: len(cases) // 2])
+        return build_cases(config, batches)
+
+    benchmark.BATCH_SIZES, benchmark.build_cases = {32: 16, 224: 4}, build_half
+    sys.argv = [benchmark.__file__, *flags]
+    command.run(benchmark.main)
+
+
 @pytest.mark.slow
 def test_a_short_run_writes_what_it_prints(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "result.json"
-    done = forked.run("evenkeel.benchmarks.speed.augment", "--rounds=1", "--batches=1", f"--output={path}")
+    done = forked.run(run_augment, "--rounds=1", "--batches=1", f"--output={path}")
     assert done.returncode == 0, done.stderr
     report = read(path)
     assert {result.metric for result in report.results} == {"cpu_us_per_image", "share_of_decoding"}
     assert all(len(result.samples) == 1 for result in report.results)
     cases = {result.case for result in report.results}
     assert {"decode/32", "decode/224", "flip/224", "randaugment, 2 operations/32"} <= cases
+    assert len(cases) == 14 + 2
     lines = done.stdout.splitlines()
     assert len(lines) == len(cases) + 1
     for case in cases:

@@ -11,17 +11,19 @@ import pytest
 from PIL import Image
 
 from evenkeel.benchmarks import results
+from evenkeel.benchmarks.peers import sources
 from evenkeel.benchmarks.report.page import DECODER_STAGE
-from evenkeel.pipeline.profile import timing
 from evenkeel.pipeline.sources import shapes
 from tests import forked
+from tests.short_measurements import shorten
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
 def run_stages(*flags: str) -> None:
-    """Runs in its own process, with short measurements, which do not change the order."""
-    timing.TARGET_SECONDS = 0.05
+    """Runs in its own process, with short measurements of few files, which do not change the order."""
+    shorten()
+    sources.MIN_FILES = 64  # a batch
     forked.main("evenkeel.benchmarks.speed.stages", *flags)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from evenkeel.benchmarks import results
 from evenkeel.benchmarks.report import page
 from evenkeel.benchmarks.stability import aggregate, faults, split
 from evenkeel.benchmarks.stability.cases import LEARNING_RATES, Case
+from tests import forked
 
 HALF = "heldout"
 PERSISTENT_FAULT = next(
@@ -210,7 +209,6 @@ def test_the_committed_result_follows_from_the_committed_cases(tmp_path: pathlib
     document = json.loads(path.read_text())
     expected, document["results"] = document["results"], document["results"][:1]
     path.write_text(json.dumps(document))
-    command = [sys.executable, "-m", "benchmarks.stability", "--rescore", f"--output={path}"]
-    process = subprocess.run(command, cwd=results.ROOT, capture_output=True, text=True, timeout=200, check=False)
+    process = forked.run("benchmarks.stability", "--rescore", f"--output={path}")
     assert process.returncode == 0, process.stderr
     assert json.loads(path.read_text()) == {**document, "results": expected}

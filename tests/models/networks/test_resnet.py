@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -32,9 +33,15 @@ def test_resnet9_has_a_stem_for_large_images() -> None:
 PUBLISHED = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}
 
 
+@functools.cache
+def create_published(name: str) -> keras.Model:
+    """The network of the publication; shared, to be read only."""
+    return create(name, (224, 224, 3), classes=1000, width=0)
+
+
 @pytest.mark.parametrize("name", RESNETS)
 def test_the_published_networks_have_the_published_number_of_weights(name: str) -> None:
-    model = create(name, (224, 224, 3), classes=1000, width=0)
+    model = create_published(name)
     assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == PUBLISHED[name]
     assert model.layers[1].strides == (2, 2)
 
@@ -50,20 +57,20 @@ def multiply_adds(model: keras.Model) -> int:
 
 @pytest.mark.parametrize(("name", "expected"), [("resnet18", 1.81e9), ("resnet34", 3.66e9), ("resnet50", 4.09e9)])
 def test_the_published_networks_cost_the_published_number_of_multiply_adds(name: str, expected: float) -> None:
-    assert multiply_adds(create(name, (224, 224, 3), classes=1000, width=0)) == pytest.approx(expected, rel=0.01)
+    assert multiply_adds(create_published(name)) == pytest.approx(expected, rel=0.01)
 
 
 def test_tensorflow_counts_as_many_multiply_adds() -> None:
-    model = create("resnet50", (224, 224, 3), classes=1000, width=0)
-    graph = tf.function(model).get_concrete_function(tf.TensorSpec([1, 224, 224, 3])).graph
+    graph = tf.function(create_published("resnet50")).get_concrete_function(tf.TensorSpec([1, 224, 224, 3])).graph
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     counted = tf.compat.v1.profiler.profile(graph, options={**options, "output": "none"}).total_float_ops
     assert counted / 2 == pytest.approx(4.1e9, rel=0.02)
 
 
 @pytest.mark.parametrize("name", RESNETS)
-def test_a_block_starts_as_the_identity(name: str) -> None:
-    """With zero_init only the stem, the projections and the pooling act."""
+def test_a_block_starts_as_the_identity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With zero_init only the stem, the projections and the pooling act; in stages of one and of two blocks."""
+    monkeypatch.setitem(BLOCKS_PER_STAGE, name, (1, 1, 2, 1))
     zero_norms = [
         layer for layer in create(name).layers if "batch_norm" in layer.name and not layer.gamma.numpy().any()
     ]
@@ -73,7 +80,8 @@ def test_a_block_starts_as_the_identity(name: str) -> None:
     )
 
 
-def test_the_small_stem_does_not_shrink_images() -> None:
+def test_the_small_stem_does_not_shrink_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BLOCKS_PER_STAGE, "resnet18", (1, 1, 1, 1))
     small, large = create("resnet18", (32, 32, 3)), create("resnet18", (32, 32, 3), stem="imagenet")
     assert small.get_layer(index=-2).input_shape[1:3] == (4, 4)
     assert large.get_layer(index=-2).input_shape[1:3] == (1, 1)

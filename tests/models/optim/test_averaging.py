@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,10 +30,14 @@ class Recorder(keras.callbacks.Callback):
         self.values.append([variable.numpy() for variable in self.model.averages.sources])
 
 
+EMA, SWA = averaging.ema(0.6), averaging.swa(first_step=5, every_steps=EVERY_STEPS)
+
+
+@functools.cache
 def train_with(
     replicas: int, rule: averaging.AveragingRule, steps: int = 13
 ) -> tuple[StableModel, list[list[np.ndarray]]]:
-    """The trained model, and the averaged variables' values after every step."""
+    """The trained model, and the averaged variables' values after every step; shared, to be left as they are."""
     recorder = Recorder()
     devices = two() if replicas == 2 else one()
     model, _ = fit(devices, normed, steps=steps, per_call=1, averaging=rule, callbacks=[recorder])
@@ -45,8 +50,8 @@ def values(variables: list[tf.Variable], model: StableModel) -> list[np.ndarray]
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_ema_matches_its_formula(replicas: int) -> None:
-    model, recorded = train_with(replicas, averaging.ema(0.6))
-    expected = [value.astype(np.float64) for value in initial_values(averaging.ema(0.6))]
+    model, recorded = train_with(replicas, EMA)
+    expected = [value.astype(np.float64) for value in initial_values(EMA)]
     for step, after in enumerate(recorded):
         decay = min(0.6, (1 + step) / (10 + step))
         expected = [decay * old + (1 - decay) * new for old, new in zip(expected, after, strict=True)]
@@ -62,7 +67,7 @@ def initial_values(rule: averaging.AveragingRule) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_swa_is_the_mean_of_the_weights_at_its_steps(replicas: int) -> None:
-    model, recorded = train_with(replicas, averaging.swa(first_step=5, every_steps=EVERY_STEPS))
+    model, recorded = train_with(replicas, SWA)
     expected = [
         np.mean(weights, axis=0, dtype=np.float64)
         for weights in zip(recorded[4], recorded[8], recorded[12], strict=True)
@@ -73,13 +78,16 @@ def test_swa_is_the_mean_of_the_weights_at_its_steps(replicas: int) -> None:
 
 @pytest.mark.parametrize(("first_step", "ready"), [(5, True), (13, True), (14, False)])
 def test_averages_are_ready_after_their_first_step(first_step: int, ready: bool) -> None:
-    model, _ = train_with(1, averaging.swa(first_step, EVERY_STEPS))
-    assert model.averages.is_ready(model.step) == ready
+    trained, _ = train_with(1, SWA)
+    averages = compiled(one(), normed, averaging=averaging.swa(first_step, EVERY_STEPS)).averages
+    assert averages.is_ready(trained.step) == ready
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_evaluation_uses_the_averages_and_leaves_the_weights_unchanged(replicas: int) -> None:
-    model, _ = train_with(replicas, averaging.ema(0.9))
+def test_evaluation_uses_the_averages_and_leaves_the_weights_unchanged(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = train_with(replicas, EMA)
     before = values(model.averages.sources, model)
     averaged = values(model.averages.variables, model)
     fed = batches(model.distribute_strategy, IMAGES, LABELS)
@@ -91,12 +99,12 @@ def test_evaluation_uses_the_averages_and_leaves_the_weights_unchanged(replicas:
         variable.assign(value)
     expected = reference.evaluate(batches(one(), IMAGES, LABELS), steps=5, verbose=0, return_dict=True)
     assert results["loss"] == pytest.approx(expected["loss"], rel=1e-5)
-    model.averages = None
+    monkeypatch.setattr(model, "averages", None)
     assert abs(model.evaluate(fed, steps=5, verbose=0, return_dict=True)["loss"] - results["loss"]) > 1e-3
 
 
 def test_the_weights_are_restored_if_evaluation_fails() -> None:
-    model, _ = train_with(1, averaging.ema(0.9))
+    model, _ = train_with(1, EMA)
     before = values(model.averages.sources, model)
     with pytest.raises(ZeroDivisionError), model.averages.swap_in():
         raise ZeroDivisionError
@@ -114,9 +122,11 @@ def moments(model: StableModel, batches: Iterator[np.ndarray]) -> tuple[np.ndarr
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_batch_norm_statistics_are_recomputed_for_the_averaged_weights(replicas: int) -> None:
-    model, _ = train_with(replicas, averaging.swa(first_step=5, every_steps=EVERY_STEPS))
-    model.statistics_batches = (batches(model.distribute_strategy, IMAGES, LABELS), 6)
+def test_batch_norm_statistics_are_recomputed_for_the_averaged_weights(
+    replicas: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = train_with(replicas, SWA)
+    monkeypatch.setattr(model, "statistics_batches", (batches(model.distribute_strategy, IMAGES, LABELS), 6))
     norm = next(layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
     recorded: list[np.ndarray] = []
 

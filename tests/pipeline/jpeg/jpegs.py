@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 from evenkeel.pipeline.images.decode import LIBJPEG_OPTIONS
 from evenkeel.pipeline.index.features import Features
 from evenkeel.pipeline.index.index import JPEG, Index, SeekArrays
+from evenkeel.pipeline.jpeg import worker
 from evenkeel.pipeline.jpeg.seek_points import NO_SEEK_POINTS, SeekPoints, SeekRecord, find_seek_points
 from evenkeel.pipeline.system.tensor_memory import ALIGNMENT_BYTES, allocate_bytes
+from tests import forked
 
 
 def draw_picture(height: int, width: int, seed: int, gray: bool = False) -> np.ndarray:
@@ -71,6 +74,13 @@ UNSUPPORTED: dict[str, bytes] = {
 def find_all(images: dict[str, bytes]) -> dict[str, SeekPoints | None]:
     names = list(images)
     return {names[number]: seek_points for number, seek_points in find_seek_points(enumerate(images.values()))}
+
+
+def run_forked_workers(directories: list[str], report_progress: Callable[[int], object]) -> None:
+    """`worker.run_workers` in processes that need not import TensorFlow; see `tests.forked`."""
+    for directory in directories:
+        done = forked.run(worker.main, directory)
+        assert done.returncode == 0, done.stderr
 
 
 def align(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from evenkeel.pipeline.build import evaluation_batches, training_batches
-from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
@@ -24,6 +24,7 @@ from evenkeel.pipeline.reading import memory_map
 from tests.pipeline.jpeg.jpegs import (
     draw_picture,
     encode_jpeg,
+    run_forked_workers,
 )
 
 
@@ -83,7 +84,7 @@ def test_a_seek_index_is_stored_and_built_anew_when_it_is_out_of_date(
     monkeypatch.setattr(worker, "run_workers", lambda *_: pytest.fail("built again"))
     again = load_dataset(config).train
     np.testing.assert_array_equal(again.columns["seek_record"], index.columns["seek_record"])
-    monkeypatch.undo()
+    monkeypatch.setattr(worker, "run_workers", run_forked_workers)
     header = json.loads((store / HEADER_FILE).read_text())
     (store / HEADER_FILE).write_text(json.dumps({**header, "state": {**header["state"], "version": 0}}))
     load_dataset(config)
@@ -116,7 +117,7 @@ def test_a_process_that_dies_is_a_one_line_error_and_leaves_no_files(
     assert sorted(path.name for path in store.parent.iterdir()) == before
     leftover = store.with_name(f".{SEEK_INDEX_DIR}.left")  # of a killed process
     leftover.mkdir()
-    monkeypatch.undo()
+    monkeypatch.setattr(worker, "run_workers", run_forked_workers)
     assert load_dataset(config).train.seek_arrays is not None
     assert not leftover.exists()
 
@@ -126,7 +127,7 @@ def test_no_seek_index_is_built_for_small_images(caplog: pytest.LogCaptureFixtur
 
     logging.set_verbosity(logging.INFO)
     with caplog.at_level("INFO", logger="absl"):
-        data = load_dataset(DataConfig("shapes", entries=True))
+        data = load_dataset(DataConfig("shapes", shapes=ShapesConfig(count=100), entries=True))
     assert data.train.seek_arrays is None
     assert "no seek index is built, because JPEGs of less than 32 KB on average gain nothing from it" in caplog.text
 

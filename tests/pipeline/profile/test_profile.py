@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,17 +14,13 @@ from PIL import Image
 
 from evenkeel.benchmarks.speed import profiler_validation
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
-from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.profile import timing
-from evenkeel.pipeline.profile.profile import (
-    Report,
-    StageTiming,
-    Suggestion,
-    _Resources,
-    profile,
-)
+from evenkeel.pipeline.jpeg import worker
+from evenkeel.pipeline.profile import profile
+from evenkeel.pipeline.profile.profile import Report, StageTiming, Suggestion, _Resources
 from evenkeel.tools import profile_pipeline
 from tests.command_line import refused, tool
+from tests.pipeline.jpeg.jpegs import run_forked_workers
+from tests.short_measurements import CHANGES
 
 
 @pytest.mark.parametrize(
@@ -40,16 +38,25 @@ def test_the_scarcest_resource_sets_the_rate(threads: int, cores: int, cpu: floa
     assert _Resources(threads, cores, rate / 2).training_rate(cpu, wait) == pytest.approx(rate / 2)
 
 
+@pytest.fixture
+def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner, name, value in CHANGES:
+        monkeypatch.setattr(owner, name, value)
+    monkeypatch.setattr(worker, "run_workers", run_forked_workers)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["slow disk", "heavy decode", "heavy augmentation", "slow model"])
+@pytest.mark.usefixtures("short_measurements")
 def test_four_inputs_have_the_bound_that_they_were_made_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Suggestions help. How much needs a quiet machine: see benchmarks/speed/profiler_validation.py."""
-    monkeypatch.setattr(timing, "TARGET_SECONDS", 0.05)
     case = profiler_validation.cases(batch_size=16)[name]
+    data = dataclasses.replace(case.data, shapes=dataclasses.replace(case.data.shapes, count=100))
     if name == "heavy augmentation":  # without RandAugment, whose graphs take a minute to build, each time anew
-        lighter = dataclasses.replace(case.data, augment=AugmentConfig(rotation=20, noise=10))
-        case = dataclasses.replace(case, data=lighter)
-    found = profiler_validation.follow_first_suggestion(case)
+        data = dataclasses.replace(data, augment=AugmentConfig(rotation=20, noise=10))
+    reports: list[Report] = []
+    monkeypatch.setattr(profile, "profile", keep_results(profile.profile, reports))
+    found = profiler_validation.follow_first_suggestion(dataclasses.replace(case, data=data))
     assert found.bound == case.bound
     if name == "slow model":
         assert found.measured is None
@@ -57,23 +64,33 @@ def test_four_inputs_have_the_bound_that_they_were_made_for(name: str, monkeypat
         assert found.measured is not None
         assert found.predicted > 1.05
         assert found.measured > 1
+    (report,) = reports
+    check_stages(report, data)
 
 
-@pytest.mark.slow
-def test_the_stages_add_up_to_the_whole_chain(
-    small: DataConfig, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(timing, "TARGET_SECONDS", 0.05)
-    report = profile(data, dataclasses.replace(small, cache="none"))
-    assert [stage.name for stage in report.stages] == ["read", "plan", "decode", "augment", "prefetch"]
+def keep_results(function: Callable[..., Report], results: list[Report]) -> Callable[..., Report]:
+    """The function, which also appends what it returns to `results`."""
+
+    def keeping(*args: Any, **options: Any) -> Report:
+        results.append(function(*args, **options))
+        return results[-1]
+
+    return keeping
+
+
+def check_stages(report: Report, data: DataConfig) -> None:
+    """The stages add up to the whole chain, and have their facts."""
+    bytes_per_image = data.image_size**2 * 3
     assert sum(stage.share for stage in report.stages) == pytest.approx(1)
     assert sum(stage.cpu_ms + stage.wait_ms for stage in report.stages) == pytest.approx(report.thread_ms)
     assert report.decoder_floor_ms > 0
-    assert report.host_to_device_bytes == 16 * 16 * 3
-    decode, prefetch = report.stages[2], report.stages[-1]
-    assert decode.bytes_per_image == 16 * 16 * 3
-    assert decode.parallelism is not None
-    assert prefetch.buffer is not None
+    assert report.host_to_device_bytes == bytes_per_image
+    stages = {stage.name: stage for stage in report.stages}
+    assert stages["prefetch"].buffer is not None
+    if data.cache == "none":
+        assert list(stages) == ["read", "plan", "decode", "augment", "prefetch"]
+        assert stages["decode"].bytes_per_image == bytes_per_image
+        assert stages["decode"].parallelism is not None
     assert report.sentence.startswith(f"{report.bound} bound: ")
 
 

@@ -14,10 +14,11 @@ from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.images.decode import decode_crop
 from evenkeel.pipeline.index.index import Index, SeekArrays
+from evenkeel.pipeline.jpeg import worker
 from evenkeel.pipeline.profile import suggestions
 from evenkeel.pipeline.profile.decode_timing import contents_as_read
 from evenkeel.pipeline.reading import reader
-from tests.pipeline.jpeg.jpegs import encode_jpeg
+from tests.pipeline.jpeg.jpegs import encode_jpeg, run_forked_workers
 
 SEEK_INDEX = {"entries": True}
 STAGE_MS = {"read": 0.1, "plan": 0.1, "decode": 1.0, "augment": 0.2}
@@ -56,6 +57,7 @@ def test_a_seek_index_is_built_and_tried_for_a_sample(photographs: Path, monkeyp
         return (2.0 if data.train.seek_arrays is None else 1.5), 0.0
 
     monkeypatch.setattr(suggestions, "time_chain", time_chain)
+    monkeypatch.setattr(worker, "run_workers", run_forked_workers)
     config = config_of(photographs)
     data = load_dataset(config)
     before = sorted(path.name for path in Path(data.train.shards[0]).parent.iterdir())

@@ -284,7 +284,7 @@ def test_any_size_renders(size: int) -> None:
 def test_a_linear_model_cannot_separate_the_classes(tmp_path: pathlib.Path) -> None:
     from sklearn.linear_model import LogisticRegression
 
-    directory = shapes.prepare(ShapesConfig(), str(tmp_path))
+    directory = shapes.prepare(ShapesConfig(count=2000), str(tmp_path))
 
     def arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
         jpegs, labels = zip(*read(directory, split).values(), strict=True)
