@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evenkeel.models.config import TrainConfig
 from evenkeel.models.preflight import image_checks, label_noise
-from evenkeel.pipeline.config import AugmentConfig, ShapesConfig
+from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from tests.models.preflight.cases import load_shapes, train_config
 
@@ -85,6 +86,6 @@ def test_few_images_do_not_prove_wrong_labels() -> None:
 @pytest.mark.slow
 def test_wrong_labels_of_shapes_are_found() -> None:
     for share, ok in ((0.0, True), (0.4, False)):
-        config = train_config(shapes=ShapesConfig(size=16, count=3600, label_noise=share))
-        finding = image_checks.check_labels(config, load_dataset(config.data))
+        data_config = DataConfig(shapes=ShapesConfig(label_noise=share))
+        finding = image_checks.check_labels(TrainConfig(data=data_config), load_dataset(data_config))
         assert finding.ok == ok, finding.line
