@@ -21,6 +21,7 @@ from tests import forked
 from tests.command_line import TINY, refused, tool
 
 ROOT = pathlib.Path(__file__).parents[2]
+SHALLOW = f"{ROOT / 'tests' / 'models' / 'doctor' / 'cases.py'}:normed"  # one convolution
 SEVEN = "x = keras.Input(input_shape); y = keras.layers.Dense(7)(keras.layers.Flatten()(x)); return keras.Model(x, y)"
 
 
@@ -214,7 +215,8 @@ def test_later_values_win_over_preset_config_and_flagfile(tmp_path: pathlib.Path
 def test_a_signal_ends_a_run_with_checkpoint_and_summary_and_resume_completes_it(tmp_path: pathlib.Path) -> None:
     """SIGINT; benchmarks.endurance.chaos sends SIGTERM."""
     run = tmp_path / "run"
-    flags = [*TINY, "--epochs=16", "--precision=float32", "--model.name=cnn", "--histograms_every=0", "--preflight=off"]
+    flags = [*TINY, "--epochs=16", "--precision=float32", f"--model.name={SHALLOW}", "--histograms_every=0"]
+    flags += ["--preflight=off"]
     command = [sys.executable, "-m", "tools.train", *flags, f"--model_dir={run}"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -244,7 +246,13 @@ def test_a_signal_ends_a_run_with_checkpoint_and_summary_and_resume_completes_it
 
 @pytest.mark.slow
 def test_float16_on_a_cpu_warns_and_goes_on(tmp_path: pathlib.Path) -> None:
-    flags = [*TINY, "--epochs=1", "--precision=mixed_float16", "--model.name=cnn", f"--model_dir={tmp_path / 'run'}"]
+    flags = [
+        *TINY,
+        "--epochs=1",
+        "--precision=mixed_float16",
+        f"--model.name={SHALLOW}",
+        f"--model_dir={tmp_path / 'run'}",
+    ]
     done = forked.run("tools.train", *flags)
     assert done.returncode == 0, done.stderr
     assert "mixed_float16 on a CPU" in done.stderr
@@ -256,4 +264,4 @@ def test_evaluate_says_what_is_missing() -> None:
 
 @pytest.mark.slow
 def test_evaluate_refuses_a_directory_without_a_run(tmp_path: pathlib.Path) -> None:
-    assert "no config.json" in refused(tool("evaluate", f"--model_dir={tmp_path}"))
+    assert "no config.json" in refused(forked.run("tools.evaluate", f"--model_dir={tmp_path}"))

@@ -46,7 +46,7 @@ def test_the_doctor_prints_and_writes_every_finding(tmp_path: pathlib.Path) -> N
     assert len(done.stdout.splitlines()) == len(written) == 32
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
-    refused = forked.run("tools.doctor", "--preflight_only", *tiny, "--nodata.normalize")
+    refused = forked.run("tools.doctor", "--preflight_only", "--preflight=on", *tiny, "--nodata.normalize")
     assert refused.returncode == 4, refused.stderr
     assert any(line.startswith("FAIL input_scale: ") for line in refused.stdout.splitlines())
 

@@ -20,6 +20,7 @@ from evenkeel.models.doctor.refine_fix import MAX_ADDITIONS, MIN_ADDED_UTILITY, 
 from evenkeel.models.doctor.replay import ReplayEngine
 from evenkeel.models.doctor.trials import Trial, Trials
 from evenkeel.pipeline.config import DataConfig
+from tests.models.doctor import cases
 
 RATE, PATCH = "optimizer.learning_rate", "model.patch"
 
@@ -122,7 +123,7 @@ def test_without_a_fix_nothing_is_tried() -> None:
 
 @pytest.mark.slow
 def test_a_trial_that_was_stopped_early_is_finished_first(small: DataConfig) -> None:
-    model = ModelConfig(name="cnn", width=4)
+    model = ModelConfig(name=f"{cases.FILE}:bare")
     config = TrainConfig(epochs=4, data=small, model=model, precision="float32")
     trials, fix = Trials(ReplayEngine(), config, steps=60), {"optimizer.momentum": 0.5}
     trial = trials._start(Intervention("momentum", fix))

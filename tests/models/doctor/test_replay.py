@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 import pytest
-import tf_keras as keras
 
 from evenkeel.models import train as training
 from evenkeel.models.config import (
@@ -20,6 +20,7 @@ from evenkeel.models.config import (
 from evenkeel.models.doctor.replay import MAX_SKIPPED_UPDATES, ReplayEngine
 from evenkeel.models.telemetry import step_row
 from evenkeel.pipeline.config import DataConfig
+from tests import factories
 
 STEPS = 15  # steps in an epoch of `small`: 300 images in batches of 20
 
@@ -29,25 +30,26 @@ def engine() -> ReplayEngine:
     return ReplayEngine()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(small: DataConfig) -> TrainConfig:
     optimizer = OptimizerConfig(learning_rate=0.05, schedule="constant")
-    model = ModelConfig(name="cnn", width=4, dropout=0.2)
+    model = ModelConfig(name=f"{factories.FILE}:normed")  # with BatchNorm and Dropout
     return TrainConfig(epochs=2, data=small, model=model, optimizer=optimizer, precision="float32")
 
 
+@pytest.fixture(scope="module")
+def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any], np.ndarray]:
+    """A run of `train`: its directory, its summary, and the telemetry of its steps."""
+    model_dir, seen = str(tmp_path_factory.mktemp("trained") / "run"), factories.Rows()
+    summary = training.train(config, model_dir, callbacks=[seen])
+    return model_dir, summary, np.concatenate(seen.blocks)
+
+
 @pytest.mark.slow
-def test_a_replay_equals_the_run_of_train(engine: ReplayEngine, config: TrainConfig, tmp_path) -> None:
-    seen: list[np.ndarray] = []
-
-    class Recorder(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append(self.model.rows)
-
-    summary = training.train(config, str(tmp_path / "run"), callbacks=[Recorder()])
+def test_a_replay_equals_the_run_of_train(engine: ReplayEngine, config: TrainConfig, trained) -> None:
+    _, summary, rows = trained
     run = engine.begin(config)
     engine.advance(run, 2 * STEPS)
-    rows = np.concatenate(seen)
     for name in ("loss", "accuracy", "gradient_norm"):
         np.testing.assert_allclose(
             step_row.column(run.rows, name), step_row.column(rows, name), rtol=2e-3, err_msg=name
@@ -95,9 +97,9 @@ def test_a_trace_has_what_detectors_need(engine: ReplayEngine, config: TrainConf
 
 
 @pytest.mark.slow
-def test_a_run_continues_from_a_checkpoint(engine: ReplayEngine, config: TrainConfig, tmp_path) -> None:
-    training.train(config, str(tmp_path / "run"))
-    run = engine.begin(config, os.path.join(tmp_path, "run", "checkpoints", "step-00000015"))
+def test_a_run_continues_from_a_checkpoint(engine: ReplayEngine, config: TrainConfig, trained) -> None:
+    model_dir, _, _ = trained
+    run = engine.begin(config, os.path.join(model_dir, "checkpoints", "step-00000015"))
     assert (run.first_step, run.step) == (15, 15)
     engine.advance(run, 15)
     whole = engine.begin(config)
@@ -116,10 +118,11 @@ def test_a_run_that_is_stuck_ends(engine: ReplayEngine, config: TrainConfig) -> 
 def test_replicas_agree_with_one(config: TrainConfig) -> None:
     engine = ReplayEngine(StrategyConfig(name="mirrored", logical_cpus=2))
     assert engine.replicas == 2
-    config = with_options(config, {"model.dropout": 0.0, "model.norm": "group"})
-    runs = [each.begin(config) for each in (engine, ReplayEngine())]
-    for each, run in zip((engine, ReplayEngine()), runs, strict=True):
-        each.advance(run, 10)
-        each.validate(run)
+    config = with_options(config, {"model.name": f"{factories.FILE}:plain"})  # without BatchNorm and Dropout
+    runs = []
+    for each in (engine, ReplayEngine()):
+        runs.append(each.begin(config))
+        each.advance(runs[-1], 10)
+        each.validate(runs[-1])
     np.testing.assert_allclose(runs[0].loss, runs[1].loss, rtol=1e-3)
     assert runs[0].validated[0][1] == pytest.approx(runs[1].validated[0][1], abs=0.04)

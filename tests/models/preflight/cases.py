@@ -93,12 +93,13 @@ def stack(
 
 variant = functools.partial
 slow_norm = variant(layers.BatchNormalization, momentum=0.99999)
+shallow = variant(stack, depth=1)
 he, glorot = stack, variant(stack, initializer="glorot_uniform", depth=6)
 deep, self_normalizing = variant(stack, depth=7), variant(stack, depth=7, activation="selu", initializer="lecun_normal")
 leaky, tanh = variant(stack, activation="leaky"), variant(stack, initializer="glorot_uniform", activation="tanh")
 grouped = variant(stack, norm=lambda: layers.GroupNormalization(4))
 normed = variant(stack, norm=variant(layers.BatchNormalization, momentum=0.9), depth=6)
-halved = variant(stack, dropout=0.5)
+halved, shallow_and_halved = variant(stack, dropout=0.5), variant(stack, depth=1, dropout=0.5)
 rescaled = variant(stack, before=lambda x: layers.Rescaling(1 / 255)(x))
 own_norm = variant(stack, before=lambda x: layers.BatchNormalization(momentum=0.9)(x))
 arithmetic = variant(stack, before=lambda x: x / 127.5 - 1)

@@ -98,7 +98,7 @@ def test_a_network_diverges_within_the_range(data: Dataset) -> None:
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
 def test_each_optimizer_has_its_own_range(name: str, data: Dataset) -> None:
-    config = train_config("cnn", optimizer=OptimizerConfig(name=name, learning_rate=1e-3, clip_norm=1.0))
+    config = train_config("shallow", optimizer=OptimizerConfig(name=name, learning_rate=1e-3, clip_norm=1.0))
     result = run_range_test(config, data, steps=20)
     assert result.rates[0] == pytest.approx(1e-6)
     assert np.isfinite(result.losses[0])

@@ -9,10 +9,10 @@ import pytest
 import tf_keras as keras
 
 from evenkeel.models.config import OptimizerConfig
-from evenkeel.models.preflight import overfit_check
+from evenkeel.models.preflight import network_checks, overfit_check
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
-from tests.models.preflight.cases import failed, network_findings, run_network
+from tests.models.preflight.cases import by_check, failed, network_findings, run_network, train_config
 
 SOUND = [
     "he",
@@ -33,8 +33,10 @@ SOUND = [
 
 @pytest.mark.parametrize("network", SOUND)
 def test_sound_networks_pass_all_checks(network: str, data: Dataset) -> None:
-    assert failed(network_findings(data, network)) == set()
-    finding = overfit_check.check_one_batch(run_network(data, network))
+    batch_pass = run_network(data, network)
+    findings = list(network_checks.check_network(train_config(network), batch_pass, 600, replicas=1))
+    assert failed(by_check(findings)) == set()
+    finding = overfit_check.check_one_batch(batch_pass)
     assert finding.ok, finding.line
 
 

@@ -108,7 +108,7 @@ def test_on_several_workers_only_configuration_and_index_are_checked(
 def test_a_run_is_bit_for_bit_the_same_with_and_without_preflight(replicas: int, tmp_path: pathlib.Path) -> None:
     devices = StrategyConfig(name="mirrored", logical_cpus=2) if replicas == 2 else StrategyConfig(name="one")
     config = train_config(
-        "halved",
+        "shallow_and_halved",
         epochs=2,
         strategy=devices,
         augment=AugmentConfig(flip=0.5, pad_crop=2),
@@ -160,7 +160,7 @@ def test_an_exception_in_the_checks_of_images_is_logged(
         raise MemoryError("no more")
 
     monkeypatch.setattr(image_checks, "check_images", broken)
-    assert train.train(train_config("he", epochs=1), str(tmp_path / "run"))["status"] == "completed"
+    assert train.train(train_config("shallow", epochs=1), str(tmp_path / "run"))["status"] == "completed"
     assert "the images could not be checked: MemoryError: no more" in caplog.text
 
 
@@ -173,18 +173,20 @@ def test_a_signal_skips_the_checks_of_images_and_the_resumed_run_repeats_them(
         patch.setattr(image_checks, "check_images", check_images)
         send_sigterm = lambda *_: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
         patch.setattr(BackgroundPreflight, "on_train_batch_end", send_sigterm)
-        summary = train.train(train_config("he", epochs=2), str(tmp_path / "run"))
+        summary = train.train(train_config("shallow", epochs=2), str(tmp_path / "run"))
     assert (summary["status"], summary["incidents"]) == ("preempted", {"preflight_steps": 1})
     released.set()
     monkeypatch.setattr(image_checks, "check_images", check_images)
-    summary = train.train(train_config("he", epochs=2), str(tmp_path / "run"), resume=True)
+    summary = train.train(train_config("shallow", epochs=2), str(tmp_path / "run"), resume=True)
     assert summary["status"] == "completed"
     assert summary["incidents"] == {"preflight_steps": 1, "preflight_odd": 1}
 
 
 def test_a_resumed_run_reports_nothing_twice(tmp_path: pathlib.Path) -> None:
     noise = AugmentConfig(noise=255.0)
-    config = train_config("he", epochs=1, augment=noise, optimizer=OptimizerConfig(name="adam", learning_rate=0.01))
+    config = train_config(
+        "shallow", epochs=1, augment=noise, optimizer=OptimizerConfig(name="adam", learning_rate=0.01)
+    )
     expected = {"preflight_steps": 1, "preflight_augmentation": 1}
     assert train.train(config, str(tmp_path / "run"))["incidents"] == expected
     lines = (tmp_path / "run/incidents.jsonl").read_text()
@@ -201,7 +203,7 @@ def test_the_network_of_several_replicas_is_checked_on_one(data: Dataset) -> Non
 
 def test_full_adds_the_slow_checks(data: Dataset) -> None:
     range_tests: list[Any] = []
-    config = train_config("he", preflight="full", optimizer=OptimizerConfig(learning_rate=0.02))
+    config = train_config("shallow", preflight="full", optimizer=OptimizerConfig(learning_rate=0.02))
     findings = by_check(run_checks(config, data, tf.distribute.get_strategy(), range_tests.append))
     assert {"one_batch", "label_noise", "learning_rate_range"} <= set(findings)
     assert failed(findings) == set()

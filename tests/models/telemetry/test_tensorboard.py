@@ -11,10 +11,12 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
 
+from evenkeel.benchmarks.documentation import browser
 from evenkeel.models import train
 from evenkeel.models.config import ProfileConfig, config_json, flatten
 from evenkeel.models.evaluation import evaluate_run
@@ -117,6 +119,18 @@ def test_every_weight_has_its_histograms() -> None:
     assert len(tags) == 2 * 7
     for tag in tags:
         assert [event.step for event in read.Tensors(tag)] == [0, 10, 20, 30], tag
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.CHROMIUM_MISSING, reason="no Chromium with its driver is installed")
+def test_the_page_draws_the_gradient_histograms(tmp_path: pathlib.Path) -> None:
+    model_dir, _ = finished()
+    tags = browser.capture_gradient_histograms(model_dir, tmp_path / "page.png")
+    assert tags
+    assert all(tag.startswith("gradients/") and "kernel" in tag for tag in tags)
+    page = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
+    assert page.shape[1] >= 1200
+    assert len(np.unique(page.reshape(-1, 3), axis=0)) > 100, "the page is blank"
 
 
 def test_layer_statistics_are_written_at_their_steps() -> None:
