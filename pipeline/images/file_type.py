@@ -6,6 +6,8 @@ describe(contents)       # "an HTML page", for the report of a file that is no i
 
 from __future__ import annotations
 
+import importlib.util
+
 # Files with these endings are taken for images until they are read. Their contents decide.
 IMAGE_SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), "JPEG"),
@@ -63,7 +65,10 @@ def describe(contents: bytes) -> str:
         return "empty"
     if not contents.strip(b"\0"):
         return f"{len(contents)} zero bytes"
-    if known := file_type(contents):
+    known = file_type(contents)
+    if known == "DICOM" and importlib.util.find_spec("pydicom") is None:
+        return "a DICOM file, which needs a package: pip install 'evenkeel[medical]'"
+    if known:
         return f"a damaged or truncated {known}"
     start = contents[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):

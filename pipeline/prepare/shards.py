@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.config import Tier
+from evenkeel.pipeline.images.convert import needs_conversion, to_png
 from evenkeel.pipeline.images.header import JPEG as JPEG_FORMAT
 from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, RAW
@@ -216,11 +217,13 @@ def _check_images(
 
     Adds {row: (kind, format)} of the images to decode to `pending`, and {row: reason} of other images to `rejected`.
     """
-    for row, contents in _read_ahead(examples, rows.tolist()):
+    for row, contents in _read_ahead(examples, rows.tolist(), options.max_pixels):
         shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]
         try:
             if not 0 <= examples.label[row] < len(examples.classes):
                 raise ValueError(f"label {examples.label[row]} is none of the {len(examples.classes)} classes")
+            if isinstance(contents, ValueError):
+                raise contents
             kind, header = check_image(contents, options.max_pixels, shape.tolist())
         except ValueError as error:
             rejected[row] = str(error)
@@ -231,12 +234,22 @@ def _check_images(
             yield row, contents, shape, scale, image_format == header.format
 
 
-def _read_ahead(examples: Examples, rows: list[int]) -> Iterator[tuple[int, bytes]]:
-    """Yields (row, contents) in order; a few images are read in advance by other threads."""
+def _read_ahead(examples: Examples, rows: list[int], max_pixels: int) -> Iterator[tuple[int, bytes | ValueError]]:
+    """Yields (row, contents) in order; a few images are read, and converted if needed, in advance by other threads."""
+
+    def read(row: int) -> bytes | ValueError:
+        contents = examples.read(row)
+        if examples.shapes is not None or not needs_conversion(contents):
+            return contents
+        try:
+            return to_png(contents, max_pixels)
+        except ValueError as error:
+            return error
+
     with concurrent.futures.ThreadPoolExecutor(READ_THREADS) as pool:
-        queue: collections.deque[tuple[int, concurrent.futures.Future[bytes]]] = collections.deque()
+        queue: collections.deque[tuple[int, concurrent.futures.Future[bytes | ValueError]]] = collections.deque()
         for row in rows:
-            queue.append((row, pool.submit(examples.read, row)))
+            queue.append((row, pool.submit(read, row)))
             if len(queue) > READ_AHEAD_IMAGES:
                 first, contents = queue.popleft()
                 yield first, contents.result()

@@ -7,6 +7,7 @@ builder = open_folder("/data/pets")
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.images.convert import needs_conversion, to_png
 from evenkeel.pipeline.images.file_type import IMAGE_SUFFIXES, OTHER_SUFFIXES, SNIFFED_BYTES, file_type
 from evenkeel.pipeline.sources.cache_dir import cache_dir
 from evenkeel.pipeline.sources.fingerprint import fingerprint_files, read_file
@@ -27,11 +29,17 @@ FolderFiles = dict[str, dict[str, str]]  # {split: {path relative to the folder:
 MAX_LISTED = 3  # names in a message
 
 
-def open_folder(root: str) -> Any:
-    """The TFDS builder of a folder of images; the images are copied once into TFRecords in the cache directory."""
+def open_folder(root: str, max_pixels: int) -> Any:
+    """The TFDS builder of a folder of images; the images are copied once into TFRecords in the cache directory.
+
+    Images that TensorFlow cannot decode become PNG, if they have at most `max_pixels` pixels.
+    """
     files = scan_folder(root)
     builder = ImageFolders(
-        root=root, files=files, data_dir=os.path.join(cache_dir(), "folders", folder_fingerprint(root, files))
+        root=root,
+        files=files,
+        max_pixels=max_pixels,
+        data_dir=os.path.join(cache_dir(), "folders", folder_fingerprint(root, files)),
     )
     prepare_once(builder)
     return tfds.builder_from_directory(str(builder.data_dir))
@@ -188,14 +196,14 @@ def _log_ignored(root: str, what: str, reason: str, names: list[str]) -> None:
 
 
 class ImageFolders(tfds.core.GeneratorBasedBuilder):
-    """A TFDS builder that stores image files unchanged, byte for byte, in TFRecord shards."""
+    """A TFDS builder that stores image files in TFRecord shards, unchanged if TensorFlow decodes them."""
 
     VERSION = tfds.core.Version("1.0.0")
     name = "folder"
     pkg_dir_path = None
 
-    def __init__(self, *, root: str, files: FolderFiles, **kwargs) -> None:
-        self._root, self._files = root, files
+    def __init__(self, *, root: str, files: FolderFiles, max_pixels: int, **kwargs) -> None:
+        self._root, self._files, self._max_pixels = root, files, max_pixels
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -216,5 +224,8 @@ class ImageFolders(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for path, label in self._files[split].items():
-            name = printable(path)
-            yield name, {"image": read_file(os.path.join(self._root, path)), "label": label, "filename": name}
+            name, contents = printable(path), read_file(os.path.join(self._root, path))
+            if needs_conversion(contents):
+                with contextlib.suppress(ValueError):  # the index, which reads the file again, reports the reason
+                    contents = to_png(contents, self._max_pixels)
+            yield name, {"image": contents, "label": label, "filename": name}

@@ -46,7 +46,7 @@ def resolve(config: DataConfig) -> Any:
     with convert_errors(source):
         if tf.io.gfile.exists(os.path.join(source, "dataset_info.json")):
             return tfds.builder_from_directory(source)
-        return open_folder(source)
+        return open_folder(source, config.max_pixels)
 
 
 def source_fingerprint(config: DataConfig) -> str:
