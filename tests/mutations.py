@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from evenkeel.pipeline.images.convert import needs_conversion, to_png
 from evenkeel.pipeline.images.header import read_header
 
 FORMATS: dict[str, tuple[str, list[dict]]] = {
@@ -152,6 +153,16 @@ def folder(root: pathlib.Path, seeds: range, good: int = 8) -> dict[str, bytes]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(contents)
     return files
+
+
+def unstorable(contents: bytes, max_pixels: int = 100_000_000) -> bool:
+    """Whether the file must be left out when a source is stored, which converts what TensorFlow cannot decode."""
+    if needs_conversion(contents):
+        try:
+            contents = to_png(contents, max_pixels)
+        except ValueError:
+            return True
+    return undecodable(contents, max_pixels)
 
 
 def undecodable(contents: bytes, max_pixels: int = 100_000_000) -> bool:

@@ -79,7 +79,7 @@ def test_a_run_leaves_its_configuration_and_summary() -> None:
     assert summary["peak_rss_bytes"] > 50 * 2**20
     assert summary["versions"]["tensorflow"] == tf.__version__
     assert "CPU:0" in " ".join(summary["devices"])
-    expected = {"config.json", "summary.json", "checkpoints", "train", "validation"}
+    expected = {"config.json", "data.json", "data.npz", "summary.json", "checkpoints", "train", "validation"}
     assert set(os.listdir(model_dir)) == expected
 
 

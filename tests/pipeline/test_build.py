@@ -366,8 +366,12 @@ def test_corrupt_images_are_skipped_counted_and_named(small: DataConfig, caplog:
         loaded = load_dataset(config)
     assert (len(loaded.train), len(loaded.validation)) == (48, 12)
     assert len(loaded.skipped) == 12
-    assert all(line.startswith("train: train_0000") and line.endswith("image") for line in loaded.skipped)
-    assert "12 of 60 images of split train are skipped because they are corrupt" in caplog.messages
+    assert all(
+        line.startswith("train: train_0000") and line.endswith("it is a damaged or truncated JPEG")
+        for line in loaded.skipped
+    )
+    counted = "12 of 60 images of split train are skipped because they are corrupt: 12 times: it is a damaged or"
+    assert f"{counted} truncated JPEG" in caplog.messages
     named = [message for message in caplog.messages if message.startswith("skipped in split train: train_0000")]
     assert len(named) == 10
     images, labels = concatenate(read_training(loaded, dataclasses.replace(config, batch_size=48), 1))

@@ -15,7 +15,7 @@ from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.prepare.prepare import prepare
 from tests import forked, mutations
-from tests.mutations import undecodable
+from tests.mutations import unstorable
 
 
 def read_everything(source: str, output: str, tier: str, max_pixels: str) -> None:
@@ -64,7 +64,7 @@ def prepare_and_train(
 
 def check(root: pathlib.Path, seeds: range, tier: str, max_pixels: int) -> None:
     files, quarantined, report = prepare_and_train(root, seeds, tier, max_pixels)
-    bad = {name for name, contents in files.items() if undecodable(contents, max_pixels)}
+    bad = {name for name, contents in files.items() if unstorable(contents, max_pixels)}
     assert set(quarantined) == set(report["skipped"]) == bad
     assert all(quarantined.values())
     assert not [name for name in quarantined if "good" in name]

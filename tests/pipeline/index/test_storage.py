@@ -36,7 +36,7 @@ def test_the_index_is_stored_beside_the_shards_and_read_back(
     monkeypatch.setattr(storage, "build_index", fail_if_built)
     read = open_index(builder, str(tmp_path / "cache"))
     assert equal_indexes(built, read)
-    assert read.skip_reasons == ["picture_2.png: cannot be decoded as an image"]
+    assert read.skip_reasons == ["picture_2.png: cannot be decoded as an image: it is a text file"]
 
 
 @pytest.mark.parametrize("change", ["time", "length"])
