@@ -133,6 +133,7 @@ class DataConfig:
         " never divided between training and validation",
     )
     image_size: int = option(32, "side of the square images that the model sees, in pixels")
+    background: str = option("white", "colour behind transparent pixels: white, black, gray or R,G,B")
     channels: int = option(3, "3 for colour, 1 for grayscale; images are converted")
     batch_size: int = option(128, "global batch size, over all replicas")
     balance: str = option(
@@ -188,6 +189,7 @@ class DataConfig:
         _check_fold(self.fold)
         _check_group(self.group)
         require(self.image_size >= 1, f"data.image_size ({self.image_size}) must be at least 1 pixel.")
+        parse_color("data.background", self.background)
         require(self.channels in (1, 3), f"data.channels ({self.channels}) must be 1 (grayscale) or 3 (colour).")
         require(self.batch_size >= 1, f"data.batch_size ({self.batch_size}) must be at least 1.")
         one_of("data.balance", self.balance, ("none", "classes"))
@@ -240,6 +242,20 @@ class DataConfig:
                 f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: set"
                 f" data.augment.{name} to 0, or data.channels to 3.",
             )
+
+
+COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}
+
+
+def parse_color(name: str, text: str) -> tuple[int, int, int]:
+    """Parses the value of the option `name`: a name of `COLORS`, or R,G,B. Raises `UsageError` for any other text."""
+    parts = text.split(",")
+    numbers = tuple(int(part) for part in parts if part.strip().isdecimal())
+    require(
+        text in COLORS or (len(parts) == len(numbers) == 3 and max(numbers) <= 255),
+        f"{name} ({text}) must be white, black, gray, or red, green and blue from 0 to 255, such as 255,240,200.",
+    )
+    return COLORS.get(text) or (numbers[0], numbers[1], numbers[2])
 
 
 def _check_fold(fold: str) -> None:
@@ -295,6 +311,7 @@ class PrepareConfig:
         "jpeg",
         "jpeg (files as they are; WebP and GIF as PNG) | jpeg:SIDE:QUALITY (re-encoded) | raw:SIDE (decoded pixels)",
     )
+    background: str = option("white", "colour behind transparent pixels: white, black, gray or R,G,B")
     bound: str = option("shorter", "the side that SIDE limits: shorter | longer; images are never enlarged")
     shard_mb: int = option(128, "size of a shard, in MiB; every split has at least one")
     shards: int = option(0, "number of shards of each split instead; 0 derives it from shard_mb")
@@ -316,6 +333,7 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         require(bool(self.source), "source is empty: give shapes, tfds:NAME or a directory.")
         parse_tier(self.tier)
+        parse_color("background", self.background)
         one_of("bound", self.bound, ("shorter", "longer"))
         require(self.shard_mb >= 1, f"shard_mb ({self.shard_mb}) must be at least 1.")
         require(self.shards >= 0, f"shards ({self.shards}) must not be negative; 0 derives it from shard_mb.")

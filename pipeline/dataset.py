@@ -68,7 +68,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         corrupt.
     """
     builder = resolve.resolve(prepare_storage_tier(config))
-    index = open_index(builder, cache_dir(), config.max_pixels)
+    index = open_index(builder, cache_dir(), config.max_pixels, config.background)
     if config.entries and use_memory_map(config, index):
         index = open_seek_index(index, str(builder.data_dir), cache_dir())
     elif config.entries:
@@ -110,6 +110,8 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
         return config
     with resolve.convert_errors(config.source):
         name = f"{resolve.source_fingerprint(config)}-{config.cache.replace(':', '-')}"
+        if config.background != DataConfig.background:
+            name += f"-{config.background}"
     output = os.path.join(cache_dir(), "tiers", name)
     with file_lock.exclusive_lock(output):
         if os.path.exists(output):
@@ -119,6 +121,7 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
             data_dir=config.data_dir,
             tier=config.cache,
             max_pixels=config.max_pixels,
+            background=config.background,
             max_corrupt_fraction=config.max_corrupt_fraction,
             outliers="keep",
             threads=config.threads,

@@ -21,7 +21,7 @@ import tensorflow as tf
 from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.models.evaluation import RestoredRun, restore_run
 from evenkeel.models.export.freeze import freeze
-from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.config import DataConfig, parse_color
 from evenkeel.pipeline.errors import UsageError, one_of, require
 from evenkeel.pipeline.reading import serving
 from evenkeel.pipeline.system.atomic_write import write_text
@@ -53,7 +53,13 @@ class ServedModel(tf.Module):
         super().__init__()
         data = run.config.data
         self._probabilities, self._classes = probabilities, tf.constant(run.data.classes)
-        self._decode = serving.image_reader(data.image_size, data.channels, data.eval_crop, data.max_pixels)
+        self._decode = serving.image_reader(
+            data.image_size,
+            data.channels,
+            data.eval_crop,
+            data.max_pixels,
+            parse_color("data.background", data.background),
+        )
         self.tensors = tf.function(self._classify_pixels, input_signature=[pixel_spec(data)])
         self.encoded = tf.function(
             self._classify_encoded, input_signature=[tf.TensorSpec([None], tf.string, name="images")]

@@ -14,22 +14,38 @@ import tensorflow as tf
 LIBJPEG_OPTIONS = {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": False}
 
 
-def decode(contents: tf.Tensor, window: tf.Tensor, is_jpeg: tf.Tensor | bool, size: int, channels: int) -> tf.Tensor:
+Color = tuple[int, int, int]  # red, green, blue, 0 to 255
+WHITE = (255, 255, 255)
+
+
+def decode(
+    contents: tf.Tensor,
+    window: tf.Tensor,
+    is_jpeg: tf.Tensor | bool,
+    size: int,
+    channels: int,
+    background: Color = WHITE,
+) -> tf.Tensor:
     """Decodes the `window` of an image as `decode_crop` does and resizes it to uint8 [size, size, channels]."""
-    return tf.ensure_shape(resize(decode_crop(contents, window, is_jpeg, channels), size), [size, size, channels])
+    image = decode_crop(contents, window, is_jpeg, channels, background)
+    return tf.ensure_shape(resize(image, size), [size, size, channels])
 
 
-def decode_crop(contents: tf.Tensor, window: tf.Tensor, is_jpeg: tf.Tensor | bool, channels: int) -> tf.Tensor:
+def decode_crop(
+    contents: tf.Tensor, window: tf.Tensor, is_jpeg: tf.Tensor | bool, channels: int, background: Color = WHITE
+) -> tf.Tensor:
     """Decodes the `window` (int32 y, x, height, width) of an image to uint8 [height, width, channels].
 
     `is_jpeg` may be a Python bool if the whole data set is of one kind: the graph then holds one decoder.
     """
     if isinstance(is_jpeg, bool):
-        return (_decode_crop_jpeg if is_jpeg else _decode_crop_other)(contents, window, channels)
+        if is_jpeg:
+            return _decode_crop_jpeg(contents, window, channels)
+        return _decode_crop_other(contents, window, channels, background)
     return tf.cond(
         is_jpeg,
         lambda: _decode_crop_jpeg(contents, window, channels),
-        lambda: _decode_crop_other(contents, window, channels),
+        lambda: _decode_crop_other(contents, window, channels, background),
     )
 
 
@@ -44,9 +60,9 @@ def _decode_crop_jpeg(contents: tf.Tensor, window: tf.Tensor, channels: int, rat
     return tf.cond(is_cmyk, lambda: luma(decode_and_crop(3)), lambda: decode_and_crop(1))
 
 
-def _decode_crop_other(contents: tf.Tensor, window: tf.Tensor, channels: int) -> tf.Tensor:
+def _decode_crop_other(contents: tf.Tensor, window: tf.Tensor, channels: int, background: Color) -> tf.Tensor:
     y, x, height, width = tf.unstack(window)
-    return decode_whole(contents, channels)[y : y + height, x : x + width]
+    return decode_whole(contents, channels, background)[y : y + height, x : x + width]
 
 
 def decode_downscaled(contents: tf.Tensor, region: tf.Tensor, size: int, channels: int) -> tf.Tensor:
@@ -66,11 +82,12 @@ def decode_downscaled(contents: tf.Tensor, region: tf.Tensor, size: int, channel
     return tf.ensure_shape(tf.cast(averaged + 0.5, tf.uint8), [size, size, channels])
 
 
-def decode_whole(contents: tf.Tensor, channels: int) -> tf.Tensor:
+def decode_whole(contents: tf.Tensor, channels: int, background: Color = WHITE) -> tf.Tensor:
     """Decodes a whole image to uint8 [height, width, channels].
 
     Formats: JPEG (also CMYK), PNG (8 and 16 bit), BMP, WebP, GIF (its first frame). The file's own channels are
-    converted: gray is repeated, alpha is dropped, colour becomes ITU-R 601 luma if `channels` is 1.
+    converted: gray is repeated, transparent pixels are blended with `background`, colour becomes ITU-R 601 luma if
+    `channels` is 1.
     """
     # channels=0, because the BMP and WebP kernels do not convert channels.
     image = tf.cond(
@@ -80,10 +97,19 @@ def decode_whole(contents: tf.Tensor, channels: int) -> tf.Tensor:
     )
     image.set_shape([None, None, None])
     file_channels = tf.shape(image)[2]
-    image = tf.cond(file_channels < 3, lambda: tf.repeat(image[..., :1], 3, axis=2), lambda: image[..., :3])
+    color = tf.cond(file_channels < 3, lambda: tf.repeat(image[..., :1], 3, axis=2), lambda: image[..., :3])
+    # Two channels are gray and alpha, four are colour and alpha; but of a BMP the fourth byte often means nothing.
+    has_alpha = (file_channels % 2 == 0) & (tf.strings.substr(contents, 0, 2) != b"BM")
+    image = tf.cond(has_alpha, lambda: _blend(color, image[..., -1:], background), lambda: color)
     if channels == 3:
         return tf.ensure_shape(image, [None, None, 3])
     return luma(image)
+
+
+def _blend(color: tf.Tensor, alpha: tf.Tensor, background: Color) -> tf.Tensor:
+    """Pixels, uint8 [h, w, 3], over a background; alpha, uint8 [h, w, 1], is 255 where they are opaque."""
+    share = tf.cast(alpha, tf.float32) / 255
+    return to_uint8(tf.cast(color, tf.float32) * share + tf.constant(background, tf.float32) * (1 - share))
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

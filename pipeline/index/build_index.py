@@ -15,8 +15,9 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tqdm import tqdm
 
-from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.config import DataConfig, parse_color
 from evenkeel.pipeline.images.decode import decode_whole
+from evenkeel.pipeline.images.exif import UPRIGHT, read_orientation
 from evenkeel.pipeline.images.file_type import describe
 from evenkeel.pipeline.images.header import FORMATS, Header, read_header
 from evenkeel.pipeline.index.features import Features, parse_example
@@ -29,7 +30,10 @@ BATCH_IMAGES = 64  # pixel sums of so many images are copied into the columns to
 
 
 def build_index(
-    lengths: dict[str, int], features: Features, max_pixels: int = DataConfig.max_pixels
+    lengths: dict[str, int],
+    features: Features,
+    max_pixels: int = DataConfig.max_pixels,
+    background: str = DataConfig.background,
 ) -> tuple[dict[str, np.ndarray], dict[tuple[int, int], str]]:
     """Reads all records of the shards and decodes their images.
 
@@ -37,6 +41,7 @@ def build_index(
       lengths: {path of a shard: number of its records}.
       features: keys of the tf.Examples.
       max_pixels: larger images are not decoded and not kept.
+      background: the colour behind transparent pixels, as in `data.background`.
 
     Returns:
       columns: as in `index.COLUMNS`, one row per record.
@@ -56,7 +61,7 @@ def build_index(
 
     def decode(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
         if features.shape is None:
-            return decode_whole(image, channels=3)
+            return decode_whole(image, 3, parse_color("data.background", background))
         return tf.reshape(tf.io.decode_raw(image, tf.uint8), tf.ensure_shape(shape, [3]))
 
     # Nothing here needs AutoGraph, and a conversion takes 2 s of CPU.
@@ -133,6 +138,7 @@ class _Scan:
                     columns["offset"][row] = offset + data.find(example.image)
                     columns["length"][row], columns["label"][row] = len(example.image), example.label
                     columns["kind"][row], columns["format"][row] = kind, header.format
+                    columns["orientation"][row] = UPRIGHT if example.shape else read_orientation(example.image)
                     self.undecoded[row] = name  # before the yield: the decoder may finish before the next line runs
                     yield row, example.image, example.shape
                 row += 1

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.images.exif import FIRST_TURNED, UPRIGHT
 from evenkeel.pipeline.index.features import Features
 
 # Values of the column `kind`. A JPEG can be decoded in part; an image of kind OTHER is decoded as a whole; RAW needs no
@@ -29,8 +30,9 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "format": (np.int8, ()),  # index into images.header.FORMATS; 0 for RAW
     "keep": (np.bool_, ()),  # whether the row is used for training
     "dropped": (np.bool_, ()),  # whether a usable row was dropped by the user
-    "height": (np.int32, ()),
+    "height": (np.int32, ()),  # of the image as it is stored
     "width": (np.int32, ()),
+    "orientation": (np.int8, ()),  # how to turn the stored image, see images.exif: 1 to 8, and 0 if it is not decoded
     # The results of pixel_sums: sums over red, green, blue and luma; sums over the Laplacian of luma; a pixel hash.
     "sums": (np.int64, (4,)),
     "squares": (np.int64, (4,)),
@@ -106,6 +108,21 @@ class Index:
                 *(self.columns[c].tolist() for c in ("name", "shard", "record")), strict=True
             )
         ]
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether any image must be turned or mirrored after it is decoded."""
+        return bool((self.columns["orientation"] > UPRIGHT).any())
+
+    @property
+    def upright_sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Heights and widths of the upright images, int32 [rows] each."""
+        height, width, turned = (
+            self.columns["height"],
+            self.columns["width"],
+            self.columns["orientation"] >= FIRST_TURNED,
+        )
+        return np.where(turned, width, height), np.where(turned, height, width)
 
     def drop(self, reasons: dict[int, str]) -> Index:
         """Returns all rows, with those in `reasons` ({row number: reason}) dropped. Corrupt rows stay corrupt."""

@@ -28,13 +28,18 @@ from evenkeel.pipeline.system.atomic_write import atomic_write
 
 INDEX_FILE = "evenkeel-index.npz"
 DROP_LIST_FILE = "dropped.csv"  # shard, record and reason of each row that is not used for training
-FORMAT_VERSION = 4  # raised when the meaning of a column changes: older files are then rebuilt
+FORMAT_VERSION = 5  # raised when the meaning of a column changes: older files are then rebuilt
 
 
-def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pixels) -> Index:
+def open_index(
+    builder: Any,
+    cache_dir: str,
+    max_pixels: int = DataConfig.max_pixels,
+    background: str = DataConfig.background,
+) -> Index:
     """The index over all splits of a TFDS data set: the stored one if it is up to date, else a newly built one.
 
-    Images of more than `max_pixels` are not decoded and not kept.
+    Images of more than `max_pixels` are not decoded and not kept. `background` is behind transparent pixels.
 
     Raises:
       UsageError: the data set is not stored as TFRecords, or a shard is missing.
@@ -43,7 +48,7 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
     lengths = shard_lengths(builder)
     directory = str(builder.data_dir)
     try:
-        state = index_state(list(lengths), directory, max_pixels)
+        state = index_state(list(lengths), directory, max_pixels, background)
     except tf.errors.OpError as error:
         raise UsageError(
             f"a shard of {builder.info.full_name} cannot be read: {error.message}; repair the shard or prepare the data"
@@ -63,7 +68,7 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
                     faults = {(int(shard), int(record)): reason for shard, record, reason in header["faults"]}
                     return Index(tuple(lengths), sizes, features, columns, faults)
     try:
-        columns, faults = build_index(lengths, features, max_pixels)
+        columns, faults = build_index(lengths, features, max_pixels, background)
     except tf.errors.OpError as error:
         raise UsageError(
             f"a shard of {builder.info.full_name} cannot be read: {error.message}; repair the shard or prepare the data"
@@ -84,7 +89,7 @@ def open_index(builder: Any, cache_dir: str, max_pixels: int = DataConfig.max_pi
     return index
 
 
-def index_state(shards: list[str], directory: str, max_pixels: int) -> dict[str, Any]:
+def index_state(shards: list[str], directory: str, max_pixels: int, background: str) -> dict[str, Any]:
     """Everything that an index depends on; a stored index with a different state is out of date.
 
     Raises:
@@ -102,6 +107,7 @@ def index_state(shards: list[str], directory: str, max_pixels: int) -> dict[str,
         "sizes": [stat.length for stat in stats],
         "times": [stat.mtime_nsec for stat in stats],
         "max_pixels": max_pixels,
+        "background": background,
         "dropped": hashlib.blake2b(drop_list, digest_size=8).hexdigest() if drop_list else "",
     }
 

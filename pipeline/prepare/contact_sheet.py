@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
 from evenkeel.pipeline.images.decode import decode_whole
+from evenkeel.pipeline.images.exif import turn_upright
 from evenkeel.pipeline.index.index import RAW, Index
 
 TILES_PER_ROW = 10
@@ -37,11 +38,11 @@ def draw_contact_sheet(tiles: Sequence[tuple[Index, str]]) -> Image.Image:
 
 
 def read_pixels(index: Index) -> np.ndarray:
-    """Reads the image of the first row from its shard, uint8 [height, width, 3]."""
+    """Reads the image of the first row from its shard, upright, uint8 [height, width, 3]."""
     row = {name: column[0] for name, column in index.columns.items()}
     with tf.io.gfile.GFile(index.shards[row["shard"]], "rb") as file:
         file.seek(int(row["offset"]))
         contents = file.read(int(row["length"]))
     if row["kind"] == RAW:
         return np.frombuffer(contents, np.uint8).reshape(row["height"], row["width"], 3)
-    return decode_whole(tf.constant(contents), channels=3).numpy()
+    return turn_upright(decode_whole(tf.constant(contents), channels=3), row["orientation"]).numpy()

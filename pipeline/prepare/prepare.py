@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tqdm import tqdm
 
-from evenkeel.pipeline.config import DataConfig, PrepareConfig, parse_tier
+from evenkeel.pipeline.config import DataConfig, PrepareConfig, parse_color, parse_tier
 from evenkeel.pipeline.errors import UsageError, require
 from evenkeel.pipeline.index import index, shuffle, storage
 from evenkeel.pipeline.index.features import find_features
@@ -39,7 +39,7 @@ from evenkeel.pipeline.system.atomic_write import write_text
 from evenkeel.pipeline.system.cpu import cores
 
 # Increase this number whenever the same plan would write different bytes.
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 PLAN_FILE = "plan.json"
 TRIAL_IMAGES = 64  # images that are encoded to estimate the number of shards
 
@@ -114,6 +114,7 @@ def make_plan(config: PrepareConfig, examples: Examples) -> dict[str, Any]:
         "bound": config.bound,
         "seed": config.seed,
         "max_pixels": config.max_pixels,
+        "background": config.background,
         "shards": {split: min(counts[split], len(rows)) for split, rows in examples.splits.items()},
     }
 
@@ -131,7 +132,9 @@ def _shard_count(config: PrepareConfig, examples: Examples, rows: np.ndarray) ->
 
 def storage_options(config: PrepareConfig) -> StorageOptions:
     threads = config.threads or cores()
-    return StorageOptions(parse_tier(config.tier), config.bound, config.max_pixels, threads)
+    return StorageOptions(
+        parse_tier(config.tier), config.bound, config.max_pixels, parse_color("background", config.background), threads
+    )
 
 
 @contextlib.contextmanager
@@ -319,7 +322,7 @@ def write_index(data: str, config: PrepareConfig, written: dict[str, WrittenShar
         columns = written[os.path.basename(path)].columns
         parts.append(columns | {"shard": np.full(len(columns["label"]), number, np.int32)})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in index.COLUMNS}
-    state = storage.index_state(paths, data, config.max_pixels)
+    state = storage.index_state(paths, data, config.max_pixels, config.background)
     whole = index.Index(tuple(paths), tuple(state["sizes"]), find_features(builder), columns, {})
     storage.save_index(os.path.join(data, storage.INDEX_FILE), state, whole)
     return report.PreparedDataset(builder, whole)
@@ -328,5 +331,5 @@ def write_index(data: str, config: PrepareConfig, written: dict[str, WrittenShar
 def open_prepared(output: str, config: PrepareConfig) -> report.PreparedDataset:
     """Opens a finished directory with its index; rows that were dropped are included."""
     builder = tfds.builder_from_directory(output)
-    whole = storage.open_index(builder, cache_dir(), config.max_pixels)
+    whole = storage.open_index(builder, cache_dir(), config.max_pixels, config.background)
     return report.PreparedDataset(builder, whole.undrop())

@@ -191,7 +191,7 @@ def _update_drop_list(
         logging.warning("%d of %d images of %s are dropped as outliers", len(reasons), len(train), split)
     else:
         os.remove(path)
-    state = storage.index_state(list(prepared.full_index.shards), directory, config.max_pixels)
+    state = storage.index_state(list(prepared.full_index.shards), directory, config.max_pixels, config.background)
     index = storage.apply_drop_list(prepared.full_index, directory)
     storage.save_index(os.path.join(directory, storage.INDEX_FILE), state, index)
     return len(reasons)

@@ -21,6 +21,8 @@ import tensorflow as tf
 
 from evenkeel.pipeline.config import Tier
 from evenkeel.pipeline.images.convert import needs_conversion, to_png
+from evenkeel.pipeline.images.decode import Color
+from evenkeel.pipeline.images.exif import UPRIGHT, read_orientation, turn_upright
 from evenkeel.pipeline.images.header import JPEG as JPEG_FORMAT
 from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, RAW
@@ -48,12 +50,14 @@ class StorageOptions:
       tier: the storage tier: file unchanged, re-encoded JPEG or pixels.
       bound: the side that the tier limits: shorter or longer.
       max_pixels: images with more pixels are rejected without decoding them.
+      background: the colour behind transparent pixels.
       threads: images processed at a time.
     """
 
     tier: Tier
     bound: str
     max_pixels: int
+    background: Color
     threads: int
 
 
@@ -156,10 +160,11 @@ def encode_images(
     Raises:
       OSError, OpError: a file cannot be read.
     """
-    pending: dict[int, tuple[int, int]] = {}  # {row: kind, format of its file} of images that are being decoded
+    # {row: kind, format of its file, orientation when stored} of images that are being decoded
+    pending: dict[int, tuple[int, int, int]] = {}
     read_errors: list[Exception] = []
 
-    def checked_images() -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
+    def checked_images() -> Iterator[tuple[int, bytes, np.ndarray, int, bool, int]]:
         # An error raised inside the generator would end the data set early and silently, because of `ignore_errors`.
         try:
             yield from _check_images(examples, rows, options, rejected, pending)
@@ -169,10 +174,15 @@ def encode_images(
     encode = make_encoder(options.tier, options.bound)
 
     def process(
-        row: tf.Tensor, contents: tf.Tensor, shape: tf.Tensor, scale: tf.Tensor, keep_file: tf.Tensor
+        row: tf.Tensor,
+        contents: tf.Tensor,
+        shape: tf.Tensor,
+        scale: tf.Tensor,
+        keep_file: tf.Tensor,
+        orientation: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
         if examples.shapes is None:
-            image = decode_at_scale(contents, scale)
+            image = turn_upright(decode_at_scale(contents, scale, options.background), orientation)
         else:
             image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(shape, [3]))
         contents, image = encode(image, contents, keep_file)
@@ -184,6 +194,7 @@ def encode_images(
         tf.TensorSpec([None], tf.int64),
         tf.TensorSpec([], tf.int64),
         tf.TensorSpec([], tf.bool),
+        tf.TensorSpec([], tf.int32),
     )
     ds = tf.data.Dataset.from_generator(checked_images, output_signature=signature)
     ds = ds.map(process, num_parallel_calls=options.threads, deterministic=True)
@@ -192,18 +203,23 @@ def encode_images(
     # Images that do not decode are missing from the results: they stay in `pending`.
     for row, contents, size, *measurements in ds.with_options(ds_options).ignore_errors().as_numpy_iterator():
         row = int(row)
-        kind, file_format = pending.pop(row)
+        kind, file_format, orientation = pending.pop(row)
         image_format = stored_format(file_format)
         if options.tier.kind == "raw":
             kind, image_format = RAW, 0
         elif options.tier.side:
             kind, image_format = JPEG, JPEG_FORMAT
         columns: dict[str, Any] = {"kind": kind, "format": image_format, "keep": True, "label": examples.label[row]}
-        columns |= {"height": size[0], "width": size[1], "name": examples.names[row].encode()}
+        columns |= {
+            "orientation": orientation,
+            "height": size[0],
+            "width": size[1],
+            "name": examples.names[row].encode(),
+        }
         yield StoredImage(row, contents, columns | dict(zip(MEASURED_COLUMNS, measurements, strict=True)))
     if read_errors:
         raise read_errors[0]
-    rejected.update({row: undecodable_reason(image_format) for row, (_, image_format) in pending.items()})
+    rejected.update({row: undecodable_reason(image_format) for row, (_, image_format, _) in pending.items()})
 
 
 def _check_images(
@@ -211,11 +227,13 @@ def _check_images(
     rows: np.ndarray,
     options: StorageOptions,
     rejected: dict[int, str],
-    pending: dict[int, tuple[int, int]],
-) -> Iterator[tuple[int, bytes, np.ndarray, int, bool]]:
-    """Yields (row, contents, shape, decode scale, whether the file may be stored unchanged) of images to decode.
+    pending: dict[int, tuple[int, int, int]],
+) -> Iterator[tuple[int, bytes, np.ndarray, int, bool, int]]:
+    """Yields (row, contents, shape, decode scale, whether the file may be stored unchanged, turn) of images to decode.
 
-    Adds {row: (kind, format)} of the images to decode to `pending`, and {row: reason} of other images to `rejected`.
+    The turn is the orientation that re-encoding bakes in; a file that is stored unchanged keeps it. Adds {row: (kind,
+    format, orientation when stored)} of the images to decode to `pending`, and {row: reason} of the others to
+    `rejected`.
     """
     for row, contents in _read_ahead(examples, rows.tolist(), options.max_pixels):
         shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]
@@ -229,9 +247,12 @@ def _check_images(
             rejected[row] = str(error)
         else:
             image_format = stored_format(header.format)
-            pending[row] = kind, header.format
+            keep_file = image_format == header.format
+            orientation = UPRIGHT if examples.shapes is not None else read_orientation(contents)
+            stays = keep_file and not options.tier.side
+            pending[row] = kind, header.format, orientation if stays else UPRIGHT
             scale = decode_scale(options.tier, options.bound, header)
-            yield row, contents, shape, scale, image_format == header.format
+            yield row, contents, shape, scale, keep_file, UPRIGHT if stays else orientation
 
 
 def _read_ahead(examples: Examples, rows: list[int], max_pixels: int) -> Iterator[tuple[int, bytes | ValueError]]:

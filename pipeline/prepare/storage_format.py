@@ -12,7 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from evenkeel.pipeline.config import Tier
-from evenkeel.pipeline.images.decode import decode_whole, to_uint8
+from evenkeel.pipeline.images.decode import WHITE, Color, decode_whole, to_uint8
 from evenkeel.pipeline.images.header import (
     BMP,
     JPEG,
@@ -40,7 +40,7 @@ def decode_scale(tier: Tier, bound: str, header: Header) -> int:
     return max((scale for scale in JPEG_SCALES if side >= scale * tier.side), default=1)
 
 
-def decode_at_scale(contents: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+def decode_at_scale(contents: tf.Tensor, scale: tf.Tensor, background: Color = WHITE) -> tf.Tensor:
     """Decodes an image as in training (scale 0) or downscaled by `scale`, to uint8 [height, width, 3].
 
     With a scale, chroma is interpolated: nothing is cropped out of a JPEG that will be re-encoded.
@@ -49,7 +49,7 @@ def decode_at_scale(contents: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     def decode_jpeg(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.io.decode_jpeg(contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    branches = [lambda: decode_whole(contents, channels=3), *map(decode_jpeg, JPEG_SCALES)]
+    branches = [lambda: decode_whole(contents, 3, background), *map(decode_jpeg, JPEG_SCALES)]
     branch = tf.argmax(tf.concat([[AS_IN_TRAINING], JPEG_SCALES], axis=0) == tf.cast(scale, tf.int32))
     return tf.ensure_shape(tf.switch_case(tf.cast(branch, tf.int32), branches), [None, None, 3])
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from evenkeel.pipeline.augment import chain
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
+from evenkeel.pipeline.images.exif import UPRIGHT
 from evenkeel.pipeline.index.index import RAW, Index
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import small_images
@@ -124,7 +125,9 @@ def store_whole_images(images: Iterable[np.ndarray], index: Index, channels: int
     memory = allocate_bytes(int(sizes.sum()))
     for image, offset, size in zip(images, offsets, sizes, strict=True):
         memory[offset : offset + size] = image.reshape(-1)
-    columns = {**index.columns, "kind": np.full(len(index), RAW, index.columns["kind"].dtype)}
+    height, width = index.upright_sizes
+    columns = {**index.columns, "height": height, "width": width}
+    columns["kind"], columns["orientation"] = (np.full(len(index), value, np.int8) for value in (RAW, UPRIGHT))
     source = pixel_source(share_as_tensor(memory), offsets, channels)
     return WholeImages(dataclasses.replace(index, columns=columns), source)
 

@@ -36,7 +36,7 @@ def make_training_planner(
     payloads, regions). If flips are the only geometric augmentation, `mirrored` says which images to flip as soon as
     they are decoded; otherwise it is None.
     """
-    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
+    heights, widths = map(tf.constant, index.upright_sizes)
     strength, central_windows = config.augment.random_resized_crop, _make_central_windows(index)
     plan_regions = make_region_planner(index, config, source)
 
@@ -73,7 +73,7 @@ def _make_central_windows(index: Index, side_fraction: float = 1.0) -> Callable[
 
     The side of a window is `side_fraction` times the shorter side of the image.
     """
-    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
+    heights, widths = map(tf.constant, index.upright_sizes)
 
     def central_windows(rows: tf.Tensor) -> tf.Tensor:
         rows = unpad_rows(rows)

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import decode, decode_downscaled, decode_whole, is_jpeg, resize
+from evenkeel.pipeline.images.decode import WHITE, Color, decode, decode_downscaled, decode_whole, is_jpeg, resize
+from evenkeel.pipeline.images.exif import FIRST_TURNED, find_orientation, stored_windows, turn_upright
 from evenkeel.pipeline.images.header import MAX_SCANS
 
 UNREADABLE = "it is not a JPEG, PNG or still WebP that can be decoded"
@@ -23,7 +24,7 @@ HEADER_BYTES = 30  # PNG and WebP store the size of an image in these bytes
 
 
 def image_reader(
-    size: int, channels: int, crop_fraction: float, max_pixels: int
+    size: int, channels: int, crop_fraction: float, max_pixels: int, background: Color = WHITE
 ) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """A function contents string [b] -> (images uint8 [b, size, size, channels], errors string [b]), b at least 1.
 
@@ -41,7 +42,7 @@ def image_reader(
 
     def read_one(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         (count,) = try_or_default(contents, lambda contents: (pixel_count(contents),), (tf.constant(0, tf.int64),))
-        read = lambda contents: (decode_for_evaluation(contents, size, channels, crop_fraction), "")  # noqa: E731
+        read = lambda contents: (decode_for_evaluation(contents, size, channels, crop_fraction, background), "")  # noqa: E731
         return tf.case(
             [
                 (count == 0, lambda: (black, tf.constant(UNREADABLE))),
@@ -58,13 +59,22 @@ def image_reader(
     return read_batch
 
 
-def decode_for_evaluation(contents: tf.Tensor, size: int, channels: int, crop_fraction: float) -> tf.Tensor:
+def decode_for_evaluation(
+    contents: tf.Tensor, size: int, channels: int, crop_fraction: float, background: Color = WHITE
+) -> tf.Tensor:
     """Decodes one image to uint8 [size, size, channels], as `build.evaluation_batches` does."""
+
+    orientation = find_orientation(contents)
+
+    def central_window(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+        """The central square of the upright image in the stored image, int32 [1, 4]; sizes are int32 [1]."""
+        turned = orientation >= FIRST_TURNED
+        upright = tf.where(turned, width, height), tf.where(turned, height, width)
+        return stored_windows(crop.central_windows(*upright, crop_fraction), orientation[None], height, width)
 
     def decode_jpeg() -> tf.Tensor:
         height, width = tf.unstack(tf.image.extract_jpeg_shape(contents)[None, :2], axis=1)
-        windows = crop.central_windows(height, width, crop_fraction)
-        region = crop.decode_regions(windows, height, width, size, tf.constant([True]))[0]
+        region = crop.decode_regions(central_window(height, width), height, width, size, tf.constant([True]))[0]
         return tf.cond(
             region[4] > 0,
             lambda: decode_downscaled(contents, region, size, channels),
@@ -72,12 +82,13 @@ def decode_for_evaluation(contents: tf.Tensor, size: int, channels: int, crop_fr
         )
 
     def decode_other() -> tf.Tensor:
-        image = decode_whole(contents, channels)
+        image = decode_whole(contents, channels, background)
         image_height, image_width = tf.shape(image)[:1], tf.shape(image)[1:2]
-        y, x, height, width = tf.unstack(crop.central_windows(image_height, image_width, crop_fraction)[0])
+        y, x, height, width = tf.unstack(central_window(image_height, image_width)[0])
         return tf.ensure_shape(resize(image[y : y + height, x : x + width], size), [size, size, channels])
 
-    return tf.cond(is_jpeg(contents), decode_jpeg, decode_other)
+    image = turn_upright(tf.cond(is_jpeg(contents), decode_jpeg, decode_other), orientation)
+    return tf.ensure_shape(image, [size, size, channels])
 
 
 def pixel_count(contents: tf.Tensor) -> tf.Tensor:
