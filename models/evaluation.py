@@ -98,7 +98,7 @@ def restore_run(model_dir: str, checkpoint: str = "best", split: str = "", one_r
     """
     config = run_directory.read_config(model_dir)
     if split:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_split=split))
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, validation_split=split, fold=""))
     if one_replica:
         config = dataclasses.replace(config, strategy=StrategyConfig(name="one"))
     path = find_checkpoint(os.path.join(model_dir, "checkpoints"), checkpoint)
@@ -117,7 +117,7 @@ def restore_run(model_dir: str, checkpoint: str = "best", split: str = "", one_r
 def load_run_images(model_dir: str, checkpoint: str, config: TrainConfig, own_splits: bool) -> Dataset:
     """The images that lie at the run's source now, with the classes and the normalization of the checkpoint.
 
-    Warns if the images are not those of the run; with `own_splits` off, only the training images are compared.
+    Warns if the images are not those of the run; with `own_splits` off, only the classes are compared.
 
     Raises:
       UsageError: the images have a class that the run does not know.
@@ -128,7 +128,8 @@ def load_run_images(model_dir: str, checkpoint: str, config: TrainConfig, own_sp
     if stored is None:
         logging.warning("%s does not say what its classes are: those of the data as it is now are taken", model_dir)
         return data
-    uses = ("train", "validation") if own_splits else ("train",)
+    # Another split to evaluate leaves nothing held out of the training images, so neither split is the run's.
+    uses = run_data.USES if own_splits else ()
     applied = stored.apply(data)
     for change in run_data.find_changes(model_dir, stored, config.data, data, uses):
         logging.warning("the data has changed since the run was trained: %s", change)

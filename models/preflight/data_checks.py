@@ -23,7 +23,7 @@ from evenkeel.pipeline.prepare.duplicates import find_first_copies
 MAX_OUTLIER_SHARE = 0.03  # CIFAR-10 has 0.4% outliers, clean `shapes` 0.2%; with 5% corrupt images, both have 5%
 MAX_IMBALANCE = 10.0  # images of the most common class over images of the rarest
 MAX_CLASS_GAP = 0.1  # allowed difference of a class's shares, in addition to 3 standard errors
-MAX_SHARED = 0.01  # of the validation images; CIFAR-10 has 0.03% that equal a training image
+MAX_SHARED = 0.01  # of the validation images
 MAX_CONFLICTS = 0.001  # of the training images
 MAX_BLANK = MAX_OUTLIER_SHARE
 MAX_PICTURES, THUMBNAIL_PIXELS = 16, 96  # pixels of the longer side

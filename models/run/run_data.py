@@ -146,7 +146,7 @@ def _summarize(split: str, index: Index, classes: tuple[str, ...]) -> SplitSumma
     return SplitSummary(split, tuple(_count(index, classes).tolist()), digest.hexdigest())
 
 
-@functools.lru_cache(maxsize=2)  # of 1.28 million images it takes seconds, and a start asks twice
+@functools.lru_cache(maxsize=2)  # a start asks twice, to describe the data and to store the names
 def image_contents(index: Index, classes: tuple[str, ...]) -> dict[bytes, int]:
     """{name of an image: 64 bits of its pixels and its class}; equal names are numbered."""
     class_hashes = tf.strings.to_hash_bucket_fast([name.encode() for name in classes], 2**63 - 1).numpy()
@@ -189,7 +189,7 @@ def write_run_data(model_dir: str, run_data: RunData, data: Dataset) -> None:
 
 
 def read_run_data(model_dir: str) -> RunData | None:
-    """Reads data.json; None if the run has none, as runs of versions before 0.2 have not.
+    """Reads data.json; None if the run has none, as runs of version 0.2.0 and earlier.
 
     Raises:
       UsageError: the file does not hold a run's data.

@@ -21,14 +21,10 @@ IMAGE_SUFFIXES = {
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
 }
 # Files with these endings are no images; files with any other ending are opened to find out.
-_TEXT = (
-    ".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .rst .html .htm .log .ini .py .ipynb .m .sh .bat .pdf .doc .docx"
-)
-_DATA = (
-    ".xls .xlsx .db .mat .npy .npz .h5 .hdf5 .pkl .pt .pth .parquet .arrow .tfrecord .lnk .url .mp4 .avi .mov .mp3 .wav"
-)
-_OFFICE = ".doc .docx .xls .xlsx .zip .tar .gz .tgz .7z .rar"
-OTHER_SUFFIXES = frozenset(f"{_TEXT} {_DATA} {_OFFICE}".split(" "))
+_TEXT = ".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .rst .html .htm .log .ini .py .ipynb .m .sh .bat .pdf"
+_DATA = ".db .mat .npy .npz .h5 .hdf5 .pkl .pt .pth .parquet .arrow .tfrecord .lnk .url .mp4 .avi .mov .mp3 .wav"
+_OFFICE_AND_ARCHIVES = ".doc .docx .xls .xlsx .zip .tar .gz .tgz .7z .rar"
+OTHER_SUFFIXES = frozenset(f"{_TEXT} {_DATA} {_OFFICE_AND_ARCHIVES}".split(" "))
 SNIFFED_BYTES = 132  # DICOM has its mark at byte 128
 
 

@@ -165,8 +165,8 @@ def _assign_classes(paths: list[str], depth: int) -> tuple[FolderFiles, list[str
     in_classes = {parts[0] for parts in parts_of.values() if len(parts) > 1}
     splits = {top for top, role in roles.items() if role and top in in_classes}
     # A single folder named like a split among others may be a class, such as train among car and plane.
-    has_splits = any(roles[top] == TRAIN for top in splits) and (len(splits) > 1 or splits == tops)
-    has_splits = has_splits or (bool(splits) and splits == tops)
+    beside_others = len(splits) > 1 and any(roles[top] == TRAIN for top in splits)
+    has_splits = bool(splits) and (splits == tops or beside_others)
     by_split: FolderFiles = collections.defaultdict(dict)
     outside = []
     for path, parts in parts_of.items():

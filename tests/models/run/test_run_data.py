@@ -223,3 +223,15 @@ def test_a_run_without_data_json_says_so(copy: pathlib.Path, caplog: pytest.LogC
         path.unlink()
     assert train.train(config_for(copy / "colors"), str(copy / "run"), resume=True)["status"] == "completed"
     assert "has no data.json: classes and normalization are those of the data as it is now" in caplog.text
+
+
+def test_another_split_is_evaluated_even_if_the_run_had_a_fold(
+    copy: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_for(copy / "colors")
+    config = dataclasses.replace(config, epochs=1, data=dataclasses.replace(config.data, fold="1/5"))
+    train.train(config, str(copy / "fold"))
+    assert evaluation.evaluate_run(str(copy / "fold"), "last").matrix.sum() == 4
+    caplog.clear()
+    assert evaluation.evaluate_run(str(copy / "fold"), "last", split="validation").matrix.sum() == 10
+    assert "the data has changed" not in caplog.text
