@@ -11,7 +11,9 @@ last line of its output, and the exit code is 4.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -115,7 +117,9 @@ def run_suite(name: str, arguments: Sequence[str], source: str, small: str) -> t
             os.remove(old)
     command_line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={path}"]
     with tempfile.TemporaryFile("w+", errors="replace") as log:
-        code = wait_or_stop(subprocess.Popen(command_line, cwd=results.ROOT, stdout=log, stderr=subprocess.STDOUT))
+        # The suite leads a process group of its own, so that everything it has started can be killed with it.
+        suite = subprocess.Popen(command_line, cwd=results.ROOT, stdout=log, stderr=subprocess.STDOUT, process_group=0)
+        code = wait_or_stop(suite)
         log.seek(0)
         last = ([text.strip() for text in log.read().splitlines() if text.strip()] or ["no output"])[-1]
     report = results.read(path) if os.path.exists(path) else ResultFile({}, [], [])
@@ -127,16 +131,21 @@ def run_suite(name: str, arguments: Sequence[str], source: str, small: str) -> t
 
 
 def wait_or_stop(suite: subprocess.Popen) -> int:
-    """Waits for a suite and returns its exit code. If this process is interrupted, ends the suite first."""
+    """Waits for a suite and returns its exit code. If this process is interrupted, ends the suite first.
+
+    A suite that is interrupted while it starts a process does not know that process yet and leaves it behind, so the
+    rest of the process group is killed at the end.
+    """
     try:
         return suite.wait()
     except BaseException:
         suite.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             suite.wait(STOP_TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            suite.kill()
         raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(suite.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

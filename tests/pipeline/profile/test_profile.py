@@ -52,8 +52,10 @@ def test_four_inputs_have_the_bound_that_they_were_made_for(name: str, monkeypat
     """Suggestions help. How much needs a quiet machine: see benchmarks/speed/profiler_validation.py."""
     case = profiler_validation.cases(batch_size=16)[name]
     data = dataclasses.replace(case.data, shapes=dataclasses.replace(case.data.shapes, count=100))
+    if name == "heavy decode":  # heavier, because short measurements beside other programs are wrong by 0.3 ms
+        data = dataclasses.replace(data, shapes=dataclasses.replace(data.shapes, size=512, count=50))
     if name == "heavy augmentation":  # without RandAugment, whose graphs take a minute to build, each time anew
-        data = dataclasses.replace(data, augment=AugmentConfig(rotation=20, noise=10))
+        data = dataclasses.replace(data, augment=AugmentConfig(rotation=20, noise=10, hue=0.1, sharpness=1))
     reports: list[Report] = []
     monkeypatch.setattr(profile, "profile", keep_results(profile.profile, reports))
     found = profiler_validation.follow_first_suggestion(dataclasses.replace(case, data=data))
