@@ -118,7 +118,9 @@ def run_suite(name: str, arguments: Sequence[str], source: str, small: str) -> t
     command_line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={path}"]
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         # The suite leads a process group of its own, so that everything it has started can be killed with it.
-        suite = subprocess.Popen(command_line, cwd=results.ROOT, stdout=log, stderr=subprocess.STDOUT, process_group=0)
+        suite = subprocess.Popen(
+            command_line, cwd=results.ROOT, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         code = wait_or_stop(suite)
         log.seek(0)
         last = ([text.strip() for text in log.read().splitlines() if text.strip()] or ["no output"])[-1]
