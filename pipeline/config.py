@@ -141,7 +141,8 @@ class DataConfig:
     )
     drop: str = option(
         "",
-        "training images to drop: outliers, duplicates, a file of image names, or several of them, comma-separated",
+        "training images to drop: outliers, duplicates (copies of each other or of validation or test images, also"
+        " scaled, re-encoded or mirrored ones), a file of image names, or several of them, comma-separated",
     )
     eval_crop: float = option(1.0, "evaluation crops the central square; its side is this fraction of the shorter side")
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")

@@ -23,7 +23,7 @@ from evenkeel.pipeline.prepare import prepare
 from evenkeel.pipeline.reading.reader import use_memory_map
 from evenkeel.pipeline.sources import resolve
 from evenkeel.pipeline.sources.cache_dir import cache_dir
-from evenkeel.pipeline.splits import select_splits
+from evenkeel.pipeline.splits import find_held_out, select_splits
 from evenkeel.pipeline.system import file_lock
 
 MAX_LOGGED_REASONS = 4
@@ -44,6 +44,7 @@ class Dataset:
       std: standard deviation of each channel over the training pixels; ones if `data.normalize` is off.
       class_counts: int64 [classes], number of training images of each class.
       skipped: one line for each image that is not used, with its split, its name and the reason.
+      dropped: number of images that `data.drop` leaves out, by the kind of reason.
       validation_split: where the validation images come from, in TFDS syntax or as `holdout 0.1 of train`.
     """
 
@@ -55,6 +56,7 @@ class Dataset:
     class_counts: np.ndarray
     skipped: tuple[str, ...]
     validation_split: str = "validation"
+    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -79,8 +81,10 @@ def load_dataset(config: DataConfig) -> Dataset:
     splits = select_splits(index, builder, config)
     split_names = {"train": splits.train_name, "validation": splits.validation_name}
     rows = {use: _check_corrupt(getattr(splits, use), name, config) for use, name in split_names.items()}
+    dropped: dict[str, int] = {}
     if config.drop:
-        rows["train"] = _drop_rows(rows["train"], rows["validation"], index, config)
+        held_out = find_held_out(index, builder, splits)
+        rows["train"], dropped = _drop_rows(rows["train"], held_out, index, config)
     _check_classes(rows["train"])
     train = rows["train"].kept_rows
     mean, std = (
@@ -97,6 +101,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         class_counts=np.bincount(train.columns["label"], minlength=len(index.features.classes)),
         skipped=tuple(f"{split}: {line}" for use, split in split_names.items() for line in rows[use].skip_reasons),
         validation_split=splits.validation_name,
+        dropped=dropped,
     )
 
 
@@ -131,18 +136,25 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, source=output)
 
 
-def _drop_rows(train: Index, validation: Index, index: Index, config: DataConfig) -> Index:
-    """Returns `train` with the rows that `data.drop` selects marked as dropped, and logs their number."""
+def _drop_rows(
+    train: Index, held_out: dict[str, Index], index: Index, config: DataConfig
+) -> tuple[Index, dict[str, int]]:
+    """Returns `train` with the rows that `data.drop` selects marked as dropped, and logs and returns their counts."""
     # The drop list holds positions among the rows with keep=true. `kept` converts these positions to row numbers of the
     # whole split.
     kept = np.flatnonzero(train.columns["keep"])
-    dropped = selection.drop_list(config.drop, train.kept_rows, validation.kept_rows, index)
+    usable = {name: split.kept_rows for name, split in held_out.items()}
+    dropped = selection.drop_list(config.drop, train.kept_rows, usable, index)
     if len(dropped) == len(kept):
         raise UsageError(
             f"data.drop ({config.drop}) leaves no training image: shorten the drop list, or leave data.drop out."
         )
-    logging.warning("%d of %d training images are dropped (data.drop=%s)", len(dropped), len(kept), config.drop)
-    return train.drop({int(kept[row]): reason for row, reason in dropped.items()})
+    counts = dict(collections.Counter(drop.kind for drop in dropped.values()))
+    listed = ": " + ", ".join(f"{count} {kind}" for kind, count in counts.items()) if counts else ""
+    logging.warning(
+        "%d of %d training images are dropped (data.drop=%s)%s", len(dropped), len(kept), config.drop, listed
+    )
+    return train.drop({int(kept[row]): drop.reason for row, drop in dropped.items()}), counts
 
 
 def _check_corrupt(index: Index, split: str, config: DataConfig) -> Index:

@@ -1,49 +1,99 @@
 """The drop list: training rows that `data.drop` leaves out. No file is rewritten, so any source can have a drop list.
 
-reasons = drop_list("outliers,duplicates", train, validation, index)      # {row of train: reason}
+dropped = drop_list("outliers,duplicates", train, {"validation": validation}, index)     # {row of train: Drop}
 """
 
 from __future__ import annotations
 
+import collections
 import os
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
 
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.prepare import duplicates, outliers, skew
+from evenkeel.pipeline.prepare import duplicates, near_duplicates, outliers, skew
 
 
-def drop_list(drop: str, train: Index, validation: Index, index: Index) -> dict[int, str]:
-    """Returns {row of `train`: the reason to drop it}.
+class Drop(NamedTuple):
+    """Why a training row is dropped.
 
-    `drop` is the value of `data.drop`; `index` holds all rows of the data set.
+    Attributes:
+      kind: one of a few words, by which dropped rows are counted.
+      reason: the reason, with the name of the image that the row is a copy of.
+    """
+
+    kind: str
+    reason: str
+
+
+def drop_list(drop: str, train: Index, held_out: dict[str, Index], index: Index) -> dict[int, Drop]:
+    """Returns {row of `train`: why it is dropped}.
+
+    Args:
+      drop: the value of `data.drop`.
+      train: the usable training rows.
+      held_out: the usable rows of `validation` and of other splits that the model is not trained on, by name.
+      index: all rows of the data set.
 
     Raises:
       UsageError: a part of `drop` is neither a known word nor a readable file, or the file names an unknown image.
     """
-    reasons: dict[int, str] = {}
+    dropped: dict[int, Drop] = {}
     for part in filter(None, drop.split(",")):
         if part == "outliers":
-            reasons |= outliers.outlier_reasons(skew.find_train_outliers(train, validation))
+            found = skew.find_train_outliers(train, held_out["validation"])
+            dropped |= {row: Drop("outliers", reason) for row, reason in outliers.outlier_reasons(found).items()}
         elif part == "duplicates":
-            reasons |= _duplicate_rows(train, validation)
+            dropped |= _find_copies(train, held_out)
         else:
-            reasons |= _listed_rows(part, train, index)
-    return reasons
+            dropped |= _listed_rows(part, train, index)
+    return dropped
 
 
-def _duplicate_rows(train: Index, validation: Index) -> dict[int, str]:
-    """Returns {row: reason} of training rows with the same pixels as a validation row or an earlier training row."""
-    names = [*validation.names, *train.names]
-    same_as = duplicates.find_first_copies(validation, train)[len(validation) :].tolist()
-    return {
-        row: f"duplicate of {names[first]}" + (" in validation" if first < len(validation) else "")
-        for row, first in enumerate(same_as)
-        if first != len(validation) + row
-    }
+def _find_copies(train: Index, held_out: dict[str, Index]) -> dict[int, Drop]:
+    """Training rows that are exact or near duplicates of a held-out row, or of an earlier training row.
+
+    Of equal images with two labels none is kept, because nothing says which label is right. Near duplicates with two
+    labels are all kept, because what distinguishes the images may be what distinguishes the classes.
+    """
+    parts = [*held_out.values(), train]
+    start = sum(map(len, held_out.values()))  # training rows are numbered from here on
+    names = [f"{name} in {split}" for split, index in held_out.items() for name in index.names] + train.names
+    labels = np.concatenate([index.columns["label"] for index in parts])
+    dropped: dict[int, Drop] = {}
+
+    first = duplicates.find_first_copies(*parts)
+    equal_rows: dict[int, list[int]] = collections.defaultdict(list)  # {first row: all training rows that equal it}
+    for row, same in enumerate(first[start:].tolist(), start):
+        equal_rows[same].append(row)
+    for same, rows in equal_rows.items():
+        if same < start:
+            dropped |= dict.fromkeys(rows, Drop("equal to held-out images", f"duplicate of {names[same]}"))
+        elif (labels[rows] == labels[same]).all():
+            dropped |= dict.fromkeys(rows[1:], Drop("equal to other training images", f"duplicate of {names[same]}"))
+        else:
+            for row in rows:
+                other = next(row_ for row_ in rows if labels[row_] != labels[row])
+                dropped[row] = Drop("equal with two labels", f"equal to {names[other]} of another class")
+
+    near = near_duplicates.find_near_duplicates(*parts)
+    if near.note:
+        logging.warning("data.drop=duplicates: near duplicates%s", near.note)
+    for earlier, later in near.pairs[np.lexsort((near.pairs[:, 0], near.pairs[:, 1]))].tolist():
+        if later < start or later in dropped or earlier in dropped:
+            continue
+        if earlier < start:
+            dropped[later] = Drop("near duplicates of held-out images", f"near duplicate of {names[earlier]}")
+        elif labels[earlier] == labels[later]:
+            dropped[later] = Drop("near duplicates of other training images", f"near duplicate of {names[earlier]}")
+    return {row - start: drop for row, drop in dropped.items()}
 
 
-def _listed_rows(path: str, train: Index, index: Index) -> dict[int, str]:
-    """Returns {row: reason} of the training rows that the text file `path` names, one name per line."""
+def _listed_rows(path: str, train: Index, index: Index) -> dict[int, Drop]:
+    """The training rows that the text file `path` names, one name per line."""
     try:
         with open(path, encoding="utf-8") as file:
             names = [line for line in file.read().split("\n") if line.strip()]
@@ -61,5 +111,5 @@ def _listed_rows(path: str, train: Index, index: Index) -> dict[int, str]:
                 " that line."
             )
     listed = set(names)
-    reason = f"named in {os.path.basename(path)}"
-    return {row: reason for row, name in enumerate(train.names) if name in listed}
+    drop = Drop("listed", f"named in {os.path.basename(path)}")
+    return {row: drop for row, name in enumerate(train.names) if name in listed}

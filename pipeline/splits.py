@@ -72,6 +72,28 @@ def select_splits(index: Index, builder: Any, config: DataConfig) -> Splits:
     return Splits(train, validation, train_name, validation_name)
 
 
+def find_held_out(index: Index, builder: Any, splits: Splits) -> dict[str, Index]:
+    """The rows that a model is not trained on, by name: `validation`, and other splits for validation or test.
+
+    `index` holds all rows of the data set. Rows of the two `splits` are not repeated.
+    """
+    held_out = {"validation": splits.validation}
+    used = np.concatenate([_record_numbers(splits.train), _record_numbers(splits.validation)])
+    for role in (VALIDATION, TEST):
+        name = find_split(role, list(builder.info.splits))
+        if name and builder.info.splits[name].num_examples:
+            rows = index.split(builder, name)
+            rows = rows.take(~np.isin(_record_numbers(rows), used))
+            if len(rows):
+                held_out[f"split {name}"] = rows
+    return held_out
+
+
+def _record_numbers(index: Index) -> np.ndarray:
+    """A number for each row, int64 [rows], that no other row of the data set has."""
+    return index.columns["shard"].astype(np.int64) << 40 | index.columns["record"]
+
+
 def resolve_split(text: str, names: list[str]) -> str:
     """`text`, a split in TFDS syntax, with each usual name that is not in `names` replaced by the one that means it."""
 

@@ -58,6 +58,7 @@ def summary_text(summary: dict[str, Any], output: str) -> str:
         "mean, deviation": f"{list_numbers(summary['mean'])}, {list_numbers(summary['std'])}",
         "outliers": f"{list_counts(summary['outliers'])} (outliers.csv, outliers.png); {summary['dropped']} dropped",
         "duplicates": f"{list_counts(summary['duplicates'])} (duplicates.csv)",
+        "near duplicates": f"{list_counts(summary['near_duplicates'])} (near_duplicates.csv, near_duplicates.png)",
         "anomalies": f"{list_counts(summary['anomalies'])} (anomalies.pbtxt)",
         "train with": f"--data.source={output}",
     }

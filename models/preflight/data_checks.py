@@ -19,6 +19,7 @@ from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare import outliers, skew
 from evenkeel.pipeline.prepare.contact_sheet import read_pixels
 from evenkeel.pipeline.prepare.duplicates import find_first_copies
+from evenkeel.pipeline.prepare.near_duplicates import NearDuplicates, find_near_duplicates
 
 MAX_OUTLIER_SHARE = 0.03  # CIFAR-10 has 0.4% outliers, clean `shapes` 0.2%; with 5% corrupt images, both have 5%
 MAX_IMBALANCE = 10.0  # images of the most common class over images of the rarest
@@ -41,6 +42,8 @@ def check_index(config: TrainConfig, data: Dataset) -> list[Finding]:
         check_class_skew(data, known=balanced or not imbalance.ok),
         check_shared_images(data),
         check_conflicting_labels(data),
+        check_near_duplicates(data),
+        check_near_duplicate_labels(data),
         check_blank_images(data, known=not outlier_finding.ok),
     ]
 
@@ -178,8 +181,50 @@ def check_conflicting_labels(data: Dataset) -> Finding:
         len(conflicts) <= MAX_CONFLICTS * len(data.train),
         f"{len(conflicts)} of {len(data.train)} training images equal an image of another class{example}",
         f"at most {MAX_CONFLICTS:.1%} may: one of the two labels is wrong",
-        "Remove the wrong ones, or list them in a file for --data.drop=FILE.",
+        "Remove the wrong ones, or drop all of them with --data.drop=duplicates.",
         {"images": len(conflicts)},
+        ("label_noise",),
+    )
+
+
+def check_near_duplicates(data: Dataset) -> Finding:
+    """Counts validation images that are scaled, re-encoded or mirrored copies of training images."""
+    near, training_images = _near_duplicates(data), len(data.train)
+    pairs = near.pairs[(near.pairs[:, 0] < training_images) & (near.pairs[:, 1] >= training_images)]
+    first = _first_copies(data)[training_images:]  # an exact copy of such a validation image is one, too
+    count = int(np.isin(first, pairs[:, 1]).sum())
+    share = count / max(1, len(first))
+    names = [*data.train.names, *data.validation.names] if count else []
+    example = f" ({names[pairs[0, 1]]} of {names[pairs[0, 0]]})" if count else ""
+    return Finding(
+        "near_duplicates",
+        share <= MAX_SHARED,
+        f"{count} of {len(first)} validation images ({share:.1%}) are near duplicates of training images{example}:"
+        f" scaled, re-encoded or mirrored{near.note}",
+        f"at most {MAX_SHARED:.0%} may be, or the accuracy is that of learning by heart",
+        "Drop them from training with --data.drop=duplicates.",
+        {"share": share, "images": count, "limit": near.limit},
+    )
+
+
+def check_near_duplicate_labels(data: Dataset) -> Finding:
+    """Counts training images that are near duplicates of an earlier training image of another class."""
+    near, labels = _near_duplicates(data), data.train.columns["label"]
+    pairs = near.pairs[near.pairs[:, 1] < len(labels)]
+    pairs = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    count = len(np.unique(pairs[:, 1]))
+    example = ""
+    if count:
+        names, classes, (first, later) = data.train.names, data.classes, pairs[0]
+        example = f" ({names[later]} in {classes[labels[later]]}, {names[first]} in {classes[labels[first]]})"
+    return Finding(
+        "near_duplicate_labels",
+        count <= MAX_CONFLICTS * len(labels),
+        f"{count} of {len(labels)} training images are near duplicates of an image of another class{example}"
+        f"{near.note}",
+        f"at most {MAX_CONFLICTS:.1%} may: one of the two labels may be wrong",
+        "Look at them (evenkeel prepare draws them), and list the wrong ones in a file for --data.drop=FILE.",
+        {"images": count, "limit": near.limit},
         ("label_noise",),
     )
 
@@ -215,6 +260,12 @@ def _first_copies(data: Dataset) -> np.ndarray:
     first = find_first_copies(data.train, data.validation)
     blank = np.concatenate([_is_blank(data.train), _is_blank(data.validation)])
     return np.where(blank, np.arange(len(first)), first)
+
+
+@functools.lru_cache(maxsize=4)  # two checks ask for the same data
+def _near_duplicates(data: Dataset) -> NearDuplicates:
+    """`find_near_duplicates` of the training rows, followed by the validation rows."""
+    return find_near_duplicates(data.train, data.validation)
 
 
 def outlier_pictures(data: Dataset, count: int = MAX_PICTURES) -> list[Picture]:

@@ -118,6 +118,7 @@ def summarize(
         "input_stall_fraction": meter.input_wait_seconds / meter.call_seconds if meter.call_seconds else None,
         "incidents": meter.incidents.counts,
         "skipped_images": len(data.skipped),
+        "dropped_images": data.dropped,
         "validation_split": data.validation_split,
         "wall_seconds": wall_seconds,
         "cpu_seconds": cpu_seconds(),
@@ -154,6 +155,9 @@ def format_text(summary: dict[str, Any], model_dir: str) -> str:
         lines.append(f"{'incidents':<18} {counts} (incidents.jsonl)")
     if summary["skipped_images"]:
         lines.append(f"{'skipped images':<18} {summary['skipped_images']} (skipped.txt)")
+    if summary["dropped_images"]:
+        counts = ", ".join(f"{count} {kind}" for kind, count in summary["dropped_images"].items())
+        lines.append(f"{'of them dropped':<18} {counts} (--data.drop)")
     lines.append(f"{'run':<18} {model_dir}")
     lines.append(f"{'view it with':<18} tensorboard --logdir {model_dir}")
     return "\n".join(lines)

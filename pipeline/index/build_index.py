@@ -20,13 +20,14 @@ from evenkeel.pipeline.images.decode import decode_whole
 from evenkeel.pipeline.images.exif import UPRIGHT, read_orientation
 from evenkeel.pipeline.images.file_type import describe
 from evenkeel.pipeline.images.header import FORMATS, Header, read_header
+from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
 from evenkeel.pipeline.index.features import Features, parse_example
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, OTHER, RAW
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.index.tfrecord import HEADER_BYTES, read_records
 
 UNDECODABLE = "cannot be decoded as an image"
-BATCH_IMAGES = 64  # pixel sums of so many images are copied into the columns together
+BATCH_IMAGES = 64  # so many images are hashed and copied into the columns together
 
 
 def build_index(
@@ -66,19 +67,21 @@ def build_index(
 
     # Nothing here needs AutoGraph, and a conversion takes 2 s of CPU.
     @tf.autograph.experimental.do_not_convert
-    def sum_pixels(row: tf.Tensor, image: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return row, *pixel_sums(decode(image, shape))
+    def measure(row: tf.Tensor, image: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels = decode(image, shape)
+        return row, *pixel_sums(pixels), shrink_to_gray(pixels)
 
     signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int64))
     dataset = tf.data.Dataset.from_generator(images, output_signature=signature).map(
-        sum_pixels, num_parallel_calls=tf.data.AUTOTUNE
+        measure, num_parallel_calls=tf.data.AUTOTUNE
     )
     with tqdm(total=total, desc="indexing", unit=" images", delay=1, disable=None) as bar:
         # `ignore_errors` leaves out the images that do not decode; their rows stay in `scan.undecoded`.
-        for rows, sizes, *sums in dataset.ignore_errors().batch(BATCH_IMAGES).as_numpy_iterator():
+        for rows, sizes, *sums, gray in dataset.ignore_errors().batch(BATCH_IMAGES).as_numpy_iterator():
             columns["keep"][rows], columns["height"][rows], columns["width"][rows] = True, sizes[:, 0], sizes[:, 1]
             for values, name in zip(sums, ("sums", "squares", "laplacian", "fingerprint"), strict=True):
                 columns[name][rows] = values
+            columns["perceptual_hash"][rows] = turn_hashes(hash_pictures(gray), columns["orientation"][rows])
             for row in rows.tolist():
                 del scan.undecoded[row]
             bar.update(len(rows))

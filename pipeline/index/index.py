@@ -38,6 +38,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "squares": (np.int64, (4,)),
     "laplacian": (np.int64, (2,)),
     "fingerprint": (np.int64, ()),
+    "perceptual_hash": (np.int64, (4,)),  # of the upright image, see images.perceptual_hash
     "name": (np.bytes_, ()),  # the file name; empty if the data set has none
 }
 

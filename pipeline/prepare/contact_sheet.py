@@ -14,18 +14,25 @@ from evenkeel.pipeline.index.index import RAW, Index
 
 TILES_PER_ROW = 10
 TILE_PIXELS, GAP_PIXELS, CAPTION_PIXELS = 112, 6, 26
+GROUP_GAP_PIXELS = 18  # more between groups
 CAPTION_CHARACTERS = 20  # characters in a line; a longer line loses its beginning
 
 
-def draw_contact_sheet(tiles: Sequence[tuple[Index, str]]) -> Image.Image:
-    """A picture of the first image of each index, scaled into a square, above a caption of up to two lines."""
+def draw_contact_sheet(tiles: Sequence[tuple[Index, str]], group: int = 0) -> Image.Image:
+    """A picture of the first image of each index, scaled into a square, above a caption of up to two lines.
+
+    Every `group` tiles stand closer together; 0 makes no groups.
+    """
     rows = -(-len(tiles) // TILES_PER_ROW)
-    width = min(len(tiles), TILES_PER_ROW) * (TILE_PIXELS + GAP_PIXELS) + GAP_PIXELS
+    group_gaps = lambda tile: tile // group * GROUP_GAP_PIXELS if group else 0  # noqa: E731
+    in_row = min(len(tiles), TILES_PER_ROW)
+    width = in_row * (TILE_PIXELS + GAP_PIXELS) + group_gaps(in_row - 1) + GAP_PIXELS
     height = rows * (TILE_PIXELS + GAP_PIXELS + CAPTION_PIXELS) + GAP_PIXELS
     sheet = Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     for number, (index, caption) in enumerate(tiles):
-        left = GAP_PIXELS + number % TILES_PER_ROW * (TILE_PIXELS + GAP_PIXELS)
+        column = number % TILES_PER_ROW
+        left = GAP_PIXELS + column * (TILE_PIXELS + GAP_PIXELS) + group_gaps(column)
         top = GAP_PIXELS + number // TILES_PER_ROW * (TILE_PIXELS + GAP_PIXELS + CAPTION_PIXELS)
         image = Image.fromarray(read_pixels(index))
         scale = TILE_PIXELS / max(image.size)

@@ -38,8 +38,8 @@ from evenkeel.pipeline.sources.image_folder import list_folder
 from evenkeel.pipeline.system.atomic_write import write_text
 from evenkeel.pipeline.system.cpu import cores
 
-# Increase this number whenever the same plan would write different bytes.
-PLAN_VERSION = 3
+# Increase this number whenever the same plan would write different bytes or columns.
+PLAN_VERSION = 4
 PLAN_FILE = "plan.json"
 TRIAL_IMAGES = 64  # images that are encoded to estimate the number of shards
 

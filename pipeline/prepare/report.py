@@ -27,14 +27,17 @@ from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.prepare import schema
 from evenkeel.pipeline.prepare.contact_sheet import draw_contact_sheet
 from evenkeel.pipeline.prepare.duplicates import find_first_copies
+from evenkeel.pipeline.prepare.near_duplicates import find_near_duplicates
 from evenkeel.pipeline.prepare.outliers import Outlier, find_outliers, outlier_reasons
 from evenkeel.pipeline.prepare.statistics import CHANNELS, compute_statistics, features_by_name
 from evenkeel.pipeline.system.atomic_write import atomic_write, write_text
 
 STATISTICS_FILE, SCHEMA_FILE, ANOMALIES_FILE = "statistics.pb", "schema.pbtxt", "anomalies.pbtxt"
 OUTLIERS_FILE, CONTACT_SHEET_FILE, DUPLICATES_FILE = "outliers.csv", "outliers.png", "duplicates.csv"
+NEAR_DUPLICATES_FILE, PAIRS_SHEET_FILE = "near_duplicates.csv", "near_duplicates.png"
 QUARANTINE_FILE, SUMMARY_FILE = "quarantine.csv", "summary.json"
-CONTACT_SHEET_IMAGES = 60
+CONTACT_SHEET_IMAGES, CONTACT_SHEET_PAIRS = 60, 50
+COPY_COLUMNS = ("file", "split", "class", "same_as", "same_as_split", "same_as_class")
 
 
 class PreparedDataset(NamedTuple):
@@ -66,10 +69,13 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
     expected = schema.read_schema(config.schema) if config.schema else schema.infer_schema(statistics)
     previous = _read_previous_statistics(config.previous) if config.previous else None
     anomalies = schema.validate_statistics(statistics, expected, previous)
-    copies = _write_duplicates(path_of(DUPLICATES_FILE), splits, training)
-    schema.add_duplicates(
-        anomalies, copies, {split: len(index) for split, index in splits.items() if split != training}
-    )
+    # Training images come first, so a copy of a training image in another split is listed under that split.
+    ordered = {split: splits[split] for split in sorted(splits, key=lambda split: split != training)}
+    sizes = {split: len(index) for split, index in splits.items() if split != training}
+    copies = _write_duplicates(path_of(DUPLICATES_FILE), ordered)
+    schema.add_duplicates(anomalies, copies, sizes)
+    near_copies = _write_near_duplicates(path_of, ordered)
+    schema.add_duplicates(anomalies, near_copies, sizes, near=True)
     with atomic_write(path_of(STATISTICS_FILE)) as file:
         file.write(statistics.SerializeToString(deterministic=True))
     write_text(path_of(SCHEMA_FILE), text_format.MessageToString(expected))
@@ -90,6 +96,7 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
         "outliers": {split: len({outlier.row for outlier in in_split}) for split, in_split in outliers.items()},
         "dropped": dropped,
         "duplicates": copies,
+        "near_duplicates": near_copies,
         "anomalies": schema.count_anomalies(anomalies),
         "anomaly_lines": schema.anomaly_lines(anomalies),
     }
@@ -133,35 +140,71 @@ def _write_outliers(
     return outliers
 
 
-def _write_contact_sheet(path: str, tiles: list[tuple[Index, str]]) -> None:
+def _write_contact_sheet(path: str, tiles: list[tuple[Index, str]], group: int = 0) -> None:
     if tiles:
         picture = io.BytesIO()
-        draw_contact_sheet(tiles).save(picture, "PNG")
+        draw_contact_sheet(tiles, group).save(picture, "PNG")
         with atomic_write(path) as file:
             file.write(picture.getvalue())
     elif os.path.exists(path):
         os.remove(path)
 
 
-def _write_duplicates(path: str, splits: dict[str, Index], training: str) -> dict[str, int]:
-    """Writes duplicates.csv, one line per image that equals an earlier image; returns counts of these duplicates.
-
-    Training images come first, so a duplicate of a training image in another split is listed under that split.
-    """
-    ordered = sorted(splits, key=lambda split: split != training)
-    rows = [
-        (name, split, splits[split].features.classes[label])
-        for split in ordered
-        for name, label in zip(splits[split].names, splits[split].columns["label"], strict=True)
-    ]
-    first = find_first_copies(*(splits[split] for split in ordered)).tolist()
+def _write_duplicates(path: str, splits: dict[str, Index]) -> dict[str, int]:
+    """Writes duplicates.csv, one line per image that equals an earlier image; returns counts of these duplicates."""
+    rows, first = _describe_rows(splits), find_first_copies(*splits.values()).tolist()
     lines = [(*rows[row], *rows[same]) for row, same in enumerate(first) if row != same]
-    write_csv(path, ("file", "split", "class", "same_as", "same_as_split", "same_as_class"), lines)
-    return {
-        "within splits": sum(line[1] == line[4] for line in lines),
-        "across splits": sum(line[1] != line[4] for line in lines),
-        "of another class": sum(line[2] != line[5] for line in lines),
+    write_csv(path, COPY_COLUMNS, lines)
+    return _count_copies(lines)
+
+
+def _write_near_duplicates(path_of: Callable[[str], str], splits: dict[str, Index]) -> dict[str, int]:
+    """Writes near_duplicates.csv, one line per pair, and near_duplicates.png; returns counts of the later images.
+
+    Pairs across splits come first, then those of two classes.
+    """
+    near, rows = find_near_duplicates(*splits.values()), _describe_rows(splits)
+    if near.note:
+        logging.warning("near duplicates%s", near.note)
+    lines = {
+        (first, later): (*rows[later], *rows[first], bits)
+        for (first, later), bits in zip(near.pairs.tolist(), near.distances.tolist(), strict=True)
     }
+    ranked = sorted(lines, key=lambda pair: (_is_within_split(lines[pair]), _is_of_one_class(lines[pair]), pair))
+    write_csv(path_of(NEAR_DUPLICATES_FILE), (*COPY_COLUMNS, "bits"), [lines[pair] for pair in ranked])
+    starts = dict(zip(splits, np.cumsum([0, *map(len, splits.values())]).tolist(), strict=False))
+    tiles = []
+    for pair in ranked[:CONTACT_SHEET_PAIRS]:
+        for number in reversed(pair):
+            name, split, label = rows[number]
+            tiles.append((splits[split].take(np.array([number - starts[split]])), f"{name}\n{split}, {label}"))
+    _write_contact_sheet(path_of(PAIRS_SHEET_FILE), tiles, group=2)
+    return _count_copies(list(lines.values()))
+
+
+def _describe_rows(splits: dict[str, Index]) -> list[tuple[str, str, str]]:
+    """(name, split, class) of each row."""
+    return [
+        (name, split, index.features.classes[label])
+        for split, index in splits.items()
+        for name, label in zip(index.names, index.columns["label"], strict=True)
+    ]
+
+
+def _is_within_split(line: Sequence[Any]) -> bool:
+    return line[1] == line[4]
+
+
+def _is_of_one_class(line: Sequence[Any]) -> bool:
+    return line[2] == line[5]
+
+
+def _count_copies(lines: Sequence[Sequence[Any]]) -> dict[str, int]:
+    """Counts images by how a line of `COPY_COLUMNS` says that they are copies of an earlier one."""
+    across = {line[:2] for line in lines if not _is_within_split(line)}
+    within = {line[:2] for line in lines if _is_within_split(line)}
+    conflicting = {line[:2] for line in lines if not _is_of_one_class(line)}
+    return {"within splits": len(within), "across splits": len(across), "of another class": len(conflicting)}
 
 
 def _update_drop_list(

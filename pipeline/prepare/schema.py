@@ -23,7 +23,9 @@ from evenkeel.pipeline.prepare.statistics import CHANNELS, features_by_name, val
 VALUE_RANGES = {"brightness": (0.0, 255.0), "contrast": (0.0, 127.5), "sharpness": (0.0, 1020.0**2)}
 # This distance is tolerated in addition to the distance that samples of these sizes have by chance.
 TOLERATED_DISTANCE = 0.1
-MAX_SHARED = 0.01  # share of images in other splits that may equal an image of another split before it is an error
+MAX_SHARED = (
+    0.01  # share of images in other splits that may be copies of an image of another split before it is an error
+)
 Info = anomalies_pb2.AnomalyInfo
 Measurement = anomalies_pb2.DriftSkewInfo.Measurement
 
@@ -125,22 +127,24 @@ def validate_statistics(statistics: Any, schema: Any, previous: Any = None) -> A
     return anomalies
 
 
-def add_duplicates(anomalies: Any, copies: dict[str, int], sizes: dict[str, int]) -> None:
+def add_duplicates(anomalies: Any, copies: dict[str, int], sizes: dict[str, int], near: bool = False) -> None:
     """Adds anomalies for equal images in two splits and under two labels.
 
     Args:
       anomalies: the result of `validate_statistics`.
-      copies: counts of equal images, as in summary.json.
+      copies: counts of equal images, or of near duplicates, as in summary.json.
       sizes: {split: number of images} of the splits besides training.
+      near: whether the images are near duplicates.
     """
     across, conflicting = copies["across splits"], copies["of another class"]
+    equal, verb = ("near-duplicate", "are near duplicates of") if near else ("equal", "equal")
     if across:
-        text = f"{across} of {sum(sizes.values())} images of {', '.join(sizes)} equal an image of another split"
+        text = f"{across} of {sum(sizes.values())} images of {', '.join(sizes)} {verb} an image of another split"
         severity = Info.ERROR if across > MAX_SHARED * sum(sizes.values()) else Info.WARNING
-        _add_anomaly(anomalies, "image", Info.CUSTOM_VALIDATION, severity, "equal images across splits", text)
+        _add_anomaly(anomalies, "image", Info.CUSTOM_VALIDATION, severity, f"{equal} images across splits", text)
     if conflicting:
-        text = f"{conflicting} images equal an image of another class"
-        _add_anomaly(anomalies, "image", Info.CUSTOM_VALIDATION, Info.WARNING, "equal images, other label", text)
+        text = f"{conflicting} images {verb} an image of another class"
+        _add_anomaly(anomalies, "image", Info.CUSTOM_VALIDATION, Info.WARNING, f"{equal} images, other label", text)
 
 
 def count_anomalies(anomalies: Any) -> dict[str, int]:

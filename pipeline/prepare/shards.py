@@ -24,6 +24,7 @@ from evenkeel.pipeline.images.convert import needs_conversion, to_png
 from evenkeel.pipeline.images.decode import Color
 from evenkeel.pipeline.images.exif import UPRIGHT, read_orientation, turn_upright
 from evenkeel.pipeline.images.header import JPEG as JPEG_FORMAT
+from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
 from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, RAW
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
@@ -186,7 +187,7 @@ def encode_images(
         else:
             image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(shape, [3]))
         contents, image = encode(image, contents, keep_file)
-        return row, contents, *pixel_sums(image)
+        return row, contents, shrink_to_gray(image), *pixel_sums(image)
 
     signature = (
         tf.TensorSpec([], tf.int64),
@@ -201,7 +202,7 @@ def encode_images(
     ds_options = tf.data.Options()
     ds_options.threading.private_threadpool_size = options.threads
     # Images that do not decode are missing from the results: they stay in `pending`.
-    for row, contents, size, *measurements in ds.with_options(ds_options).ignore_errors().as_numpy_iterator():
+    for row, contents, gray, size, *measurements in ds.with_options(ds_options).ignore_errors().as_numpy_iterator():
         row = int(row)
         kind, file_format, orientation = pending.pop(row)
         image_format = stored_format(file_format)
@@ -215,6 +216,7 @@ def encode_images(
             "height": size[0],
             "width": size[1],
             "name": examples.names[row].encode(),
+            "perceptual_hash": turn_hashes(hash_pictures(gray[None]), np.array([orientation]))[0],
         }
         yield StoredImage(row, contents, columns | dict(zip(MEASURED_COLUMNS, measurements, strict=True)))
     if read_errors:

@@ -11,23 +11,76 @@ from PIL import Image
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.selection import drop_list
-from tests.indexes import images, index_of, render_images
+from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.prepare import near_duplicates
+from evenkeel.pipeline.selection import Drop, drop_list
+from tests.indexes import enlarge, images, index_of, render_images
+
+
+def drop_reasons(drop: str, train: Index, validation: Index) -> dict[int, str]:
+    dropped = drop_list(drop, train, {"validation": validation}, train)
+    return {row: reason for row, (_, reason) in dropped.items()}
 
 
 def test_later_copies_and_copies_of_validation_images_are_dropped() -> None:
     a, b, c, d = images(4)
-    train, validation = index_of([a, b, a, c, b, d]), index_of([d])
-    assert drop_list("duplicates", train, validation, train) == {
+    train, validation = index_of([a, b, a, b, c, d]), index_of([d])
+    assert drop_reasons("duplicates", train, validation) == {
         2: "duplicate of image_0.png",
-        4: "duplicate of image_1.png",
+        3: "duplicate of image_1.png",
         5: "duplicate of image_0.png in validation",
     }
 
 
+def test_copies_of_images_of_a_test_split_are_dropped() -> None:
+    a, b, c = images(3)
+    train = index_of([a, b, c])
+    held_out = {"validation": index_of([b]), "split test": index_of([c])}
+    assert drop_list("duplicates", train, held_out, train) == {
+        1: Drop("equal to held-out images", "duplicate of image_0.png in validation"),
+        2: Drop("equal to held-out images", "duplicate of image_0.png in split test"),
+    }
+
+
+def test_equal_images_with_two_labels_are_all_dropped() -> None:
+    a, b, c = images(3)
+    assert drop_reasons("duplicates", index_of([a, b, b, c]), index_of([c])) == {
+        1: "equal to image_2.png of another class",
+        2: "equal to image_1.png of another class",
+        3: "duplicate of image_0.png in validation",
+    }
+
+
+def test_near_duplicates_of_one_class_or_of_held_out_images_are_dropped() -> None:
+    a, b, c = render_images(3, size=40)
+    train = index_of([a, b, enlarge(a), b[:, ::-1], a[:, ::-1], c])
+    assert drop_reasons("duplicates", train, index_of([enlarge(c)])) == {
+        2: "near duplicate of image_0.png",
+        3: "near duplicate of image_1.png",
+        4: "near duplicate of image_0.png",
+        5: "near duplicate of image_0.png in validation",
+    }
+
+
+def test_near_duplicates_with_two_labels_are_kept() -> None:
+    a, b = render_images(2, size=40)
+    assert drop_reasons("duplicates", index_of([a, enlarge(a), b]), index_of([b[:8]])) == {}
+
+
+def test_a_copy_of_a_dropped_image_is_kept_if_it_is_no_copy_of_a_kept_one() -> None:
+    """The middle one of three images, each of which differs from the next by 30 bits of its hash."""
+    train = index_of([image for image in images(3) for _ in range(2)])
+    for number, row in enumerate((0, 2, 4)):
+        train.columns["sums"][row] = train.columns["sums"][0]
+        train.columns["perceptual_hash"][row] = [1, (1 << 30 * number) - 1, 0, 0]
+    rows = train.take(np.array([0, 2, 4]))
+    assert near_duplicates.find_near_duplicates(rows).pairs.tolist() == [[0, 1], [1, 2]]
+    assert drop_reasons("duplicates", rows, rows.take(np.array([], np.int64))) == {1: "near duplicate of image_0.png"}
+
+
 def test_outliers_of_the_training_split_are_dropped() -> None:
     train = index_of([*render_images(60), np.zeros((24, 24, 3), np.uint8)])
-    reasons = drop_list("outliers", train, train, train)
+    reasons = drop_reasons("outliers", train, train)
     assert reasons[60].startswith("outlier: ")
     assert len(reasons) <= 3
 
@@ -35,8 +88,8 @@ def test_outliers_of_the_training_split_are_dropped() -> None:
 def test_listed_images_are_dropped(tmp_path: pathlib.Path) -> None:
     train = index_of(images(4))
     (tmp_path / "bad.txt").write_text("image_2.png\n\nimage_0.png\n")
-    reasons = drop_list(f"{tmp_path}/bad.txt", train.take(np.array([0, 1, 2])), train, train)
-    assert reasons == {0: "named in bad.txt", 2: "named in bad.txt"}
+    dropped = drop_list(f"{tmp_path}/bad.txt", train.take(np.array([0, 1, 2])), {"validation": train}, train)
+    assert dropped == {0: Drop("listed", "named in bad.txt"), 2: Drop("listed", "named in bad.txt")}
 
 
 def test_several_criteria_are_combined(tmp_path: pathlib.Path) -> None:
@@ -44,7 +97,7 @@ def test_several_criteria_are_combined(tmp_path: pathlib.Path) -> None:
     train = index_of([a, b, a])
     (tmp_path / "bad.txt").write_text("image_1.png")
     empty = train.take(np.array([], np.int64))
-    assert sorted(drop_list(f"duplicates,{tmp_path}/bad.txt", train, empty, train)) == [1, 2]
+    assert sorted(drop_reasons(f"duplicates,{tmp_path}/bad.txt", train, empty)) == [1, 2]
 
 
 def test_an_unknown_name_and_a_missing_file_are_errors(tmp_path: pathlib.Path) -> None:
@@ -53,11 +106,11 @@ def test_an_unknown_name_and_a_missing_file_are_errors(tmp_path: pathlib.Path) -
     with pytest.raises(
         UsageError, match=r"bad.txt \(data.drop\) names 'image_7.png', but the data set has no such image"
     ):
-        drop_list(f"{tmp_path}/bad.txt", train, train, train)
+        drop_reasons(f"{tmp_path}/bad.txt", train, train)
     with pytest.raises(
         UsageError, match=r"^data.drop \(outlier\) is neither outliers, nor duplicates, nor a text file"
     ):
-        drop_list("outlier", train, train, train)
+        drop_reasons("outlier", train, train)
 
 
 @pytest.fixture
@@ -90,7 +143,8 @@ def test_dropped_images_are_not_in_the_training_split_and_have_a_reason(
     data = load_dataset(DataConfig(source=pets, image_size=16, max_corrupt_fraction=0.1, drop="duplicates"))
     assert len(data.train) == 40
     assert len(data.validation) == 11
-    assert "3 of 43 training images are dropped (data.drop=duplicates)" in caplog.messages
+    assert data.dropped == {"equal to held-out images": 3}
+    assert "3 of 43 training images are dropped (data.drop=duplicates): 3 equal to held-out images" in caplog.messages
     reason = "duplicate of test/dog/00.png in validation"
     assert set(data.skipped) == {
         "train: train/cat/corrupt.png: cannot be decoded as an image: it is a text file",

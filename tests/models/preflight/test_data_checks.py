@@ -123,6 +123,58 @@ def test_equal_images_with_two_labels_are_found() -> None:
     assert f"20 of {len(data.train) + 20} training images equal an image of another class (" in finding.line
 
 
+def enlarged(index: Index, rows: list[int]) -> Index:
+    """Copies of some rows that differ from them as larger images do: by their size, sums and a few bits of the hash."""
+    copies = index.take(np.array(rows))
+    columns = {name: column.copy() for name, column in copies.columns.items()}
+    for name, factor in (("height", 2), ("width", 2), ("sums", 4), ("squares", 4)):
+        columns[name] *= factor
+    columns["perceptual_hash"][:, 1] ^= 0b1011
+    return dataclasses.replace(copies, columns=columns)
+
+
+def test_validation_images_that_are_near_duplicates_are_found_once() -> None:
+    _, data = load_shapes()
+    assert data_checks.check_near_duplicates(data).line.startswith(
+        "near_duplicates: 0 of 60 validation images (0.0%) are near duplicates of training images: scaled,"
+    )
+    copies = enlarged(data.train, list(range(30)))
+    finding = data_checks.check_near_duplicates(dataclasses.replace(data, validation=copies))
+    assert not finding.ok
+    assert finding.line == (
+        f"near_duplicates: 30 of 30 validation images (100.0%) are near duplicates of training images"
+        f" ({copies.names[0]} of {data.train.names[0]}): scaled, re-encoded or mirrored; at most 1% may be, or the"
+        " accuracy is that of learning by heart. Drop them from training with --data.drop=duplicates."
+    )
+    assert data_checks.check_shared_images(dataclasses.replace(data, validation=copies)).ok
+    exact = dataclasses.replace(data, validation=data.train.take(np.arange(30)))
+    assert data_checks.check_near_duplicates(exact).ok, "these are shared_images"
+
+
+def test_near_duplicates_with_two_labels_are_found() -> None:
+    _, data = load_shapes()
+    columns = {
+        name: np.concatenate([column, enlarged(data.train, list(range(20))).columns[name]])
+        for name, column in data.train.columns.items()
+    }
+    same_labels = dataclasses.replace(data, train=dataclasses.replace(data.train, columns=columns))
+    finding = data_checks.check_near_duplicate_labels(same_labels)
+    assert finding.ok
+    assert f"0 of {len(data.train) + 20} training images" in finding.line
+    columns = {**columns, "label": columns["label"].copy()}
+    columns["label"][-20:] = (columns["label"][:20] + 1) % 10
+    other_labels = dataclasses.replace(data, train=dataclasses.replace(data.train, columns=columns))
+    finding = data_checks.check_near_duplicate_labels(other_labels)
+    assert not finding.ok
+    first = data.train.columns["label"][0]
+    assert finding.line.startswith(
+        f"near_duplicate_labels: 20 of {len(data.train) + 20} training images are near duplicates of an image of another"
+        f" class ({data.train.names[0]} in {data.classes[(first + 1) % 10]}, {data.train.names[0]} in"
+        f" {data.classes[first]}); at most 0.1% may: one of the two labels may be wrong. Look at them"
+    )
+    assert data_checks.check_conflicting_labels(other_labels).ok
+
+
 def test_images_of_a_single_colour_are_found() -> None:
     _, data = load_shapes()
     assert data_checks.check_blank_images(data, known=False).ok
