@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -156,6 +157,50 @@ def test_dropped_images_are_not_in_the_training_split_and_have_a_reason(
         "train/cat/41.png",
         "train/cat/corrupt.png",
     }
+
+
+def test_near_duplicates_of_every_split_are_dropped(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path / "cache"))
+    pictures = render_images(30, size=40)
+    files = {f"train/{'cat' if number % 2 else 'dog'}/{number:02}.png": pictures[number] for number in range(20)}
+    files |= {f"val/{'cat' if number % 2 else 'dog'}/{number:02}.png": pictures[number] for number in range(20, 25)}
+    files |= {f"test/{'cat' if number % 2 else 'dog'}/{number:02}.png": pictures[number] for number in range(25, 30)}
+    files |= {
+        "train/dog/20.jpg": enlarge(pictures[20]),  # of validation
+        "train/cat/25.jpg": pictures[25][:, ::-1],  # of test
+        "train/cat/01b.jpg": enlarge(pictures[1]),
+        "train/dog/03b.jpg": pictures[3],  # in another class
+        "train/dog/02b.png": pictures[2],
+    }
+    for name, pixels in files.items():
+        (tmp_path / "pets" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "pets" / name)
+    config = DataConfig(source=str(tmp_path / "pets"), image_size=16, drop="duplicates")
+    data = load_dataset(config)
+    skipped = [line.removeprefix("train: ") for line in data.skipped]
+    assert {line for line in skipped if " in " in line} == {
+        "train/dog/20.jpg: near duplicate of val/dog/20.png in validation",
+        "train/cat/25.jpg: near duplicate of test/cat/25.png in split test",
+    }
+    # Which one of two training images is kept depends on their order in the shards.
+    assert {frozenset(line.split(f": {kind} of ")) for kind in ("duplicate", "near duplicate") for line in skipped} >= {
+        frozenset(("train/cat/01b.jpg", "train/cat/01.png")),
+        frozenset(("train/dog/02b.png", "train/dog/02.png")),
+    }
+    counts = {
+        "equal to other training images": 1,
+        "near duplicates of held-out images": 2,
+        "near duplicates of other training images": 1,
+    }
+    assert data.dropped == counts
+    assert (
+        "4 of 25 training images are dropped (data.drop=duplicates): 1 equal to other training images, 2 near"
+        " duplicates of held-out images, 1 near duplicates of other training images"
+    ) in caplog.messages
+    on_test = load_dataset(dataclasses.replace(config, validation_split="test"))
+    assert on_test.train.names == data.train.names, "whatever split is evaluated, the training images are the same"
 
 
 def test_dropped_images_count_neither_as_corrupt_nor_for_normalization(pets: str) -> None:

@@ -14,7 +14,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.features import Features
 from evenkeel.pipeline.index.index import Index
-from evenkeel.pipeline.splits import find_fold, find_groups, find_holdout, resolve_split, select_splits
+from evenkeel.pipeline.splits import find_fold, find_groups, find_held_out, find_holdout, resolve_split, select_splits
 
 
 def index(names: list[str]) -> Index:
@@ -30,13 +30,18 @@ def index(names: list[str]) -> Index:
 
 
 class Builder:
-    """The attributes of a TFDS builder that splits need; each split is the whole shard."""
+    """The attributes of a TFDS builder that splits need."""
 
-    def __init__(self, *names: str) -> None:
-        instruction = type("Instruction", (), {"filename": "shard", "skip": 0, "take": 10**6})
-        split = type("Split", (), {"file_instructions": [instruction], "num_examples": 1})
+    def __init__(self, *names: str, **rows: tuple[int, int]) -> None:
+        """Each of `names` holds all rows of the shard, and each split in `rows` those from one number up to another."""
         self.info = self
-        self.full_name, self.splits = "pets/1.0.0", dict.fromkeys(names, split)
+        ranges = {**dict.fromkeys(names, (0, 10**6)), **rows}
+        self.full_name, self.splits = "pets/1.0.0", {name: self._split(*ranges[name]) for name in ranges}
+
+    @staticmethod
+    def _split(first: int, last: int) -> type:
+        instruction = type("Instruction", (), {"filename": "shard", "skip": first, "take": last - first})
+        return type("Split", (), {"file_instructions": [instruction], "num_examples": last - first})
 
 
 NAMES = [f"{kind}/{number}.png" for kind, count in (("a", 10), ("b", 20), ("c", 30)) for number in range(count)]
@@ -159,3 +164,27 @@ def test_a_group_on_both_sides_of_given_splits_is_an_error() -> None:
 def test_impossible_options_are_one_line(changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         DataConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "held_out"),
+    [
+        (DataConfig(), {"validation": 10, "split test": 10}),
+        (DataConfig(validation_split="test"), {"validation": 10, "split val": 10}),
+        (DataConfig(fold="1/4"), {"validation": 10, "split val": 10, "split test": 10}),
+        (DataConfig(train_split="train+test"), {"validation": 10}),
+        (DataConfig(train_split="train+test[:50%]"), {"validation": 10, "split test": 5}),
+    ],
+)
+def test_other_splits_for_validation_or_test_are_held_out_too(config: DataConfig, held_out: dict[str, int]) -> None:
+    builder = Builder(train=(0, 40), val=(40, 50), test=(50, 60), extra=(0, 0))
+    rows = index(NAMES)
+    if "[" in config.train_split:
+        builder.splits["train+test[:50%]"] = builder._split(0, 40)
+        builder.splits["train+test[:50%]"].file_instructions += builder._split(50, 55).file_instructions
+    if config.train_split == "train+test":
+        builder.splits["train+test"] = builder._split(0, 40)
+        builder.splits["train+test"].file_instructions += builder._split(50, 60).file_instructions
+    splits = select_splits(rows, builder, config)
+    found = find_held_out(rows, builder, splits)
+    assert {name: len(split) for name, split in found.items()} == held_out

@@ -168,8 +168,8 @@ def test_near_duplicates_with_two_labels_are_found() -> None:
     assert not finding.ok
     first = data.train.columns["label"][0]
     assert finding.line.startswith(
-        f"near_duplicate_labels: 20 of {len(data.train) + 20} training images are near duplicates of an image of another"
-        f" class ({data.train.names[0]} in {data.classes[(first + 1) % 10]}, {data.train.names[0]} in"
+        f"near_duplicate_labels: 20 of {len(data.train) + 20} training images are near duplicates of an image of"
+        f" another class ({data.train.names[0]} in {data.classes[(first + 1) % 10]}, {data.train.names[0]} in"
         f" {data.classes[first]}); at most 0.1% may: one of the two labels may be wrong. Look at them"
     )
     assert data_checks.check_conflicting_labels(other_labels).ok

@@ -378,6 +378,42 @@ def test_outliers_and_duplicates_are_listed_and_drawn(dirty: str, tmp_path: path
     ]
 
 
+def test_near_duplicates_are_listed_and_drawn_in_pairs(tmp_path: pathlib.Path) -> None:
+    files = write_folder(tmp_path / "src", train=20, test=5)
+    picture = {name: Image.open(io.BytesIO(contents)).convert("RGB") for name, contents in files.items()}
+    larger = picture["train/dog/002.webp"].resize([2 * side for side in picture["train/dog/002.webp"].size])
+    larger.save(tmp_path / "src/test/dog/larger.jpg", quality=80)
+    mirrored = picture["train/cat/001.png"].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    mirrored.save(tmp_path / "src/train/dog/mirrored.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = picture["train/cat/003.jpeg"].transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "src/train/cat/turned.webp", exif=exif, quality=80)
+    (tmp_path / "src/train/cat/equal.png").write_bytes(files["train/cat/001.png"])
+    summary = prepare(PrepareConfig(source=str(tmp_path / "src")), str(tmp_path / "out"))
+    assert summary["near_duplicates"] == {"within splits": 2, "across splits": 1, "of another class": 1}
+    lines = read_csv(f"{tmp_path}/out/near_duplicates.csv")
+    pairs = [frozenset((line["file"], line["same_as"])) for line in lines]
+    assert pairs[0] == frozenset(("train/dog/002.webp", "test/dog/larger.jpg")), "across splits, which comes first"
+    assert (lines[0]["split"], lines[0]["same_as_split"]) == ("test", "train")
+    assert "train/dog/mirrored.png" in pairs[1], "two classes, which come next"
+    assert pairs[2:] == [frozenset(("train/cat/turned.webp", "train/cat/003.jpeg"))]
+    assert all(int(line["bits"]) <= 40 for line in lines)
+    assert [line for line in summary["anomaly_lines"] if "near duplicates" in line] == [
+        "error: image: 1 of 6 images of test are near duplicates of an image of another split",
+        "error: image: 1 images are near duplicates of an image of another class",
+    ]
+    sheet = Image.open(tmp_path / "out/near_duplicates.png")
+    assert sheet.width == 6 + 6 * (112 + 6) + 2 * 18, "three pairs with wider gaps between them"
+    assert len(sheet.getcolors(1 << 20)) > 2
+    # Without near duplicates, the files of an earlier run do not stay.
+    for name in ("test/dog/larger.jpg", "train/dog/mirrored.png", "train/cat/turned.webp"):
+        (tmp_path / "src" / name).unlink()
+    prepare(PrepareConfig(source=str(tmp_path / "src")), str(tmp_path / "out"), overwrite=True)
+    assert read_csv(f"{tmp_path}/out/near_duplicates.csv") == []
+    assert not (tmp_path / "out/near_duplicates.png").exists()
+
+
 def test_dropped_outliers_stay_in_the_shards_but_not_in_training(
     dirty: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
