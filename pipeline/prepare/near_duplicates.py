@@ -3,8 +3,11 @@
 near = find_near_duplicates(train, validation)
 near.pairs          # int64 [n, 2]: rows first < second, numbered in sequence over all indexes
 
-Two images show the same picture if few bits of their perceptual hashes differ, and their mean colours hardly differ.
-TODO
+Two images show the same picture if few bits of their perceptual hashes differ, and their mean colours hardly differ. Of
+100 photographs this finds all copies that are mirrored, JPEG of quality 20, scaled to a quarter or cut by 2% of each
+side; of 12,000 images of CIFAR-10 all that are mirrored, JPEG of quality 50 or scaled to a half. Among the originals,
+72 million pairs, it finds 14, all of the same pictures. It does not find copies that are turned, cut by a tenth, gray or
+15% brighter. (`python -m benchmarks.speed.near_duplicates`)
 """
 
 from __future__ import annotations
@@ -23,15 +26,16 @@ from evenkeel.pipeline.prepare.duplicates import find_first_copies
 # from each other as other images from their copies, so a limit holds only if few more pairs lie just beyond it.
 LIMITS = (40, 32, 24, 16, 8)
 BEYOND = 16  # bits
-# Pairs up to `BEYOND` more bits over pairs within the limit. Of CIFAR-10 it is 1.8 with the widest limit; of 10,000
-# digits of MNIST, which hold no copies, it is 10 with the widest limit and more with the others.
+# Pairs up to `BEYOND` more bits over pairs within the limit. Of CIFAR-10 it is 1.8 with the widest limit. Of 10,000
+# digits of MNIST, which hold no copies, it is 10 with the widest limit and more with the others; with 1,000 mirrored
+# copies among them, the limit is 24, and 17 pairs of different digits are found besides.
 MAX_GROWTH = 2.5
 MAX_COLOR_DIFFERENCE = 16.0  # gray levels of mean red, green or blue; JPEG of quality 50 changes it by at most 2.1
 # The first word of a hash, its 63 lowest frequencies, is searched by four bands of 16 bits. If at most 7 bits differ,
 # at most one bit of some band does.
 BANDS, BAND_BITS = 4, 16
 MAX_LOW_DISTANCE = 7
-MAX_CANDIDATES = 100_000_000  # pairs that are compared at most; 100,000 images have about 30 million
+MAX_CANDIDATES = 100_000_000  # pairs that are compared at most; 100,000 images like those of CIFAR-10 have 10 million
 CHUNK_CANDIDATES = 1 << 20  # pairs that are compared at a time, in 60 MB
 MAX_PAIRS = 1_000_000
 MAX_LEADERS = 128  # images with equal bits in a band, with which each other one is compared
@@ -73,7 +77,14 @@ def find_near_duplicates(*indexes: Index) -> NearDuplicates:
         for part in (lambda index: index.columns["perceptual_hash"], _mean_colors)
     )
     first = find_first_copies(*indexes)
-    rows = np.flatnonzero(hashes.any(axis=1) & (first == np.arange(len(first))))
+    rows = np.flatnonzero(first == np.arange(len(first)))
+    near = find_same_pictures(hashes[rows], colors[rows])
+    return near._replace(pairs=rows[near.pairs])
+
+
+def find_same_pictures(hashes: np.ndarray, colors: np.ndarray) -> NearDuplicates:
+    """Finds pairs by perceptual hashes, int64 [n, 4], and mean colours, float64 [n, 3]."""
+    rows = np.flatnonzero(hashes.any(axis=1))
     pairs, distances, complete = find_similar_hashes(hashes[rows], LIMITS[0] + BEYOND)
     pairs = rows[pairs]
     same_color = np.abs(colors[pairs[:, 0]] - colors[pairs[:, 1]]).max(axis=1, initial=0) <= MAX_COLOR_DIFFERENCE
