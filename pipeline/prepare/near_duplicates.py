@@ -3,11 +3,11 @@
 near = find_near_duplicates(train, validation)
 near.pairs          # int64 [n, 2]: rows first < second, numbered in sequence over all indexes
 
-Two images show the same picture if few bits of their perceptual hashes differ, and their mean colours hardly differ. Of
-100 photographs this finds all copies that are mirrored, JPEG of quality 20, scaled to a quarter or cut by 2% of each
-side; of 12,000 images of CIFAR-10 all that are mirrored, JPEG of quality 50 or scaled to a half. Among the originals,
-72 million pairs, it finds 14, all of the same pictures. It does not find copies that are turned, cut by a tenth, gray or
-15% brighter. (`python -m benchmarks.speed.near_duplicates`)
+Two images show the same picture if few bits of their perceptual hashes and their mean colours hardly differ. Of 100
+photographs this finds all copies that are mirrored, JPEG of quality 20, scaled to a quarter or cut by 2% of each side;
+of 12,000 images of CIFAR-10 all that are mirrored, JPEG of quality 50 or scaled to a half. Among the 72 million pairs
+of these originals it finds 14, all of the same pictures. It finds no copies that are turned by 90 degrees or cut by a
+tenth, and half of those that are gray or 15% brighter. (`python -m benchmarks.speed.near_duplicates`)
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ def _candidates(
             bucket = query ^ flip
             counts = np.minimum(sizes[bucket], leaders)
             ends = np.cumsum(counts)
-            chunks = np.arange(0, ends[-1], CHUNK_CANDIDATES) if len(ends) else []
-            bounds = [*np.searchsorted(ends, chunks, "right"), len(ends)]
+            total = int(ends[-1]) if len(ends) else 0
+            bounds = [*np.searchsorted(ends, np.arange(0, total, CHUNK_CANDIDATES), "right"), len(ends)]
             for low, high in itertools.pairwise(bounds):
                 part = counts[low:high]
                 later = np.repeat(np.arange(low, high), part)

@@ -16,9 +16,11 @@ from PIL import Image
 
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images.header import FORMATS
+from evenkeel.pipeline.images.perceptual_hash import hamming_distances
 from evenkeel.pipeline.index import build_index, index
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.storage import open_index
+from tests.indexes import hash_image, render_images
 from tests.pipeline.index.tfds_pictures import (
     Example,
     encode_picture,
@@ -110,6 +112,21 @@ def test_corrupt_images_without_a_file_name_are_named_by_shard_and_record(tmp_pa
     assert open_index(builder, "unused").skip_reasons == [
         f"{shard} record 2: cannot be decoded as an image: it is a text file"
     ]
+
+
+def test_the_perceptual_hash_is_that_of_the_upright_picture(tmp_path: pathlib.Path) -> None:
+    picture = Image.fromarray(render_images(1, size=48)[0][:36])
+    upright, turned, exif = io.BytesIO(), io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    picture.save(upright, "JPEG", quality=95)
+    picture.transpose(Image.Transpose.ROTATE_90).save(turned, "JPEG", quality=95, exif=exif)
+    examples = spoil_examples({2: {"image": upright.getvalue()}, 5: {"image": turned.getvalue()}})
+    rows = open_index(prepare_tfds(tmp_path, {"train": examples}), "unused")
+    by_name = dict(zip(rows.names, rows.columns["perceptual_hash"], strict=True))
+    hashes = [by_name[f"picture_{number}.png"] for number in (2, 5)]
+    assert hamming_distances(*hashes) <= 8
+    expected = hash_image(np.asarray(Image.open(io.BytesIO(upright.getvalue()))))
+    assert hamming_distances(hashes[0], expected) <= 8
 
 
 def test_a_label_outside_the_classes_is_named(tmp_path: pathlib.Path) -> None:
