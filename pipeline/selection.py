@@ -63,22 +63,7 @@ def _find_copies(train: Index, held_out: dict[str, Index]) -> dict[int, Drop]:
     start = sum(map(len, held_out.values()))  # training rows are numbered from here on
     names = [f"{name} in {split}" for split, index in held_out.items() for name in index.names] + train.names
     labels = np.concatenate([index.columns["label"] for index in parts])
-    dropped: dict[int, Drop] = {}
-
-    first = duplicates.find_first_copies(*parts)
-    equal_rows: dict[int, list[int]] = collections.defaultdict(list)  # {first row: all training rows that equal it}
-    for row, same in enumerate(first[start:].tolist(), start):
-        equal_rows[same].append(row)
-    for same, rows in equal_rows.items():
-        if same < start:
-            dropped |= dict.fromkeys(rows, Drop("equal to held-out images", f"duplicate of {names[same]}"))
-        elif (labels[rows] == labels[same]).all():
-            dropped |= dict.fromkeys(rows[1:], Drop("equal to other training images", f"duplicate of {names[same]}"))
-        else:
-            for row in rows:
-                other = next(row_ for row_ in rows if labels[row_] != labels[row])
-                dropped[row] = Drop("equal with two labels", f"equal to {names[other]} of another class")
-
+    dropped = _find_exact_copies(duplicates.find_first_copies(*parts).tolist(), labels.tolist(), names, start)
     near = near_duplicates.find_near_duplicates(*parts)
     if near.note:
         logging.warning("data.drop=duplicates: near duplicates%s", near.note)
@@ -90,6 +75,25 @@ def _find_copies(train: Index, held_out: dict[str, Index]) -> dict[int, Drop]:
         elif labels[earlier] == labels[later]:
             dropped[later] = Drop("near duplicates of other training images", f"near duplicate of {names[earlier]}")
     return {row - start: drop for row, drop in dropped.items()}
+
+
+def _find_exact_copies(first: list[int], labels: list[int], names: list[str], start: int) -> dict[int, Drop]:
+    """Rows from `start` on that equal an earlier row, or a row with another label; `first` is of `find_first_copies`."""
+    dropped: dict[int, Drop] = {}
+    equal_rows: dict[int, list[int]] = collections.defaultdict(list)  # {first row: all later ones that equal it}
+    for row, same in enumerate(first[start:], start):
+        equal_rows[same].append(row)
+    for same, rows in equal_rows.items():
+        examples = {labels[row]: row for row in rows}  # a row of each label
+        if same < start:
+            dropped |= dict.fromkeys(rows, Drop("equal to held-out images", f"duplicate of {names[same]}"))
+        elif len(examples) == 1:
+            dropped |= dict.fromkeys(rows[1:], Drop("equal to other training images", f"duplicate of {names[same]}"))
+        else:
+            for row in rows:
+                other = next(other for label, other in examples.items() if label != labels[row])
+                dropped[row] = Drop("equal with two labels", f"equal to {names[other]} of another class")
+    return dropped
 
 
 def _listed_rows(path: str, train: Index, index: Index) -> dict[int, Drop]:

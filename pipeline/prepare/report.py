@@ -37,6 +37,7 @@ OUTLIERS_FILE, CONTACT_SHEET_FILE, DUPLICATES_FILE = "outliers.csv", "outliers.p
 NEAR_DUPLICATES_FILE, PAIRS_SHEET_FILE = "near_duplicates.csv", "near_duplicates.png"
 QUARANTINE_FILE, SUMMARY_FILE = "quarantine.csv", "summary.json"
 CONTACT_SHEET_IMAGES, CONTACT_SHEET_PAIRS = 60, 50
+Row = tuple[str, str, str]  # name, split, class
 COPY_COLUMNS = ("file", "split", "class", "same_as", "same_as_split", "same_as_class")
 
 
@@ -72,9 +73,10 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
     # Training images come first, so a copy of a training image in another split is listed under that split.
     ordered = {split: splits[split] for split in sorted(splits, key=lambda split: split != training)}
     sizes = {split: len(index) for split, index in splits.items() if split != training}
-    copies = _write_duplicates(path_of(DUPLICATES_FILE), ordered)
+    rows = _describe_rows(ordered)
+    copies = _write_duplicates(path_of(DUPLICATES_FILE), ordered, rows)
     schema.add_duplicates(anomalies, copies, sizes)
-    near_copies = _write_near_duplicates(path_of, ordered)
+    near_copies = _write_near_duplicates(path_of, ordered, rows)
     schema.add_duplicates(anomalies, near_copies, sizes, near=True)
     with atomic_write(path_of(STATISTICS_FILE)) as file:
         file.write(statistics.SerializeToString(deterministic=True))
@@ -150,20 +152,20 @@ def _write_contact_sheet(path: str, tiles: list[tuple[Index, str]], group: int =
         os.remove(path)
 
 
-def _write_duplicates(path: str, splits: dict[str, Index]) -> dict[str, int]:
+def _write_duplicates(path: str, splits: dict[str, Index], rows: list[Row]) -> dict[str, int]:
     """Writes duplicates.csv, one line per image that equals an earlier image; returns counts of these duplicates."""
-    rows, first = _describe_rows(splits), find_first_copies(*splits.values()).tolist()
+    first = find_first_copies(*splits.values()).tolist()
     lines = [(*rows[row], *rows[same]) for row, same in enumerate(first) if row != same]
     write_csv(path, COPY_COLUMNS, lines)
     return _count_copies(lines)
 
 
-def _write_near_duplicates(path_of: Callable[[str], str], splits: dict[str, Index]) -> dict[str, int]:
+def _write_near_duplicates(path_of: Callable[[str], str], splits: dict[str, Index], rows: list[Row]) -> dict[str, int]:
     """Writes near_duplicates.csv, one line per pair, and near_duplicates.png; returns counts of the later images.
 
     Pairs across splits come first, then those of two classes.
     """
-    near, rows = find_near_duplicates(*splits.values()), _describe_rows(splits)
+    near = find_near_duplicates(*splits.values())
     if near.note:
         logging.warning("near duplicates%s", near.note)
     lines = {
@@ -182,8 +184,7 @@ def _write_near_duplicates(path_of: Callable[[str], str], splits: dict[str, Inde
     return _count_copies(list(lines.values()))
 
 
-def _describe_rows(splits: dict[str, Index]) -> list[tuple[str, str, str]]:
-    """(name, split, class) of each row."""
+def _describe_rows(splits: dict[str, Index]) -> list[Row]:
     return [
         (name, split, index.features.classes[label])
         for split, index in splits.items()
