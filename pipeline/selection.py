@@ -78,9 +78,10 @@ def _find_copies(train: Index, held_out: dict[str, Index]) -> dict[int, Drop]:
 
 
 def _find_exact_copies(first: list[int], labels: list[int], names: list[str], start: int) -> dict[int, Drop]:
-    """Rows from `start` on that equal an earlier row, or a row with another label; `first` is of `find_first_copies`."""
+    """Rows from `start` on that equal an earlier row or a row of another label; `first` is of `find_first_copies`."""
     dropped: dict[int, Drop] = {}
-    equal_rows: dict[int, list[int]] = collections.defaultdict(list)  # {first row: all later ones that equal it}
+    # {first row: it and all later ones that equal it, from `start` on}
+    equal_rows: dict[int, list[int]] = collections.defaultdict(list)
     for row, same in enumerate(first[start:], start):
         equal_rows[same].append(row)
     for same, rows in equal_rows.items():
