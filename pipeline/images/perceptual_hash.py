@@ -41,8 +41,13 @@ def shrink_to_gray(image: tf.Tensor) -> tf.Tensor:
 
     Pictures that are stretched to another shape become the same.
     """
-    small = tf.raw_ops.ResizeArea(images=image[None], size=[SIDE, SIDE])
-    return tf.reshape(tf.matmul(tf.reshape(small, [SIDE * SIDE, 3]), LUMA), [SIDE, SIDE])
+    return batch_shrink_to_gray(image[None])[0]
+
+
+def batch_shrink_to_gray(images: tf.Tensor) -> tf.Tensor:
+    """`shrink_to_gray` of images of one size, uint8 [n, height, width, 3], as float32 [n, SIDE, SIDE]."""
+    small = tf.raw_ops.ResizeArea(images=images, size=[SIDE, SIDE])
+    return tf.reshape(tf.matmul(tf.reshape(small, [-1, 3]), LUMA), [-1, SIDE, SIDE])
 
 
 def hash_pictures(gray: np.ndarray) -> np.ndarray:

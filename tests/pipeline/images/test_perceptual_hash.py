@@ -14,6 +14,7 @@ from evenkeel.pipeline.images import perceptual_hash
 from evenkeel.pipeline.images.decode import decode_whole
 from evenkeel.pipeline.images.exif import turn_upright
 from evenkeel.pipeline.images.perceptual_hash import (
+    batch_shrink_to_gray,
     hamming_distances,
     hash_pictures,
     mirror_hashes,
@@ -48,6 +49,12 @@ def test_gray_levels_are_averages_of_areas(size: tuple[int, int]) -> None:
     assert shrink_to_gray(tf.constant(image)).numpy() == pytest.approx(expected, abs=1e-3)
     in_graph = tf.data.Dataset.from_tensors(image).map(shrink_to_gray)
     assert next(iter(in_graph)).numpy() == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_batch_is_shrunk_as_its_images_are() -> None:
+    batch = np.random.default_rng(0).integers(0, 256, (3, 20, 45, 3), np.uint8)
+    expected = np.stack([expected_gray(image) for image in batch])
+    assert batch_shrink_to_gray(tf.constant(batch)).numpy() == pytest.approx(expected, abs=1e-3)
 
 
 def test_bits_are_the_signs_of_the_lowest_frequencies() -> None:
