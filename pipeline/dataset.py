@@ -17,12 +17,16 @@ from evenkeel.pipeline import selection
 from evenkeel.pipeline.config import DataConfig, PrepareConfig
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.split_rows import tfds_splits
 from evenkeel.pipeline.index.storage import open_index
 from evenkeel.pipeline.jpeg.seek_index import open_seek_index
 from evenkeel.pipeline.prepare import prepare
 from evenkeel.pipeline.reading.reader import use_memory_map
 from evenkeel.pipeline.sources import resolve
-from evenkeel.pipeline.sources.cache_dir import cache_dir
+from evenkeel.pipeline.sources.cache_dir import cache_dir, cache_errors
+from evenkeel.pipeline.sources.cache_entries import remove_superseded, use_entry
+from evenkeel.pipeline.sources.folder_store import OpenedFolder, open_folder, real_path
+from evenkeel.pipeline.sources.image_folder import list_folder
 from evenkeel.pipeline.splits import find_held_out, select_splits
 from evenkeel.pipeline.system import file_lock
 
@@ -69,21 +73,21 @@ def load_dataset(config: DataConfig) -> Dataset:
       UsageError: the source or a split cannot be used, the data set has fewer than two classes, or too many images are
         corrupt.
     """
-    builder = resolve.resolve(prepare_storage_tier(config))
-    index = open_index(builder, cache_dir(), config.max_pixels, config.background)
+    index, source_splits, directory = open_source(prepare_storage_tier(config))
     if config.entries and use_memory_map(config, index):
-        index = open_seek_index(index, str(builder.data_dir), cache_dir())
+        with cache_errors():
+            index = open_seek_index(index, directory, cache_dir())
     elif config.entries:
         logging.warning(
             "data.entries has no effect: %s is streamed, so its JPEGs are read whole; copy it to a local disk",
             config.source,
         )
-    splits = select_splits(index, builder, config)
+    splits = select_splits(index, source_splits, config)
     split_names = {"train": splits.train_name, "validation": splits.validation_name}
     rows = {use: _check_corrupt(getattr(splits, use), name, config) for use, name in split_names.items()}
     dropped: dict[str, int] = {}
     if config.drop:
-        held_out = find_held_out(index, builder, splits)
+        held_out = find_held_out(index, source_splits, splits)
         rows["train"], dropped = _drop_rows(rows["train"], held_out, index, config)
     _check_classes(rows["train"])
     train = rows["train"].kept_rows
@@ -105,6 +109,21 @@ def load_dataset(config: DataConfig) -> Dataset:
     )
 
 
+def open_source(config: DataConfig) -> OpenedFolder:
+    """The index of all images of `config.source`, its splits, and the directory of its shards.
+
+    Raises:
+      UsageError: the source cannot be used, or the cache cannot be written to.
+    """
+    with resolve.convert_errors(config.source):
+        files = list_folder(config.source)
+    if files:
+        return open_folder(config.source, files, config.max_pixels, config.background)
+    builder = resolve.resolve(config)
+    index = open_index(builder, cache_dir(), config.max_pixels, config.background)
+    return OpenedFolder(index, tfds_splits(builder, index), str(builder.data_dir))
+
+
 def prepare_storage_tier(config: DataConfig) -> DataConfig:
     """Prepares the source, once, in the storage tier that `data.cache` names, below the cache directory.
 
@@ -118,7 +137,8 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
         if config.background != DataConfig.background:
             name += f"-{config.background}"
     output = os.path.join(cache_dir(), "tiers", name)
-    with file_lock.exclusive_lock(output):
+    with cache_errors(), file_lock.exclusive_lock(output):
+        use_entry(output, real_path(config.source))
         if os.path.exists(output):
             return dataclasses.replace(config, source=output)
         prepare_config = PrepareConfig(
@@ -133,6 +153,7 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
             shapes=config.shapes,
         )
         prepare.prepare(prepare_config, output)
+        remove_superseded(output)
     return dataclasses.replace(config, source=output)
 
 

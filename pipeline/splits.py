@@ -1,6 +1,6 @@
 """Training and validation rows of a data set: splits by their usual names, a stratified holdout, k folds, groups.
 
-    splits = select_splits(index, builder, config)
+    splits = select_splits(index, source_splits, config)
     splits.train, splits.validation, splits.validation_name
 
 Which rows are held out depends on the names of the images, not on their order or on other classes.
@@ -13,7 +13,6 @@ import dataclasses
 import hashlib
 import os
 import re
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -21,6 +20,7 @@ from absl import logging
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.split_rows import SplitRows
 from evenkeel.pipeline.sources.split_names import TEST, VALIDATION, find_split, split_role
 
 
@@ -39,8 +39,8 @@ class Splits:
     validation_name: str
 
 
-def select_splits(index: Index, builder: Any, config: DataConfig) -> Splits:
-    """The splits that `config` asks for.
+def select_splits(index: Index, splits: SplitRows, config: DataConfig) -> Splits:
+    """The splits that `config` asks for, of all `splits` of the data set.
 
     Without `data.validation_split` and `data.fold`, validation is the split named validation, val, valid, dev or eval;
     else the split named test; else a part of each class of the training split.
@@ -48,9 +48,9 @@ def select_splits(index: Index, builder: Any, config: DataConfig) -> Splits:
     Raises:
       UsageError: a split does not exist or is empty, too few images for a holdout, or a group in both splits.
     """
-    names = list(builder.info.splits)
+    names = list(splits.rows)
     train_name = resolve_split(config.train_split, names)
-    train = index.split(builder, train_name)
+    train = index.take(splits.select(train_name))
     if config.fold:
         fold, folds = map(int, config.fold.split("/"))
         held_out = find_fold(train, fold, folds, find_groups(train, config.group))
@@ -66,23 +66,23 @@ def select_splits(index: Index, builder: Any, config: DataConfig) -> Splits:
             " accuracy is too good for an estimate of new images",
             validation_name,
         )
-    validation = index.split(builder, validation_name)
+    validation = index.take(splits.select(validation_name))
     if config.group:
         _check_groups(train, validation, config.group)
     return Splits(train, validation, train_name, validation_name)
 
 
-def find_held_out(index: Index, builder: Any, splits: Splits) -> dict[str, Index]:
+def find_held_out(index: Index, source_splits: SplitRows, splits: Splits) -> dict[str, Index]:
     """The rows that a model is not trained on, by name: `validation`, and other splits for validation or test.
 
-    `index` holds all rows of the data set. Rows of the two `splits` are not repeated.
+    `index` holds all rows of the data set, `source_splits` its splits. Rows of the two `splits` are not repeated.
     """
     held_out = {"validation": splits.validation}
     used = np.concatenate([_record_numbers(splits.train), _record_numbers(splits.validation)])
     for role in (VALIDATION, TEST):
-        name = find_split(role, list(builder.info.splits))
-        if name and builder.info.splits[name].num_examples:
-            rows = index.split(builder, name)
+        name = find_split(role, list(source_splits.rows))
+        if name and len(source_splits.rows[name]):
+            rows = index.take(source_splits.rows[name])
             rows = rows.take(~np.isin(_record_numbers(rows), used))
             if len(rows):
                 held_out[f"split {name}"] = rows

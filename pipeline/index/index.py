@@ -1,17 +1,15 @@
 """The index of a data set: a table with one row per image (shard, offset, length, label, size, pixel sums, ...).
 
-train = index.split(builder, "train[:90%]").kept_rows
+train = index.take(splits.select("train[:90%]")).kept_rows
 mean, std = train.channel_statistics(channels=3)
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
-from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images.exif import FIRST_TURNED, UPRIGHT
 from evenkeel.pipeline.index.features import Features
 
@@ -144,30 +142,6 @@ class Index:
         faults = {record: reason for record, reason in self.faults.items() if record not in records}
         columns = {**self.columns, "keep": keep | dropped, "dropped": np.zeros_like(dropped)}
         return dataclasses.replace(self, columns=columns, faults=faults)
-
-    def split(self, builder: Any, split: str) -> Index:
-        """The rows of a TFDS split: `train`, `train[:90%]`, `train+test`.
-
-        Raises:
-          UsageError: the split does not exist or is empty.
-        """
-        try:
-            instructions = builder.info.splits[split].file_instructions
-        except (KeyError, ValueError, AssertionError) as error:
-            known = ", ".join(f"{name} ({info.num_examples})" for name, info in builder.info.splits.items())
-            raise UsageError(
-                f"split {split!r} does not exist in {builder.info.full_name}, which has {known};"
-                " a part of a split is written train[:90%]."
-            ) from error
-        shard_of = {path: number for number, path in enumerate(self.shards)}
-        rows = []
-        for instruction in instructions:
-            position = self.columns["record"] - instruction.skip
-            in_shard = self.columns["shard"] == shard_of[str(instruction.filename)]
-            rows.append(np.flatnonzero(in_shard & (position >= 0) & (position < instruction.take)))
-        if not sum(map(len, rows)):
-            raise UsageError(f"split {split!r} of {builder.info.full_name} is empty: choose a larger part.")
-        return self.take(np.concatenate(rows))
 
     def channel_statistics(self, channels: int) -> tuple[list[float], list[float]]:
         """Mean and standard deviation per channel over all pixels of the rows, in units of 0..255.

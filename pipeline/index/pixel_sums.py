@@ -29,18 +29,28 @@ def pixel_sums(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Te
         the inner pixels of the luma y.
       fingerprint: int64, FarmHash64 of the pixels; equal images have equal fingerprints.
     """
-    size = tf.shape(image)[:2]
-    height, width = size[0], size[1]
-    rows = tf.clip_by_value(STRIP_PIXELS // tf.maximum(width, 1), 1, MAX_STRIP_ROWS)
+    size, sums, squares, laplacian, fingerprint = batch_pixel_sums(image[None])
+    return size[0], sums[0], squares[0], laplacian[0], fingerprint[0]
+
+
+def batch_pixel_sums(images: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`pixel_sums` of several images of equal size, uint8 [n, height, width, 3]: each result has n in front.
+
+    Of 64 images of 32 pixels, an image takes 23 us of CPU; by itself it takes 170 us.
+    """
+    shape = tf.shape(images)
+    count, height, width = shape[0], shape[1], shape[2]
+    rows = tf.clip_by_value(STRIP_PIXELS // tf.maximum(count * width, 1), 1, MAX_STRIP_ROWS)
 
     def add_strip(
         y: tf.Tensor, colours: tf.Tensor, luminance: tf.Tensor, laplacian: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         first = tf.maximum(y - 1, 0)  # the Laplacian needs one more row above and below
-        strip = image[first : y + rows + 1]
+        strip = images[:, first : y + rows + 1]
         gray = tf.cast(luma(strip), tf.int32)
-        edges = 4 * gray[1:-1, 1:-1] - gray[:-2, 1:-1] - gray[2:, 1:-1] - gray[1:-1, :-2] - gray[1:-1, 2:]
-        inner = lambda pixels: pixels[y - first :][:rows]  # noqa: E731
+        edges = 4 * gray[:, 1:-1, 1:-1]
+        edges -= gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
+        inner = lambda pixels: pixels[:, y - first :][:, :rows]  # noqa: E731
         return (
             y + rows,
             colours + _sums(tf.cast(inner(strip), tf.int32), 3),
@@ -48,16 +58,21 @@ def pixel_sums(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Te
             laplacian + _sums(edges, 1),
         )
 
-    start = (0, *(tf.zeros([2, channels], tf.int64) for channels in (3, 1, 1)))
-    _, *pixel_totals, laplacian = tf.while_loop(lambda y, *_: y < height, add_strip, start, parallel_iterations=1)
-    sums, squares = tf.unstack(tf.concat(pixel_totals, axis=1))
-    fingerprint = tf.raw_ops.Fingerprint(data=tf.reshape(image, [1, -1]), method="farmhash64")
-    return size, sums, squares, laplacian[:, 0], tf.bitcast(fingerprint[0], tf.int64)
+    start = (0, *(tf.zeros([2, count, channels], tf.int64) for channels in (3, 1, 1)))
+    shapes = (tf.TensorShape([]), *(tf.TensorShape([2, None, channels]) for channels in (3, 1, 1)))
+    _, *pixel_totals, laplacian = tf.while_loop(
+        lambda y, *_: y < height, add_strip, start, shape_invariants=shapes, parallel_iterations=1
+    )
+    sums, squares = tf.unstack(tf.concat(pixel_totals, axis=2))
+    fingerprint = tf.raw_ops.Fingerprint(data=tf.reshape(images, [count, -1]), method="farmhash64")
+    sizes = tf.tile(shape[None, 1:3], [count, 1])
+    return sizes, sums, squares, tf.transpose(laplacian[..., 0]), tf.bitcast(fingerprint, tf.int64)
 
 
 def _sums(values: tf.Tensor, channels: int) -> tf.Tensor:
-    """Sums of `values` (int32 [rows, width, channels]) and of their squares, int64 [2, channels]."""
-    lines = tf.reshape(values, [tf.shape(values)[0], -1])
+    """Sums of `values` (int32 [n, rows, width, channels]) and of their squares, int64 [2, n, channels]."""
+    shape = tf.shape(values)
+    lines = tf.reshape(values, [shape[0], shape[1], shape[2] * shape[3]])
     # Rows are added first, as whole lines, in vector code. This takes 0.73 of the time of summing pixel by pixel.
-    columns = tf.cast(tf.stack([tf.reduce_sum(lines, axis=0), tf.reduce_sum(lines * lines, axis=0)]), tf.int64)
-    return tf.reduce_sum(tf.reshape(columns, [2, -1, channels]), axis=1)
+    columns = tf.cast(tf.stack([tf.reduce_sum(lines, axis=1), tf.reduce_sum(lines * lines, axis=1)]), tf.int64)
+    return tf.reduce_sum(tf.reshape(columns, [2, shape[0], shape[2], channels]), axis=2)

@@ -2,6 +2,7 @@
 
 for offset, data, fault in read_records(path, expected=1000):
     ...
+file.write(frame_record(data))
 
 A record is its length (8 bytes), the checksum of the length (4), the data, and the checksum of the data (4).
 """
@@ -47,6 +48,12 @@ def read_records(path: str, expected: int) -> Iterator[tuple[int, bytes, str]]:
         size = raw.size()
     for _ in range(count, expected):
         yield HEADER_BYTES, b"", f"the shard of {size} bytes is damaged or cut short at byte {offset}: the rest is lost"
+
+
+def frame_record(data: bytes) -> bytes:
+    """The bytes of a record in a TFRecord file."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, masked_crc(length), data, masked_crc(data)))
 
 
 def masked_crc(data: bytes) -> bytes:

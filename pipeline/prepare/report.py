@@ -24,6 +24,7 @@ from evenkeel.pipeline.config import PrepareConfig
 from evenkeel.pipeline.errors import UsageError, require
 from evenkeel.pipeline.index import storage
 from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.split_rows import tfds_splits
 from evenkeel.pipeline.prepare import schema
 from evenkeel.pipeline.prepare.contact_sheet import draw_contact_sheet
 from evenkeel.pipeline.prepare.duplicates import find_first_copies
@@ -62,7 +63,8 @@ def write_reports(config: PrepareConfig, directory: str, prepared: PreparedDatas
     """
     path_of = lambda name: os.path.join(directory, name)  # noqa: E731
     splits = {
-        split: prepared.full_index.split(prepared.builder, split).kept_rows for split in prepared.builder.info.splits
+        split: prepared.full_index.take(rows).kept_rows
+        for split, rows in tfds_splits(prepared.builder, prepared.full_index).rows.items()
     }
     training = "train" if "train" in splits else max(splits, key=lambda split: len(splits[split]))
 

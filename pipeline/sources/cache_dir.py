@@ -1,11 +1,104 @@
-"""The directory for prepared data."""
+"""The directory for prepared data, and the errors of a cache that is full or cannot be written to."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import os
+import stat
+import tempfile
+from collections.abc import Iterator
+
+from absl import logging
+
+from evenkeel.pipeline.errors import UsageError, require
+
+# A disk that is full, a quota, a limit of file sizes; storage that must not be written to; a path that cannot exist.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
 
 
 def cache_dir() -> str:
-    """The cache directory: $EVENKEEL_CACHE, else `evenkeel` in the user's cache directory."""
+    """The cache directory: $EVENKEEL_CACHE, else `evenkeel` in the user's cache directory.
+
+    Where the latter cannot be written to, it is a directory of the user below the system's temporary directory, and a
+    warning says so, once.
+
+    Raises:
+      UsageError: $EVENKEEL_CACHE is a URL, or there is no directory to write to.
+    """
+    chosen = os.environ.get("EVENKEEL_CACHE")
+    if chosen:
+        require(
+            "://" not in chosen,
+            f"EVENKEEL_CACHE ({chosen}) must be a directory of this machine, or mounted: it is written to and locked.",
+        )
+        return chosen
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.environ.get("EVENKEEL_CACHE") or os.path.join(home, "evenkeel")
+    return _writable(os.path.join(home, "evenkeel"))
+
+
+@functools.cache
+def _writable(directory: str) -> str:
+    """`directory`, created if necessary, or the temporary directory."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        return _temporary(directory, error.strerror or str(error))
+    return directory if os.access(directory, os.W_OK | os.X_OK) else _temporary(directory, "no permission")
+
+
+def _temporary(instead_of: str, reason: str) -> str:
+    directory = os.path.join(tempfile.gettempdir(), f"evenkeel-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    status = os.lstat(directory)
+    require(
+        stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077,
+        f"the cache {instead_of} cannot be written to ({reason}), and {directory} is not a directory of yours alone:"
+        " set EVENKEEL_CACHE to a directory that you can write to.",
+    )
+    logging.warning(
+        "the cache %s cannot be written to (%s): %s is used, which may not outlive a restart of the machine; set"
+        " EVENKEEL_CACHE to choose another directory",
+        instead_of,
+        reason,
+        directory,
+    )
+    return directory
+
+
+@contextlib.contextmanager
+def cache_errors() -> Iterator[None]:
+    """Converts errors of writing to the cache, raised inside the block, into a one-line `UsageError`.
+
+    TFDS and TensorFlow wrap the error of the operating system, so its text is searched for too.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        reason = _find_reason(error)
+        if not reason:
+            raise
+        raise UsageError(
+            f"the cache ({cache_dir()}) {reason}: free space or correct its permissions, or set EVENKEEL_CACHE to"
+            " another directory. `evenkeel cache` lists what it holds, and clears it."
+        ) from error
+
+
+def _find_reason(error: BaseException | None) -> str:
+    """Why the cache cannot be written to, if that is what `error` or its causes mean; else an empty string."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return f"is full ({error.strerror})"
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            return f"cannot be written to ({error.strerror})"
+        if type(error).__module__.startswith("tensorflow"):
+            for code in (*FULL, *UNWRITABLE):
+                if os.strerror(code) in str(error):
+                    return _find_reason(OSError(code, os.strerror(code)))
+        error = error.__cause__ or error.__context__
+    return ""

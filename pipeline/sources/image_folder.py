@@ -1,48 +1,25 @@
 """Folders of images, CLASS/... or SPLIT/CLASS/..., at any depth below the class.
 
 files = scan_folder("/data/pets")    # {"train": {"train/cat/1.jpg": "cat", ...}, "validation": {...}}
-builder = open_folder("/data/pets")
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from absl import logging
 
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.images.convert import needs_conversion, to_png
 from evenkeel.pipeline.images.file_type import IMAGE_SUFFIXES, OTHER_SUFFIXES, SNIFFED_BYTES, file_type
-from evenkeel.pipeline.sources.cache_dir import cache_dir
 from evenkeel.pipeline.sources.fingerprint import fingerprint_files, read_file
-from evenkeel.pipeline.sources.prepare_once import prepare_once
 from evenkeel.pipeline.sources.split_names import TRAIN, split_role
 from evenkeel.pipeline.system.printable import printable
 
 FolderFiles = dict[str, dict[str, str]]  # {split: {path relative to the folder: class}}
 MAX_LISTED = 3  # names in a message
-
-
-def open_folder(root: str, max_pixels: int) -> Any:
-    """The TFDS builder of a folder of images; the images are copied once into TFRecords in the cache directory.
-
-    Images that TensorFlow cannot decode become PNG, if they have at most `max_pixels` pixels.
-    """
-    files = scan_folder(root)
-    builder = ImageFolders(
-        root=root,
-        files=files,
-        max_pixels=max_pixels,
-        data_dir=os.path.join(cache_dir(), "folders", folder_fingerprint(root, files)),
-    )
-    prepare_once(builder)
-    return tfds.builder_from_directory(str(builder.data_dir))
 
 
 def list_folder(source: str) -> FolderFiles | None:
@@ -193,39 +170,3 @@ def _log_ignored(root: str, what: str, reason: str, names: list[str]) -> None:
     if names:
         shown = ", ".join(map(printable, names[:MAX_LISTED]))
         logging.warning("%d %s of %s are ignored, because %s: %s", len(names), what, root, reason, shown)
-
-
-class ImageFolders(tfds.core.GeneratorBasedBuilder):
-    """A TFDS builder that stores image files in TFRecord shards, unchanged if TensorFlow decodes them."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    name = "folder"
-    pkg_dir_path = None
-
-    def __init__(self, *, root: str, files: FolderFiles, max_pixels: int, **kwargs) -> None:
-        self._root, self._files, self._max_pixels = root, files, max_pixels
-        super().__init__(**kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            "image": tfds.features.Image(),
-            "label": tfds.features.ClassLabel(names=class_names(self._files)),
-            "filename": tfds.features.Text(),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"Images of {self._root}",
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {split: self._generate_examples(split) for split in self._files}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        for path, label in self._files[split].items():
-            name, contents = printable(path), read_file(os.path.join(self._root, path))
-            if needs_conversion(contents):
-                with contextlib.suppress(ValueError):  # the index, which reads the file again, reports the reason
-                    contents = to_png(contents, self._max_pixels)
-            yield name, {"image": contents, "label": label, "filename": name}

@@ -1,6 +1,6 @@
-"""Resolves `data.source`: a name, a TFDS directory or a folder of images becomes a TFDS builder, prepared.
+"""Resolves `data.source`: a name or a TFDS directory becomes a TFDS builder, prepared. See folder_store for folders.
 
-builder = resolve(DataConfig(source="/data/pets"))
+builder = resolve(DataConfig(source="tfds:cifar10"))
 builder.info.splits
 """
 
@@ -18,14 +18,15 @@ from google.protobuf.json_format import ParseError
 
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.sources.cache_dir import cache_dir
+from evenkeel.pipeline.sources.cache_dir import cache_dir, cache_errors
+from evenkeel.pipeline.sources.cache_entries import use_entry
 from evenkeel.pipeline.sources.fingerprint import fingerprint_files
-from evenkeel.pipeline.sources.image_folder import folder_fingerprint, list_folder, open_folder
+from evenkeel.pipeline.sources.image_folder import folder_fingerprint, list_folder
 from evenkeel.pipeline.sources.prepare_once import prepare_once
 
 
 def resolve(config: DataConfig) -> Any:
-    """The TFDS builder of `config.source`, downloaded or prepared if necessary.
+    """The TFDS builder of `config.source`, which is no folder of images, downloaded or prepared if necessary.
 
     Raises:
       UsageError: the source does not exist, cannot be prepared, or contains no images.
@@ -36,7 +37,10 @@ def resolve(config: DataConfig) -> Any:
     if source == "shapes":
         from evenkeel.pipeline.sources import shapes
 
-        return tfds.builder_from_directory(shapes.prepare(config.shapes, cache_dir()))
+        with cache_errors():
+            directory = shapes.prepare(config.shapes, cache_dir())
+            use_entry(os.path.dirname(directory), source)
+        return tfds.builder_from_directory(directory)
     if source.startswith("tfds:"):
         return _open_catalogue(source.removeprefix("tfds:"), config.data_dir)
     if not tf.io.gfile.isdir(source):
@@ -44,9 +48,7 @@ def resolve(config: DataConfig) -> Any:
             f"data.source ({source}) is neither shapes, nor tfds:NAME, nor an existing directory: check the spelling."
         )
     with convert_errors(source):
-        if tf.io.gfile.exists(os.path.join(source, "dataset_info.json")):
-            return tfds.builder_from_directory(source)
-        return open_folder(source, config.max_pixels)
+        return tfds.builder_from_directory(source)
 
 
 def source_fingerprint(config: DataConfig) -> str:

@@ -1,7 +1,9 @@
-"""A lock that lets one process at a time work on a directory.
+"""Locks between processes: one that lets a single process work on a directory, and one that says a file is in use.
 
 with exclusive_lock("/data/pets-256"):
     ...    # other processes wait at their `with` until this block ends
+hold_shared("/cache/pets.used")     # until this process ends
+is_held("/cache/pets.used")         # True
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import os
 from collections.abc import Iterator
 
 from absl import logging
+
+_held: dict[str, int] = {}  # {path: descriptor} of the files that this process holds
 
 
 @contextlib.contextmanager
@@ -37,3 +41,27 @@ def exclusive_lock(directory: str) -> Iterator[None]:
                 "%s cannot be locked (%s): do not prepare it in another process at the same time", directory, error
             )
         yield
+
+
+def hold_shared(path: str) -> None:
+    """Marks a local file as in use until this process ends, however it ends; creates the file if it does not exist.
+
+    Without flock on this storage, nothing is marked.
+    """
+    if path not in _held or not os.path.exists(path) or not os.path.samestat(os.fstat(_held[path]), os.stat(path)):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        _held[path] = descriptor
+
+
+def is_held(path: str) -> bool:
+    """Whether any process, this one included, holds the file; also if that cannot be found out."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,98 @@
+"""Measures encoded images: decodes each once and sums its pixels, in batches of images of equal size.
+
+measured = measure_images(contents, headers, WHITE)
+measured.columns["sums"][0], measured.decoded[0]
+
+In a batch, an image of 32 pixels takes 70 us of CPU; alone in a tf.data map, 400 us.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from evenkeel.pipeline.images.decode import LIBJPEG_OPTIONS, Color, decode_whole
+from evenkeel.pipeline.images.header import JPEG, Header
+from evenkeel.pipeline.index.index import COLUMNS
+from evenkeel.pipeline.index.pixel_sums import batch_pixel_sums
+
+MEASURED_COLUMNS = ("sums", "squares", "laplacian", "fingerprint")  # the results of pixel_sums after the size
+BATCH_PIXELS = 1 << 18  # decoded together, at 40 bytes each; a larger image is decoded alone
+
+
+class MeasuredImages(NamedTuple):
+    """Measurements of n images.
+
+    Attributes:
+      decoded: bool [n], whether the image can be decoded.
+      columns: {name of an index column: array [n, ...]} of height, width and the results of `pixel_sums`; zeros for
+        images that cannot be decoded.
+    """
+
+    decoded: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+def measure_images(contents: Sequence[bytes], headers: Sequence[Header], background: Color) -> MeasuredImages:
+    """Decodes encoded images, with `background` behind transparent pixels, and measures them. Threads may share it.
+
+    `headers` are those of the images; images with equal headers are decoded together.
+    """
+    columns = {
+        name: np.zeros((len(contents), *COLUMNS[name][1]), COLUMNS[name][0])
+        for name in ("height", "width", *MEASURED_COLUMNS)
+    }
+    measured = MeasuredImages(np.zeros(len(contents), np.bool_), columns)
+    alike: dict[Any, list[int]] = collections.defaultdict(list)
+    for number, header in enumerate(headers):
+        alike[header.format == JPEG, header.width, header.height].append(number)
+    for (is_jpeg, width, height), numbers in alike.items():
+        measure = _make_measure(is_jpeg, background)
+        step = max(1, BATCH_PIXELS // (width * height))
+        for start in range(0, len(numbers), step):
+            _measure_batch(measure, contents, np.array(numbers[start : start + step]), measured)
+    return measured
+
+
+def _measure_batch(
+    measure: Callable[[Any], tuple[tf.Tensor, ...]],
+    contents: Sequence[bytes],
+    numbers: np.ndarray,
+    measured: MeasuredImages,
+) -> None:
+    """Puts the measurements of the images with these `numbers` into `measured`."""
+    try:
+        sizes, *sums = measure(tf.constant([contents[number] for number in numbers]))
+    except tf.errors.OpError:
+        if len(numbers) > 1:  # one of them cannot be decoded, or is not of the size that its header says
+            for number in numbers:
+                _measure_batch(measure, contents, np.array([number]), measured)
+        return
+    measured.decoded[numbers] = True
+    measured.columns["height"][numbers], measured.columns["width"][numbers] = np.transpose(sizes)
+    for name, values in zip(MEASURED_COLUMNS, sums, strict=True):
+        measured.columns[name][numbers] = values
+
+
+@functools.cache  # a function for each use is traced once
+def _make_measure(is_jpeg: bool, background: Color) -> Callable[[Any], tuple[tf.Tensor, ...]]:
+    def decode(contents: tf.Tensor) -> tf.Tensor:
+        if is_jpeg:
+            return tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)
+        return decode_whole(contents, 3, background)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def measure(contents: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels = tf.TensorSpec([None, None, 3], tf.uint8)
+        return batch_pixel_sums(tf.map_fn(decode, contents, fn_output_signature=pixels))
+
+    def measure_on_cpu(contents: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with tf.device("CPU"):  # decoders run there, and so little work is not worth a copy to a GPU
+            return measure(contents)
+
+    return measure_on_cpu
