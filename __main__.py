@@ -18,6 +18,7 @@ COMMANDS = {
     "profile": "measure the input pipeline stage by stage",
     "augmentations": "draw what augmentations do to the images",
     "launch": "train with several workers on this machine",
+    "cache": "list what the cache of prepared images holds, and clear it",
     "data-service": "run a process of a tf.data service cluster",
 }
 MODULES = {"profile": "profile_pipeline", "augmentations": "show_augmentations", "data-service": "data_service"}

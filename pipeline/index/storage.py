@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import os
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -60,13 +61,9 @@ def open_index(
     if "://" not in directory:
         paths.insert(0, os.path.join(directory, INDEX_FILE))
     for path in paths:
-        if os.path.exists(path):
-            with np.load(path, allow_pickle=False) as arrays:
-                header = json.loads(str(arrays["header"]))
-                if header["state"] == state:
-                    columns = {name: arrays[name] for name in COLUMNS}
-                    faults = {(int(shard), int(record)): reason for shard, record, reason in header["faults"]}
-                    return Index(tuple(lengths), sizes, features, columns, faults)
+        stored = _read_index(path, state)
+        if stored:
+            return Index(tuple(lengths), sizes, features, *stored)
     try:
         columns, faults = build_index(lengths, features, max_pixels, background)
     except tf.errors.OpError as error:
@@ -87,6 +84,23 @@ def open_index(
             "the index of %s cannot be stored, so every start rebuilds it: make its directory writable", directory
         )
     return index
+
+
+def _read_index(path: str, state: dict[str, Any]) -> tuple[dict[str, np.ndarray], dict[tuple[int, int], str]] | None:
+    """The columns and faults of the index stored as `path`; None if there is none, or none that is up to date."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            header = json.loads(str(arrays["header"]))
+            if header["state"] != state:
+                return None
+            columns = {name: arrays[name] for name in COLUMNS}
+            faults = {(int(shard), int(record)): reason for shard, record, reason in header["faults"]}
+            return columns, faults
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        logging.warning("the index %s is damaged (%s): it is built again", path, error)
+        return None
 
 
 def index_state(shards: list[str], directory: str, max_pixels: int, background: str) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from absl import logging
 
 from evenkeel.pipeline.errors import UsageError, require
 
-# A disk that is full, a quota, a limit of file sizes; storage that must not be written to; a path that cannot exist.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
+# A full disk, a quota; a limit of file sizes, storage that must not be written to, a path that cannot exist.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.EEXIST)
 
 
 def cache_dir() -> str:

@@ -14,7 +14,7 @@ import os
 import shutil
 
 from evenkeel.pipeline.sources.cache_dir import cache_dir
-from evenkeel.pipeline.system.file_lock import exclusive_lock, hold_shared, is_held
+from evenkeel.pipeline.system.file_lock import exclusive_lock, hold_shared, is_held, lock_file
 
 # {directory in the cache: kind of its entries}. Nothing else in the cache is listed or removed.
 KINDS = {
@@ -91,6 +91,7 @@ def remove_entry(entry: CacheEntry) -> bool:
             return False
         with exclusive_lock(entry.path):
             os.rename(entry.path, entry.path + REMOVED)  # so that a part of an entry is never taken for the whole
+            os.unlink(lock_file(entry.path))
     path = entry.path.removesuffix(REMOVED) + REMOVED
     if os.path.isdir(path):
         shutil.rmtree(path)
@@ -129,8 +130,7 @@ def _describe(path: str, kind: str) -> CacheEntry:
 
 
 def _is_in_use(path: str) -> bool:
-    directory, name = os.path.split(path)
-    locks = [os.path.join(directory, f".{name}.lock"), os.path.join(path, "lock")]
+    locks = [lock_file(path), os.path.join(path, "lock")]
     locks += glob.glob(os.path.join(glob.escape(path), ".*.lock"))
     return is_used(path) or any(map(is_held, locks))
 

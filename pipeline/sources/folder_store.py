@@ -75,7 +75,7 @@ def open_folder(root: str, files: FolderFiles, max_pixels: int, background: str)
     directory = store_directory(root)
     order = {split: sorted(paths, key=_hash) for split, paths in files.items()}
     paths = list(itertools.chain.from_iterable(order.values()))
-    states = [_state(os.path.join(real_root, path)) for path in paths]
+    states = [_state(f"{real_root}/{path}") for path in paths]
     conditions = conditions_now(max_pixels, background)
     with cache_errors(), exclusive_lock(directory):
         os.makedirs(directory, exist_ok=True)

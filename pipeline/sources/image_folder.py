@@ -84,7 +84,7 @@ def _find_images(root: str) -> tuple[list[str], list[str], list[str]]:
             empty_folders.append(directory)
         for name in names:
             path = f"{directory}/{name}" if directory else name
-            (images if _is_image(os.path.join(root, path)) else other_files).append(path)
+            (images if _is_image(root, path) else other_files).append(path)
     return sorted(images), sorted(other_files), sorted(empty_folders)
 
 
@@ -112,13 +112,13 @@ def _walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
         yield directory, folders, [name for name, is_folder in visible.items() if not is_folder]
 
 
-def _is_image(path: str) -> bool:
+def _is_image(root: str, path: str) -> bool:
     """Whether a file may be an image: by its ending, and by its first bytes if the ending says nothing."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES:
         return suffix in IMAGE_SUFFIXES
     try:
-        return file_type(read_file(path, SNIFFED_BYTES)) != ""
+        return file_type(read_file(os.path.join(root, path), SNIFFED_BYTES)) != ""
     except (OSError, tf.errors.OpError):
         return False
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 from typing import Any
 
 import tensorflow as tf
 
+from evenkeel.pipeline.sources.cache_dir import cache_dir
 from evenkeel.pipeline.system.file_lock import exclusive_lock
 
 
@@ -21,4 +24,9 @@ def prepare_once(builder: Any, **options: Any) -> None:
     # Not builder.is_prepared(), which logs a warning if the directory does not exist.
     if not tf.io.gfile.exists(os.path.join(directory, "dataset_info.json")):
         with exclusive_lock(directory):
+            if directory.startswith(os.path.join(cache_dir(), "")):
+                # TFDS writes into such directories and renames them at the end. No other process writes one here now.
+                parent, name = os.path.split(directory)
+                for leftover in glob.glob(os.path.join(glob.escape(parent), f"incomplete.*_{name}")):
+                    shutil.rmtree(leftover)
             builder.download_and_prepare(file_format="tfrecord", **options)

@@ -28,19 +28,28 @@ def exclusive_lock(directory: str) -> Iterator[None]:
     if "://" in directory:
         yield
         return
+    path = lock_file(directory)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    while True:
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logging.warning("another process is preparing %s: waiting until it ends", directory)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                logging.warning(
+                    "%s cannot be locked (%s): do not prepare it in another process at the same time", directory, error
+                )
+            if _is_file_of(path, lock.fileno()):  # else the process that held the lock has removed the file
+                yield
+                return
+
+
+def lock_file(directory: str) -> str:
+    """The file that `exclusive_lock` locks; a process that holds the lock may remove it."""
     parent, name = os.path.split(directory)
-    os.makedirs(parent, exist_ok=True)
-    with open(os.path.join(parent, f".{name}.lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.warning("another process is preparing %s: waiting until it ends", directory)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:
-            logging.warning(
-                "%s cannot be locked (%s): do not prepare it in another process at the same time", directory, error
-            )
-        yield
+    return os.path.join(parent, f".{name}.lock")
 
 
 def hold_shared(path: str) -> None:
@@ -48,7 +57,7 @@ def hold_shared(path: str) -> None:
 
     Without flock on this storage, nothing is marked.
     """
-    if path not in _held or not os.path.exists(path) or not os.path.samestat(os.fstat(_held[path]), os.stat(path)):
+    if path not in _held or not _is_file_of(path, _held[path]):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -65,3 +74,10 @@ def is_held(path: str) -> bool:
     except OSError:
         return True
     return False
+
+
+def _is_file_of(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

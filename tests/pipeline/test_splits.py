@@ -14,6 +14,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.features import Features
 from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.split_rows import SplitRows, consecutive_splits
 from evenkeel.pipeline.splits import find_fold, find_groups, find_held_out, find_holdout, resolve_split, select_splits
 
 
@@ -29,19 +30,16 @@ def index(names: list[str]) -> Index:
     return Index(("shard",), (1,), Features("image", "label", "filename", tuple(classes)), columns, {})
 
 
-class Builder:
-    """The attributes of a TFDS builder that splits need."""
+def split_rows(**ranges: tuple[int, int]) -> SplitRows:
+    """Splits that hold the rows from one number up to another."""
+    rows = {name: np.arange(first, last) for name, (first, last) in ranges.items()}
+    infos = consecutive_splits("pets", {name: len(numbers) for name, numbers in rows.items()}).infos
+    return SplitRows("pets", infos, rows)
 
-    def __init__(self, *names: str, **rows: tuple[int, int]) -> None:
-        """Each of `names` holds all rows of the shard, and each split in `rows` those from one number up to another."""
-        self.info = self
-        ranges = {**dict.fromkeys(names, (0, 10**6)), **rows}
-        self.full_name, self.splits = "pets/1.0.0", {name: self._split(*ranges[name]) for name in ranges}
 
-    @staticmethod
-    def _split(first: int, last: int) -> type:
-        instruction = type("Instruction", (), {"filename": "shard", "skip": first, "take": last - first})
-        return type("Split", (), {"file_instructions": [instruction], "num_examples": last - first})
+def all_rows(*names: str) -> SplitRows:
+    """Splits with these names; each has all rows."""
+    return split_rows(**dict.fromkeys(names, (0, len(NAMES))))
 
 
 NAMES = [f"{kind}/{number}.png" for kind, count in (("a", 10), ("b", 20), ("c", 30)) for number in range(count)]
@@ -60,16 +58,16 @@ NAMES = [f"{kind}/{number}.png" for kind, count in (("a", 10), ("b", 20), ("c", 
     ],
 )
 def test_the_validation_split_is_that_with_the_usual_name(names: tuple[str, ...], chosen: str) -> None:
-    assert select_splits(index(NAMES), Builder(*names), DataConfig()).validation_name == chosen
+    assert select_splits(index(NAMES), all_rows(*names), DataConfig()).validation_name == chosen
 
 
 def test_only_test_as_validation_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    select_splits(index(NAMES), Builder("train", "test"), DataConfig())
+    select_splits(index(NAMES), all_rows("train", "test"), DataConfig())
     assert [message.split(",")[0] for message in caplog.messages] == [
         "split test serves as validation",
     ]
     caplog.clear()
-    select_splits(index(NAMES), Builder("train", "test"), DataConfig(validation_split="test"))
+    select_splits(index(NAMES), all_rows("train", "test"), DataConfig(validation_split="test"))
     assert caplog.messages == [], "it was asked for"
 
 
@@ -133,21 +131,35 @@ def test_groups_are_never_divided(members: list[tuple[int, int]], folds: int) ->
         assert all(len(side) == 1 for side in sides.values())
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9999)), min_size=1, max_size=60, unique=True),
+    st.floats(0.05, 0.9),
+)
+def test_images_that_are_groups_by_themselves_are_held_out_as_groups_are(
+    images: list[tuple[int, int]], share: float
+) -> None:
+    """Two rows of one name are a group, so a copy of any row in a class of its own turns the short cut off."""
+    rows = index([f"{kind}/{number}.png" for kind, number in images] + ["z/1.png", "z/1.png", "z/2.png"])
+    part = rows.take(np.arange(len(images)))
+    if max(collections.Counter(kind for kind, _ in images).values()) > 1:
+        assert find_holdout(part, share, part.names).tolist() == find_holdout(rows, share, rows.names)[:-3].tolist()
+
+
 def test_folds_have_equal_shares_of_each_class() -> None:
     rows = index(NAMES)
     for fold in range(1, 6):
         held_out = find_fold(rows, fold, 5, rows.names)
         assert np.bincount(rows.columns["label"][held_out]).tolist() == [2, 4, 6]
-    splits = select_splits(rows, Builder("train", "test"), DataConfig(fold="2/5"))
+    splits = select_splits(rows, all_rows("train", "test"), DataConfig(fold="2/5"))
     assert (splits.validation_name, len(splits.train), len(splits.validation)) == ("fold 2/5 of train", 48, 12)
 
 
 def test_a_group_on_both_sides_of_given_splits_is_an_error() -> None:
     config = DataConfig(group="[0-9]+")
     with pytest.raises(UsageError, match=re.escape("data.group ([0-9]+): 30 groups, such as 0, have images in")):
-        select_splits(index(NAMES), Builder("train", "test"), config)
+        select_splits(index(NAMES), all_rows("train", "test"), config)
     with pytest.raises(UsageError, match=r"data\.group \(xyz\) is found in no name, such as a/0\.png"):
-        select_splits(index(NAMES), Builder("train"), DataConfig(group="xyz"))
+        select_splits(index(NAMES), all_rows("train"), DataConfig(group="xyz"))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +189,7 @@ def test_impossible_options_are_one_line(changes: dict, message: str) -> None:
     ],
 )
 def test_other_splits_for_validation_or_test_are_held_out_too(config: DataConfig, held_out: dict[str, int]) -> None:
-    builder = Builder(train=(0, 40), val=(40, 50), test=(50, 60), extra=(0, 0))
+    source_splits = split_rows(train=(0, 40), val=(40, 50), test=(50, 60), extra=(0, 0))
     rows = index(NAMES)
     if "[" in config.train_split:
         builder.splits["train+test[:50%]"] = builder._split(0, 40)
@@ -185,6 +197,6 @@ def test_other_splits_for_validation_or_test_are_held_out_too(config: DataConfig
     if config.train_split == "train+test":
         builder.splits["train+test"] = builder._split(0, 40)
         builder.splits["train+test"].file_instructions += builder._split(50, 60).file_instructions
-    splits = select_splits(rows, builder, config)
-    found = find_held_out(rows, builder, splits)
+    splits = select_splits(rows, source_splits, config)
+    found = find_held_out(rows, source_splits, splits)
     assert {name: len(split) for name, split in found.items()} == held_out

@@ -15,6 +15,7 @@ from PIL import Image
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images import decode
 from evenkeel.pipeline.index.index import Index
+from evenkeel.pipeline.index.split_rows import tfds_splits
 from evenkeel.pipeline.index.storage import open_index
 from tests.pipeline.index.tfds_pictures import (
     prepare_tfds,
@@ -38,7 +39,7 @@ def read_by_tfds(builder: Any, split: str) -> tuple[list[bytes], list[int]]:
 )  # fmt: skip
 def test_a_split_holds_the_rows_that_tfds_reads(builder: Any, whole: Index, split: str) -> None:
     images, labels = read_by_tfds(builder, split)
-    rows = whole.split(builder, split)
+    rows = whole.take(tfds_splits(builder, whole).select(split))
     assert read_images(rows) == images
     assert rows.columns["label"].tolist() == labels
 
@@ -46,7 +47,7 @@ def test_a_split_holds_the_rows_that_tfds_reads(builder: Any, whole: Index, spli
 @pytest.mark.parametrize("split", ["trian", "train[:x]", "train[", "", "train[60:70]", "train[::2]", "train[:200%]"])
 def test_an_unknown_split_is_an_error_that_lists_the_splits(builder: Any, whole: Index, split: str) -> None:
     with pytest.raises(UsageError) as raised:
-        whole.split(builder, split)
+        whole.take(tfds_splits(builder, whole).select(split))
     assert str(raised.value) == (
         f"split {split!r} does not exist in pictures/1.0.0, which has train (50), validation (20);"
         " a part of a split is written train[:90%]."
@@ -55,11 +56,11 @@ def test_an_unknown_split_is_an_error_that_lists_the_splits(builder: Any, whole:
 
 def test_an_empty_split_is_an_error(builder: Any, whole: Index) -> None:
     with pytest.raises(UsageError, match=r"split 'train\[:0%\]' of pictures/1.0.0 is empty: choose a larger part\.$"):
-        whole.split(builder, "train[:0%]")
+        whole.take(tfds_splits(builder, whole).select("train[:0%]"))
 
 
 def test_channel_statistics_equal_those_of_numpy(builder: Any, whole: Index) -> None:
-    rows = whole.split(builder, "train[:30]")
+    rows = whole.take(tfds_splits(builder, whole).select("train[:30]"))
     pixels = [np.asarray(Image.open(io.BytesIO(contents))).reshape(-1, 3) for contents in read_images(rows)]
     mean, std = rows.channel_statistics(channels=3)
     np.testing.assert_allclose(mean, np.concatenate(pixels).mean(axis=0, dtype=np.float64), rtol=1e-9)
@@ -83,5 +84,5 @@ def test_images_of_a_single_colour_have_a_deviation_of_1(tmp_path: pathlib.Path)
 def test_every_image_is_at_the_offset_of_its_row(builder: Any, whole: Index) -> None:
     images, labels = read_by_tfds(builder, "train+validation")
     assert len(images) == len(whole) == 70
-    assert read_images(whole.split(builder, "train+validation")) == images
-    assert whole.split(builder, "train+validation").columns["label"].tolist() == labels
+    assert read_images(whole.take(tfds_splits(builder, whole).select("train+validation"))) == images
+    assert whole.take(tfds_splits(builder, whole).select("train+validation")).columns["label"].tolist() == labels

@@ -1,19 +1,20 @@
-"""Folders of pictures, and the errors that a source causes."""
+"""Folders of pictures, what is read from them, and the errors that a source causes."""
 
 from __future__ import annotations
 
 import io
+import os
 import pathlib
-from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
 from evenkeel.pipeline.config import DataConfig
+from evenkeel.pipeline.dataset import open_source
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.sources.resolve import resolve
+from evenkeel.pipeline.sources.folder_store import OpenedFolder, open_folder
+from evenkeel.pipeline.sources.image_folder import scan_folder
 
 
 def encode_picture(seed: int, file_format: str = "PNG") -> bytes:
@@ -31,11 +32,20 @@ def make_folder(root: pathlib.Path, *paths: str) -> str:
     return str(root)
 
 
-def read_files(builder: Any, split: str) -> dict[str, tuple[bytes, str]]:
-    """{file name: (bytes, class name)} as TFDS reads them."""
-    ds = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    name = builder.info.features["label"].int2str
-    return {e["filename"].decode(): (e["image"], name(e["label"])) for e in ds.as_numpy_iterator()}
+def open_pictures(root: str) -> OpenedFolder:
+    return open_folder(root, scan_folder(root), DataConfig.max_pixels, "white")
+
+
+def read_files(opened: OpenedFolder, split: str) -> dict[str, tuple[bytes, str]]:
+    """{file name: (bytes, class name)} of the images of a split, as the shards hold them."""
+    index = opened.index.take(opened.splits.select(split)).kept_rows
+    columns, found = index.columns, {}
+    for name, shard, offset, length, label in zip(
+        index.names, *(columns[c].tolist() for c in ("shard", "offset", "length", "label")), strict=True
+    ):
+        with open(index.shards[shard], "rb") as file:
+            found[name] = os.pread(file.fileno(), length, offset), index.features.classes[label]
+    return found
 
 
 def png_paths(count: int) -> list[str]:
@@ -45,6 +55,6 @@ def png_paths(count: int) -> list[str]:
 def source_error(source: str) -> str:
     """The one-line message of the error that `source` causes."""
     with pytest.raises(UsageError) as raised:
-        resolve(DataConfig(source=source))
+        open_source(DataConfig(source=source))
     assert "\n" not in str(raised.value)
     return str(raised.value)

@@ -7,31 +7,19 @@ import os
 import pathlib
 
 import pytest
-import tensorflow_datasets as tfds
 
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
-from evenkeel.pipeline.sources.image_folder import FolderFiles, ImageFolders, class_names, scan_folder
-from evenkeel.pipeline.sources.resolve import resolve
+from evenkeel.pipeline.sources.image_folder import FolderFiles, class_names, scan_folder
 from evenkeel.pipeline.system.printable import printable
-from tests.pipeline.sources.folders import encode_picture, make_folder, png_paths, read_files, source_error
-
-
-def test_split_class_image_keeps_its_splits_and_classes(pets: str) -> None:
-    builder = resolve(DataConfig(source=pets))
-    assert {name: info.num_examples for name, info in builder.info.splits.items()} == {"train": 4, "validation": 2}
-    assert builder.info.features["label"].names == ["cat", "dog"]
-    assert builder.info.file_format == tfds.core.FileFormat.TFRECORD
-
-
-def test_files_are_stored_byte_for_byte_with_class_and_name(pets: str) -> None:
-    builder = resolve(DataConfig(source=pets))
-    found = read_files(builder, "train") | read_files(builder, "validation")
-    paths = sorted(pathlib.Path(pets).rglob("*.*"))
-    assert found == {
-        path.relative_to(pets).as_posix(): (path.read_bytes(), path.parent.name) for path in paths if path.is_file()
-    }
-    assert len(found) == 6
+from tests.pipeline.sources.folders import (
+    encode_picture,
+    make_folder,
+    open_pictures,
+    png_paths,
+    read_files,
+    source_error,
+)
 
 
 def split_of(files: FolderFiles) -> dict[str, str]:
@@ -90,25 +78,25 @@ def test_the_contents_of_a_file_decide_not_its_ending(suffix: str, tmp_path: pat
 
 def test_a_class_may_lack_images_in_one_split(tmp_path: pathlib.Path) -> None:
     root = make_folder(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png", "test/cat/2.png")
-    builder = resolve(DataConfig(source=root))
-    assert builder.info.features["label"].names == ["cat", "dog"]
-    assert read_files(builder, "test")["test/cat/2.png"][1] == "cat"
+    opened = open_pictures(root)
+    assert list(opened.index.features.classes) == ["cat", "dog"]
+    assert read_files(opened, "test")["test/cat/2.png"][1] == "cat"
 
 
 def test_classes_are_sorted_by_name_even_if_they_are_numbers(tmp_path: pathlib.Path) -> None:
     root = make_folder(tmp_path / "digits", *(f"train/{digit}/{digit}.png" for digit in (10, 9, 1, 0)))
-    builder = resolve(DataConfig(source=root))
-    assert builder.info.features["label"].names == ["0", "1", "10", "9"]
-    assert {path: kind for path, (_, kind) in read_files(builder, "train").items()} == {
+    opened = open_pictures(root)
+    assert list(opened.index.features.classes) == ["0", "1", "10", "9"]
+    assert {path: kind for path, (_, kind) in read_files(opened, "train").items()} == {
         f"train/{digit}/{digit}.png": str(digit) for digit in (0, 1, 9, 10)
     }
 
 
 def test_names_in_any_language_and_with_spaces_are_kept(tmp_path: pathlib.Path) -> None:
     root = make_folder(tmp_path / "tiere", "train/große katze/ä b.png", "train/犬/1.png")
-    builder = resolve(DataConfig(source=root))
-    assert sorted(read_files(builder, "train")) == ["train/große katze/ä b.png", "train/犬/1.png"]
-    assert builder.info.features["label"].names == ["große katze", "犬"]
+    opened = open_pictures(root)
+    assert sorted(read_files(opened, "train")) == ["train/große katze/ä b.png", "train/犬/1.png"]
+    assert list(opened.index.features.classes) == ["große katze", "犬"]
 
 
 def test_hidden_files_and_folders_are_ignored_without_a_warning(
@@ -189,67 +177,6 @@ def test_a_file_name_that_is_not_utf_8_is_read_and_shown_with_escapes(pets: str)
     pathlib.Path(os.fsdecode(os.fsencode(pets) + b"/train/cat/\xff.jpg")).write_bytes(encode_picture(0, "JPEG"))
     data = load_dataset(DataConfig(source=pets, image_size=8))
     assert "train/cat/\\xff.jpg" in data.train.names
-
-
-def test_one_copy_serves_all_spellings_of_a_path(pets: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(pathlib.Path(pets).parent)
-    name = pathlib.Path(pets).name
-    found = {str(resolve(DataConfig(source=path)).data_dir) for path in (pets, f"{pets}/", name, f"./{name}")}
-    assert len(found) == 1
-
-
-def test_a_replaced_file_of_equal_size_and_time_is_noticed(pets: str) -> None:
-    path = pathlib.Path(pets) / "train/cat/1.bmp"
-    path.write_bytes(encode_picture(0, "BMP"))
-    before, times = resolve(DataConfig(source=pets)), path.stat()
-    path.write_bytes(encode_picture(1, "BMP"))
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert path.stat().st_size == times.st_size
-    after = resolve(DataConfig(source=pets))
-    assert read_files(after, "train")["train/cat/1.bmp"][0] == path.read_bytes()
-    assert read_files(before, "train")["train/cat/1.bmp"][0] != path.read_bytes()
-
-
-def test_an_unchanged_folder_is_prepared_once(pets: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = resolve(DataConfig(source=pets))
-
-    def forbid(*_: object) -> None:
-        raise AssertionError("prepared again")
-
-    monkeypatch.setattr(ImageFolders, "_generate_examples", forbid)
-    assert str(resolve(DataConfig(source=pets)).data_dir) == str(first.data_dir)
-
-
-@pytest.mark.parametrize("change", ["rewritten", "touched", "added", "removed", "renamed"])
-def test_a_changed_folder_is_prepared_anew(pets: str, change: str) -> None:
-    path = pathlib.Path(pets) / "train/cat/1.webp"
-    before = resolve(DataConfig(source=pets))
-    expected = read_files(before, "train")
-    if change == "rewritten":
-        path.write_bytes(encode_picture(99, "WEBP"))
-        os.utime(path, ns=(0, 0))  # as it may have the same length, within the same second
-        expected["train/cat/1.webp"] = (path.read_bytes(), "cat")
-    elif change == "touched":
-        os.utime(path, ns=(0, 0))
-    elif change == "added":
-        make_folder(pathlib.Path(pets), "train/eel/1.jpg")
-        expected["train/eel/1.jpg"] = ((path.parent.parent / "eel/1.jpg").read_bytes(), "eel")
-    elif change == "removed":
-        path.unlink()
-        del expected["train/cat/1.webp"]
-    else:
-        path.rename(path.with_name("2.webp"))
-        expected["train/cat/2.webp"] = expected.pop("train/cat/1.webp")
-    after = resolve(DataConfig(source=pets))
-    assert str(after.data_dir) != str(before.data_dir)
-    assert read_files(after, "train") == expected
-
-
-def test_the_folder_itself_is_not_changed(pets: str, cache: pathlib.Path) -> None:
-    before = sorted(pathlib.Path(pets).rglob("*"))
-    builder = resolve(DataConfig(source=pets))
-    assert sorted(pathlib.Path(pets).rglob("*")) == before
-    assert cache in pathlib.Path(builder.data_dir).parents
 
 
 def test_a_corrupt_image_of_a_folder_is_named_by_its_path(tmp_path: pathlib.Path) -> None:

@@ -116,6 +116,13 @@ def test_a_killed_preparation_starts_anew(tmp_path: pathlib.Path) -> None:
     assert (len(read(directory, "train")), len(read(directory, "validation"))) == (200, 40)
 
 
+def test_what_a_killed_preparation_leaves_in_the_cache_is_removed(cache: pathlib.Path) -> None:
+    assert forked.run(prepare_and_die, str(cache)).returncode == 9
+    assert list(cache.rglob("incomplete.*")), "killed before anything was written: this test tests nothing"
+    shapes.prepare(CLEAN, str(cache))
+    assert list(cache.rglob("incomplete.*")) == []
+
+
 def prepare_and_count(directory: str) -> None:
     """Prints the directory, and how many images this process has rendered."""
     calls, render = [], shapes.render
