@@ -25,13 +25,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
 
-from evenkeel.pipeline.config import DataConfig, ShapesConfig
+from evenkeel.pipeline.config import PrepareConfig, ShapesConfig
 from evenkeel.pipeline.errors import require
-from evenkeel.pipeline.index.features import find_features
-from evenkeel.pipeline.sources import resolve
+from evenkeel.pipeline.prepare.prepare import find_examples
 from evenkeel.pipeline.sources.cache_dir import cache_dir
 
 FORMAT_VERSION = 1  # part of the key of a folder, so folders with an older version are not used
@@ -82,16 +80,9 @@ def write_task_data(task: str, source: str, log: Callable[[str], None] = print) 
 
 def read_images(source: str, kind: str) -> Images:
     """Returns the training images of `source` as they are stored. `kind` is a key of `SHAPES`."""
-    builder = resolve.resolve(DataConfig(source=source, shapes=SHAPES[kind]))
-    features = find_features(builder)
-    split = "train" if "train" in builder.info.splits else next(iter(builder.info.splits))
-    as_stored = {features.image: tfds.decode.SkipDecoding()}
-    examples = list(tfds.as_numpy(builder.as_dataset(split, decoders=as_stored, shuffle_files=False)))
-    return Images(
-        [example[features.image] for example in examples],
-        [int(example[features.label]) for example in examples],
-        {},
-    )
+    examples = find_examples(PrepareConfig(source=source, shapes=SHAPES[kind]))
+    rows = examples.splits.get("train", next(iter(examples.splits.values()))).tolist()
+    return Images([examples.read(row) for row in rows], [int(examples.label[row]) for row in rows], {})
 
 
 def select_usable(images: Images, task: str, source: str) -> Images:

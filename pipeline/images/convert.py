@@ -53,7 +53,8 @@ def _read_with_pillow(contents: bytes, kind: str, max_pixels: int) -> Image.Imag
             opened.load()
             image = ImageOps.exif_transpose(opened)
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot be decoded as an image: it is {describe(contents)} ({error})") from error
+        detail = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise ValueError(f"cannot be decoded as an image: it is {describe(contents)}{detail}") from error
     if image.mode in ("I;16", "I;16B", "I;16L"):
         return Image.fromarray(np.asarray(image).astype(np.uint16))
     if image.mode in ("I", "F"):

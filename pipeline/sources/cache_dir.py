@@ -71,14 +71,9 @@ def _temporary(instead_of: str, reason: str) -> str:
 
 @contextlib.contextmanager
 def cache_errors() -> Iterator[None]:
-    """Converts errors of writing to the cache, raised inside the block, into a one-line `UsageError`.
-
-    TFDS and TensorFlow wrap the error of the operating system, so its text is searched for too.
-    """
+    """Converts errors of writing to the cache, raised inside the block, into a one-line `UsageError`."""
     try:
         yield
-    except UsageError:
-        raise
     except Exception as error:
         reason = _find_reason(error)
         if not reason:
@@ -92,13 +87,22 @@ def cache_errors() -> Iterator[None]:
 def _find_reason(error: BaseException | None) -> str:
     """Why the cache cannot be written to, if that is what `error` or its causes mean; else an empty string."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return f"is full ({error.strerror})"
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            return f"cannot be written to ({error.strerror})"
-        if type(error).__module__.startswith("tensorflow"):
-            for code in (*FULL, *UNWRITABLE):
-                if os.strerror(code) in str(error):
-                    return _find_reason(OSError(code, os.strerror(code)))
+        code = error.errno if isinstance(error, OSError) else _code_in_text(error)
+        if code in FULL:
+            return f"is full ({os.strerror(code)})"
+        if code in UNWRITABLE and (code == errno.EFBIG or _is_in_cache(error)):
+            return f"cannot be written to ({os.strerror(code)})"
         error = error.__cause__ or error.__context__
     return ""
+
+
+def _code_in_text(error: BaseException) -> int | None:
+    """The number of the operating system's error that an error of TensorFlow or TFDS quotes; None if it quotes none."""
+    found = [code for code in (*FULL, *UNWRITABLE) if os.strerror(code) in str(error)]
+    return found[0] if found and not isinstance(error, UsageError) else None
+
+
+def _is_in_cache(error: BaseException) -> bool:
+    """Whether an error is about a path in the cache, or a folder around it, and not about a file of the source."""
+    path = os.fspath(error.filename) if isinstance(error, OSError) and error.filename else ""
+    return cache_dir() in str(error) or (bool(path) and cache_dir().startswith(os.fsdecode(path)))

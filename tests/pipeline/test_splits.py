@@ -191,12 +191,6 @@ def test_impossible_options_are_one_line(changes: dict, message: str) -> None:
 def test_other_splits_for_validation_or_test_are_held_out_too(config: DataConfig, held_out: dict[str, int]) -> None:
     source_splits = split_rows(train=(0, 40), val=(40, 50), test=(50, 60), extra=(0, 0))
     rows = index(NAMES)
-    if "[" in config.train_split:
-        builder.splits["train+test[:50%]"] = builder._split(0, 40)
-        builder.splits["train+test[:50%]"].file_instructions += builder._split(50, 55).file_instructions
-    if config.train_split == "train+test":
-        builder.splits["train+test"] = builder._split(0, 40)
-        builder.splits["train+test"].file_instructions += builder._split(50, 60).file_instructions
     splits = select_splits(rows, source_splits, config)
     found = find_held_out(rows, source_splits, splits)
     assert {name: len(split) for name, split in found.items()} == held_out

@@ -1,6 +1,6 @@
 """Loads images with TFDS: `as_dataset` decodes, then each image is cropped, scaled and flipped; uint8 output.
 
-Reads the same TFDS directory as evenkeel. Small images are cached after decoding, as the performance guide of TFDS
+Reads a TFDS directory of the unchanged files, which `evenkeel prepare` writes. Small images are cached after decoding, as the performance guide of TFDS
 advises. Large images are not cached: by default, TFDS caches only data sets below 250 MB, and real data sets are
 larger, although this sample is not.
 """
@@ -12,14 +12,15 @@ import loading_tf
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from evenkeel.pipeline.config import DataConfig
-from evenkeel.pipeline.sources import resolve
+from evenkeel.pipeline.config import PrepareConfig
+from evenkeel.pipeline.prepare.prepare import prepare as prepare_directory
 
 
 def prepare(threads: int, folder: str):
     work = loading.read_work(folder)
-    prepared = resolve.resolve(DataConfig(str(work.folder / "files")))
-    builder = tfds.builder_from_directory(str(prepared.data_dir))
+    directory = str(work.folder / "tfds")
+    prepare_directory(PrepareConfig(source=str(work.folder / "files"), outliers="keep"), directory)
+    builder = tfds.builder_from_directory(directory)
 
     def augment(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if work.small:

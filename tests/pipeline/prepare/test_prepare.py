@@ -99,6 +99,16 @@ def small_pixels(prepared: tuple[str, Any], tmp_path_factory: pytest.TempPathFac
     return output
 
 
+def test_all_shards_share_one_traced_function(
+    pets: tuple[str, Files], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced, encoder = [], shards.make_encoder
+    monkeypatch.setattr(shards, "make_encoder", lambda *given: traced.append(given) or encoder(*given))
+    shards._make_process.cache_clear()
+    prepare(PrepareConfig(source=pets[0], tier="raw:9", shards=4), str(tmp_path / "pets"))
+    assert len(traced) == 1
+
+
 def read_with_tfds(directory: str, split: str) -> list[dict[str, Any]]:
     """The examples as plain TFDS reads them; encoded images are not decoded."""
     builder = tfds.builder_from_directory(directory)
