@@ -80,8 +80,8 @@ def room_of(module: str) -> str:
 
 def public_modules(room: str) -> list[str]:
     docstring = ast.get_docstring(ast.parse((ROOT / room.replace(".", "/") / "__init__.py").read_text())) or ""
-    (line,) = re.findall(r"^Public modules: (.*)\.$", docstring, re.MULTILINE)
-    return line.split(", ")
+    (names,) = re.findall(r"^Public modules: (.*?)\.$", docstring, re.MULTILINE | re.DOTALL)
+    return re.split(r",\s+", names)
 
 
 def is_room(name: str) -> bool:

@@ -1,8 +1,8 @@
 """Loads images with TFDS: `as_dataset` decodes, then each image is cropped, scaled and flipped; uint8 output.
 
-Reads a TFDS directory of the unchanged files, which `evenkeel prepare` writes. Small images are cached after decoding, as the performance guide of TFDS
-advises. Large images are not cached: by default, TFDS caches only data sets below 250 MB, and real data sets are
-larger, although this sample is not.
+Reads a TFDS directory of the unchanged files, which `evenkeel prepare` writes. Small images are cached after decoding,
+as the performance guide of TFDS advises. Large images are not cached: by default, TFDS caches only data sets below 250
+MB, and real data sets are larger, although this sample is not.
 """
 
 from __future__ import annotations
