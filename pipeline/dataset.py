@@ -25,7 +25,7 @@ from evenkeel.pipeline.reading.reader import use_memory_map
 from evenkeel.pipeline.sources import resolve
 from evenkeel.pipeline.sources.cache_dir import cache_dir, cache_errors
 from evenkeel.pipeline.sources.cache_entries import remove_superseded, use_entry
-from evenkeel.pipeline.sources.folder_store import OpenedFolder, open_folder, real_path
+from evenkeel.pipeline.sources.folder_store import OpenedSource, open_folder, real_path
 from evenkeel.pipeline.sources.image_folder import list_folder
 from evenkeel.pipeline.splits import find_held_out, select_splits
 from evenkeel.pipeline.system import file_lock
@@ -73,16 +73,17 @@ def load_dataset(config: DataConfig) -> Dataset:
       UsageError: the source or a split cannot be used, the data set has fewer than two classes, or too many images are
         corrupt.
     """
-    index, source_splits, directory = open_source(prepare_storage_tier(config))
+    source = open_source(prepare_storage_tier(config))
+    index = source.index
     if config.entries and use_memory_map(config, index):
         with cache_errors():
-            index = open_seek_index(index, directory, cache_dir())
+            index = open_seek_index(index, source.directory, cache_dir())
     elif config.entries:
         logging.warning(
             "data.entries has no effect: %s is streamed, so its JPEGs are read whole; copy it to a local disk",
             config.source,
         )
-    splits = select_splits(index, source_splits, config)
+    splits = select_splits(index, source.splits, config)
     split_names = {"train": splits.train_name, "validation": splits.validation_name}
     rows = {use: _check_corrupt(getattr(splits, use), name, config) for use, name in split_names.items()}
     dropped: dict[str, int] = {}
@@ -109,7 +110,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     )
 
 
-def open_source(config: DataConfig) -> OpenedFolder:
+def open_source(config: DataConfig) -> OpenedSource:
     """The index of all images of `config.source`, its splits, and the directory of its shards.
 
     Raises:
@@ -121,7 +122,7 @@ def open_source(config: DataConfig) -> OpenedFolder:
         return open_folder(config.source, files, config.max_pixels, config.background)
     builder = resolve.resolve(config)
     index = open_index(builder, cache_dir(), config.max_pixels, config.background)
-    return OpenedFolder(index, tfds_splits(builder, index), str(builder.data_dir))
+    return OpenedSource(index, tfds_splits(builder, index), str(builder.data_dir))
 
 
 def prepare_storage_tier(config: DataConfig) -> DataConfig:

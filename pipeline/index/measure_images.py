@@ -43,7 +43,7 @@ def measure_images(contents: Sequence[bytes], headers: Sequence[Header], backgro
 
     `headers` are those of the images; images with equal headers are decoded together.
     """
-    columns = {
+    columns: dict[str, np.ndarray] = {
         name: np.zeros((len(contents), *COLUMNS[name][1]), COLUMNS[name][0])
         for name in ("height", "width", *MEASURED_COLUMNS)
     }

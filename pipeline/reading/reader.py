@@ -175,7 +175,11 @@ def evaluation_reader(
         positions = numbers.map(replica_shard.positions)
         padded = positions.map(lambda p: (tf.where(p < len(index), p, -1), tf.where(p < len(index), p, 0)))
         return padded, byte_source.mapped_source(index)
-    stream = _stream_images(index, parallel_shards=1)
+    if _is_in_stored_order(index):
+        stream = _stream_images(index, parallel_shards=1)
+    else:
+        rows = tf.data.Dataset.range(len(index))
+        stream = tf.data.Dataset.zip(rows, make_record_reader(index)(tf.range(len(index), dtype=tf.int64)))
     padding = stream.take(1).repeat(-len(index) % global_batch_size).map(lambda row, image: (-1 - row, image))
     first = replica_shard.first_replica
     end = first + replica_shard.local_replicas
@@ -185,6 +189,12 @@ def evaluation_reader(
     stream = stream.filter(lambda position, _: (first <= replica_of(position)) & (replica_of(position) < end))
     stream = stream.map(lambda position, element: element)
     return stream.batch(replica_shard.batch_size, drop_remainder=True), byte_source.STREAMED
+
+
+def _is_in_stored_order(index: Index) -> bool:
+    """Whether the rows follow each other in the shards; not so in a folder to which images were added."""
+    shard, record = index.columns["shard"].astype(np.int64), index.columns["record"]
+    return bool(((np.diff(shard) > 0) | ((np.diff(shard) == 0) & (np.diff(record) > 0))).all())
 
 
 def evaluation_steps(index: Index, replica_shard: ReplicaShard) -> int:

@@ -11,11 +11,11 @@ The order of rows is a function of the names of files: it does not depend on the
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import os
 from collections.abc import Generator, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -51,8 +51,9 @@ MAX_SMALL_SHARDS = 16  # of less than a quarter of the usual size; more are writ
 FEATURES = ("image", "label", "filename")  # keys of a tf.Example; the label is not stored
 
 
-class OpenedFolder(NamedTuple):
-    """A folder of images that is ready to be read.
+@dataclasses.dataclass(frozen=True, eq=False)
+class OpenedSource:
+    """A source that is ready to be read.
 
     Attributes:
       index: all rows.
@@ -65,7 +66,7 @@ class OpenedFolder(NamedTuple):
     directory: str
 
 
-def open_folder(root: str, files: FolderFiles, max_pixels: int, background: str) -> OpenedFolder:
+def open_folder(root: str, files: FolderFiles, max_pixels: int, background: str) -> OpenedSource:
     """Opens the store of the folder `root`; `files` is the result of `scan_folder`.
 
     Raises:
@@ -94,7 +95,7 @@ def open_folder(root: str, files: FolderFiles, max_pixels: int, background: str)
             stored = _Stored(shards, paths, states)
     index = _make_index(files, shards, stored, paths)
     splits = consecutive_splits(root, {split: len(names) for split, names in order.items()})
-    return OpenedFolder(index, splits, directory)
+    return OpenedSource(index, splits, directory)
 
 
 def store_directory(root: str) -> str:
@@ -149,26 +150,23 @@ class _Stored:
     """
 
     def __init__(self, shards: list[StoreShard], paths: list[str], states: list[tuple[int, ...]]) -> None:
+        row_of = {path: row for row, path in enumerate(paths)}
+        current = np.array(states, np.int64).reshape(-1, len(UNKNOWN_STATE))
         ends = np.cumsum([len(shard.paths) for shard in shards], dtype=np.int64)
-        place_of: dict[str, int] = {}
-        reason_of: dict[str, tuple[tuple[int, ...], str]] = {}
-        for shard, end in zip(shards, ends.tolist(), strict=True):  # later shards hold the newer files
-            place_of.update(zip(shard.paths, range(end - len(shard.paths), end), strict=True))
-            reason_of.update(shard.rejected)
-        place = np.array([place_of.get(path, -1) for path in paths], np.int64)
-        found = np.flatnonzero(place >= 0)
-        if len(found):
-            stored_states = np.concatenate([shard.states for shard in shards])[place[found]]
-            valid = np.concatenate([shard.valid for shard in shards])[place[found]]
-            place[found[~valid | (stored_states != np.array(states, np.int64)[found]).any(axis=1)]] = -1
-        self.place = place
-        self.shard = np.where(place >= 0, np.searchsorted(ends, place, side="right"), 0)
-        self.record = np.where(place >= 0, place - np.concatenate([[0], ends])[self.shard], 0)
+        self.place = np.full(len(paths), -1, np.int64)
         self.reasons = [""] * len(paths)
-        for row in np.flatnonzero(place < 0).tolist():
-            state, reason = reason_of.get(paths[row], (None, ""))
-            if state in (states[row], UNKNOWN_STATE):
-                self.reasons[row] = reason
+        for shard, end in zip(shards, ends.tolist(), strict=True):
+            rows = np.array([row_of.get(path, -1) for path in shard.paths], np.int64)
+            same = (rows >= 0) & shard.valid
+            same[same] = (current[rows[same]] == shard.states[same]).all(axis=1)
+            self.place[rows[same]] = end - len(rows) + np.flatnonzero(same)
+            for path, (state, reason) in shard.rejected.items():
+                row = row_of.get(path)
+                if row is not None and state in (states[row], UNKNOWN_STATE):
+                    self.reasons[row] = reason
+        stored = self.place >= 0
+        self.shard = np.where(stored, np.searchsorted(ends, self.place, side="right"), 0)
+        self.record = np.where(stored, self.place - np.concatenate([[0], ends])[self.shard], 0)
 
 
 def _remove_wasteful(shards: list[StoreShard], stored: _Stored) -> list[StoreShard]:

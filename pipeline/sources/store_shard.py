@@ -99,7 +99,10 @@ def write_shard(directory: str, number: int, batches: Iterator[ReadBatch], condi
             pixels += batch.pixels
             if len(paths) >= SHARD_IMAGES or start >= SHARD_BYTES:
                 break
-    columns = {name: np.array(values[name], COLUMNS[name][0]).reshape(-1, *COLUMNS[name][1]) for name in STORED_COLUMNS}
+    columns: dict[str, np.ndarray] = {}
+    for name in STORED_COLUMNS:
+        kind, shape = COLUMNS[name]
+        columns[name] = np.array(values[name], kind).reshape(-1, *shape)
     header = {
         "version": FORMAT_VERSION,
         "conditions": conditions,
@@ -108,14 +111,13 @@ def write_shard(directory: str, number: int, batches: Iterator[ReadBatch], condi
     }
     stored_states = np.array(states, np.int64).reshape(-1, 4)
     with atomic_write(_side_path(path)) as file:
-        np.savez(
-            file,
-            header=np.array(json.dumps(header)),
-            paths=np.frombuffer(b"\0".join(map(os.fsencode, paths)), np.uint8),
-            states=stored_states,
-            pixels=np.array(pixels, np.int64),
-            **columns,
-        )  # type: ignore[arg-type]
+        arrays = {
+            "header": np.array(json.dumps(header)),
+            "paths": np.frombuffer(b"\0".join(map(os.fsencode, paths)), np.uint8),
+            "states": stored_states,
+            "pixels": np.array(pixels, np.int64),
+        }
+        np.savez(file, **arrays, **columns)  # type: ignore[arg-type]
     return StoreShard(path, start, paths, stored_states, np.ones(len(paths), np.bool_), columns, rejected)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import open_source
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.sources.folder_store import OpenedFolder, open_folder
+from evenkeel.pipeline.sources.folder_store import OpenedSource, open_folder
 from evenkeel.pipeline.sources.image_folder import scan_folder
 
 
@@ -32,11 +32,11 @@ def make_folder(root: pathlib.Path, *paths: str) -> str:
     return str(root)
 
 
-def open_pictures(root: str) -> OpenedFolder:
+def open_pictures(root: str) -> OpenedSource:
     return open_folder(root, scan_folder(root), DataConfig.max_pixels, "white")
 
 
-def read_files(opened: OpenedFolder, split: str) -> dict[str, tuple[bytes, str]]:
+def read_files(opened: OpenedSource, split: str) -> dict[str, tuple[bytes, str]]:
     """{file name: (bytes, class name)} of the images of a split, as the shards hold them."""
     index = opened.index.take(opened.splits.select(split)).kept_rows
     columns, found = index.columns, {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -23,7 +24,7 @@ from evenkeel.pipeline.index.index import COLUMNS, Index
 from evenkeel.pipeline.index.measure_images import measure_images
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.sources import folder_store, read_batches, store_shard
-from evenkeel.pipeline.sources.folder_store import OpenedFolder, open_folder, store_directory
+from evenkeel.pipeline.sources.folder_store import OpenedSource, open_folder, store_directory
 from evenkeel.pipeline.sources.image_folder import scan_folder
 from tests import forked
 from tests.pipeline.sources.folders import encode_picture, make_folder, open_pictures, png_paths, read_files
@@ -116,7 +117,7 @@ def same_rows(ours: Index, theirs: Index) -> bool:
     )
 
 
-def same_data(ours: OpenedFolder, theirs: OpenedFolder) -> bool:
+def same_data(ours: OpenedSource, theirs: OpenedSource) -> bool:
     splits = {name: rows.tolist() for name, rows in ours.splits.rows.items()}
     return (
         splits == {name: rows.tolist() for name, rows in theirs.splits.rows.items()}
@@ -126,7 +127,7 @@ def same_data(ours: OpenedFolder, theirs: OpenedFolder) -> bool:
     )
 
 
-def fresh(root: str, number: int, monkeypatch: pytest.MonkeyPatch) -> OpenedFolder:
+def fresh(root: str, number: int, monkeypatch: pytest.MonkeyPatch) -> OpenedSource:
     """The folder opened with an empty cache."""
     with monkeypatch.context() as patch:
         patch.setenv("EVENKEEL_CACHE", f"{root}-cache{number}")
@@ -252,7 +253,7 @@ def test_a_store_of_an_earlier_format_is_written_anew(pets: str, monkeypatch: py
     first = open_pictures(pets)
     monkeypatch.setattr(store_shard, "FORMAT_VERSION", store_shard.FORMAT_VERSION + 1)
     again = open_pictures(pets)
-    assert same_data(first._replace(index=again.index), again)
+    assert same_data(dataclasses.replace(first, index=again.index), again)
     assert not os.path.exists(first.index.shards[0])
 
 
