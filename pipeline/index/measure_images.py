@@ -22,7 +22,7 @@ from evenkeel.pipeline.index.index import COLUMNS
 from evenkeel.pipeline.index.pixel_sums import batch_pixel_sums
 
 MEASURED_COLUMNS = ("sums", "squares", "laplacian", "fingerprint")  # the results of pixel_sums after the size
-BATCH_PIXELS = 1 << 18  # decoded together, at 40 bytes each; a larger image is decoded alone
+BATCH_PIXELS = 1 << 16  # decoded together: 64 images of 32 pixels; a larger image is decoded alone
 
 
 class MeasuredImages(NamedTuple):

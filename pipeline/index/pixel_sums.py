@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from evenkeel.pipeline.images.decode import luma
 
-# An image is summed in strips. A pixel of a strip takes 40 bytes of temporary memory, besides 3 bytes in the image.
-STRIP_PIXELS = 1 << 18
+# An image is summed in strips. A pixel of a strip takes 40 bytes of temporary memory, besides 3 bytes in the image. Of
+# 500 x 400 pixels, strips of this size take 5.0 ms of CPU, strips four times as large 10.7, four times as small 6.8.
+STRIP_PIXELS = 1 << 16
 # A squared Laplacian is at most 1020^2, so int32 holds the sum of so many of them. Sums in int64 throughout would cost
 # twice as much.
 MAX_STRIP_ROWS = 2048
