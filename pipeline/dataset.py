@@ -138,10 +138,14 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
         if config.background != DataConfig.background:
             name += f"-{config.background}"
     output = os.path.join(cache_dir(), "tiers", name)
+    prepared = dataclasses.replace(config, source=output)
+    if os.path.exists(output):  # without the lock, which a cache that is read-only does not have
+        use_entry(output, real_path(config.source))
+        return prepared
     with cache_errors(), file_lock.exclusive_lock(output):
         use_entry(output, real_path(config.source))
         if os.path.exists(output):
-            return dataclasses.replace(config, source=output)
+            return prepared
         prepare_config = PrepareConfig(
             source=config.source,
             data_dir=config.data_dir,
@@ -155,7 +159,7 @@ def prepare_storage_tier(config: DataConfig) -> DataConfig:
         )
         prepare.prepare(prepare_config, output)
         remove_superseded(output)
-    return dataclasses.replace(config, source=output)
+    return prepared
 
 
 def _drop_rows(

@@ -57,16 +57,22 @@ class CacheEntry:
 def use_entry(path: str, source: str) -> None:
     """Marks an entry, which need not exist yet, as used by this process until it ends, and notes its source.
 
+    An entry in a cache that is read-only is used without a mark.
+
     Raises:
-      OSError: the cache cannot be written to.
+      OSError: the cache cannot be written to, and the entry does not exist.
     """
     marker = _marker(path)
-    os.makedirs(os.path.dirname(marker), exist_ok=True)
-    hold_shared(marker)
-    with open(marker, "r+b") as file:  # never replaced by another file: the processes that hold it are known by it
-        file.write(os.fsencode(source))
-        file.truncate()
-    os.utime(marker)
+    try:
+        os.makedirs(os.path.dirname(marker), exist_ok=True)
+        hold_shared(marker)
+        with open(marker, "r+b") as file:  # never replaced by another file: the processes that hold it are known by it
+            file.write(os.fsencode(source))
+            file.truncate()
+        os.utime(marker)
+    except OSError:
+        if not os.path.exists(path):
+            raise
 
 
 def is_used(path: str) -> bool:

@@ -78,24 +78,42 @@ def open_folder(root: str, files: FolderFiles, max_pixels: int, background: str)
     paths = list(itertools.chain.from_iterable(order.values()))
     states = [_state(f"{real_root}/{path}") for path in paths]
     conditions = conditions_now(max_pixels, background)
-    with cache_errors(), exclusive_lock(directory):
+    with cache_errors():
+        try:
+            shards = _update(directory, real_root, paths, states, conditions)
+        except OSError:  # a cache that is read-only serves as long as nothing is missing
+            shards = load_shards(directory, conditions, repair=False)
+            if _Stored(shards, paths, states).missing:
+                raise
+    stored = _Stored(shards, paths, states)
+    index = _make_index(files, shards, stored, paths)
+    splits = consecutive_splits(root, {split: len(names) for split, names in order.items()})
+    return OpenedSource(index, splits, directory)
+
+
+def _update(
+    directory: str, root: str, paths: list[str], states: list[tuple[int, ...]], conditions: Conditions
+) -> list[StoreShard]:
+    """Brings the store up to date and returns its shards.
+
+    Raises:
+      OSError: the cache cannot be written to.
+    """
+    with exclusive_lock(directory):
         os.makedirs(directory, exist_ok=True)
         alone = not is_used(directory)
-        use_entry(directory, real_root)
+        use_entry(directory, root)
         shards = load_shards(directory, conditions)
         stored = _Stored(shards, paths, states)
         if alone:  # another process may still read the shards by their names
             shards = _remove_wasteful(shards, stored)
             stored = _Stored(shards, paths, states)
-        missing = [row for row in range(len(paths)) if stored.place[row] < 0 and not stored.reasons[row]]
+        missing = stored.missing
         if missing:
-            copied_paths, copied_states = [paths[row] for row in missing], [states[row] for row in missing]
-            batches = read_batches(real_root, copied_paths, copied_states, conditions)
+            new_paths, new_states = [paths[row] for row in missing], [states[row] for row in missing]
+            batches = read_batches(root, new_paths, new_states, conditions)
             shards += _copy_files(directory, shards, batches, conditions, len(missing))
-            stored = _Stored(shards, paths, states)
-    index = _make_index(files, shards, stored, paths)
-    splits = consecutive_splits(root, {split: len(names) for split, names in order.items()})
-    return OpenedSource(index, splits, directory)
+    return shards
 
 
 def store_directory(root: str) -> str:
@@ -147,6 +165,7 @@ class _Stored:
       place: int64 [files], row over all shards; -1 if the file is not stored.
       shard, record: int64 [files], the shard and the record in it; 0 if the file is not stored.
       reasons: [files], why a file is not used; empty for others.
+      missing: the files that must be read.
     """
 
     def __init__(self, shards: list[StoreShard], paths: list[str], states: list[tuple[int, ...]]) -> None:
@@ -164,6 +183,7 @@ class _Stored:
                 row = row_of.get(path)
                 if row is not None and state in (states[row], UNKNOWN_STATE):
                     self.reasons[row] = reason
+        self.missing = [row for row in np.flatnonzero(self.place < 0).tolist() if not self.reasons[row]]
         stored = self.place >= 0
         self.shard = np.where(stored, np.searchsorted(ends, self.place, side="right"), 0)
         self.record = np.where(stored, self.place - np.concatenate([[0], ends])[self.shard], 0)

@@ -121,10 +121,10 @@ def write_shard(directory: str, number: int, batches: Iterator[ReadBatch], condi
     return StoreShard(path, start, paths, stored_states, np.ones(len(paths), np.bool_), columns, rejected)
 
 
-def load_shards(directory: str, conditions: Conditions) -> list[StoreShard]:
-    """The finished shards in the order in which they were written; leftovers of killed starts are removed.
+def load_shards(directory: str, conditions: Conditions, repair: bool = True) -> list[StoreShard]:
+    """The finished shards in the order in which they were written.
 
-    The caller holds the lock of the directory.
+    With `repair`, damaged shards and leftovers of killed starts are removed; the caller holds the directory's lock.
     """
     shards = []
     for path in sorted(glob.glob(os.path.join(glob.escape(directory), "*.tfrecord"))):
@@ -135,10 +135,12 @@ def load_shards(directory: str, conditions: Conditions) -> list[StoreShard]:
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             logging.warning("%s in the cache is damaged (%s): its images are read again", path, error)
             shard = None
-        if shard is None:
-            remove_shard(path)
-        else:
+        if shard is not None:
             shards.append(shard)
+        elif repair:
+            remove_shard(path)
+    if not repair:
+        return shards
     sides = {_side_path(shard.path) for shard in shards}
     for pattern in ("*.tmp", "*.npz"):  # half-written files, and side files without a shard
         for path in set(glob.glob(os.path.join(glob.escape(directory), pattern))) - sides:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import itertools
 import os
 import pathlib
 import resource
 import signal
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -358,6 +361,23 @@ def test_an_unwritable_cache_is_one_line_that_names_it(pets: str, monkeypatch: p
     monkeypatch.setenv("EVENKEEL_CACHE", "/dev/null/cache")
     with pytest.raises(UsageError, match=r"^the cache \(/dev/null/cache\) cannot be written to \(Not a directory\)"):
         load_dataset(DataConfig(source=pets))
+
+
+def test_a_cache_that_is_read_only_serves_until_something_is_missing(
+    pets: str, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = open_pictures(pets)
+
+    @contextlib.contextmanager
+    def refuse(directory: str) -> Iterator[None]:
+        raise OSError(errno.EROFS, "Read-only file system", f"{cache}/folders/.lock")
+        yield
+
+    monkeypatch.setattr(folder_store, "exclusive_lock", refuse)
+    assert same_data(open_pictures(pets), expected)
+    make_folder(pathlib.Path(pets), "train/cat/9.png")
+    with pytest.raises(UsageError, match=r"^the cache \(.*\) cannot be written to \(Read-only file system\): free"):
+        open_pictures(pets)
 
 
 def test_statistics_and_training_do_not_depend_on_the_history(pets: str, monkeypatch: pytest.MonkeyPatch) -> None:
