@@ -428,3 +428,23 @@ def decode_and_sum(contents: bytes) -> dict[str, np.ndarray]:
     size, *sums = (value.numpy() for value in pixel_sums(image[..., :3]))
     names = ("height", "width", "sums", "squares", "laplacian", "fingerprint")
     return dict(zip(names, (*size, *sums), strict=True))
+
+
+def test_a_remote_folder_is_copied_once_and_kept_up_to_date(counted: list[str]) -> None:
+    def write(path: str, contents: bytes) -> None:
+        tf.io.gfile.makedirs(os.path.dirname(path))
+        with tf.io.gfile.GFile(path, "wb") as file:
+            file.write(contents)
+
+    root = "ram://pets"
+    for number, name in enumerate(("cat/1.png", "cat/2.png", "dog/1.jpg")):
+        write(f"{root}/{name}", encode_picture(number, "JPEG" if name.endswith("jpg") else "PNG"))
+    opened = open_pictures(root)
+    assert read_files(opened, "train")["cat/2.png"] == (encode_picture(1), "cat")
+    assert len(counted) == 3
+    counted.clear()
+    write(f"{root}/dog/2.png", encode_picture(7))
+    again = open_pictures(root)
+    assert counted == ["2.png"]
+    assert read_files(again, "train")["dog/2.png"] == (encode_picture(7), "dog")
+    assert len(again.index.kept_rows) == 4
