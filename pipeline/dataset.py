@@ -88,7 +88,7 @@ def load_dataset(config: DataConfig) -> Dataset:
     rows = {use: _check_corrupt(getattr(splits, use), name, config) for use, name in split_names.items()}
     dropped: dict[str, int] = {}
     if config.drop:
-        held_out = find_held_out(index, source_splits, splits)
+        held_out = find_held_out(index, source.splits, splits)
         rows["train"], dropped = _drop_rows(rows["train"], held_out, index, config)
     _check_classes(rows["train"])
     train = rows["train"].kept_rows

@@ -23,10 +23,13 @@ import io
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 
 import numpy as np
 from absl import flags
@@ -39,6 +42,7 @@ from evenkeel.pipeline.config import ShapesConfig
 from evenkeel.pipeline.errors import UsageError, require
 
 FLAGS = flags.FLAGS
+BATCH = 128
 CLASSES, DISTINCT = 10, 1000  # the images differ from one of so many rendered ones in a pixel
 UNITS = {"peak_mb": "MB"}  # of other measurements: seconds
 
@@ -46,10 +50,14 @@ flags.DEFINE_string("source", "", "folder of images of one size, CLASS/IMAGE; de
 flags.DEFINE_integer("images", 100_000, "images to make")
 flags.DEFINE_integer("image_size", 32, "side of the images that are made and of those in the batch, in pixels")
 flags.DEFINE_integer("rounds", 3, "samples of each case")
+flags.DEFINE_string("case", "", "measure this one here, on --source, which has a folder train; prints a JSON object")
 flags.DEFINE_string("output", "", "result file to write; without it the numbers are only printed")
 
 
 def main(argv: list[str]) -> int:
+    if FLAGS.case:
+        print(json.dumps(measure_case(FLAGS.case, FLAGS.source, FLAGS.image_size)), flush=True)
+        os._exit(0)  # threads that prefetch would be waited for
     command.require_writable("output", FLAGS.output)
     require(FLAGS.rounds >= 1, f"--rounds ({FLAGS.rounds}) must be at least 1.")
     cases = ["evenkeel", "keras", "tfds"] + ["torchvision"] * bool(importlib.util.find_spec("torchvision"))
@@ -110,13 +118,86 @@ def measure(library: str, root: pathlib.Path, cache: pathlib.Path) -> dict[str, 
 
 
 def run_case(case: str, root: pathlib.Path, cache: pathlib.Path) -> dict[str, float]:
-    """The measurements of `first_start_case`, in a process of its own."""
-    line = [sys.executable, "-m", "benchmarks.speed.first_start_case", case, str(root), str(FLAGS.image_size)]
+    """The result of `measure_case` in a process of its own."""
+    line = [sys.executable, "-m", "benchmarks.speed.first_start", f"--case={case}", f"--source={root}"]
+    line.append(f"--image_size={FLAGS.image_size}")
     environment = {**os.environ, "EVENKEEL_CACHE": str(cache)}
     done = subprocess.run(line, cwd=results.ROOT, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise UsageError(f"{' '.join(line)} ended with exit code {done.returncode}: {done.stderr[-300:].strip()}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_case(case: str, root: str, size: int) -> dict[str, float]:
+    """CPU and wall time from after the imports until a batch is read, and the largest memory of this process."""
+    read = CASES[case](root, size)
+    cpu, wall = cpu_seconds(), time.monotonic()
+    read()
+    measured = {"cpu_seconds": cpu_seconds() - cpu, "wall_seconds": time.monotonic() - wall}
+    return measured | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def open_with_evenkeel(root: str, size: int, cache: str = "none") -> Callable[[], object]:
+    import tensorflow_datasets  # noqa: F401
+
+    from evenkeel.pipeline.build import training_batches
+    from evenkeel.pipeline.config import DataConfig
+    from evenkeel.pipeline.dataset import load_dataset
+    from evenkeel.pipeline.index.replica_shard import ReplicaShard
+
+    config = DataConfig(source=root, image_size=size, batch_size=BATCH, cache=cache)
+    return lambda: next(iter(training_batches(load_dataset(config), config, 0, ReplicaShard(BATCH))))
+
+
+def open_with_evenkeel_and_cache(root: str, size: int) -> Callable[[], object]:
+    return open_with_evenkeel(root, size, "auto")
+
+
+def open_with_keras(root: str, size: int) -> Callable[[], object]:
+    import tf_keras as keras
+
+    read = keras.utils.image_dataset_from_directory
+    return lambda: next(iter(read(f"{root}/train", image_size=(size, size), batch_size=BATCH)))
+
+
+def open_with_tfds(root: str, size: int) -> Callable[[], object]:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    def resize(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.image.resize(image, [size, size]), label
+
+    def read() -> object:
+        ds = tfds.folder_dataset.ImageFolder(root).as_dataset("train", as_supervised=True, shuffle_files=True)
+        return next(iter(ds.map(resize, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH)))
+
+    return read
+
+
+def open_with_torchvision(root: str, size: int) -> Callable[[], object]:
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    def read() -> object:
+        transform = transforms.Compose([transforms.Resize((size, size)), transforms.ToTensor()])
+        return next(iter(DataLoader(datasets.ImageFolder(f"{root}/train", transform), BATCH, shuffle=True)))
+
+    return read
+
+
+CASES: dict[str, Callable[[str, int], Callable[[], object]]] = {
+    "evenkeel": open_with_evenkeel,
+    "evenkeel_cached": open_with_evenkeel_and_cache,
+    "keras": open_with_keras,
+    "tfds": open_with_tfds,
+    "torchvision": open_with_torchvision,
+}
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of its children."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 if __name__ == "__main__":

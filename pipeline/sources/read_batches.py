@@ -112,7 +112,10 @@ def _read_batch(
             reason = getattr(error, "strerror", None) or getattr(error, "message", None) or type(error).__name__
             rejected[path] = UNKNOWN_STATE, f"cannot be read: {' '.join(str(reason).split())}"
     background = parse_color("data.background", conditions.background)
-    measured = measure_images([file.contents for file in found], [file.header for file in found], background)
+    orientations = [read_orientation(file.contents) for file in found]
+    measured = measure_images(
+        [file.contents for file in found], [file.header for file in found], orientations, background
+    )
     usable = []
     for file, decoded in zip(found, measured.decoded, strict=True):
         if decoded:
@@ -122,7 +125,7 @@ def _read_batch(
     columns = {name: values[measured.decoded] for name, values in measured.columns.items()}
     columns["kind"] = np.array([file.kind for file in usable], np.int8)
     columns["format"] = np.array([file.header.format for file in usable], np.int8)
-    columns["orientation"] = np.array([read_orientation(file.contents) for file in usable], np.int8)
+    columns["orientation"] = np.array(orientations, np.int8)[measured.decoded]
     return ReadBatch(
         [file.path for file in usable],
         [file.state for file in usable],

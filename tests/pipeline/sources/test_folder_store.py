@@ -23,6 +23,7 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images.header import read_header
+from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
 from evenkeel.pipeline.index.index import COLUMNS, Index
 from evenkeel.pipeline.index.measure_images import measure_images
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
@@ -413,10 +414,12 @@ def test_measurements_in_batches_equal_those_of_single_images(images: list[tuple
         contents.append(whole if kind != "broken" else whole[: whole.index(b"\xff\xda") + 2])
         expected.append(None if kind == "broken" else decode_and_sum(whole))
     headers = [read_header(each) for each in contents]
-    measured = measure_images(contents, [header for header in headers if header], (255, 255, 255))
+    turns = [1 + seed % 8 for seed in range(len(images))]
+    measured = measure_images(contents, [header for header in headers if header], turns, (255, 255, 255))
     assert measured.decoded.tolist() == [each is not None for each in expected]
     for row, each in enumerate(expected):
         if each is not None:
+            each["perceptual_hash"] = turn_hashes(each["perceptual_hash"][None], np.array(turns[row : row + 1]))[0]
             for name, value in each.items():
                 assert np.array_equal(measured.columns[name][row], value), (images[row], name)
 
@@ -426,8 +429,9 @@ def decode_and_sum(contents: bytes) -> dict[str, np.ndarray]:
     is_jpeg = contents[:2] == b"\xff\xd8"
     image = tf.io.decode_jpeg(contents, **options) if is_jpeg else tf.io.decode_image(contents, expand_animations=False)
     size, *sums = (value.numpy() for value in pixel_sums(image[..., :3]))
-    names = ("height", "width", "sums", "squares", "laplacian", "fingerprint")
-    return dict(zip(names, (*size, *sums), strict=True))
+    words = hash_pictures(shrink_to_gray(image[..., :3]).numpy()[None])[0]
+    names = ("height", "width", "sums", "squares", "laplacian", "fingerprint", "perceptual_hash")
+    return dict(zip(names, (*size, *sums, words), strict=True))
 
 
 def test_a_remote_folder_is_copied_once_and_kept_up_to_date(counted: list[str]) -> None:
