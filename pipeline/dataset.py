@@ -175,7 +175,7 @@ def _drop_rows(
         raise UsageError(
             f"data.drop ({config.drop}) leaves no training image: shorten the drop list, or leave data.drop out."
         )
-    counts = dict(collections.Counter(drop.kind for drop in dropped.values()))
+    counts = dict(sorted(collections.Counter(drop.kind for drop in dropped.values()).items()))
     listed = ": " + ", ".join(f"{count} {kind}" for kind, count in counts.items()) if counts else ""
     logging.warning(
         "%d of %d training images are dropped (data.drop=%s)%s", len(dropped), len(kept), config.drop, listed
