@@ -136,7 +136,7 @@ def _state(path: str) -> tuple[int, ...]:
         state = file_state(path)
     except (OSError, tf.errors.OpError):  # reading it says why
         return UNKNOWN_STATE
-    return (*state, *UNKNOWN_STATE)[: len(UNKNOWN_STATE)]
+    return state if len(state) == len(UNKNOWN_STATE) else (*state, *UNKNOWN_STATE[len(state) :])
 
 
 def _copy_files(

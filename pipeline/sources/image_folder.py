@@ -114,7 +114,8 @@ def _walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def _is_image(root: str, path: str) -> bool:
     """Whether a file may be an image: by its ending, and by its first bytes if the ending says nothing."""
-    suffix = os.path.splitext(path)[1].lower()
+    _, dot, ending = path[path.rfind("/") + 1 :].rpartition(".")  # names that begin with the dot are hidden
+    suffix = f".{ending.lower()}" if dot else ""
     if suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES:
         return suffix in IMAGE_SUFFIXES
     try:
