@@ -130,3 +130,19 @@ def test_a_missing_shard_is_named_in_a_one_line_error(fresh: Any) -> None:
     with pytest.raises(UsageError, match=f"a shard of pictures/1.0.0 cannot be read: .*{re.escape(shard)}") as raised:
         open_index(fresh, "unused")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("contents", [b"", b"no archive", None])
+def test_a_damaged_index_is_built_again(
+    fresh: Any, tmp_path: pathlib.Path, contents: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    built = open_index(fresh, str(tmp_path))
+    path = pathlib.Path(fresh.data_dir) / "evenkeel-index.npz"
+    path.write_bytes(path.read_bytes()[:-500] if contents is None else contents)
+    assert equal_indexes(open_index(fresh, str(tmp_path)), built)
+    (message,) = caplog.messages
+    assert message.startswith(f"the index {path} is damaged (")
+    assert message.endswith("): it is built again")
+    caplog.clear()
+    assert equal_indexes(open_index(fresh, str(tmp_path)), built)
+    assert caplog.messages == []
