@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import typing
+from types import UnionType
 from typing import Any
 
 from evenkeel.pipeline.config import DataConfig
@@ -401,9 +402,9 @@ def from_dict(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
                 raise UsageError(f"{name} ({value!r}) must be a group of options.")
             arguments[key] = from_dict(typing.cast(type, kind), value, name + ".")
         elif isinstance(value, bool) != (kind is bool) or not isinstance(value, (kind, int) if kind is float else kind):
-            raise UsageError(f"{name} ({value!r}) must be of type {kind.__name__}.")
+            raise UsageError(f"{name} ({value!r}) must be of type {getattr(kind, '__name__', kind)}.")
         else:
-            arguments[key] = kind(value)
+            arguments[key] = value if isinstance(kind, UnionType) else kind(value)
     return cls(**arguments)
 
 

@@ -5,8 +5,8 @@
     for images, labels in training_batches(data, config, seed=0, replica_shard=replica_shard): ...             # endless
     for images, labels, weights in evaluation_batches(data.validation, config, replica_shard): ...    # every image once
 
-Images are uint8 [b, size, size, channels]; the first layer of the model normalizes them. A batch of b images is for one
-replica and has a number: batch n of a worker belongs to step n // local_replicas.
+Images are uint8 [b, height, width, channels]; the first layer of the model normalizes them. A batch of b images is for
+one replica and has a number: batch n of a worker belongs to step n // local_replicas.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Stage = Callable[[tf.data.Dataset], tf.data.Dataset]
 def training_batches(
     data: Dataset, config: DataConfig, seed: int, replica_shard: ReplicaShard, start_step: int = 0
 ) -> tf.data.Dataset:
-    """Endless training batches (images uint8 [b, s, s, c], labels int64 [b]), one per local replica and step.
+    """Endless training batches (images uint8 [b, h, w, c], labels int64 [b]), one per local replica and step.
 
         shard = evenkeel.ReplicaShard(config.batch_size)
         for images, labels in evenkeel.training_batches(data, config, seed=0, replica_shard=shard).take(100): ...
@@ -126,7 +126,7 @@ def training_chain(
         plan = make_training_planner(index, config, source, crop_seed, augment_seed, replica_shard)
         stages["plan"] = lambda ds: ds.map(plan)
 
-        # DECODE: payloads and regions -> (numbers, images uint8 [b, s, s, c], labels int64 [b]).
+        # DECODE: payloads and regions -> (numbers, images uint8 [b, h, w, c], labels int64 [b]).
         decode = make_batch_decoder(index, config, source, replica_shard)
         stages["decode"] = lambda ds: ds.map(decode, num_parallel_calls=AUTOTUNE)
         augment = make_batch_augmenter(config, augment_seed, replica_shard)
@@ -145,7 +145,7 @@ def evaluation_batches(index: Index, config: DataConfig, replica_shard: ReplicaS
         shard = evenkeel.ReplicaShard(config.batch_size)
         for images, labels, weights in evenkeel.evaluation_batches(data.validation, config, shard): ...
 
-    Each batch is (images uint8 [b, s, s, c], labels int64 [b], weights float32 [b]). Padding with weight 0 fills up the
+    Each batch is (images uint8 [b, h, w, c], labels int64 [b], weights float32 [b]). Padding with weight 0 fills up the
     last global batch; there are ceil(rows / global batch size) steps.
     """
     ds, source = reader.evaluation_reader(config, index, replica_shard)

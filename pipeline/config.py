@@ -104,6 +104,7 @@ class AugmentConfig:
             )
 
 
+VIEWS = ("center", "stretch", "pad")
 READERS = ("auto", "mapped", "streaming")
 SHARDINGS = ("dynamic", "static", "off")
 
@@ -132,7 +133,14 @@ class DataConfig:
         "regular expression for image names, such as '(patient[0-9]+)_': images in which it finds the same text are"
         " never divided between training and validation",
     )
-    image_size: int = option(32, "side of the square images that the model sees, in pixels")
+    image_size: int | str = option(
+        32, "size of the images that the model sees, in pixels: the side of a square, or HEIGHTxWIDTH such as 224x160"
+    )
+    view: str = option(
+        "center",
+        "what evaluation, and training without random resized crops, show of an image whose proportions differ from"
+        " image_size: center (cut the rest off) | stretch | pad (with data.background)",
+    )
     background: str = option("white", "colour behind transparent pixels: white, black, gray or R,G,B")
     channels: int = option(3, "3 for colour, 1 for grayscale; images are converted")
     batch_size: int = option(128, "global batch size, over all replicas")
@@ -144,7 +152,7 @@ class DataConfig:
         "training images to drop: outliers, duplicates (copies of each other or of validation or test images, also"
         " scaled, re-encoded or mirrored ones), a file of image names, or several of them, comma-separated",
     )
-    eval_crop: float = option(1.0, "evaluation crops the central square; its side is this fraction of the shorter side")
+    eval_crop: float = option(1.0, "evaluation crops this fraction of both sides of the view, around its center")
     normalize: bool = option(True, "subtract the training split's channel mean, divide by its standard deviation")
     standardize: bool = option(
         False,
@@ -189,7 +197,8 @@ class DataConfig:
         require(0 < self.holdout < 1, f"data.holdout ({self.holdout}) is a share: it must lie in (0, 1), such as 0.1.")
         _check_fold(self.fold)
         _check_group(self.group)
-        require(self.image_size >= 1, f"data.image_size ({self.image_size}) must be at least 1 pixel.")
+        object.__setattr__(self, "image_size", _parse_image_size(self.image_size))
+        one_of("data.view", self.view, VIEWS)
         parse_color("data.background", self.background)
         require(self.channels in (1, 3), f"data.channels ({self.channels}) must be 1 (grayscale) or 3 (colour).")
         require(self.batch_size >= 1, f"data.batch_size ({self.batch_size}) must be at least 1.")
@@ -232,7 +241,7 @@ class DataConfig:
         require(self.threads >= 0, f"data.threads ({self.threads}) must not be negative; 0 is one per core.")
         require(self.ram_budget_mb >= 16, f"data.ram_budget_mb ({self.ram_budget_mb}) must be at least 16.")
         require(
-            self.augment.pad_crop < self.image_size,
+            self.augment.pad_crop < min(self.image_shape),
             f"data.augment.pad_crop ({self.augment.pad_crop}) must be smaller than data.image_size"
             f" ({self.image_size}): a reflected border cannot be wider than the image.",
         )
@@ -243,6 +252,33 @@ class DataConfig:
                 f"data.augment.{name} ({value}) needs colour, but data.channels is {self.channels}: set"
                 f" data.augment.{name} to 0, or data.channels to 3.",
             )
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of the images that the model sees, in pixels."""
+        height, _, width = str(self.image_size).partition("x")
+        return int(height), int(width or height)
+
+    @property
+    def image_height(self) -> int:
+        return self.image_shape[0]
+
+    @property
+    def image_width(self) -> int:
+        return self.image_shape[1]
+
+
+def _parse_image_size(size: int | str) -> int | str:
+    """The side of a square as a number, other sizes as HEIGHTxWIDTH."""
+    match = re.fullmatch(r"0*([1-9][0-9]*)(?:x0*([1-9][0-9]*))?", str(size))
+    require(
+        match is not None,
+        f"data.image_size ({size}) must be at least 1 pixel: give the side of a square, such as 224, or HEIGHTxWIDTH,"
+        " such as 224x160.",
+    )
+    assert match is not None
+    height, width = match[1], match[2] or match[1]
+    return int(height) if height == width else f"{height}x{width}"
 
 
 COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "gray": (128, 128, 128)}

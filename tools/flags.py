@@ -12,6 +12,7 @@ import dataclasses
 import json
 import typing
 from collections.abc import Callable, Iterator
+from types import UnionType
 from typing import Any
 
 from absl import flags
@@ -31,7 +32,7 @@ class Option:
 
     Attributes:
       name: its dotted name, which is the flag's name.
-      kind: its type: bool, int, float or str.
+      kind: its type: bool, int, float or str; str for options that take numbers as well.
       default: its default value.
       help: its help text.
     """
@@ -50,7 +51,9 @@ def options(config_class: type, prefix: str = "") -> Iterator[Option]:
         if dataclasses.is_dataclass(kind):
             yield from options(typing.cast(type, kind), name + ".")
         else:
-            yield Option(name, kind, field.default, field.metadata["help"])
+            number_or_text = isinstance(kind, UnionType)
+            default = str(field.default) if number_or_text else field.default
+            yield Option(name, str if number_or_text else kind, default, field.metadata["help"])
 
 
 def define_flags(config_class: type, presets: bool = True) -> None:

@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
 
 
 def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.ndarray]:
-    """Returns {row name: images uint8 [count, s, s, c]}: the first training images, the same images in every row."""
+    """Returns {row name: images uint8 [count, h, w, c]}: the first training images, the same images in every row."""
     from evenkeel.pipeline.build import training_batches
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.index.replica_shard import ReplicaShard
@@ -93,7 +93,7 @@ def augmented_rows(config: DataConfig, seed: int, count: int) -> dict[str, np.nd
     for name, augment in {**ROWS, "as configured": config.augment}.items():
         if config.channels == 1 and (name == "saturation" or name == "hue"):
             continue
-        augment = dataclasses.replace(augment, pad_crop=min(augment.pad_crop, config.image_size - 1))
+        augment = dataclasses.replace(augment, pad_crop=min(augment.pad_crop, min(config.image_shape) - 1))
         changed = dataclasses.replace(config, batch_size=count, augment=augment, cache="none")
         rows[name] = next(iter(training_batches(data, changed, seed, ReplicaShard(count))))[0].numpy()
     return rows
@@ -104,17 +104,17 @@ def draw_grid(rows: dict[str, np.ndarray]) -> np.ndarray:
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    count, side, _, _ = next(iter(rows.values())).shape
-    factor = -(-MIN_TILE_SIDE // side)
-    pitch = side * factor + GAP
-    picture = Image.new("RGB", (LABEL_WIDTH + count * pitch, len(rows) * pitch + GAP), "white")
+    count, height, width, _ = next(iter(rows.values())).shape
+    factor = -(-MIN_TILE_SIDE // min(height, width))
+    pitch, line_pitch = width * factor + GAP, height * factor + GAP
+    picture = Image.new("RGB", (LABEL_WIDTH + count * pitch, len(rows) * line_pitch + GAP), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
     for line, (name, images) in enumerate(rows.items()):
-        top = GAP + line * pitch
-        draw.text((GAP, top + pitch // 2), name, "black", font, anchor="lm")
+        top = GAP + line * line_pitch
+        draw.text((GAP, top + line_pitch // 2), name, "black", font, anchor="lm")
         for column, image in enumerate(images):
-            pixels = np.broadcast_to(image, (side, side, 3))
-            tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((pitch - GAP,) * 2, Image.Resampling.NEAREST)
+            pixels = np.ascontiguousarray(np.broadcast_to(image, (height, width, 3)))
+            tile = Image.fromarray(pixels).resize((width * factor, height * factor), Image.Resampling.NEAREST)
             picture.paste(tile, (LABEL_WIDTH + column * pitch, top))
     return np.asarray(picture)
 

@@ -104,10 +104,12 @@ def build_cases(config: DataConfig, batches: int) -> dict[str, Callable[[], obje
     height, width, kind = (columns[name][list(rows)] for name in ("height", "width", "kind"))
     is_jpeg = kind == JPEG
     # One thread decodes, and all images are read: a prefetch buffer would continue to decode during the next case.
-    files = tf.data.Dataset.from_tensor_slices((list(contents), crop.central_windows(height, width), is_jpeg))
-    size, channels, only = config.image_size, config.channels, bool(is_jpeg[0]) if len(set(is_jpeg)) == 1 else None
+    files = tf.data.Dataset.from_tensor_slices(
+        (list(contents), crop.view_windows(height, width, "center", config.image_shape), is_jpeg)
+    )
+    shape, channels, only = config.image_shape, config.channels, bool(is_jpeg[0]) if len(set(is_jpeg)) == 1 else None
     decoded = files.map(
-        lambda file, window, kind: decode(file, window, kind if only is None else only, size, channels)
+        lambda file, window, kind: decode(file, window, kind if only is None else only, shape, channels)
     ).batch(config.batch_size)
     images = next(iter(decoded))
 

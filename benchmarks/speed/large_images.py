@@ -8,7 +8,7 @@ Images of the source are enlarged to 4000 x 3000 pixels and encoded again. Each 
     fused     decodes only the crop
     scaled    decodes the crop at 1/2, 1/4 or 1/8 of its size if the result is large enough, as in training
 
-All cases use the windows that training would draw, at multiples of 2, 4 or 8 pixels if `scaled` shrinks them.
+All cases use the windows that training would draw.
 `difference` is the mean absolute difference from a crop of the whole image that is scaled down with antialiasing.
 """
 
@@ -67,12 +67,7 @@ def build_cases(source: str, count: int) -> tuple[dict[str, Callable[[], object]
     from evenkeel.pipeline.build import evaluation_batches
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.images import crop
-    from evenkeel.pipeline.images.decode import (
-        LIBJPEG_OPTIONS,
-        decode,
-        decode_downscaled,
-        resize,
-    )
+    from evenkeel.pipeline.images.decode import LIBJPEG_OPTIONS, decode_crop, decode_region
     from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
     config = DataConfig(source=source, image_size=512, batch_size=count, shapes=ShapesConfig(size=512, count=20))
@@ -81,39 +76,36 @@ def build_cases(source: str, count: int) -> tuple[dict[str, Callable[[], object]
     files = [tf.io.encode_jpeg(image, quality=JPEG_QUALITY) for image in large]
     draws = tf.random.stateless_uniform([count, crop.DRAWS_PER_IMAGE], (0, 0))
     windows = crop.random_windows(tf.fill([count], HEIGHT), tf.fill([count], WIDTH), CROP_STRENGTH, draws)
-    regions = crop.decode_regions(
-        windows, tf.fill([count], HEIGHT), tf.fill([count], WIDTH), OUTPUT_SIZE, tf.fill([count], True)
-    )
-    windows = tf.bitwise.left_shift(regions[:, :4], regions[:, 4:])
+    sizes, shape = (tf.fill([count], HEIGHT), tf.fill([count], WIDTH)), [OUTPUT_SIZE, OUTPUT_SIZE]
+    regions, parts = crop.decode_regions(windows, *sizes, tf.constant([shape]))
 
-    def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
+    def interpolate(image: tf.Tensor, antialias: bool = False) -> tf.Tensor:
+        return tf.image.resize(image, shape, antialias=antialias)
+
+    def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
-        return resize(
-            tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width], OUTPUT_SIZE
-        )
+        return tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width]
 
-    def exact(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        y, x, height, width = tf.unstack(window)
-        image = tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width]
-        return tf.image.resize(image, [OUTPUT_SIZE, OUTPUT_SIZE], antialias=True)
+    def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        return interpolate(decode_crop(contents, window, True, 3))
 
-    def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        return decode(contents, window, True, OUTPUT_SIZE, 3)
+    def scaled(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+        return decode_region(contents, region, part, True, shape, 3)
 
-    def scaled(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor) -> tf.Tensor:
-        shrunk = lambda: decode_downscaled(contents, region, OUTPUT_SIZE, 3)  # noqa: E731
-        return tf.cond(region[4] > 0, shrunk, lambda: fused(contents, window, region))
-
-    def data_set(decode_crop: Callable[..., tf.Tensor]) -> tf.data.Dataset:
+    def data_set(decode: Callable[..., tf.Tensor]) -> tf.data.Dataset:
         # There is no prefetching, because a buffer would continue to decode during the next case.
-        return tf.data.Dataset.from_tensor_slices((files, windows, regions)).map(decode_crop)
+        return tf.data.Dataset.from_tensor_slices((files, windows, regions, parts)).map(decode)
 
-    sets = {"whole": data_set(whole), "fused": data_set(fused), "scaled": data_set(scaled)}
+    sets = {
+        "whole": data_set(lambda *row: interpolate(whole(*row))),
+        "fused": data_set(fused),
+        "scaled": data_set(scaled),
+    }
 
     def pixels(ds: tf.data.Dataset) -> np.ndarray:
         return np.stack(list(ds.as_numpy_iterator())).astype(np.float64)
 
-    best = pixels(data_set(exact))
+    best = pixels(data_set(lambda *row: interpolate(whole(*row), antialias=True)))
     errors = {name: float(np.abs(pixels(ds) - best).mean()) for name, ds in sets.items()}
 
     def run(ds: tf.data.Dataset) -> Callable[[], object]:

@@ -125,7 +125,7 @@ def serve(source: str, size: int) -> np.ndarray:
     from evenkeel.pipeline.reading.serving import image_reader
 
     paths = sorted((pathlib.Path(source) / "validation").rglob("*.*"), key=lambda path: path.stem)
-    images, _ = image_reader(size, 3, 1.0, DataConfig.max_pixels)(tf.constant([path.read_bytes() for path in paths]))
+    images, _ = image_reader(DataConfig(image_size=size))(tf.constant([path.read_bytes() for path in paths]))
     return images.numpy()
 
 

@@ -245,7 +245,7 @@ def _propose_augmentation(evidence: RunEvidence) -> Iterator[Intervention]:
     stronger = {
         name: value for name, value in MILD_AUGMENTATION.items() if not getattr(augment, name.rpartition(".")[2])
     }
-    if evidence.config.data.image_size < 16:
+    if min(evidence.config.data.image_shape) < 16:
         stronger.pop("data.augment.pad_crop", None)
     if stronger and _overfits(evidence):
         losses = _recent_median(trace.loss), trace.validation_loss[-1]

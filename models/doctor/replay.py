@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -259,9 +260,9 @@ class ReplayEngine:
     def _create_network(self, config: TrainConfig, data: Dataset) -> keras.Model:
         """Creates a network with the layer names and initial weights that `train` would give it."""
         build_model.configure_process(config)
-        size, channels = config.data.image_size, config.data.channels
+        shape = (*config.data.image_shape, config.data.channels)
         with self.devices.scope(), fresh_layer_names():
-            return factory.create_network(config.model, (size, size, channels), len(data.classes))
+            return factory.create_network(config.model, shape, len(data.classes))
 
     def _batches(self, run: Run) -> Any:
         """Returns an iterator over `run`'s next batches; it stays open while the same run advances."""
@@ -280,7 +281,7 @@ class ReplayEngine:
         rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATION_IMAGES]
         index = data.validation.take(np.sort(rows))
         shard = strategy.replica_shard(self.devices, EVALUATION_BATCH * self.devices.num_replicas_in_sync)
-        fits_in_memory = len(index) * config.image_size**2 * config.channels <= MAX_CACHED_BYTES
+        fits_in_memory = len(index) * math.prod(config.image_shape) * config.channels <= MAX_CACHED_BYTES
 
         def create_batches(_: tf.distribute.InputContext) -> tf.data.Dataset:
             ds = build.evaluation_batches(index, config, shard)

@@ -21,7 +21,7 @@ import tensorflow as tf
 from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.models.evaluation import RestoredRun, restore_run
 from evenkeel.models.export.freeze import freeze
-from evenkeel.pipeline.config import DataConfig, parse_color
+from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError, one_of, require
 from evenkeel.pipeline.reading import serving
 from evenkeel.pipeline.system.atomic_write import write_text
@@ -44,22 +44,16 @@ class ServedModel(tf.Module):
     """The module that is saved; `tensors` and `encoded` are its signatures.
 
     Attributes:
-      tensors: function of uint8 [b, s, s, c], see `_classify_pixels`.
+      tensors: function of uint8 [b, h, w, c], see `_classify_pixels`.
       encoded: function of b strings with the bytes of JPEG, PNG or WebP files, see `_classify_encoded`.
     """
 
     def __init__(self, probabilities: Probabilities, run: RestoredRun) -> None:
-        """`probabilities` is a function of uint8 [b, s, s, c] that returns float32 [b, classes]."""
+        """`probabilities` is a function of uint8 [b, h, w, c] that returns float32 [b, classes]."""
         super().__init__()
         data = run.config.data
         self._probabilities, self._classes = probabilities, tf.constant(run.data.classes)
-        self._decode = serving.image_reader(
-            data.image_size,
-            data.channels,
-            data.eval_crop,
-            data.max_pixels,
-            parse_color("data.background", data.background),
-        )
+        self._decode = serving.image_reader(data)
         self.tensors = tf.function(self._classify_pixels, input_signature=[pixel_spec(data)])
         self.encoded = tf.function(
             self._classify_encoded, input_signature=[tf.TensorSpec([None], tf.string, name="images")]
@@ -162,12 +156,12 @@ def report_write_errors(output: str) -> Iterator[None]:
 
 
 def pixel_spec(data: DataConfig) -> tf.TensorSpec:
-    """The input of a model, uint8 [b, s, s, c]."""
-    return tf.TensorSpec([None, data.image_size, data.image_size, data.channels], tf.uint8, name="images")
+    """The input of a model, uint8 [b, h, w, c]."""
+    return tf.TensorSpec([None, *data.image_shape, data.channels], tf.uint8, name="images")
 
 
 def probability_function(run: RestoredRun) -> Probabilities:
-    """The function of uint8 images [b, s, s, c] that returns probabilities [b, classes].
+    """The function of uint8 images [b, h, w, c] that returns probabilities [b, classes].
 
     They come from a softmax or, if the loss treats each class separately, from a sigmoid.
     """
@@ -178,7 +172,7 @@ def probability_function(run: RestoredRun) -> Probabilities:
 def predict(function: Probabilities, run: RestoredRun, max_images: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns (probabilities float32 [n, classes], labels int [n]) of the first `max_images` validation images, or all.
 
-    `function` returns the probabilities of uint8 images [b, s, s, c].
+    `function` returns the probabilities of uint8 images [b, h, w, c].
     """
     probabilities: list[np.ndarray] = []
     labels: list[np.ndarray] = []

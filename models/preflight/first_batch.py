@@ -8,6 +8,8 @@ The copy runs on one device, whatever the strategy, and in training mode: with d
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
@@ -27,7 +29,7 @@ class FirstBatchPass:
     """One batch through a fresh network, forward and backward.
 
     Attributes:
-      images, labels: the batch, uint8 [b, s, s, c] and int64 [b].
+      images, labels: the batch, uint8 [b, h, w, c] and int64 [b].
       classes: number of classes.
       model: the StableModel around `network`.
       network: the copy; `train_step` changes its weights.
@@ -46,7 +48,7 @@ class FirstBatchPass:
 
     def __init__(self, config: TrainConfig, data: Dataset, images: np.ndarray, labels: np.ndarray) -> None:
         """`images` and `labels` are the run's first batch; only its first 8 to 32 images are used, to save time."""
-        count = min(MAX_IMAGES, max(MIN_IMAGES, MAX_PIXELS // config.data.image_size**2))
+        count = min(MAX_IMAGES, max(MIN_IMAGES, MAX_PIXELS // math.prod(config.data.image_shape)))
         self.images, self.labels = images[:count], labels[:count]
         self.classes = len(data.classes)
         self.model = build_model.wrap_network(config, data)

@@ -76,7 +76,7 @@ def _augmented_accuracy_ratio(data: Dataset, config: DataConfig) -> float:
     """
     if len(data.train) < CHEAP_MODEL_IMAGES:
         return 1.0
-    scale = min(1.0, label_noise.IMAGE_PIXELS / config.image_size)
+    scale = min(1.0, label_noise.IMAGE_PIXELS / min(config.image_shape))
     augment = config.augment
     scaled = dataclasses.replace(augment, pad_crop=round(scale * augment.pad_crop), noise=scale * augment.noise)
     above_chance = []
@@ -100,7 +100,7 @@ def _augmented_accuracy_ratio(data: Dataset, config: DataConfig) -> float:
 def read_first_batch(
     config: TrainConfig, data: Dataset, augment: AugmentConfig | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the run's first `FIRST_BATCH_IMAGES` images, uint8 [n, s, s, c], and labels, int64 [n], in this process.
+    """Reads the run's first `FIRST_BATCH_IMAGES` images, uint8 [n, h, w, c], and labels, int64 [n], in this process.
 
     `augment` replaces the run's own augmentation; it does not change which images are read.
     """
@@ -137,14 +137,14 @@ def destroyed_mask(plain: np.ndarray, augmented: np.ndarray) -> np.ndarray:
 
 
 def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (contrast, detail) of `images`, uint8 [n, s, s, c], in gray levels, float64 [n] each.
+    """Returns (contrast, detail) of `images`, uint8 [n, h, w, c], in gray levels, float64 [n] each.
 
     The part of the contrast that comes from independent noise is subtracted.
     """
     gray = images.astype(np.float64).mean(-1)
-    pool = min(POOL_PIXELS, gray.shape[1])
-    side = gray.shape[1] // pool * pool
-    blocks = gray[:, :side, :side].reshape(len(gray), side // pool, pool, side // pool, pool)
+    pool = min(POOL_PIXELS, *gray.shape[1:])
+    rows, columns = (side // pool for side in gray.shape[1:])
+    blocks = gray[:, : rows * pool, : columns * pool].reshape(len(gray), rows, pool, columns, pool)
     means = blocks.mean((2, 4), keepdims=True)
     detail = np.mean((blocks - means) ** 2, (1, 2, 3, 4))
     contrast = means.var((1, 2, 3, 4)) - detail / max(1, pool**2 - 1)
@@ -180,7 +180,7 @@ def _label_noise(data: Dataset, config: DataConfig) -> label_noise.LabelNoiseEst
 
 
 def sample_images(index: Index, config: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images, uint8 [n, s, s, c], and labels [n] of at most `count` random rows; the same rows in every call."""
+    """Reads images, uint8 [n, h, w, c], and labels [n] of at most `count` random rows; the same rows in every call."""
     rows = np.sort(np.random.default_rng(0).permutation(len(index))[:count])
     shard = ReplicaShard(min(len(rows), 250))
     images, labels = [], []

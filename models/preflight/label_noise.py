@@ -47,7 +47,7 @@ def estimate_label_noise(
     classes: int,
     seed: int = 0,
 ) -> LabelNoiseEstimate:
-    """Estimates label noise from uint8 images [n, s, s, c] and int labels [n] of both splits.
+    """Estimates label noise from uint8 images [n, h, w, c] and int labels [n] of both splits.
 
     Let a share e of the training labels be wrong, spread evenly over the classes. A prediction that is right with
     probability a agrees with the label with probability (1 - e) a + e (1 - a) / (classes - 1). Minus chance, which is

@@ -59,9 +59,9 @@ class RunData:
       normalize: whether `mean` and `std` are of the training images; if not, they are zeros and ones.
       mean, std: one number per channel, in units of 0 to 255, as in `Dataset`.
       standardize: whether each image is normalized by its own mean and deviation instead.
-      image_size: what the model sees, in pixels.
+      image_size: `data.image_size`: what the model sees, in pixels.
       channels: 3 for colour, 1 for gray.
-      eval_crop: share of the shorter side that evaluation shows.
+      view, eval_crop, background: the options of `data` with these names: what evaluation shows of an image.
       train, validation: the splits.
     """
 
@@ -71,9 +71,11 @@ class RunData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     standardize: bool
-    image_size: int
+    image_size: int | str
     channels: int
+    view: str
     eval_crop: float
+    background: str
     train: SplitSummary
     validation: SplitSummary
 
@@ -133,7 +135,9 @@ def describe_data(config: DataConfig, data: Dataset) -> RunData:
         standardize=config.standardize,
         image_size=config.image_size,
         channels=config.channels,
+        view=config.view,
         eval_crop=config.eval_crop,
+        background=config.background,
         train=_summarize(config.train_split, data.train, data.classes),
         validation=_summarize(data.validation_split, data.validation, data.classes),
     )

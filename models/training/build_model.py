@@ -97,8 +97,8 @@ def automatic_steps_per_execution(config: TrainConfig, steps_per_epoch: int) -> 
 
 def wrap_network(config: TrainConfig, data: Dataset) -> StableModel:
     """Creates a model, not compiled, of the normalization of `data` and the network that `config` names."""
-    size, channels = config.data.image_size, config.data.channels
-    network = factory.create_network(config.model, (size, size, channels), len(data.classes))
+    shape = (*config.data.image_shape, config.data.channels)
+    network = factory.create_network(config.model, shape, len(data.classes))
     return StableModel.wrap(network, data.mean, data.std, config.seed, config.data.standardize)
 
 

@@ -1,11 +1,13 @@
 """Decodes images to uint8 pixels; for a JPEG, only the crop is decoded.
 
-image = decode(contents, window, is_jpeg=True, size=32, channels=3)    # inside tf.data, per image
+image = decode_region(contents, region, part, is_jpeg=True, shape=(32, 32), channels=3)    # inside tf.data, per image
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
+
+from evenkeel.pipeline.images.scaling import Shape, average_blocks, scale, scale_part
 
 # libjpeg-turbo has AVX2 code for its accurate DCT, which takes as long as its fast DCT (0.998 and 1.01 times the whole
 # decoding). The fast DCT lowers red by 1.1 gray levels and blue by 1.2. Chroma is repeated, not blended with its
@@ -18,17 +20,52 @@ Color = tuple[int, int, int]  # red, green, blue, 0 to 255
 WHITE = (255, 255, 255)
 
 
+def decode_region(
+    contents: tf.Tensor,
+    region: tf.Tensor,
+    part: tf.Tensor,
+    is_jpeg: bool,
+    shape: Shape,
+    channels: int,
+    background: Color = WHITE,
+) -> tf.Tensor:
+    """Decodes a region of an image and scales a window of it to uint8 [*shape, channels].
+
+    `region` (int32 [5]) and `part` (float32 [4]) are rows of what `crop.decode_regions` returns.
+    """
+    if not is_jpeg:
+        return scale_region(decode_whole(contents, channels, background), region, part, shape)
+
+    def decode_downscaled() -> tf.Tensor:
+        decode_at = lambda ratio: lambda: _decode_crop_jpeg(contents, region[:4], channels, ratio)  # noqa: E731
+        image = tf.switch_case(region[4] - 1, [decode_at(ratio) for ratio in (2, 4, 8)])
+        return scale_part(image, part, shape)
+
+    decode_full_size = lambda: scale(_decode_crop_jpeg(contents, region[:4], channels), shape)  # noqa: E731
+    return tf.cond(region[4] > 0, decode_downscaled, decode_full_size)
+
+
+def scale_region(image: tf.Tensor, region: tf.Tensor, part: tf.Tensor, shape: Shape) -> tf.Tensor:
+    """Scales a window of a whole image, uint8 [h, w, c], as `decode_region` does, to uint8 [*shape, c]."""
+    y, x, height, width = tf.unstack(tf.bitwise.left_shift(region[:4], region[4]))
+    pixels = image[y : y + height, x : x + width]
+    return tf.cond(
+        region[4] > 0,
+        lambda: scale_part(average_blocks(pixels, region[4]), part, shape),
+        lambda: scale(pixels, shape),
+    )
+
+
 def decode(
     contents: tf.Tensor,
     window: tf.Tensor,
     is_jpeg: tf.Tensor | bool,
-    size: int,
+    shape: Shape,
     channels: int,
     background: Color = WHITE,
 ) -> tf.Tensor:
-    """Decodes the `window` of an image as `decode_crop` does and resizes it to uint8 [size, size, channels]."""
-    image = decode_crop(contents, window, is_jpeg, channels, background)
-    return tf.ensure_shape(resize(image, size), [size, size, channels])
+    """Decodes the `window` of an image as `decode_crop` does and scales it to uint8 [*shape, channels]."""
+    return scale(decode_crop(contents, window, is_jpeg, channels, background), shape)
 
 
 def decode_crop(
@@ -65,23 +102,6 @@ def _decode_crop_other(contents: tf.Tensor, window: tf.Tensor, channels: int, ba
     return decode_whole(contents, channels, background)[y : y + height, x : x + width]
 
 
-def decode_downscaled(contents: tf.Tensor, region: tf.Tensor, size: int, channels: int) -> tf.Tensor:
-    """Decodes a region of a JPEG, scaled down by 2, 4 or 8 in the decoder, to uint8 [size, size, channels].
-
-    `region` is one row of `crop.decode_regions` with an exponent above 0. The inverse DCT at a lower resolution
-    averages pixels. The rest of the scaling, by less than 2, also averages pixels. The result is closer to antialiased
-    scaling of the whole image than the result of bilinear interpolation between all pixels, and it costs less.
-    """
-
-    def decode_at(ratio: int) -> tf.Tensor:
-        return _decode_crop_jpeg(contents, region[:4], channels, ratio)
-
-    image = tf.switch_case(region[4] - 1, [lambda ratio=ratio: decode_at(ratio) for ratio in (2, 4, 8)])
-    # ResizeArea costs a quarter of tf.image.resize with antialiasing, and its result is as close.
-    averaged = tf.raw_ops.ResizeArea(images=image[None], size=[size, size])[0]
-    return tf.ensure_shape(tf.cast(averaged + 0.5, tf.uint8), [size, size, channels])
-
-
 def decode_whole(contents: tf.Tensor, channels: int, background: Color = WHITE) -> tf.Tensor:
     """Decodes a whole image to uint8 [height, width, channels].
 
@@ -110,23 +130,6 @@ def _blend(color: tf.Tensor, alpha: tf.Tensor, background: Color) -> tf.Tensor:
     """Pixels, uint8 [h, w, 3], over a background; alpha, uint8 [h, w, 1], is 255 where they are opaque."""
     share = tf.cast(alpha, tf.float32) / 255
     return to_uint8(tf.cast(color, tf.float32) * share + tf.constant(background, tf.float32) * (1 - share))
-
-
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Bilinear resize with half-pixel centres, uint8 [h, w, c] -> uint8 [size, size, c].
-
-    An image that is already of this size is returned unchanged.
-    """
-    shape = tf.shape(image)
-    return tf.cond(
-        (shape[0] == size) & (shape[1] == size), lambda: image, lambda: tf.cast(_bilinear(image, size) + 0.5, tf.uint8)
-    )
-
-
-def _bilinear(image: tf.Tensor, size: int) -> tf.Tensor:
-    # The kernel loads a whole pixel of floats at once, but each channel of bytes by itself: 0.10 ms at 224 pixels, the
-    # cast included, against 0.15 ms. A blend of bytes stays in their range, so adding 0.5 and truncating rounds it.
-    return tf.image.resize(tf.cast(image, tf.float32), [size, size])
 
 
 def luma(image: tf.Tensor) -> tf.Tensor:

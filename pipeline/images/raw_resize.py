@@ -1,6 +1,6 @@
 """Crops, resizes and mirrors a batch of images that lie in memory as pixels, in one pass.
 
-    resize = make_raw_resizer(max_bytes=256 * 341 * 3, size=224, channels=3)
+    resize = make_raw_resizer(max_bytes=256 * 341 * 3, shape=(224, 224), channels=3)
     images = resize(memory, offsets, widths, windows, mirror)
 
 No operation runs per image, and no copy is made: the chain takes 0.15 ms of CPU per image at 224 pixels. Slicing,
@@ -17,22 +17,22 @@ from tensorflow.compiler.tf2xla.python import xla
 WEIGHT_BITS = 8  # bits of a weight, which is an integer, so that a pixel does not depend on how a kernel is compiled
 
 
-def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., tf.Tensor]:
-    """A function that crops and resizes a batch of images to uint8 [b, size, size, channels].
+def make_raw_resizer(max_bytes: int, shape: tuple[int, int], channels: int) -> Callable[..., tf.Tensor]:
+    """A function that crops and resizes a batch of images to uint8 [b, *shape, channels].
 
     Its arguments:
       memory: uint8 [n], the pixels of each image from its offset on, row after row; n is at least `max_bytes`.
       offsets: int64 [b], the first byte of each image.
       widths: int32 [b], pixels in a row of each image.
-      windows: int32 [b, 4], (y, x, height, width) with sides below 2^31 / (512 size).
+      windows: int32 [b, 4], (y, x, height, width) with sides below 2^31 / (512 * side of the target).
       mirror: bool [b], which images are flipped from left to right; None for no flips.
 
     Interpolation is bilinear with half-pixel centres. Weights are rounded to 8 bits, which is within 1.5 levels of the
-    exact blend, and exact if a window is of the target size.
+    exact blend, and exact if a window is of the target shape.
 
     Args:
       max_bytes: size of the largest image in bytes.
-      size: side of the results, in pixels.
+      shape: (height, width) of the results, in pixels.
       channels: number of channels of the images.
     """
 
@@ -69,12 +69,12 @@ def make_raw_resizer(max_bytes: int, size: int, channels: int) -> Callable[..., 
         excess = tf.maximum(offsets + max_bytes - tf.size(memory, tf.int64), 0)
         pixels_before = (excess + channels - 1) // channels
         corner = tf.cast(pixels_before, tf.int32) + y * widths + x
-        above, below, row_weight = _interpolation_indices(height, size)
-        left, right, column_weight = _interpolation_indices(width, size, mirror)
+        above, below, row_weight = _interpolation_indices(height, shape[0])
+        left, right, column_weight = _interpolation_indices(width, shape[1], mirror)
         row_pixels = widths[:, None]
         rows = (corner[:, None] + above * row_pixels, corner[:, None] + below * row_pixels, row_weight)
         images = interpolate(memory, offsets - pixels_before * channels, rows, (left, right, column_weight))
-        return tf.ensure_shape(images, [offsets.shape[0], size, size, channels])
+        return tf.ensure_shape(images, [offsets.shape[0], *shape, channels])
 
     return resize
 

@@ -14,7 +14,8 @@ import tensorflow as tf
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import decode, decode_crop, decode_whole, resize
+from evenkeel.pipeline.images.decode import decode, decode_crop, decode_whole
+from evenkeel.pipeline.images.scaling import scale
 from evenkeel.pipeline.index.index import JPEG, RAW, Index
 from evenkeel.pipeline.prepare.storage_format import shrink_to_side
 from evenkeel.pipeline.profile.chain_timing import with_options
@@ -39,7 +40,7 @@ def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, 
     Both are measured on a sample of the training images, which is re-encoded in memory for the tiers. If the source
     stores pixels, the decoder takes 0 ms and there are no tiers. If its images are small, there are no tiers either.
     """
-    size, channels, strength = config.image_size, config.channels, config.augment.random_resized_crop
+    shape, channels, strength = config.image_shape, config.channels, config.augment.random_resized_crop
     index = sample_rows(data.train, seed)
     count, kinds = len(index), index.columns["kind"]
     if (kinds == RAW).any():
@@ -49,7 +50,7 @@ def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, 
 
     def crop_windows(heights: np.ndarray, widths: np.ndarray) -> tf.Tensor:
         if not strength:
-            return crop.central_windows(tf.constant(heights), tf.constant(widths))
+            return crop.view_windows(tf.constant(heights), tf.constant(widths), "center", shape)
         draws = tf.random.stateless_uniform([count, crop.DRAWS_PER_IMAGE], [seed, 0])
         return crop.random_windows(tf.constant(heights), tf.constant(widths), strength, draws)
 
@@ -64,11 +65,11 @@ def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, 
         jpeg, lambda: decode_crop(contents, window, True, channels=3), lambda: decode_whole(contents, channels=3)
     )
     floor_ms = time_map(decode_bare, files, windows, is_jpeg)
-    side = round(size * SIDE_MARGIN) if strength else size
+    side = round(max(shape) * SIDE_MARGIN) if strength else max(shape)
     if np.median(np.minimum(heights, widths)) <= side:
         return floor_ms, {}
     now_ms = time_map(
-        lambda contents, window, jpeg: decode(contents, window, jpeg, size, channels),
+        lambda contents, window, jpeg: decode(contents, window, jpeg, shape, channels),
         *contents_as_read(index, files, windows),
         is_jpeg,
     )
@@ -76,11 +77,13 @@ def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, 
     shapes = np.array([image.shape for image in images], np.int32)
     windows = crop_windows(shapes[:, 0], shapes[:, 1])
     encoded = [tf.io.encode_jpeg(image, quality=JPEG_QUALITY).numpy() for image in images]
-    jpeg_ms = time_map(lambda contents, window: decode(contents, window, True, size, channels), encoded, windows)
+    jpeg_ms = time_map(lambda contents, window: decode(contents, window, True, shape, channels), encoded, windows)
 
-    def crop_pixels(contents: tf.Tensor, shape: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    def crop_pixels(contents: tf.Tensor, image_shape: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
-        return resize(tf.reshape(tf.io.decode_raw(contents, tf.uint8), shape)[y : y + height, x : x + width], size)
+        return scale(
+            tf.reshape(tf.io.decode_raw(contents, tf.uint8), image_shape)[y : y + height, x : x + width], shape
+        )
 
     raw_ms = time_map(crop_pixels, [image.tobytes() for image in images], shapes, windows)
     return floor_ms, {f"raw:{side}": raw_ms / now_ms, f"jpeg:{side}:{JPEG_QUALITY}": jpeg_ms / now_ms}

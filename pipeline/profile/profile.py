@@ -10,6 +10,7 @@ rate. The lowest limit is the bound, and a change can raise the rate only to the
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -142,7 +143,7 @@ def profile(data: Dataset, config: DataConfig, seed: int = 0, step_ms: float | N
         thread_ms=cpu_ms + wait_ms,
         images_per_second=rate,
         decoder_floor_ms=floor_ms,
-        host_to_device_bytes=config.image_size**2 * config.channels,
+        host_to_device_bytes=math.prod(config.image_shape) * config.channels,
         step_images_per_second=step_rate,
         bound=bound,
         suggestions=tuple(suggestions),

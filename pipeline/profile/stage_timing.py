@@ -9,6 +9,7 @@ The chain is run up to each stage, and each stage is run alone on a batch that t
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +90,7 @@ def time_stages(data: Dataset, config: DataConfig, seed: int) -> tuple[StageTimi
     whole = cumulative[last].cpu
     scale = whole / max(sum(alone_ms.values()), 1e-9)
     autotuned = _autotuned_parameters(build.training_batches(data, config, seed, ReplicaShard(batch)))
-    pixels, encoded = config.image_size**2 * config.channels, float(np.mean(data.train.columns["length"]))
+    pixels, encoded = math.prod(config.image_shape) * config.channels, float(np.mean(data.train.columns["length"]))
 
     def stage_timing(name: str) -> StageTiming:
         cpu_ms, wait_ms = alone_ms[name] * scale, wait if name == "read" else 0.0
@@ -109,12 +110,12 @@ def time_stages(data: Dataset, config: DataConfig, seed: int) -> tuple[StageTimi
 
 
 def _time_fetching(planned: tf.data.Dataset, source: ByteSource | None, config: DataConfig) -> float:
-    """Measures ms of CPU to fetch the bytes of an image, for batches (..., payloads, regions) of the plan stage."""
+    """Measures ms of CPU to fetch the bytes of an image, for batches (..., payloads, crops) of the plan stage."""
     assert source is not None
     options, images = tf_data_options(config), BATCHES_IN_MEMORY * config.batch_size
 
     def time_map(function: Callable[..., Any]) -> float:
-        apply = lambda *row: function(*row[-2:])  # noqa: E731
+        apply = lambda number, row, payload, crop: function(payload, crop["regions"])  # noqa: E731
         chain = lambda n: planned.unbatch().repeat(n).map(apply, num_parallel_calls=tf.data.AUTOTUNE)  # noqa: E731
         return time_per_image(with_options(chain, options), images, images).cpu
 

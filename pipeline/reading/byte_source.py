@@ -34,16 +34,15 @@ class ByteSource:
       plan_reads: (rows int64 [b], regions int32 [b, 5] of `crop.decode_regions`) -> the regions for `read_bytes`.
       read_window: (payload, window int32 [y, x, height, width], image height int32 [], image width int32 []) ->
         uint8 [height, width, channels], for images stored as pixels.
-      locate_pixels: payload -> (memory uint8 [n], offset int64 [] of the first pixel), for images stored as pixels.
-      batched: whether `locate_pixels` also takes payloads [b] and returns offsets [b] in one memory.
+      locate_pixels: payloads [b] -> (memory uint8 [n], offsets int64 [b] of the first pixels), for images stored as
+        pixels; None if they do not lie in one memory.
       channels: channels of the stored pixels.
     """
 
     read_bytes: Callable[..., tf.Tensor]
     plan_reads: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     read_window: ReadWindow
-    locate_pixels: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-    batched: bool
+    locate_pixels: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None
     channels: int
 
 
@@ -84,7 +83,7 @@ def pixel_source(memory: tf.Tensor, offsets: np.ndarray, channels: int) -> ByteS
     def locate_pixels(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return memory, tf.gather(first_bytes, rows)
 
-    return ByteSource(_payload_is_file, _keep_regions, read_window, locate_pixels, batched=True, channels=channels)
+    return ByteSource(_payload_is_file, _keep_regions, read_window, locate_pixels, channels)
 
 
 def _payload_is_file(payload: tf.Tensor, region: tf.Tensor | None = None) -> tf.Tensor:
@@ -103,11 +102,5 @@ def _read_streamed_window(
     return pixels[y : y + height, x : x + width]
 
 
-def _locate_streamed_pixels(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.io.decode_raw(contents, tf.uint8), tf.constant(0, tf.int64)
-
-
 # The source for streamed images: the payload is the image itself.
-STREAMED = ByteSource(
-    _payload_is_file, _keep_regions, _read_streamed_window, _locate_streamed_pixels, batched=False, channels=3
-)
+STREAMED = ByteSource(_payload_is_file, _keep_regions, _read_streamed_window, None, channels=3)

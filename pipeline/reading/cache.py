@@ -94,10 +94,10 @@ def plan_cache(index: Index, config: DataConfig) -> CachePlan | None:
     else:
         by_copying = chain.moves_whole_pixels(augment)
         plan = CachePlan(True, augment.pad_crop if by_copying else 0, by_copying and augment.flip > 0)
-        needed = small_images.size_in_bytes(len(index), config.image_size, config.channels, plan.border, plan.mirror)
+        needed = small_images.size_in_bytes(len(index), config.image_shape, config.channels, plan.border, plan.mirror)
     budget = memory_budget.budget_bytes(config.cache_budget_mb)
     if config.cache == "auto":
-        cacheable = plan.small and config.image_size <= AUTO_MAX_SIDE and needed <= min(budget, AUTO_MAX_BYTES)
+        cacheable = plan.small and max(config.image_shape) <= AUTO_MAX_SIDE and needed <= min(budget, AUTO_MAX_BYTES)
         return plan if cacheable else None
     memory_budget.require_fit(needed, budget, f"{len(index)} decoded images")
     return plan

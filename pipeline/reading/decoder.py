@@ -1,26 +1,28 @@
 """Decoding of a batch: payloads and the regions to decode -> images of the model's size.
 
-plan_regions = make_region_planner(index, config, source)
+plan_crops = make_crop_planner(index, config, source)    # see crop_plan
 decode = make_batch_decoder(index, config, source, replica_shard)
-batch_number, images, labels = decode(batch_numbers, mirrored, rows, payloads, plan_regions(rows, windows))
+batch_numbers, images, labels = decode(batch_numbers, rows, payloads, plan_crops(rows, windows))
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.config import DataConfig, parse_color
-from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import decode, decode_crop, decode_downscaled, luma
-from evenkeel.pipeline.images.exif import stored_windows, turn_upright
+from evenkeel.pipeline.images.decode import decode, decode_crop, decode_region, luma, scale_region
+from evenkeel.pipeline.images.exif import FIRST_TURNED, turn_upright
 from evenkeel.pipeline.images.raw_resize import make_raw_resizer
+from evenkeel.pipeline.images.scaling import AVERAGE_FROM, Shape, place_image, scale
 from evenkeel.pipeline.index.index import JPEG, OTHER, RAW, Index
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading.byte_source import ByteSource
+from evenkeel.pipeline.reading.crop_plan import Crops, largest_ratios, unpad_rows
 from evenkeel.pipeline.system.cpu import cores
 
 
@@ -29,22 +31,21 @@ def make_batch_decoder(
 ) -> Callable[..., tuple[tf.Tensor, ...]]:
     """A function that decodes a batch that `crop_plan` has planned.
 
-    (batch_numbers int64 [b], mirrored bool [b] or None, rows int64 [b], payloads [b], regions [b, 5 or more]) ->
-    (batch_numbers, images uint8 [b, s, s, c], labels int64 [b]); the label of a padding row (below 0) is -1.
+    (batch_numbers int64 [b], rows int64 [b], payloads [b], crops) -> (batch_numbers, images uint8 [b, h, w, c], labels
+    int64 [b]); the label of a padding row (below 0) is -1.
     """
     labels = tf.constant(index.columns["label"])
-    all_raw = source.batched and (index.columns["kind"] == RAW).all()
     decode_images = (
         _make_raw_decoder(index, config, source)
-        if all_raw
+        if _can_interpolate_together(index, config, source)
         else _make_mixed_decoder(index, config, source, images_in_parallel(config, replica_shard))
     )
 
     def decode_batch(
-        batch_numbers: tf.Tensor, mirrored: tf.Tensor | None, rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor
+        batch_numbers: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor, crops: Crops
     ) -> tuple[tf.Tensor, ...]:
         stored_rows = unpad_rows(rows)
-        images = decode_images(stored_rows, payloads, regions, mirrored)
+        images = decode_images(stored_rows, payloads, crops)
         batch_labels = tf.where(rows < 0, tf.constant(-1, tf.int64), tf.gather(labels, stored_rows))
         return batch_numbers, tf.ensure_shape(images, [replica_shard.batch_size, *images.shape[1:]]), batch_labels
 
@@ -59,136 +60,108 @@ def images_in_parallel(config: DataConfig, replica_shard: ReplicaShard) -> int:
     fewer batches are decoded in parallel, and the threads share the images of each batch.
     """
     threads = config.threads or cores()
-    batch_bytes = replica_shard.batch_size * config.image_size**2 * config.channels
+    batch_bytes = replica_shard.batch_size * math.prod(config.image_shape) * config.channels
     batches = min(threads, max(1, (config.ram_budget_mb << 20) // (4 * batch_bytes)))
     return -(-threads // batches)
 
 
-def unpad_rows(rows: tf.Tensor) -> tf.Tensor:
-    """Replaces each padding row -1 - r by the row r that it repeats; other rows stay unchanged."""
-    return tf.where(rows < 0, -1 - rows, rows)
-
-
-def make_region_planner(
-    index: Index, config: DataConfig, source: ByteSource
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A function (rows int64 [b], windows int32 [b, 4]) -> the regions to decode, [b, 5 or more].
-
-    Windows are of upright images, regions of the images as they are stored. The first 5 numbers come from
-    `crop.decode_regions`; `source.plan_reads` may append more.
-    """
-    if not index.is_turned:
-        return _make_stored_region_planner(index, config, source)
-    plan_regions = _make_stored_region_planner(index, config, source)
-    columns = [tf.constant(index.columns[name]) for name in ("orientation", "height", "width")]
-
-    def plan_turned_regions(rows: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
-        return plan_regions(rows, stored_windows(windows, *(tf.gather(column, unpad_rows(rows)) for column in columns)))
-
-    return plan_turned_regions
-
-
-def _make_stored_region_planner(
-    index: Index, config: DataConfig, source: ByteSource
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """`make_region_planner` for windows of the images as they are stored."""
-    if not _can_downscale(index, config.image_size):
-        return lambda rows, windows: source.plan_reads(unpad_rows(rows), tf.pad(windows, [[0, 0], [0, 1]]))
-    heights, widths = (tf.constant(index.columns[name]) for name in ("height", "width"))
-    is_jpeg = tf.constant(index.columns["kind"] == JPEG)
-
-    def plan_regions(rows: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
-        height, width, jpeg = (tf.gather(column, unpad_rows(rows)) for column in (heights, widths, is_jpeg))
-        return source.plan_reads(unpad_rows(rows), crop.decode_regions(windows, height, width, config.image_size, jpeg))
-
-    return plan_regions
-
-
-def _can_downscale(index: Index, size: int) -> bool:
-    """Whether any JPEG is large enough to be downscaled while it is decoded."""
-    shorter_sides = np.minimum(index.columns["height"], index.columns["width"])[index.columns["kind"] == JPEG]
-    return bool(shorter_sides.max(initial=0) >= 2 * size)
+def _can_interpolate_together(index: Index, config: DataConfig, source: ByteSource) -> bool:
+    """Whether all images lie in one memory as pixels, and plain interpolation is enough to scale them."""
+    all_raw = source.locate_pixels is not None and (index.columns["kind"] == RAW).all() and not index.is_turned
+    small = largest_ratios(index, config).mean(axis=1).max(initial=0) < AVERAGE_FROM
+    return bool(all_raw and small and config.view != "pad")
 
 
 def _make_raw_decoder(index: Index, config: DataConfig, source: ByteSource) -> Callable[..., tf.Tensor]:
-    """A function (rows, payloads, regions, mirrored) -> images, for images that all lie in one memory as pixels."""
-    resize_regions = _make_region_resizer(index, config, source)
-    return lambda rows, payloads, regions, mirrored: resize_regions(
-        rows, *source.locate_pixels(payloads), regions, mirrored
-    )
+    """A function (rows, payloads, crops) -> images, for images that all lie in one memory as pixels.
+
+    It crops the regions out of the memory and interpolates them, all images of a batch in one operation.
+    """
+    columns, channels, locate_pixels = index.columns, source.channels, source.locate_pixels
+    assert locate_pixels is not None
+    pixels = columns["height"].astype(np.int64) * columns["width"]
+    max_bytes = int(pixels.max(initial=1)) * channels
+    resize_windows = make_raw_resizer(max_bytes, config.image_shape, channels)
+    widths = tf.constant(columns["width"])
+
+    def decode_images(rows: tf.Tensor, payloads: tf.Tensor, crops: Crops) -> tf.Tensor:
+        memory, offsets = locate_pixels(payloads)
+        windows = crops["regions"][:, :4]
+        images = resize_windows(memory, offsets, tf.gather(widths, rows), windows, crops.get("mirrored"))
+        return _convert_channels(images, config.channels)
+
+    return decode_images
 
 
 def _make_mixed_decoder(
     index: Index, config: DataConfig, source: ByteSource, parallel_images: int
 ) -> Callable[..., tf.Tensor]:
-    """A function (rows, payloads, regions, mirrored) -> images, for any kinds of images.
+    """A function (rows, payloads, crops) -> images, for any kinds of images.
 
     One call decodes all images of the batch in a loop, `parallel_images` at a time. Waking a thread for each image
     would take 6% of the CPU time of the image.
     """
-    size, channels = config.image_size, config.channels
+    shape, channels = config.image_shape, config.channels
     background = parse_color("data.background", config.background)
-    can_downscale = _can_downscale(index, size)
+    heights, widths = tf.constant(index.columns["height"]), tf.constant(index.columns["width"])
+    orientations = tf.constant(index.columns["orientation"])
 
-    def decode_jpeg(row: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        contents = source.read_bytes(payload, region)
-        decode_full_size = lambda: decode(contents, window[:4], True, size, channels)  # noqa: E731
-        if not can_downscale:
-            return decode_full_size()
-        return tf.cond(window[4] > 0, lambda: decode_downscaled(contents, window, size, channels), decode_full_size)
+    def decode_encoded(is_jpeg: bool, row: tf.Tensor, crop: Crops) -> tf.Tensor:
+        contents = source.read_bytes(crop["payloads"], crop["regions"])
+        if "parts" in crop:
+            return decode_region(
+                contents, crop["windows"], crop["parts"], is_jpeg, crop["shapes"], channels, background
+            )
+        return decode(contents, crop["windows"][:4], is_jpeg, crop["shapes"], channels, background)
 
-    def decode_other(row: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return decode(source.read_bytes(payload, region), window[:4], False, size, channels, background)
+    def scale_raw(row: tf.Tensor, crop: Crops) -> tf.Tensor:
+        region = crop["windows"]
+        read = lambda window: _convert_channels(  # noqa: E731
+            source.read_window(crop["payloads"], window, heights[row], widths[row]), channels
+        )
+        if "parts" not in crop:
+            return scale(read(region[:4]), crop["shapes"])
+        whole = tf.stack([0, 0, heights[row], widths[row]])
+        return tf.cond(
+            region[4] > 0,
+            lambda: scale_region(read(whole), region, crop["parts"], crop["shapes"]),
+            lambda: scale(read(region[:4]), crop["shapes"]),
+        )
 
-    resize_regions = _make_region_resizer(index, config, source)
+    functions: dict[int, Callable[..., tf.Tensor]] = {
+        OTHER: functools.partial(decode_encoded, False),
+        JPEG: functools.partial(decode_encoded, True),
+        RAW: scale_raw,
+    }
+    decode_kind, turn = _switch_on_kind(index, functions), _make_turn(index)
 
-    def read_raw(row: tf.Tensor, payload: tf.Tensor, region: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        memory, offset = source.locate_pixels(payload)
-        return resize_regions(row[None], memory, offset[None], window[None])[0]
+    def stored_shape(row: tf.Tensor) -> Shape:
+        """The shape of the model's images, turned like the stored image of the row."""
+        if not index.is_turned or shape[0] == shape[1]:
+            return shape
+        return tf.where(orientations[row] >= FIRST_TURNED, shape[::-1], shape)
 
-    decode_kind = _switch_on_kind(index, {OTHER: decode_other, JPEG: decode_jpeg, RAW: read_raw})
-    turn = _make_turn(index)
-
-    def decode_image(elements: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        row, payload, region, window, *mirrored = elements
-        image = tf.ensure_shape(turn(row, decode_kind(row, payload, region, window)), [size, size, channels])
-        if not mirrored:
+    def decode_image(crop: Crops) -> tf.Tensor:
+        row, whole_shape = crop["rows"], stored_shape(crop["rows"])
+        if "places" in crop:
+            image = decode_kind(row, {**crop, "shapes": crop["places"][2:]})
+            image = place_image(image, crop["places"], whole_shape, background)
+        else:
+            image = decode_kind(row, {**crop, "shapes": whole_shape})
+        image = tf.ensure_shape(turn(row, image), [*shape, channels])
+        if "mirrored" not in crop:
             return image
         # This takes 0.03 ms less than splitting the batch in two and stitching it together again.
-        return tf.cond(mirrored[0], lambda: tf.reverse(image, [1]), lambda: image)
+        return tf.cond(crop["mirrored"], lambda: tf.reverse(image, [1]), lambda: image)
 
-    def decode_images(
-        rows: tf.Tensor, payloads: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None
-    ) -> tf.Tensor:
+    def decode_images(rows: tf.Tensor, payloads: tf.Tensor, crops: Crops) -> tf.Tensor:
         # tf.slice keeps the static length 5; `regions[:, :5]` loses it if the length of a region is unknown.
-        windows = tf.cast(tf.slice(regions, [0, 0], [-1, 5]), tf.int32)
-        elements = (rows, payloads, regions, windows, *([] if mirrored is None else [mirrored]))
-        spec = tf.TensorSpec([size, size, channels], tf.uint8)
+        windows = tf.cast(tf.slice(crops["regions"], [0, 0], [-1, 5]), tf.int32)
+        elements = {**crops, "rows": rows, "payloads": payloads, "windows": windows}
+        spec = tf.TensorSpec([*shape, channels], tf.uint8)
         return tf.map_fn(decode_image, elements, parallel_iterations=parallel_images, fn_output_signature=spec)
 
     return decode_images
-
-
-def _make_region_resizer(index: Index, config: DataConfig, source: ByteSource) -> Callable[..., tf.Tensor]:
-    """A function (rows [b], memory, offsets [b], regions [b, 5], mirrored) -> uint8 [b, s, s, c].
-
-    It crops the regions out of stored pixels and resizes them.
-    """
-    columns, channels = index.columns, source.channels
-    pixels = columns["height"].astype(np.int64) * columns["width"]
-    max_bytes = int(pixels[columns["kind"] == RAW].max(initial=1)) * channels
-    resize_windows = make_raw_resizer(max_bytes, config.image_size, channels)
-    widths = tf.constant(columns["width"])
-
-    def resize_regions(
-        rows: tf.Tensor, memory: tf.Tensor, offsets: tf.Tensor, regions: tf.Tensor, mirrored: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        if not source.batched:  # the memory is one image; compiled code needs one static size for all images
-            memory = tf.ensure_shape(tf.pad(memory, [[0, max_bytes - tf.size(memory)]]), [max_bytes])
-        images = resize_windows(memory, offsets, tf.gather(widths, rows), regions[:, :4], mirrored)
-        return _convert_channels(images, config.channels)
-
-    return resize_regions
 
 
 def make_whole_decoder(

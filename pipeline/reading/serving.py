@@ -1,7 +1,7 @@
 """Decoding inside an exported graph: encoded images from clients -> pixels as evaluation shows them to the model.
 
-    read = image_reader(size=32, channels=3, crop_fraction=1.0, max_pixels=100_000_000)
-    images, errors = read(contents)      # string [b] -> uint8 [b, s, s, c], string [b]
+    read = image_reader(config)
+    images, errors = read(contents)      # string [b] -> uint8 [b, h, w, c], string [b]
 
 An image that cannot be read becomes black, with an error message; the other images of its batch are not affected.
 JPEG, PNG and WebP are accepted. BMP and animated WebP are not: with a false header, TensorFlow 2.21's decoders for
@@ -14,24 +14,25 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from evenkeel.pipeline.config import DataConfig, parse_color
 from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import WHITE, Color, decode, decode_downscaled, decode_whole, is_jpeg, resize
+from evenkeel.pipeline.images.decode import decode_region, decode_whole, is_jpeg, scale_region
 from evenkeel.pipeline.images.exif import FIRST_TURNED, find_orientation, stored_windows, turn_upright
 from evenkeel.pipeline.images.header import MAX_SCANS
+from evenkeel.pipeline.images.scaling import place_image
 
 UNREADABLE = "it is not a JPEG, PNG or still WebP that can be decoded"
 HEADER_BYTES = 30  # PNG and WebP store the size of an image in these bytes
 
 
-def image_reader(
-    size: int, channels: int, crop_fraction: float, max_pixels: int, background: Color = WHITE
-) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """A function contents string [b] -> (images uint8 [b, size, size, channels], errors string [b]), b at least 1.
+def image_reader(config: DataConfig) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """A function contents string [b] -> (images uint8 [b, *image_shape, channels], errors string [b]), b at least 1.
 
-    The error of a readable image is empty. Each image is cropped to its central square of side `crop_fraction` times
-    the shorter side. An image with more than `max_pixels` pixels by its header is not decoded.
+    The error of a readable image is empty. Images are shown as `build.evaluation_batches` shows them. An image with
+    more than `config.max_pixels` pixels by its header is not decoded.
     """
-    black = tf.zeros([size, size, channels], tf.uint8)
+    shape, max_pixels = (*config.image_shape, config.channels), config.max_pixels
+    black = tf.zeros(shape, tf.uint8)
 
     def try_or_default(
         contents: tf.Tensor, function: Callable, default: tuple[tf.Tensor | str, ...]
@@ -42,7 +43,7 @@ def image_reader(
 
     def read_one(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         (count,) = try_or_default(contents, lambda contents: (pixel_count(contents),), (tf.constant(0, tf.int64),))
-        read = lambda contents: (decode_for_evaluation(contents, size, channels, crop_fraction, background), "")  # noqa: E731
+        read = lambda contents: (decode_for_evaluation(contents, config), "")  # noqa: E731
         return tf.case(
             [
                 (count == 0, lambda: (black, tf.constant(UNREADABLE))),
@@ -54,41 +55,42 @@ def image_reader(
     def read_batch(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         results = tf.data.Dataset.from_tensor_slices(contents).map(read_one, num_parallel_calls=tf.data.AUTOTUNE)
         images, errors = results.batch(tf.shape(contents, tf.int64)[0]).get_single_element()
-        return tf.ensure_shape(images, [None, size, size, channels]), tf.ensure_shape(errors, [None])
+        return tf.ensure_shape(images, [None, *shape]), tf.ensure_shape(errors, [None])
 
     return read_batch
 
 
-def decode_for_evaluation(
-    contents: tf.Tensor, size: int, channels: int, crop_fraction: float, background: Color = WHITE
-) -> tf.Tensor:
-    """Decodes one image to uint8 [size, size, channels], as `build.evaluation_batches` does."""
-
+def decode_for_evaluation(contents: tf.Tensor, config: DataConfig) -> tf.Tensor:
+    """Decodes one image to uint8 [*image_shape, channels], as `build.evaluation_batches` does."""
+    shape, channels, background = config.image_shape, config.channels, parse_color("data.background", config.background)
     orientation = find_orientation(contents)
+    turned = orientation >= FIRST_TURNED
+    stored_shape = shape if shape[0] == shape[1] else tf.where(turned, shape[::-1], shape)
 
-    def central_window(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-        """The central square of the upright image in the stored image, int32 [1, 4]; sizes are int32 [1]."""
-        turned = orientation >= FIRST_TURNED
+    def plan(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """(region, part, place) of an image as it is stored, see `crop_plan.make_crop_planner`; sizes are int32 [1]."""
         upright = tf.where(turned, width, height), tf.where(turned, height, width)
-        return stored_windows(crop.central_windows(*upright, crop_fraction), orientation[None], height, width)
+        windows = crop.view_windows(*upright, config.view, shape, config.eval_crop)
+        windows = stored_windows(windows, orientation[None], height, width)
+        windows, places = crop.visible_parts(windows, height, width, tf.convert_to_tensor(stored_shape)[None])
+        regions, parts = crop.decode_regions(windows, height, width, places[:, 2:])
+        return regions[0], parts[0], places[0]
 
-    def decode_jpeg() -> tf.Tensor:
+    def decode_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         height, width = tf.unstack(tf.image.extract_jpeg_shape(contents)[None, :2], axis=1)
-        region = crop.decode_regions(central_window(height, width), height, width, size, tf.constant([True]))[0]
-        return tf.cond(
-            region[4] > 0,
-            lambda: decode_downscaled(contents, region, size, channels),
-            lambda: decode(contents, region[:4], True, size, channels),
-        )
+        region, part, place = plan(height, width)
+        return decode_region(contents, region, part, True, place[2:], channels), place
 
-    def decode_other() -> tf.Tensor:
+    def decode_other() -> tuple[tf.Tensor, tf.Tensor]:
         image = decode_whole(contents, channels, background)
-        image_height, image_width = tf.shape(image)[:1], tf.shape(image)[1:2]
-        y, x, height, width = tf.unstack(central_window(image_height, image_width)[0])
-        return tf.ensure_shape(resize(image[y : y + height, x : x + width], size), [size, size, channels])
+        region, part, place = plan(tf.shape(image)[:1], tf.shape(image)[1:2])
+        return scale_region(image, region, part, place[2:]), place
 
-    image = turn_upright(tf.cond(is_jpeg(contents), decode_jpeg, decode_other), orientation)
-    return tf.ensure_shape(image, [size, size, channels])
+    image, place = tf.cond(is_jpeg(contents), decode_jpeg, decode_other)
+    image.set_shape([None, None, channels])
+    return tf.ensure_shape(
+        turn_upright(place_image(image, place, stored_shape, background), orientation), [*shape, channels]
+    )
 
 
 def pixel_count(contents: tf.Tensor) -> tf.Tensor:

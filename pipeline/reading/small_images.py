@@ -26,7 +26,7 @@ class SmallImages:
     Attributes:
       lines: uint8 [-1, bytes of a line], the lines of all images, then (if `mirrored`) of all mirrored images.
       count: number of images.
-      size: side of an image without its border, in pixels.
+      shape: (height, width) of an image without its border, in pixels.
       channels: channels of an image.
       border: width of the reflected border, in pixels.
       mirrored: whether each image is also stored mirrored.
@@ -34,7 +34,7 @@ class SmallImages:
 
     lines: tf.Tensor
     count: int
-    size: int
+    shape: tuple[int, int]
     channels: int
     border: int
     mirrored: bool
@@ -42,7 +42,7 @@ class SmallImages:
     def copy_batch(
         self, rows: tf.Tensor, mirrored: tf.Tensor, top: tf.Tensor, cell_starts: tf.Tensor, cell_lefts: tf.Tensor
     ) -> tf.Tensor:
-        """Returns a batch of cropped images, uint8 [b, size, size, channels].
+        """Returns a batch of cropped images, uint8 [b, *shape, channels].
 
         The batch is divided into cells: groups of consecutive images that are cropped at the same column.
 
@@ -54,27 +54,28 @@ class SmallImages:
             cell_starts[c + 1].
           cell_lefts: int32 [cells], from 0 to 2 * border: the first column of the crops in each cell.
         """
-        bordered_size, line_bytes = self.size + 2 * self.border, self.size * self.channels
+        (height, width), channels = self.shape, self.channels
+        bordered_height, line_bytes = height + 2 * self.border, width * channels
         rows += tf.where(mirrored, tf.constant(self.count, tf.int64), 0)
         if not self.border:
-            lines = tf.reshape(self.lines, [-1, self.size * line_bytes])
-            return tf.reshape(tf.gather(lines, rows), [-1, self.size, self.size, self.channels])
-        first_lines = rows * bordered_size + top
-        lines = tf.gather(self.lines, first_lines[:, None] + tf.range(self.size, dtype=tf.int64))
+            lines = tf.reshape(self.lines, [-1, height * line_bytes])
+            return tf.reshape(tf.gather(lines, rows), [-1, height, width, channels])
+        first_lines = rows * bordered_height + top
+        lines = tf.gather(self.lines, first_lines[:, None] + tf.range(height, dtype=tf.int64))
         zeros = tf.zeros_like(cell_lefts)
-        begins = tf.stack([cell_starts[:-1], zeros, cell_lefts * self.channels], axis=1)
-        sizes = tf.stack([cell_starts[1:] - cell_starts[:-1], zeros + self.size, zeros + line_bytes], axis=1)
+        begins = tf.stack([cell_starts[:-1], zeros, cell_lefts * channels], axis=1)
+        sizes = tf.stack([cell_starts[1:] - cell_starts[:-1], zeros + height, zeros + line_bytes], axis=1)
         cells = [tf.slice(lines, *cell) for cell in zip(tf.unstack(begins), tf.unstack(sizes), strict=True)]
-        return tf.reshape(tf.concat(cells, axis=0), [-1, self.size, self.size, self.channels])
+        return tf.reshape(tf.concat(cells, axis=0), [-1, height, width, channels])
 
 
-def size_in_bytes(count: int, size: int, channels: int, border: int, mirror: bool) -> int:
+def size_in_bytes(count: int, shape: tuple[int, int], channels: int, border: int, mirror: bool) -> int:
     """The memory that `store_small_images` allocates, in bytes."""
-    return (1 + mirror) * count * (size + 2 * border) ** 2 * channels
+    return (1 + mirror) * count * (shape[0] + 2 * border) * (shape[1] + 2 * border) * channels
 
 
 def store_small_images(batches: Iterable[np.ndarray], count: int, border: int, mirror: bool) -> SmallImages:
-    """Stores `batches` of uint8 [b, size, size, channels], `count` images in all.
+    """Stores `batches` of uint8 [b, height, width, channels], `count` images in all.
 
     Raises:
       ValueError: `batches` do not hold `count` images.
@@ -82,11 +83,10 @@ def store_small_images(batches: Iterable[np.ndarray], count: int, border: int, m
     memory: np.ndarray | None = None
     stored = 0
     for images in batches:
-        _, size, _, channels = images.shape
+        _, height, width, channels = images.shape
         if memory is None:
-            bordered_size = size + 2 * border
-            memory = allocate_bytes(size_in_bytes(count, size, channels, border, mirror))
-            memory = memory.reshape(1 + mirror, count, bordered_size, bordered_size, channels)
+            memory = allocate_bytes(size_in_bytes(count, (height, width), channels, border, mirror))
+            memory = memory.reshape(1 + mirror, count, height + 2 * border, width + 2 * border, channels)
         bordered = np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)), "reflect")
         memory[0, stored : stored + len(images)] = bordered
         if mirror:
@@ -95,4 +95,5 @@ def store_small_images(batches: Iterable[np.ndarray], count: int, border: int, m
     if memory is None or stored != count:
         raise ValueError(f"{stored} images were decoded, but the index has {count}.")
     lines = share_as_tensor(memory.reshape(-1, memory.shape[3] * memory.shape[4]))
-    return SmallImages(lines, count, memory.shape[3] - 2 * border, memory.shape[4], border, mirror)
+    _, _, height, width, channels = memory.shape
+    return SmallImages(lines, count, (height - 2 * border, width - 2 * border), channels, border, mirror)
