@@ -23,7 +23,7 @@ import tensorflow as tf
 from evenkeel.pipeline.config import Tier
 from evenkeel.pipeline.images.convert import needs_conversion, to_png
 from evenkeel.pipeline.images.decode import Color
-from evenkeel.pipeline.images.exif import UPRIGHT, read_orientation, turn_upright
+from evenkeel.pipeline.images.exif import FIRST_TURNED, UPRIGHT, read_orientation, turn_upright
 from evenkeel.pipeline.images.header import JPEG as JPEG_FORMAT
 from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
 from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
@@ -45,7 +45,7 @@ MEASURED_COLUMNS = ("sums", "squares", "laplacian", "fingerprint")
 SIGNATURE = (
     tf.TensorSpec([], tf.int64),
     tf.TensorSpec([], tf.string),
-    tf.TensorSpec([None], tf.int64),
+    tf.TensorSpec([2], tf.int32),
     tf.TensorSpec([], tf.int64),
     tf.TensorSpec([], tf.bool),
     tf.TensorSpec([], tf.int32),
@@ -175,7 +175,7 @@ def encode_images(
     pending: dict[int, tuple[int, int, int]] = {}
     read_errors: list[Exception] = []
 
-    def checked_images() -> Iterator[tuple[int, bytes, np.ndarray, int, bool, int]]:
+    def checked_images() -> Iterator[tuple[int, bytes, tuple[int, int], int, bool, int]]:
         # An error raised inside the generator would end the data set early and silently, because of `ignore_errors`.
         try:
             yield from _check_images(examples, rows, options, rejected, pending)
@@ -219,16 +219,16 @@ def _make_process(tier: Tier, bound: str, background: Color, from_pixels: bool) 
     def process(
         row: tf.Tensor,
         contents: tf.Tensor,
-        shape: tf.Tensor,
+        size: tf.Tensor,
         scale: tf.Tensor,
         keep_file: tf.Tensor,
         orientation: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
         if from_pixels:
-            image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(shape, [3]))
+            image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), [size[0], size[1], 3])
         else:
             image = turn_upright(decode_at_scale(contents, scale, background), orientation)
-        contents, image = encode(image, contents, keep_file)
+        contents, image = encode(image, size, contents, keep_file)
         return row, contents, shrink_to_gray(image), *pixel_sums(image)
 
     return tf.autograph.experimental.do_not_convert(process)
@@ -240,12 +240,12 @@ def _check_images(
     options: StorageOptions,
     rejected: dict[int, str],
     pending: dict[int, tuple[int, int, int]],
-) -> Iterator[tuple[int, bytes, np.ndarray, int, bool, int]]:
-    """Yields (row, contents, shape, decode scale, whether the file may be stored unchanged, turn) of images to decode.
+) -> Iterator[tuple[int, bytes, tuple[int, int], int, bool, int]]:
+    """Yields (row, contents, size, decode scale, whether the file may be stored unchanged, turn) of images to decode.
 
-    The turn is the orientation that re-encoding bakes in; a file that is stored unchanged keeps it. Adds {row: (kind,
-    format, orientation when stored)} of the images to decode to `pending`, and {row: reason} of the others to
-    `rejected`.
+    The size is the (height, width) after the turn. The turn is the orientation that re-encoding bakes in; a file that
+    is stored unchanged keeps it. Adds {row: (kind, format, orientation when stored)} of the images to decode to
+    `pending`, and {row: reason} of the others to `rejected`.
     """
     for row, contents in _read_ahead(examples, rows.tolist(), options.max_pixels):
         shape = np.zeros(0, np.int64) if examples.shapes is None else examples.shapes[row]
@@ -264,7 +264,9 @@ def _check_images(
             stays = keep_file and not options.tier.side
             pending[row] = kind, header.format, orientation if stays else UPRIGHT
             scale = decode_scale(options.tier, options.bound, header)
-            yield row, contents, shape, scale, keep_file, UPRIGHT if stays else orientation
+            turn = UPRIGHT if stays else orientation
+            size = (header.height, header.width) if turn < FIRST_TURNED else (header.width, header.height)
+            yield row, contents, size, scale, keep_file, turn
 
 
 def _read_ahead(examples: Examples, rows: list[int], max_pixels: int) -> Iterator[tuple[int, bytes | ValueError]]:

@@ -73,7 +73,8 @@ def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, 
         *contents_as_read(index, files, windows),
         is_jpeg,
     )
-    images = [shrink_to_side(decode_whole(contents, channels=3), side, "shorter").numpy() for contents in files]
+    decoded = [decode_whole(contents, channels=3) for contents in files]
+    images = [shrink_to_side(image, tf.shape(image)[:2], side, "shorter").numpy() for image in decoded]
     shapes = np.array([image.shape for image in images], np.int32)
     windows = crop_windows(shapes[:, 0], shapes[:, 1])
     encoded = [tf.io.encode_jpeg(image, quality=JPEG_QUALITY).numpy() for image in images]
