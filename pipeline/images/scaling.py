@@ -54,7 +54,7 @@ def scale(image: tf.Tensor, shape: Shape) -> tf.Tensor:
     An image that is already of this shape is returned unchanged.
     """
     size, target = tf.shape(image)[:2], tf.convert_to_tensor(shape, tf.int32)
-    return tf.cond(
+    scaled = tf.cond(
         tf.reduce_all(size == target),
         lambda: image,
         # Blends of bytes stay in their range, so adding 0.5 and truncating rounds them.
@@ -68,6 +68,7 @@ def scale(image: tf.Tensor, shape: Shape) -> tf.Tensor:
             tf.uint8,
         ),
     )
+    return tf.ensure_shape(scaled, [*_static_sides(shape), image.shape[2]])
 
 
 def _interpolate(image: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -93,7 +94,12 @@ def scale_part(image: tf.Tensor, part: tf.Tensor, shape: Shape) -> tf.Tensor:
         kernel_type="triangle",
         antialias=True,
     )[0]
-    return tf.saturate_cast(scaled + 0.5, tf.uint8)
+    return tf.ensure_shape(tf.saturate_cast(scaled + 0.5, tf.uint8), [*_static_sides(shape), image.shape[2]])
+
+
+def _static_sides(shape: Shape) -> list[int | None]:
+    sides = tf.get_static_value(shape)
+    return [None, None] if sides is None else [int(side) for side in sides]
 
 
 def place_image(image: tf.Tensor, place: tf.Tensor, shape: Shape, background: tuple[int, int, int]) -> tf.Tensor:

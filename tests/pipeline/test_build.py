@@ -20,7 +20,7 @@ from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import decode, decode_downscaled
+from evenkeel.pipeline.images.decode import decode_region
 from evenkeel.pipeline.index import batch_draws, shuffle
 from evenkeel.pipeline.index.index import JPEG, Index
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
@@ -73,15 +73,14 @@ def encoded_images(index: Index) -> list[bytes]:
 
 
 def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: DataConfig) -> np.ndarray:
-    files, side, channels = encoded_images(index), config.image_size, config.channels
+    """Windows of upright images, inside of them."""
+    files = encoded_images(index)
 
     def image(row: int, window: tf.Tensor) -> tf.Tensor:
         contents, is_jpeg = tf.constant(files[row]), bool(index.columns["kind"][row] == JPEG)
         height, width = (index.columns[name][row : row + 1] for name in ("height", "width"))
-        region = crop.decode_regions(window[None], height, width, side, tf.constant([is_jpeg]))[0]
-        if region[4] > 0:
-            return decode_downscaled(contents, region, side, channels)
-        return decode(contents, window, is_jpeg, side, channels)
+        regions, parts = crop.decode_regions(window[None], height, width, tf.constant([config.image_shape]))
+        return decode_region(contents, regions[0], parts[0], is_jpeg, config.image_shape, config.channels)
 
     return np.stack([image(row, window) for row, window in zip(rows, windows, strict=True)])
 
@@ -156,7 +155,7 @@ def test_without_random_crops_training_sees_the_central_square(mixed: tuple[Data
     config, data = dataclasses.replace(mixed[0], augment=AugmentConfig()), mixed[1]
     ((images, _),) = read_training(data, config, 1)
     rows = shuffle.shuffled_rows(tf.range(12, dtype=tf.int64), len(data.train), 0).numpy().tolist()
-    windows = crop.central_windows(*sizes(data.train, rows))
+    windows = crop.view_windows(*sizes(data.train, rows), "center", (16, 16))
     np.testing.assert_array_equal(images, expected_images(data.train, rows, windows, config))
 
 
@@ -197,7 +196,7 @@ def test_a_late_step_is_built_without_the_steps_before(small: DataConfig, data: 
     late = 10**13  # counting so many steps would take days
     ((images, labels),) = read_training(data, small, 1, start_step=late)
     rows = shuffle.shuffled_rows(tf.range(20 * late, 20 * late + 20), 300, 0).numpy().tolist()
-    windows = crop.central_windows(*sizes(data.train, rows))
+    windows = crop.view_windows(*sizes(data.train, rows), "center", (16, 16))
     np.testing.assert_array_equal(images, expected_images(data.train, rows, windows, small))
     np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
 
@@ -271,7 +270,7 @@ def test_evaluation_shows_every_image_exactly_once(
     images, labels, weights = (np.concatenate(column) for column in zip(*in_order, strict=True))
     assert weights.tolist() == [1.0] * 14 + [0.0] * 2
     rows = list(range(14))
-    windows = crop.central_windows(*sizes(index, rows))
+    windows = crop.view_windows(*sizes(index, rows), "center", (16, 16))
     np.testing.assert_array_equal(images[:14], expected_images(index, rows, windows, config))
     np.testing.assert_array_equal(labels[:14], index.columns["label"])
     assert labels[14:].min() >= 0  # a loss over them must be finite
@@ -298,7 +297,7 @@ def test_evaluation_crops_the_configured_fraction(mixed: tuple[DataConfig, Datas
     config, index = dataclasses.replace(mixed[0], eval_crop=0.6), mixed[1].validation
     images = next(iter(evaluation_batches(index, config, ReplicaShard(14))))[0]
     rows = list(range(14))
-    windows = crop.central_windows(*sizes(index, rows), 0.6)
+    windows = crop.view_windows(*sizes(index, rows), "center", (16, 16), 0.6)
     np.testing.assert_array_equal(images, expected_images(index, rows, windows, config))
 
 

@@ -47,12 +47,16 @@ def reference_size(height: int, width: int, strength: float, draws: np.ndarray) 
     return min(height, width * 4 / 3), min(width, height * 4 / 3)
 
 
+def view_window(height: int, width: int, view: str, shape: tuple[int, int], share: float = 1.0) -> list[int]:
+    return crop.view_windows(tf.constant([height]), tf.constant([width]), view, shape, share)[0].numpy().tolist()
+
+
 @settings(max_examples=50)
 @given(height=SIDES, width=SIDES, share=st.floats(0.01, 1))
 def test_the_central_window_is_a_square_inside_the_image(height: int, width: int, share: float) -> None:
-    window = crop.central_windows(tf.constant([height]), tf.constant([width]), share)[0].numpy()
-    y, x, tall, wide = window.tolist()
-    assert is_inside(window, height, width)
+    window = view_window(height, width, "center", (24, 24), share)
+    y, x, tall, wide = window
+    assert is_inside(np.array(window), height, width)
     assert tall == wide
     assert abs(tall - max(1, share * min(height, width))) <= 0.5 + 0.01
     assert abs((height - tall) - 2 * y) <= 1
@@ -60,10 +64,51 @@ def test_the_central_window_is_a_square_inside_the_image(height: int, width: int
 
 
 def test_central_windows_of_known_images() -> None:
-    windows = crop.central_windows(tf.constant([10, 20, 7, 1]), tf.constant([10, 10, 12, 5]))
+    sides = tf.constant([10, 20, 7, 1]), tf.constant([10, 10, 12, 5])
+    windows = crop.view_windows(*sides, "center", (8, 8))
     np.testing.assert_array_equal(windows, [[0, 0, 10, 10], [5, 0, 10, 10], [0, 2, 7, 7], [0, 2, 1, 1]])
-    half = crop.central_windows(tf.constant([10, 20, 7, 1]), tf.constant([10, 10, 12, 5]), 0.5)
+    half = crop.view_windows(*sides, "center", (8, 8), 0.5)
     np.testing.assert_array_equal(half[:, 2:], [[5, 5], [5, 5], [4, 4], [1, 1]])
+
+
+@settings(max_examples=50)
+@given(height=SIDES, width=SIDES, tall=st.integers(1, 500), wide=st.integers(1, 500))
+def test_views_have_the_proportions_of_the_model_or_of_the_image(height: int, width: int, tall: int, wide: int) -> None:
+    assert view_window(height, width, "stretch", (tall, wide)) == [0, 0, height, width]
+    for view, pick in (("center", min), ("pad", max)):
+        y, x, window_height, window_width = view_window(height, width, view, (tall, wide))
+        factor = pick(height / tall, width / wide)
+        np.testing.assert_allclose(
+            [window_height, window_width], np.maximum([factor * tall, factor * wide], 1), rtol=1e-6, atol=0.51
+        )
+        assert abs(height - window_height - 2 * y) <= 1
+        assert abs(width - window_width - 2 * x) <= 1
+
+
+@settings(max_examples=50)
+@given(height=SIDES, width=SIDES, tall=st.integers(1, 500), wide=st.integers(1, 500), share=st.floats(0.1, 1))
+def test_the_visible_part_of_a_padded_window_keeps_its_place(
+    height: int, width: int, tall: int, wide: int, share: float
+) -> None:
+    window = view_window(height, width, "pad", (tall, wide), share)
+    (visible,), (place,) = crop.visible_parts(
+        tf.constant([window]), tf.constant([height]), tf.constant([width]), tf.constant([[tall, wide]])
+    )
+    assert is_inside(visible.numpy(), height, width)
+    assert is_inside(place.numpy(), tall, wide)
+    for axis, size in ((0, tall), (1, wide)):
+        for edge in (0, 1):  # within half a pixel of the exact place; at least one pixel is visible
+            exact = (visible[axis] + edge * visible[axis + 2] - window[axis]) / window[axis + 2] * size
+            assert abs(float(place[axis] + edge * place[axis + 2]) - float(exact)) <= (
+                0.5 if place[axis + 2] > 1 else 1.5
+            )
+
+
+def test_a_window_inside_its_image_is_visible_as_a_whole() -> None:
+    window = tf.constant([[3, 4, 10, 20]])
+    visible, places = crop.visible_parts(window, tf.constant([50]), tf.constant([60]), tf.constant([[8, 9]]))
+    np.testing.assert_array_equal(visible, window)
+    np.testing.assert_array_equal(places, [[0, 0, 8, 9]])
 
 
 @example(height=1, width=1, strength=0.999, seed=0, edge=1.0)
@@ -151,27 +196,34 @@ def test_windows_inside_tf_data_equal_those_outside() -> None:
     assert next(iter(ds)).shape == (4, 4)
 
 
-SIZE = 20
+def test_random_windows_have_the_aspect_ratio_of_the_model_or_of_the_image() -> None:
+    sides, aspects = (tf.fill([5000], 400), tf.fill([5000], 800)), np.repeat([0.5, 2.0], 2500).astype(np.float32)
+    windows = crop.random_windows(*sides, 0.9, tf.constant(uniform(5000)), aspects).numpy().astype(float)
+    ratios = np.log(windows[:, 3] / windows[:, 2] / aspects)
+    assert np.abs(ratios).max() < np.log(4 / 3) + 0.05
+    assert np.abs(ratios[2500:].mean()) < 0.02
+    assert is_inside(windows.max(axis=0).astype(int) * 0 + windows[0].astype(int), 400, 800)
 
 
-@given(st.integers(1, 400), st.integers(1, 400), st.booleans(), st.data())
+@given(st.integers(1, 900), st.integers(1, 900), st.data())
 @settings(max_examples=60)
-def test_a_region_is_the_window_in_pixels_of_the_downscaled_image(height: int, width: int, is_jpeg: bool, data) -> None:
+def test_a_region_holds_its_window_in_pixels_of_the_downscaled_image(height: int, width: int, data) -> None:
+    shape = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
     tall, wide = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     y, x = data.draw(st.integers(0, height - tall)), data.draw(st.integers(0, width - wide))
-    regions = crop.decode_regions(tf.constant([[y, x, tall, wide]]), [height], [width], SIZE, tf.constant([is_jpeg]))
+    regions, parts = crop.decode_regions(tf.constant([[y, x, tall, wide]]), [height], [width], tf.constant([shape]))
     *region, exponent = regions.numpy()[0].tolist()
-    ratio = 2**exponent
-    if not is_jpeg:
-        assert exponent == 0
-    else:
-        assert min(tall, wide) >= SIZE * ratio or exponent == 0
-        assert min(tall, wide) < 2 * SIZE * ratio or exponent == 3
+    part, ratio = parts.numpy()[0].tolist(), 2**exponent
     if exponent == 0:
         assert region == [y, x, tall, wide]
-    for axis, (first, extent, whole) in enumerate(((y, tall, height), (x, wide, width))):
+        assert part == [0, 0, tall, wide]
+    for axis, (first, extent, whole, size) in enumerate(((y, tall, height, shape[0]), (x, wide, width, shape[1]))):
         begin, end = region[axis], region[axis] + region[axis + 2]
-        assert 0 <= begin < end <= whole // ratio
-        assert abs(begin * ratio - first) <= ratio / 2
-        # Rounded to the nearest, unless the border cuts off a block.
-        assert abs(end * ratio - (first + extent)) <= (ratio / 2 if first + extent <= whole // ratio * ratio else ratio)
+        assert 0 <= begin < end <= -(-whole // ratio)
+        assert end * ratio - whole <= ratio / 2  # a made-up half of a block at most
+        assert (begin + part[axis]) * ratio == first
+        assert part[axis + 2] * ratio == extent
+        # The first and the last pixel of the result are centered inside the region.
+        step = part[axis + 2] / size
+        if exponent:
+            assert 0 <= part[axis] + step / 2 < part[axis] + (size - 0.5) * step + 1e-6 <= end - begin + 1e-6

@@ -1,4 +1,4 @@
-"""Decoding: every format against Pillow, windows against the whole image, resizing against numpy."""
+"""Decoding: every format against Pillow, windows against the whole image, JPEGs against their pixels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from evenkeel.pipeline.images.decode import (
     LIBJPEG_OPTIONS,
     WHITE,
     decode,
-    decode_downscaled,
+    decode_region,
     decode_whole,
     luma,
-    resize,
     to_uint8,
 )
 
@@ -114,7 +113,9 @@ def test_transparent_pixels_show_the_background(name: str) -> None:
 @pytest.mark.parametrize("name", JPEGS)
 def test_jpegs_decode_to_nearly_the_same_pixels_as_in_pillow(name: str, channels: int) -> None:
     contents, expected = tf.constant(JPEGS[name]), decode_by_pillow(JPEGS[name], channels)
-    square = decode(contents, tf.constant([0, 4, HEIGHT, HEIGHT]), is_jpeg=True, size=HEIGHT, channels=channels)
+    square = decode(
+        contents, tf.constant([0, 4, HEIGHT, HEIGHT]), is_jpeg=True, shape=(HEIGHT, HEIGHT), channels=channels
+    )
     for image, part in (
         (decode_whole(contents, channels), expected),
         (square, expected[:, 4 : 4 + HEIGHT]),
@@ -155,7 +156,7 @@ def test_a_decoded_window_equals_that_part_of_the_whole_image(data: st.DataObjec
     side = data.draw(st.integers(1, HEIGHT))
     y, x = data.draw(st.integers(0, HEIGHT - side)), data.draw(st.integers(0, WIDTH - side))
     whole = decode_whole_as_crops(WINDOWED[name], channels)
-    image = decode(tf.constant(WINDOWED[name]), tf.constant([y, x, side, side]), "jpeg" in name, side, channels)
+    image = decode(tf.constant(WINDOWED[name]), tf.constant([y, x, side, side]), "jpeg" in name, (side, side), channels)
     np.testing.assert_array_equal(image, whole[y : y + side, x : x + side])
 
 
@@ -165,26 +166,11 @@ def test_mixed_formats_decode_inside_tf_data_as_outside(channels: int) -> None:
     kinds = [name == b"\xff\xd8" for name in (file[:2] for file in contents)]
     window = tf.constant([3, 5, 12, 20])
     ds = tf.data.Dataset.from_tensor_slices((contents, kinds)).map(
-        lambda file, kind: decode(file, window, kind, size=8, channels=channels), num_parallel_calls=2
+        lambda file, kind: decode(file, window, kind, shape=(8, 8), channels=channels), num_parallel_calls=2
     )
     assert ds.element_spec == tf.TensorSpec([8, 8, channels], tf.uint8)
     for file, kind, image in zip(contents, kinds, ds.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(image, decode(tf.constant(file), window, kind, size=8, channels=channels))
-
-
-def bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Half-pixel centres, edges repeated, no antialiasing: float64 (size, size, c)."""
-
-    def weights(length: int) -> np.ndarray:
-        source = (np.arange(size) + 0.5) * length / size - 0.5
-        low = np.floor(source).astype(int)
-        table = np.zeros((size, length))
-        for row, (position, first) in enumerate(zip(source, low, strict=True)):
-            table[row, np.clip(first, 0, length - 1)] += 1 - (position - first)
-            table[row, np.clip(first + 1, 0, length - 1)] += position - first
-        return table
-
-    return np.einsum("yh,hwc,xw->yxc", weights(pixels.shape[0]), pixels.astype(np.float64), weights(pixels.shape[1]))
+        np.testing.assert_array_equal(image, decode(tf.constant(file), window, kind, shape=(8, 8), channels=channels))
 
 
 @pytest.mark.parametrize("subsampling", [0, 2], ids=["4:4:4", "4:2:0"])
@@ -196,32 +182,14 @@ def test_jpegs_decode_without_a_color_cast(subsampling: int) -> None:
     )
     expected = decode_by_pillow(contents, 3).astype(np.float64)
     window = tf.constant([0, 0, 96, 96])
-    for image in (decode_whole(tf.constant(contents), 3)[:, :96], decode(tf.constant(contents), window, True, 96, 3)):
+    for image in (
+        decode_whole(tf.constant(contents), 3)[:, :96],
+        decode(tf.constant(contents), window, True, (96, 96), 3),
+    ):
         differences = image.numpy() - expected[:, :96]
         assert np.abs(differences.mean(axis=(0, 1))).max() < 0.05
         if subsampling == 0:
             assert not differences.any()
-
-
-@settings(max_examples=25)
-@given(
-    height=st.integers(1, 40),
-    width=st.integers(1, 40),
-    size=st.integers(1, 40),
-    channels=st.sampled_from([1, 3]),
-    seed=st.integers(0, 99),
-)
-def test_resize_is_bilinear_and_rounded(height: int, width: int, size: int, channels: int, seed: int) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
-    image = resize(tf.constant(pixels), size)
-    assert image.dtype == tf.uint8
-    assert image.shape == (size, size, channels)
-    assert difference(image, bilinear(pixels, size)).max() <= 0.5 + 1e-3
-
-
-def test_resizing_an_image_to_its_own_size_changes_nothing_inside_tf_data() -> None:
-    ds = tf.data.Dataset.from_tensors(NOISE[:, :HEIGHT]).map(lambda image: resize(image, HEIGHT))
-    np.testing.assert_array_equal(next(iter(ds)), NOISE[:, :HEIGHT])
 
 
 def test_to_uint8_rounds_and_clips() -> None:
@@ -235,26 +203,27 @@ def test_bytes_that_are_no_image_raise(contents: bytes) -> None:
         decode_whole(tf.constant(contents), channels=3)
 
 
-def test_downscaling_in_the_decoder_is_closer_to_antialiasing_than_bilinear_resizing_is() -> None:
-    """The image has noise at every scale, like a photograph, so that aliasing of a plain resize shows."""
-    size, (height, width) = 32, (300, 420)
+@pytest.mark.parametrize("window", [[0, 0, 299, 419], [36, 52, 80, 100], [5, 8, 251, 132], [43, 163, 256, 256]])
+def test_a_jpeg_is_scaled_as_its_pixels_are(window: list[int]) -> None:
+    """The decoder averages blocks itself, also the incomplete ones at the border."""
+    height, width, shape = 299, 419, (32, 24)
     rng = np.random.default_rng(0)
     layers = [
         np.asarray(
             Image.fromarray(rng.integers(0, 256, (height // s, width // s, 3), np.uint8)).resize((width, height))
         )
-        for s in (1, 3, 9, 27)
+        for s in (3, 9, 27)
     ]
-    contents = encode(np.mean(layers, axis=0).astype(np.uint8), "JPEG", quality=92)
-    whole = tf.cast(tf.io.decode_jpeg(contents, channels=3), tf.float32)
-    for window in ([0, 0, 296, 416], [36, 52, 64, 100], [4, 8, 152, 132], [40, 160, 256, 256]):
-        y, x, tall, wide = window
-        exact = tf.image.resize(whole[y : y + tall, x : x + wide], [size, size], antialias=True)
-        region = crop.decode_regions(tf.constant([window]), [height], [width], size, tf.constant([True]))[0]
-        assert region[4] == int(np.log2(min(tall, wide) / size))
-        shrunk = decode_downscaled(tf.constant(contents), region, size, 3)
-        assert shrunk.dtype == tf.uint8
-        plain = decode(tf.constant(contents), tf.constant(window), True, size, 3)
-        assert difference(shrunk, exact).mean() < 0.6 * difference(plain, exact).mean()
-        gray = decode_downscaled(tf.constant(contents), region, size, 1)
-        assert difference(gray, luma(shrunk)).mean() < 1
+    contents = tf.constant(encode(np.mean(layers, axis=0).astype(np.uint8), "JPEG", quality=95, subsampling=0))
+    lossless = tf.io.encode_png(tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS))
+    (region,), (part,) = crop.decode_regions(tf.constant([window]), [height], [width], tf.constant([shape]))
+    assert region[4] > 0
+    images = [
+        decode_region(file, region, part, file is contents, shape, channels)
+        for channels in (3, 1)
+        for file in (contents, lossless)
+    ]
+    assert images[0].shape == (*shape, 3)
+    assert difference(images[0], images[1]).mean() < 0.5
+    assert difference(images[2], images[3]).mean() < 1
+    assert difference(images[2], luma(images[0])).mean() < 1

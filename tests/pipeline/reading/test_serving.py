@@ -38,10 +38,17 @@ def test_pixels_are_counted_from_the_header(kind: str, height: int, width: int) 
     assert int(serving.pixel_count(tf.constant(contents))) == height * width
 
 
-@pytest.mark.parametrize(("size", "channels", "crop_fraction"), [(16, 3, 1.0), (24, 1, 0.875)])
-def test_served_images_equal_those_of_evaluation(
-    size: int, channels: int, crop_fraction: float, tmp_path: pathlib.Path
-) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": 16},
+        {"image_size": 24, "channels": 1, "eval_crop": 0.875},
+        {"image_size": "20x36", "view": "stretch"},
+        {"image_size": "36x20", "view": "pad", "background": "20,200,90", "eval_crop": 0.9},
+    ],
+    ids=["center", "gray", "stretch", "pad"],
+)
+def test_served_images_equal_those_of_evaluation(options: dict, tmp_path: pathlib.Path) -> None:
     """Images of every format, of sizes that are downscaled while they are decoded, gray and with alpha."""
     (tmp_path / "test/one").mkdir(parents=True)
     (tmp_path / "train/two").mkdir(parents=True)
@@ -52,19 +59,12 @@ def test_served_images_equal_those_of_evaluation(
             name = f"test/one/{number:02d}-{mode}.{kind.lower().replace('jpeg', 'jpg')}"
             (tmp_path / name).write_bytes(encode(kind, height, width, number, mode))
     (tmp_path / "train/two/0.png").write_bytes(encode("PNG", 16, 16))
-    config = DataConfig(
-        source=str(tmp_path),
-        validation_split="test",
-        image_size=size,
-        channels=channels,
-        eval_crop=crop_fraction,
-        batch_size=1,
-    )
+    config = DataConfig(source=str(tmp_path), validation_split="test", batch_size=1, **options)
     shown = np.concatenate(
         [images for images, *_ in evaluation_batches(load_dataset(config).validation, config, ReplicaShard(1))]
     )
     files = sorted((tmp_path / "test/one").iterdir())
-    read = tf.function(serving.image_reader(size, channels, crop_fraction, 10**8))
+    read = tf.function(serving.image_reader(config))
     images, errors = read(tf.constant([file.read_bytes() for file in files]))
     assert set(errors.numpy()) == {b""}
     assert len(shown) == len(files) == 28
@@ -81,7 +81,7 @@ def test_a_bad_image_leaves_the_others_intact() -> None:
     animated = encode("WEBP", 9, 9, save_all=True, append_images=[Image.new("RGB", (9, 9))])
     assert read_header(animated).refusal
     batch = [good, good[:300], b"", b"no image", bomb, b"\xff\xd8\xff", animated, encode("BMP", 9, 9), good]
-    images, errors = tf.function(serving.image_reader(16, 3, 1.0, 10**6))(tf.constant(batch))
+    images, errors = tf.function(serving.image_reader(DataConfig(image_size=16, max_pixels=10**6)))(tf.constant(batch))
     assert images.shape == (9, 16, 16, 3)
     messages = [error.decode() for error in errors.numpy()]
     assert messages == ["", *[serving.UNREADABLE] * 3, "it has more than 1000000 pixels", *[serving.UNREADABLE] * 3, ""]
@@ -93,7 +93,7 @@ def test_a_bad_image_leaves_the_others_intact() -> None:
 def test_mutated_images_are_read_or_refused(tmp_path: pathlib.Path) -> None:
     """The graph refuses what the pipeline refuses, except for damage outside the crop, and BMP and GIF as well."""
     files = mutations.folder(tmp_path, range(300))
-    read = tf.function(serving.image_reader(16, 3, 1.0, 10**8))
+    read = tf.function(serving.image_reader(DataConfig(image_size=16)))
     _, errors = read(tf.constant(list(files.values())))
     refused = {name for name, error in zip(files, errors.numpy(), strict=True) if error}
     readable = {name for name, contents in files.items() if not contents.startswith((b"BM", b"GIF8"))}

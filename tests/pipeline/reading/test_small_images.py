@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from evenkeel.pipeline.reading import small_images
 from evenkeel.pipeline.reading.small_images import SmallImages
 
-COUNT, SIZE = 23, 9
+COUNT, HEIGHT, WIDTH = 23, 9, 7
 
 
 def pictures(channels: int) -> np.ndarray:
-    return np.random.default_rng(channels).integers(0, 256, (COUNT, SIZE, SIZE, channels), np.uint8)
+    return np.random.default_rng(channels).integers(0, 256, (COUNT, HEIGHT, WIDTH, channels), np.uint8)
 
 
 def cache_pictures(channels: int, border: int, mirror: bool = True) -> SmallImages:
@@ -43,12 +43,12 @@ def test_a_batch_has_the_image_of_each_row_mirrored_bordered_and_cropped(data, c
         image = pictures(channels)[row][:, :: -1 if mirrored[i] else 1]
         bordered = np.pad(image, ((border, border), (border, border), (0, 0)), "reflect")
         x = lefts[np.searchsorted(starts, i, side="right") - 1]
-        np.testing.assert_array_equal(images[i], bordered[top[i] : top[i] + SIZE, x : x + SIZE])
+        np.testing.assert_array_equal(images[i], bordered[top[i] : top[i] + HEIGHT, x : x + WIDTH])
 
 
 @pytest.mark.parametrize("mirror", [True, False])
 def test_the_memory_is_as_large_as_size_in_bytes_says(mirror: bool) -> None:
-    assert tf.size(cache_pictures(3, 2, mirror).lines) == small_images.size_in_bytes(COUNT, SIZE, 3, 2, mirror)
+    assert tf.size(cache_pictures(3, 2, mirror).lines) == small_images.size_in_bytes(COUNT, (HEIGHT, WIDTH), 3, 2, mirror)
 
 
 def test_a_missing_image_is_an_error() -> None:
