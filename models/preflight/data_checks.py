@@ -27,6 +27,7 @@ MAX_CLASS_GAP = 0.1  # allowed difference of a class's shares, in addition to 3 
 MAX_SHARED = 0.01  # of the validation images
 MAX_CONFLICTS = 0.001  # of the training images
 MAX_BLANK = MAX_OUTLIER_SHARE
+MAX_UNSEEN = 0.1  # of the pixels of an image
 MAX_PICTURES, THUMBNAIL_PIXELS = 16, 96  # pixels of the longer side
 
 
@@ -45,6 +46,7 @@ def check_index(config: TrainConfig, data: Dataset) -> list[Finding]:
         check_near_duplicates(data),
         check_near_duplicate_labels(data),
         check_blank_images(data, known=not outlier_finding.ok),
+        check_unseen_pixels(config, data),
     ]
 
 
@@ -244,6 +246,23 @@ def check_blank_images(data: Dataset, known: bool) -> Finding:
         "Look at them; what they show may lie in a transparency or a depth that was lost when they were stored.",
         {"images": len(blank)},
         ("outlier_images",),
+    )
+
+
+def check_unseen_pixels(config: TrainConfig, data: Dataset) -> Finding:
+    """Counts training images of which `data.view` cuts a part off; always ok if random crops show all parts in turn."""
+    sides = np.stack(data.train.upright_sizes, axis=1) / config.data.image_shape
+    seen = sides.min(axis=1) / sides.max(axis=1) if config.data.view == "center" else np.ones(len(data.train))
+    cut = int(np.count_nonzero(1 - seen > MAX_UNSEEN))
+    return Finding(
+        "unseen_pixels",
+        config.data.augment.random_resized_crop > 0 or cut <= len(data.train) / 2,
+        f"of {cut} of {len(data.train)} training images, more than {MAX_UNSEEN:.0%} of the pixels are never seen"
+        f" (median {1 - np.median(seen):.0%}): data.view=center cuts them off",
+        "at most half of the images may be",
+        "Show whole images with --data.view=pad or --data.view=stretch, or give --data.image_size=HEIGHTxWIDTH their"
+        " proportions.",
+        {"images": cut, "unseen": float(1 - np.median(seen))},
     )
 
 

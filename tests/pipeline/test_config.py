@@ -19,7 +19,15 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ShapesConfig, {"imbalance": 0.5}, "data.shapes.imbalance (0.5) must be at least 1 (1 is balanced)."),
     (AugmentConfig, {"pad_crop": -1}, "data.augment.pad_crop (-1) must not be negative; 0 turns it off."),
     (DataConfig, {"source": ""}, "data.source is empty: give shapes, tfds:NAME or a directory."),
-    (DataConfig, {"image_size": 0}, "data.image_size (0) must be at least 1 pixel."),
+    (DataConfig, {"view": "whole"}, "data.view ('whole') must be one of center, stretch, pad."),
+    (
+        DataConfig,
+        {"image_size": 0},
+        (
+            "data.image_size (0) must be at least 1 pixel: give the side of a square, such as 224, or HEIGHTxWIDTH, such"
+            " as 224x160."
+        ),
+    ),
     (DataConfig, {"batch_size": 0}, "data.batch_size (0) must be at least 1."),
     (DataConfig, {"shuffle_buffer": 0}, "data.shuffle_buffer (0) must be at least 1."),
     (DataConfig, {"threads": -1}, "data.threads (-1) must not be negative; 0 is one per core."),
@@ -140,6 +148,22 @@ def test_every_option_has_a_help_text(config: type) -> None:
     for field in dataclasses.fields(config):
         if not dataclasses.is_dataclass(getattr(config(), field.name)):
             assert field.metadata["help"], field.name
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "shape"),
+    [(96, 96, (96, 96)), ("096", 96, (96, 96)), ("96x96", 96, (96, 96)), ("224x160", "224x160", (224, 160))],
+)
+def test_an_image_size_is_a_side_or_height_and_width(given: int | str, kept: int | str, shape: tuple[int, int]) -> None:
+    config = DataConfig(image_size=given)
+    assert config.image_size == kept
+    assert config.image_shape == (config.image_height, config.image_width) == shape
+
+
+@pytest.mark.parametrize("size", ["0x9", "9x0", "-3", "9x", "x9", "9X9", "9x9x3", "", "1.5"])
+def test_other_image_sizes_are_refused(size: str) -> None:
+    with pytest.raises(UsageError, match=r"give the side of a square, such as 224, or HEIGHTxWIDTH"):
+        DataConfig(image_size=size)
 
 
 def test_a_usage_error_is_a_value_error() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evenkeel.models.config import with_options
 from evenkeel.models.preflight import data_checks
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.pipeline.index.index import Index
@@ -186,3 +187,21 @@ def test_images_of_a_single_colour_are_found() -> None:
     assert f"{len(data.train)} of {len(data.train)} training images have a single colour" in finding.line
     assert data_checks.check_blank_images(black, known=True).ok
     assert data_checks.check_conflicting_labels(black).ok
+
+
+def test_images_that_are_never_seen_as_a_whole_are_found() -> None:
+    config, data = load_shapes()
+    columns = data.train.columns | {"width": data.train.columns["width"] * 4 // 3}
+    wide = dataclasses.replace(data, train=dataclasses.replace(data.train, columns=columns))
+    options = [{}, {"view": "pad"}, {"view": "stretch"}, {"image_size": "24x32"}]
+    configs = [with_options(config, {f"data.{name}": value for name, value in each.items()}) for each in options]
+    finding, *others = (data_checks.check_unseen_pixels(each, wide) for each in configs)
+    assert not finding.ok
+    count = len(data.train)
+    assert (
+        f"of {count} of {count} training images, more than 10% of the pixels are never seen (median 2" in finding.line
+    )
+    assert all(each.ok for each in others)
+    assert data_checks.check_unseen_pixels(config, data).ok
+    cropped = with_options(config, {"data.augment.random_resized_crop": 0.9})
+    assert data_checks.check_unseen_pixels(cropped, wide).ok

@@ -48,7 +48,9 @@ def test_a_batch_has_the_image_of_each_row_mirrored_bordered_and_cropped(data, c
 
 @pytest.mark.parametrize("mirror", [True, False])
 def test_the_memory_is_as_large_as_size_in_bytes_says(mirror: bool) -> None:
-    assert tf.size(cache_pictures(3, 2, mirror).lines) == small_images.size_in_bytes(COUNT, (HEIGHT, WIDTH), 3, 2, mirror)
+    assert tf.size(cache_pictures(3, 2, mirror).lines) == small_images.size_in_bytes(
+        COUNT, (HEIGHT, WIDTH), 3, 2, mirror
+    )
 
 
 def test_a_missing_image_is_an_error() -> None:
