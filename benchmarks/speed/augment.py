@@ -89,7 +89,8 @@ def build_cases(config: DataConfig, batches: int) -> dict[str, Callable[[], obje
     from evenkeel.pipeline.augment import chain
     from evenkeel.pipeline.dataset import load_dataset
     from evenkeel.pipeline.images import crop
-    from evenkeel.pipeline.images.decode import decode
+    from evenkeel.pipeline.images.decode import decode_crop
+    from evenkeel.pipeline.images.scaling import PLAIN, scale
     from evenkeel.pipeline.index import batch_draws, shuffle
     from evenkeel.pipeline.index.index import JPEG
     from evenkeel.pipeline.index.replica_shard import ReplicaShard
@@ -108,9 +109,11 @@ def build_cases(config: DataConfig, batches: int) -> dict[str, Callable[[], obje
         (list(contents), crop.view_windows(height, width, "center", config.image_shape), is_jpeg)
     )
     shape, channels, only = config.image_shape, config.channels, bool(is_jpeg[0]) if len(set(is_jpeg)) == 1 else None
-    decoded = files.map(
-        lambda file, window, kind: decode(file, window, kind if only is None else only, shape, channels)
-    ).batch(config.batch_size)
+
+    def decode(file: tf.Tensor, window: tf.Tensor, kind: tf.Tensor) -> tf.Tensor:
+        return scale(decode_crop(file, window, kind if only is None else only, channels), shape, PLAIN)
+
+    decoded = files.map(decode).batch(config.batch_size)
     images = next(iter(decoded))
 
     def decode_all() -> None:

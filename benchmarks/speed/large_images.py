@@ -77,24 +77,24 @@ def build_cases(source: str, count: int) -> tuple[dict[str, Callable[[], object]
     draws = tf.random.stateless_uniform([count, crop.DRAWS_PER_IMAGE], (0, 0))
     windows = crop.random_windows(tf.fill([count], HEIGHT), tf.fill([count], WIDTH), CROP_STRENGTH, draws)
     sizes, shape = (tf.fill([count], HEIGHT), tf.fill([count], WIDTH)), [OUTPUT_SIZE, OUTPUT_SIZE]
-    regions, parts = crop.decode_regions(windows, *sizes, tf.constant([shape]))
+    regions, methods = crop.decode_regions(windows, *sizes, tf.constant([shape]))
 
     def interpolate(image: tf.Tensor, antialias: bool = False) -> tf.Tensor:
         return tf.image.resize(image, shape, antialias=antialias)
 
-    def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    def whole(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, method: tf.Tensor) -> tf.Tensor:
         y, x, height, width = tf.unstack(window)
         return tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)[y : y + height, x : x + width]
 
-    def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    def fused(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, method: tf.Tensor) -> tf.Tensor:
         return interpolate(decode_crop(contents, window, True, 3))
 
-    def scaled(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-        return decode_region(contents, region, part, True, shape, 3)
+    def scaled(contents: tf.Tensor, window: tf.Tensor, region: tf.Tensor, method: tf.Tensor) -> tf.Tensor:
+        return decode_region(contents, region, window, method, True, shape, 3)
 
     def data_set(decode: Callable[..., tf.Tensor]) -> tf.data.Dataset:
         # There is no prefetching, because a buffer would continue to decode during the next case.
-        return tf.data.Dataset.from_tensor_slices((files, windows, regions, parts)).map(decode)
+        return tf.data.Dataset.from_tensor_slices((files, windows, regions, methods)).map(decode)
 
     sets = {
         "whole": data_set(lambda *row: interpolate(whole(*row))),

@@ -1,7 +1,7 @@
 """Crop windows of images, and the region and scale to decode for each, for a whole batch at once.
 
 windows = random_windows(heights, widths, 0.92, draws)    # (y, x, height, width)
-regions, parts = decode_regions(windows, heights, widths, tf.constant([[224, 224]]))
+regions, methods = decode_regions(windows, heights, widths, tf.constant([[224, 224]]))
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def visible_parts(
 def decode_regions(
     windows: tf.Tensor, heights: tf.Tensor, widths: tf.Tensor, shapes: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The region and scale to decode for each window, and the window in pixels of its region.
+    """The region and scale to decode for each window, and how to scale it afterwards.
 
     Args:
       windows: int32 [n, 4], (y, x, height, width) in pixels of the image, inside the image.
@@ -120,7 +120,7 @@ def decode_regions(
     Returns:
       regions: int32 [n, 5], (y, x, height, width, exponent): the pixels of the image, scaled down by 2^exponent (see
         `scaling.count_halvings`), that the window touches.
-      parts: float32 [n, 4], (y, x, height, width) of the window, counted from the corner of the region.
+      methods: int32 [n], see `scaling.choose_methods`.
     """
     starts, extents = windows[:, :2], windows[:, 2:]
     exponents = scaling.count_halvings(extents, shapes)[:, None]
@@ -128,5 +128,5 @@ def decode_regions(
     first = starts // ratio
     # A JPEG decoder makes a whole pixel of a block that the border cuts off. It is used if half of it is in the image.
     last = tf.minimum(-(-(starts + extents) // ratio), (tf.stack([heights, widths], axis=1) + ratio // 2) // ratio)
-    parts = tf.concat([starts / ratio - tf.cast(first, tf.float64), extents / ratio], axis=1)
-    return tf.concat([first, last - first, exponents], axis=1), tf.cast(parts, tf.float32)
+    methods = scaling.choose_methods(extents, shapes, exponents[:, 0])
+    return tf.concat([first, last - first, exponents], axis=1), methods

@@ -1,13 +1,16 @@
 """Decodes images to uint8 pixels; for a JPEG, only the crop is decoded.
 
-image = decode_region(contents, region, part, is_jpeg=True, shape=(32, 32), channels=3)    # inside tf.data, per image
+image = decode_region(contents, region, window, method, is_jpeg=True, shape=(32, 32), channels=3)    # inside tf.data
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 
-from evenkeel.pipeline.images.scaling import Shape, average_blocks, scale, scale_part
+from evenkeel.pipeline.images.scaling import AVERAGED, HALVED, PLAIN, Shape, average_blocks, scale, scale_halved
 
 # libjpeg-turbo has AVX2 code for its accurate DCT, which takes as long as its fast DCT (0.998 and 1.01 times the whole
 # decoding). The fast DCT lowers red by 1.1 gray levels and blue by 1.2. Chroma is repeated, not blended with its
@@ -23,7 +26,8 @@ WHITE = (255, 255, 255)
 def decode_region(
     contents: tf.Tensor,
     region: tf.Tensor,
-    part: tf.Tensor,
+    window: tf.Tensor,
+    method: tf.Tensor | int,
     is_jpeg: bool,
     shape: Shape,
     channels: int,
@@ -31,41 +35,42 @@ def decode_region(
 ) -> tf.Tensor:
     """Decodes a region of an image and scales a window of it to uint8 [*shape, channels].
 
-    `region` (int32 [5]) and `part` (float32 [4]) are rows of what `crop.decode_regions` returns.
+    `region` (int32 [5]) and `method` come from `crop.decode_regions` of the `window` (int32 [4]). A method that is the
+    same for all images may be a number: the graph then holds one way of scaling.
     """
     if not is_jpeg:
-        return scale_region(decode_whole(contents, channels, background), region, part, shape)
+        return scale_region(decode_whole(contents, channels, background), region, window, method, shape)
 
-    def decode_downscaled() -> tf.Tensor:
+    def decode_by(method: int) -> tf.Tensor:
+        if method != HALVED:
+            return scale(_decode_crop_jpeg(contents, region[:4], channels), shape, method)
         decode_at = lambda ratio: lambda: _decode_crop_jpeg(contents, region[:4], channels, ratio)  # noqa: E731
         image = tf.switch_case(region[4] - 1, [decode_at(ratio) for ratio in (2, 4, 8)])
-        return scale_part(image, part, shape)
+        return scale_halved(image, window, region[4], shape)
 
-    decode_full_size = lambda: scale(_decode_crop_jpeg(contents, region[:4], channels), shape)  # noqa: E731
-    return tf.cond(region[4] > 0, decode_downscaled, decode_full_size)
-
-
-def scale_region(image: tf.Tensor, region: tf.Tensor, part: tf.Tensor, shape: Shape) -> tf.Tensor:
-    """Scales a window of a whole image, uint8 [h, w, c], as `decode_region` does, to uint8 [*shape, c]."""
-    y, x, height, width = tf.unstack(tf.bitwise.left_shift(region[:4], region[4]))
-    pixels = image[y : y + height, x : x + width]
-    return tf.cond(
-        region[4] > 0,
-        lambda: scale_part(average_blocks(pixels, region[4]), part, shape),
-        lambda: scale(pixels, shape),
-    )
+    return _switch_on_method(method, decode_by)
 
 
-def decode(
-    contents: tf.Tensor,
-    window: tf.Tensor,
-    is_jpeg: tf.Tensor | bool,
-    shape: Shape,
-    channels: int,
-    background: Color = WHITE,
+def scale_region(
+    image: tf.Tensor, region: tf.Tensor, window: tf.Tensor, method: tf.Tensor | int, shape: Shape
 ) -> tf.Tensor:
-    """Decodes the `window` of an image as `decode_crop` does and scales it to uint8 [*shape, channels]."""
-    return scale(decode_crop(contents, window, is_jpeg, channels, background), shape)
+    """Scales a window of a whole image, uint8 [h, w, c], as `decode_region` does, to uint8 [*shape, c]."""
+
+    def scale_by(method: int) -> tf.Tensor:
+        if method != HALVED:
+            y, x, height, width = tf.unstack(region[:4])
+            return scale(image[y : y + height, x : x + width], shape, method)
+        y, x, height, width = tf.unstack(tf.bitwise.left_shift(region[:4], region[4]))
+        averaged = average_blocks(image[y : y + height, x : x + width], region[4])
+        return scale_halved(averaged, window, region[4], shape)
+
+    return _switch_on_method(method, scale_by)
+
+
+def _switch_on_method(method: tf.Tensor | int, function: Callable[[int], tf.Tensor]) -> tf.Tensor:
+    if isinstance(method, int):
+        return function(method)
+    return tf.switch_case(method, [functools.partial(function, each) for each in (PLAIN, AVERAGED, HALVED)])
 
 
 def decode_crop(

@@ -1,8 +1,9 @@
 """Scaling of a window of a picture to the shape that a model sees: one definition for every kind of image.
 
-exponents = count_halvings(windows[:, 2:], shapes)    # per batch: how often to halve each window first
-image = scale(pixels, shape)                          # inside tf.data, per image
-image = scale_part(average_blocks(pixels, exponent), part, shape)
+exponents = count_halvings(extents, shapes)           # per batch: how often to halve each window first
+methods = choose_methods(extents, shapes, exponents)
+image = scale(pixels, shape, method)                  # inside tf.data, per image
+image = scale_halved(average_blocks(pixels, exponent), window, exponent, shape)
 
 A window that is much larger than the target is averaged over blocks of 2, 4 or 8 pixels a side first, which a JPEG
 decoder does at no cost. Then it is interpolated, with averaging if it is still much larger than the target. The result
@@ -21,6 +22,7 @@ Shape: TypeAlias = "tuple[int, int] | tf.Tensor"  # (height, width) in pixels
 # is left to scale, by 1.25, 1.5 and 2 at least, hides the grid of the blocks: halving as soon as it is possible differs
 # from Pillow's result by up to 3.2 levels.
 HALVES_FOR_HALVINGS = (5, 12, 32)
+PLAIN, AVERAGED, HALVED = range(3)  # how a window is scaled
 # Plain interpolation skips pixels if the window is this many times as large as the target, on average over both sides.
 # Up to there it differs from antialiased scaling by less than 2 levels; averaging takes 1.8 times as long.
 AVERAGE_FROM = 1.6
@@ -37,38 +39,39 @@ def count_halvings(extents: tf.Tensor, shapes: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(tf.reduce_all(enough, axis=2), tf.int32), axis=1)
 
 
-def average_blocks(image: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
-    """Averages blocks of 2^exponent pixels a side, uint8 [h, w, c] -> float32; the last blocks may be incomplete."""
-    ratio = tf.bitwise.left_shift(1, exponent)
-    size = tf.shape(image)[:2]
-    blocks = (size + ratio - 1) // ratio
-    excess = blocks * ratio - size
-    # JPEG encoders fill the last blocks by repeating pixels, too.
-    padded = tf.pad(image, [[0, excess[0]], [0, excess[1]], [0, 0]], "SYMMETRIC")
-    return tf.raw_ops.ResizeArea(images=padded[None], size=blocks)[0]
+def choose_methods(extents: tf.Tensor, shapes: tf.Tensor, exponents: tf.Tensor) -> tf.Tensor:
+    """How each window is scaled, int32 [n]: PLAIN, AVERAGED, or HALVED if its exponent (int32 [n]) is above 0."""
+    averaged = tf.reduce_sum(extents / shapes, axis=1) >= 2 * AVERAGE_FROM
+    return tf.where(exponents > 0, HALVED, tf.where(averaged, AVERAGED, PLAIN))
 
 
-def scale(image: tf.Tensor, shape: Shape) -> tf.Tensor:
+def scale(image: tf.Tensor, shape: Shape, method: tf.Tensor | int) -> tf.Tensor:
     """Scales a whole image with half-pixel centres, uint8 [h, w, c] -> uint8 [*shape, c].
 
-    An image that is already of this shape is returned unchanged.
+    The method is PLAIN or AVERAGED, see `choose_methods`. An image that is already of this shape is returned unchanged.
     """
-    size, target = tf.shape(image)[:2], tf.convert_to_tensor(shape, tf.int32)
+    target = tf.convert_to_tensor(shape, tf.int32)
+    if isinstance(method, int):
+        return _scale_by(method, image, target)
+    return tf.cond(
+        method == AVERAGED, lambda: _scale_by(AVERAGED, image, target), lambda: _scale_by(PLAIN, image, target)
+    )
+
+
+def _scale_by(method: int, image: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    size = tf.shape(image)
+    interpolate = _average if method == AVERAGED else _interpolate
     scaled = tf.cond(
-        tf.reduce_all(size == target),
+        (size[0] == target[0]) & (size[1] == target[1]),
         lambda: image,
         # Blends of bytes stay in their range, so adding 0.5 and truncating rounds them.
-        lambda: tf.cast(
-            tf.cond(
-                tf.reduce_sum(size / target) < 2 * AVERAGE_FROM,
-                lambda: _interpolate(image, target),
-                lambda: tf.raw_ops.ResizeArea(images=image[None], size=target)[0],
-            )
-            + 0.5,
-            tf.uint8,
-        ),
+        lambda: tf.cast(interpolate(image, target) + 0.5, tf.uint8),
     )
-    return tf.ensure_shape(scaled, [*_static_sides(shape), image.shape[2]])
+    return tf.ensure_shape(scaled, [*_static_sides(target), image.shape[2]])
+
+
+def _average(image: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.ResizeArea(images=image[None], size=target)[0]
 
 
 def _interpolate(image: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
@@ -77,24 +80,40 @@ def _interpolate(image: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     return tf.image.resize(tf.cast(image, tf.float32), target)
 
 
-def scale_part(image: tf.Tensor, part: tf.Tensor, shape: Shape) -> tf.Tensor:
-    """Scales a part of an image, whose borders may lie between pixels, to uint8 [*shape, c], antialiased.
+def scale_halved(image: tf.Tensor, window: tf.Tensor, exponent: tf.Tensor, shape: Shape) -> tf.Tensor:
+    """Averages a window of a halved image, whose borders may lie between pixels, to uint8 [*shape, c].
+
+    The window is a triangle as wide as the ratio of both shapes, as in Pillow's bilinear `Image.resize`.
 
     Args:
-      image: [h, w, c], values from 0 to 255.
-      part: float32 (y, x, height, width) in pixels of `image`; at least as large as `shape`.
+      image: [h, w, c], values from 0 to 255; its first pixel is the first that the window touches.
+      window: int32 (y, x, height, width) in pixels of the image before it was halved.
+      exponent: int32 [], how often it was halved.
       shape: the shape of the result.
     """
-    scales = tf.cast(shape, tf.float32) / part[2:]
+    ratio = tf.bitwise.left_shift(1, exponent)
+    scales = tf.cast(shape * ratio / window[2:], tf.float32)
+    start = tf.cast(window[:2] % ratio / ratio, tf.float32)
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=tf.cast(image, tf.float32)[None],
         size=shape,
         scale=scales,
-        translation=-part[:2] * scales,
+        translation=-start * scales,
         kernel_type="triangle",
         antialias=True,
     )[0]
     return tf.ensure_shape(tf.saturate_cast(scaled + 0.5, tf.uint8), [*_static_sides(shape), image.shape[2]])
+
+
+def average_blocks(image: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
+    """Averages blocks of 2^exponent pixels a side, uint8 [h, w, c] -> float32; the last blocks may be incomplete."""
+    ratio = tf.bitwise.left_shift(1, exponent)
+    size = tf.shape(image)[:2]
+    blocks = (size + ratio - 1) // ratio
+    excess = blocks * ratio - size
+    # JPEG encoders fill the last blocks by repeating pixels, too.
+    padded = tf.pad(image, [[0, excess[0]], [0, excess[1]], [0, 0]], "SYMMETRIC")
+    return _average(padded, blocks)
 
 
 def _static_sides(shape: Shape) -> list[int | None]:

@@ -5,6 +5,7 @@ floor_ms, tier_fractions = time_decoding(data, config, seed=0)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,7 @@ import tensorflow as tf
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.images import crop
-from evenkeel.pipeline.images.decode import decode, decode_crop, decode_whole
-from evenkeel.pipeline.images.scaling import scale
+from evenkeel.pipeline.images.decode import decode_crop, decode_region, decode_whole, scale_region
 from evenkeel.pipeline.index.index import JPEG, RAW, Index
 from evenkeel.pipeline.prepare.storage_format import shrink_to_side
 from evenkeel.pipeline.profile.chain_timing import with_options
@@ -68,33 +68,41 @@ def time_decoding(data: Dataset, config: DataConfig, seed: int) -> tuple[float, 
     side = round(max(shape) * SIDE_MARGIN) if strength else max(shape)
     if np.median(np.minimum(heights, widths)) <= side:
         return floor_ms, {}
-    now_ms = time_map(
-        lambda contents, window, jpeg: decode(contents, window, jpeg, shape, channels),
-        *contents_as_read(index, files, windows),
-        is_jpeg,
-    )
+
+    def plan(windows: tf.Tensor, sizes: np.ndarray) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        regions, methods = crop.decode_regions(windows, sizes[:, 0], sizes[:, 1], tf.constant([shape]))
+        return regions, windows, methods
+
+    def decode(
+        jpeg: tf.Tensor, contents: tf.Tensor, region: tf.Tensor, window: tf.Tensor, method: tf.Tensor
+    ) -> tf.Tensor:
+        decode_kind = functools.partial(decode_region, contents, region, window, method)
+        return tf.cond(jpeg, *(functools.partial(decode_kind, kind, shape, channels) for kind in (True, False)))
+
+    regions, *window_and_method = plan(windows, np.stack([heights, widths], axis=1))
+    now_ms = time_map(decode, is_jpeg, *contents_as_read(index, files, regions), *window_and_method)
     decoded = [decode_whole(contents, channels=3) for contents in files]
     images = [shrink_to_side(image, tf.shape(image)[:2], side, "shorter").numpy() for image in decoded]
     shapes = np.array([image.shape for image in images], np.int32)
-    windows = crop_windows(shapes[:, 0], shapes[:, 1])
+    planned = plan(crop_windows(shapes[:, 0], shapes[:, 1]), shapes)
     encoded = [tf.io.encode_jpeg(image, quality=JPEG_QUALITY).numpy() for image in images]
-    jpeg_ms = time_map(lambda contents, window: decode(contents, window, True, shape, channels), encoded, windows)
+    jpeg_ms = time_map(decode, np.ones(count, bool), encoded, *planned)
 
-    def crop_pixels(contents: tf.Tensor, image_shape: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        y, x, height, width = tf.unstack(window)
-        return scale(
-            tf.reshape(tf.io.decode_raw(contents, tf.uint8), image_shape)[y : y + height, x : x + width], shape
-        )
+    def scale_pixels(
+        contents: tf.Tensor, image_shape: tf.Tensor, region: tf.Tensor, window: tf.Tensor, method: tf.Tensor
+    ) -> tf.Tensor:
+        image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.ensure_shape(image_shape, [3]))
+        return scale_region(tf.ensure_shape(image, [None, None, 3]), region, window, method, shape)
 
-    raw_ms = time_map(crop_pixels, [image.tobytes() for image in images], shapes, windows)
+    raw_ms = time_map(scale_pixels, [image.tobytes() for image in images], shapes, *planned)
     return floor_ms, {f"raw:{side}": raw_ms / now_ms, f"jpeg:{side}:{JPEG_QUALITY}": jpeg_ms / now_ms}
 
 
-def contents_as_read(index: Index, files: list[bytes], windows: tf.Tensor) -> tuple[list[bytes], np.ndarray]:
-    """The bytes that the decoder gets for each row, and the window in them; with a seek index, a part of the file."""
+def contents_as_read(index: Index, files: list[bytes], regions: tf.Tensor) -> tuple[list[bytes], np.ndarray]:
+    """The bytes that the decoder gets for each row, and the region in them; with a seek index, a part of the file."""
     if index.seek_arrays is None:
-        return files, windows.numpy()
+        return files, regions.numpy()
     source, rows = mapped_source(index), tf.range(len(index), dtype=tf.int64)
-    regions = source.plan_reads(rows, tf.pad(windows, [[0, 0], [0, 1]]))
-    contents = [source.read_bytes(row, region).numpy() for row, region in zip(rows, regions, strict=True)]
-    return contents, tf.cast(regions[:, :4], tf.int32).numpy()
+    plans = source.plan_reads(rows, regions)
+    contents = [source.read_bytes(row, plan).numpy() for row, plan in zip(rows, plans, strict=True)]
+    return contents, tf.cast(plans[:, :5], tf.int32).numpy()

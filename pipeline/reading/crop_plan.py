@@ -96,15 +96,15 @@ def make_crop_planner(
 
       regions: int [b, 5 or more], what to decode; `source.plan_reads` may append to the regions of
         `crop.decode_regions`.
-      parts: float32 [b, 4], the windows inside of the regions; only if images may be halved before they are scaled.
+      windows: int32 [b, 5], the method of `scaling.choose_methods` and the window (y, x, height, width) itself; only
+        if methods other than plain interpolation may occur.
       places: int32 [b, 4], (top, left, height, width) of the image in the scaled window; only if windows may reach
         beyond their images.
     """
     all_heights, all_widths, all_orientations = (
         tf.constant(index.columns[name]) for name in ("height", "width", "orientation")
     )
-    # Windows are whole pixels, so their ratio may be a little larger.
-    can_halve = largest_ratios(index, config).min(axis=1).max(initial=0) >= 0.8 * scaling.HALVES_FOR_HALVINGS[0] / 2
+    always_plain = can_always_interpolate(index, config)
 
     def plan_crops(rows: tf.Tensor, windows: tf.Tensor) -> Crops:
         rows = unpad_rows(rows)
@@ -118,15 +118,21 @@ def make_crop_planner(
         if reaches_outside:
             windows, crops["places"] = crop.visible_parts(windows, heights, widths, shapes)
             shapes = crops["places"][:, 2:]
-        regions, parts = crop.decode_regions(windows, heights, widths, shapes)
-        if can_halve:
-            crops["parts"] = parts
+        regions, methods = crop.decode_regions(windows, heights, widths, shapes)
+        if not always_plain:
+            crops["windows"] = tf.concat([methods[:, None], windows], axis=1)
         return {"regions": source.plan_reads(rows, regions), **crops}
 
     return plan_crops
 
 
-def largest_ratios(index: Index, config: DataConfig) -> np.ndarray:
+def can_always_interpolate(index: Index, config: DataConfig) -> bool:
+    """Whether plain interpolation is enough for all windows: they are not much larger than the model's images."""
+    # Windows are whole pixels, so their ratio may be a little larger.
+    return bool(_largest_ratios(index, config).mean(axis=1).max(initial=0) < 0.95 * scaling.AVERAGE_FROM)
+
+
+def _largest_ratios(index: Index, config: DataConfig) -> np.ndarray:
     """How many times as high and wide as the model's images the windows of each image may be, float64 [rows, 2].
 
     A window that is limited by one side of the image has about the aspect ratio of the model's images.

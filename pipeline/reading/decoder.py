@@ -15,14 +15,14 @@ import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.config import DataConfig, parse_color
-from evenkeel.pipeline.images.decode import decode, decode_crop, decode_region, luma, scale_region
+from evenkeel.pipeline.images.decode import decode_crop, decode_region, luma, scale_region
 from evenkeel.pipeline.images.exif import FIRST_TURNED, turn_upright
 from evenkeel.pipeline.images.raw_resize import make_raw_resizer
-from evenkeel.pipeline.images.scaling import AVERAGE_FROM, Shape, place_image, scale
+from evenkeel.pipeline.images.scaling import PLAIN, Shape, place_image
 from evenkeel.pipeline.index.index import JPEG, OTHER, RAW, Index
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading.byte_source import ByteSource
-from evenkeel.pipeline.reading.crop_plan import Crops, largest_ratios, unpad_rows
+from evenkeel.pipeline.reading.crop_plan import Crops, can_always_interpolate, unpad_rows
 from evenkeel.pipeline.system.cpu import cores
 
 
@@ -68,8 +68,7 @@ def images_in_parallel(config: DataConfig, replica_shard: ReplicaShard) -> int:
 def _can_interpolate_together(index: Index, config: DataConfig, source: ByteSource) -> bool:
     """Whether all images lie in one memory as pixels, and plain interpolation is enough to scale them."""
     all_raw = source.locate_pixels is not None and (index.columns["kind"] == RAW).all() and not index.is_turned
-    small = largest_ratios(index, config).mean(axis=1).max(initial=0) < AVERAGE_FROM
-    return bool(all_raw and small and config.view != "pad")
+    return bool(all_raw and config.view != "pad" and can_always_interpolate(index, config))
 
 
 def _make_raw_decoder(index: Index, config: DataConfig, source: ByteSource) -> Callable[..., tf.Tensor]:
@@ -106,27 +105,20 @@ def _make_mixed_decoder(
     heights, widths = tf.constant(index.columns["height"]), tf.constant(index.columns["width"])
     orientations = tf.constant(index.columns["orientation"])
 
+    def unpack(crop: Crops) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | int]:
+        """(region, window, method)"""
+        numbers = crop["numbers"]
+        return numbers[:5], numbers[6:], PLAIN if numbers.shape[0] == 5 else numbers[5]
+
     def decode_encoded(is_jpeg: bool, row: tf.Tensor, crop: Crops) -> tf.Tensor:
         contents = source.read_bytes(crop["payloads"], crop["regions"])
-        if "parts" in crop:
-            return decode_region(
-                contents, crop["windows"], crop["parts"], is_jpeg, crop["shapes"], channels, background
-            )
-        return decode(contents, crop["windows"][:4], is_jpeg, crop["shapes"], channels, background)
+        return decode_region(contents, *unpack(crop), is_jpeg, crop["shapes"], channels, background)
 
     def scale_raw(row: tf.Tensor, crop: Crops) -> tf.Tensor:
-        region = crop["windows"]
-        read = lambda window: _convert_channels(  # noqa: E731
-            source.read_window(crop["payloads"], window, heights[row], widths[row]), channels
-        )
-        if "parts" not in crop:
-            return scale(read(region[:4]), crop["shapes"])
+        region, window, method = unpack(crop)
         whole = tf.stack([0, 0, heights[row], widths[row]])
-        return tf.cond(
-            region[4] > 0,
-            lambda: scale_region(read(whole), region, crop["parts"], crop["shapes"]),
-            lambda: scale(read(region[:4]), crop["shapes"]),
-        )
+        image = source.read_window(crop["payloads"], whole, heights[row], widths[row])
+        return scale_region(_convert_channels(image, channels), region, window, method, crop["shapes"])
 
     functions: dict[int, Callable[..., tf.Tensor]] = {
         OTHER: functools.partial(decode_encoded, False),
@@ -156,8 +148,10 @@ def _make_mixed_decoder(
 
     def decode_images(rows: tf.Tensor, payloads: tf.Tensor, crops: Crops) -> tf.Tensor:
         # tf.slice keeps the static length 5; `regions[:, :5]` loses it if the length of a region is unknown.
-        windows = tf.cast(tf.slice(crops["regions"], [0, 0], [-1, 5]), tf.int32)
-        elements = {**crops, "rows": rows, "payloads": payloads, "windows": windows}
+        regions = tf.cast(tf.slice(crops["regions"], [0, 0], [-1, 5]), tf.int32)
+        elements = {**crops, "rows": rows, "payloads": payloads, "numbers": regions}
+        if "windows" in crops:  # one tensor, because every one more costs time for each image
+            elements["numbers"] = tf.concat([regions, elements.pop("windows")], axis=1)
         spec = tf.TensorSpec([*shape, channels], tf.uint8)
         return tf.map_fn(decode_image, elements, parallel_iterations=parallel_images, fn_output_signature=spec)
 

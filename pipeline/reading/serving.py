@@ -67,24 +67,24 @@ def decode_for_evaluation(contents: tf.Tensor, config: DataConfig) -> tf.Tensor:
     turned = orientation >= FIRST_TURNED
     stored_shape = shape if shape[0] == shape[1] else tf.where(turned, shape[::-1], shape)
 
-    def plan(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """(region, part, place) of an image as it is stored, see `crop_plan.make_crop_planner`; sizes are int32 [1]."""
+    def plan(height: tf.Tensor, width: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """(region, window, method, place) as in `crop_plan.make_crop_planner`; the stored sizes are int32 [1]."""
         upright = tf.where(turned, width, height), tf.where(turned, height, width)
         windows = crop.view_windows(*upright, config.view, shape, config.eval_crop)
         windows = stored_windows(windows, orientation[None], height, width)
         windows, places = crop.visible_parts(windows, height, width, tf.convert_to_tensor(stored_shape)[None])
-        regions, parts = crop.decode_regions(windows, height, width, places[:, 2:])
-        return regions[0], parts[0], places[0]
+        regions, methods = crop.decode_regions(windows, height, width, places[:, 2:])
+        return regions[0], windows[0], methods[0], places[0]
 
     def decode_jpeg() -> tuple[tf.Tensor, tf.Tensor]:
         height, width = tf.unstack(tf.image.extract_jpeg_shape(contents)[None, :2], axis=1)
-        region, part, place = plan(height, width)
-        return decode_region(contents, region, part, True, place[2:], channels), place
+        region, window, method, place = plan(height, width)
+        return decode_region(contents, region, window, method, True, place[2:], channels), place
 
     def decode_other() -> tuple[tf.Tensor, tf.Tensor]:
         image = decode_whole(contents, channels, background)
-        region, part, place = plan(tf.shape(image)[:1], tf.shape(image)[1:2])
-        return scale_region(image, region, part, place[2:]), place
+        region, window, method, place = plan(tf.shape(image)[:1], tf.shape(image)[1:2])
+        return scale_region(image, region, window, method, place[2:]), place
 
     image, place = tf.cond(is_jpeg(contents), decode_jpeg, decode_other)
     image.set_shape([None, None, channels])

@@ -79,8 +79,8 @@ def expected_images(index: Index, rows: list[int], windows: tf.Tensor, config: D
     def image(row: int, window: tf.Tensor) -> tf.Tensor:
         contents, is_jpeg = tf.constant(files[row]), bool(index.columns["kind"][row] == JPEG)
         height, width = (index.columns[name][row : row + 1] for name in ("height", "width"))
-        regions, parts = crop.decode_regions(window[None], height, width, tf.constant([config.image_shape]))
-        return decode_region(contents, regions[0], parts[0], is_jpeg, config.image_shape, config.channels)
+        regions, methods = crop.decode_regions(window[None], height, width, tf.constant([config.image_shape]))
+        return decode_region(contents, regions[0], window, methods[0], is_jpeg, config.image_shape, config.channels)
 
     return np.stack([image(row, window) for row, window in zip(rows, windows, strict=True)])
 

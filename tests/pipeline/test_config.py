@@ -24,8 +24,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
         DataConfig,
         {"image_size": 0},
         (
-            "data.image_size (0) must be at least 1 pixel: give the side of a square, such as 224, or HEIGHTxWIDTH, such"
-            " as 224x160."
+            "data.image_size (0) must be at least 1 pixel: give the side of a square, such as 224, or HEIGHTxWIDTH,"
+            " such as 224x160."
         ),
     ),
     (DataConfig, {"batch_size": 0}, "data.batch_size (0) must be at least 1."),

@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evenkeel.pipeline.images import crop
+from evenkeel.pipeline.images import crop, scaling
 
 SIDES = st.integers(1, 30_000)
 
@@ -211,19 +211,16 @@ def test_a_region_holds_its_window_in_pixels_of_the_downscaled_image(height: int
     shape = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
     tall, wide = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     y, x = data.draw(st.integers(0, height - tall)), data.draw(st.integers(0, width - wide))
-    regions, parts = crop.decode_regions(tf.constant([[y, x, tall, wide]]), [height], [width], tf.constant([shape]))
+    regions, methods = crop.decode_regions(tf.constant([[y, x, tall, wide]]), [height], [width], tf.constant([shape]))
     *region, exponent = regions.numpy()[0].tolist()
-    part, ratio = parts.numpy()[0].tolist(), 2**exponent
+    ratio = 2**exponent
+    assert (methods[0] == scaling.HALVED) == (exponent > 0)
     if exponent == 0:
         assert region == [y, x, tall, wide]
-        assert part == [0, 0, tall, wide]
     for axis, (first, extent, whole, size) in enumerate(((y, tall, height, shape[0]), (x, wide, width, shape[1]))):
         begin, end = region[axis], region[axis] + region[axis + 2]
         assert 0 <= begin < end <= -(-whole // ratio)
         assert end * ratio - whole <= ratio / 2  # a made-up half of a block at most
-        assert (begin + part[axis]) * ratio == first
-        assert part[axis + 2] * ratio == extent
-        # The first and the last pixel of the result are centered inside the region.
-        step = part[axis + 2] / size
-        if exponent:
-            assert 0 <= part[axis] + step / 2 < part[axis] + (size - 0.5) * step + 1e-6 <= end - begin + 1e-6
+        assert begin == first // ratio
+        # The last pixel of the result is centered inside the region.
+        assert (first + extent - 0.5 * extent / size) / ratio <= end

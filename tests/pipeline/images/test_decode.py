@@ -15,7 +15,7 @@ from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import (
     LIBJPEG_OPTIONS,
     WHITE,
-    decode,
+    decode_crop,
     decode_region,
     decode_whole,
     luma,
@@ -113,9 +113,7 @@ def test_transparent_pixels_show_the_background(name: str) -> None:
 @pytest.mark.parametrize("name", JPEGS)
 def test_jpegs_decode_to_nearly_the_same_pixels_as_in_pillow(name: str, channels: int) -> None:
     contents, expected = tf.constant(JPEGS[name]), decode_by_pillow(JPEGS[name], channels)
-    square = decode(
-        contents, tf.constant([0, 4, HEIGHT, HEIGHT]), is_jpeg=True, shape=(HEIGHT, HEIGHT), channels=channels
-    )
+    square = decode_crop(contents, tf.constant([0, 4, HEIGHT, HEIGHT]), is_jpeg=True, channels=channels)
     for image, part in (
         (decode_whole(contents, channels), expected),
         (square, expected[:, 4 : 4 + HEIGHT]),
@@ -156,7 +154,7 @@ def test_a_decoded_window_equals_that_part_of_the_whole_image(data: st.DataObjec
     side = data.draw(st.integers(1, HEIGHT))
     y, x = data.draw(st.integers(0, HEIGHT - side)), data.draw(st.integers(0, WIDTH - side))
     whole = decode_whole_as_crops(WINDOWED[name], channels)
-    image = decode(tf.constant(WINDOWED[name]), tf.constant([y, x, side, side]), "jpeg" in name, (side, side), channels)
+    image = decode_crop(tf.constant(WINDOWED[name]), tf.constant([y, x, side, side]), "jpeg" in name, channels)
     np.testing.assert_array_equal(image, whole[y : y + side, x : x + side])
 
 
@@ -166,11 +164,11 @@ def test_mixed_formats_decode_inside_tf_data_as_outside(channels: int) -> None:
     kinds = [name == b"\xff\xd8" for name in (file[:2] for file in contents)]
     window = tf.constant([3, 5, 12, 20])
     ds = tf.data.Dataset.from_tensor_slices((contents, kinds)).map(
-        lambda file, kind: decode(file, window, kind, shape=(8, 8), channels=channels), num_parallel_calls=2
+        lambda file, kind: decode_crop(file, window, kind, channels), num_parallel_calls=2
     )
-    assert ds.element_spec == tf.TensorSpec([8, 8, channels], tf.uint8)
+    assert ds.element_spec == tf.TensorSpec([None, None, channels], tf.uint8)
     for file, kind, image in zip(contents, kinds, ds.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(image, decode(tf.constant(file), window, kind, shape=(8, 8), channels=channels))
+        np.testing.assert_array_equal(image, decode_crop(tf.constant(file), window, kind, channels))
 
 
 @pytest.mark.parametrize("subsampling", [0, 2], ids=["4:4:4", "4:2:0"])
@@ -184,7 +182,7 @@ def test_jpegs_decode_without_a_color_cast(subsampling: int) -> None:
     window = tf.constant([0, 0, 96, 96])
     for image in (
         decode_whole(tf.constant(contents), 3)[:, :96],
-        decode(tf.constant(contents), window, True, (96, 96), 3),
+        decode_crop(tf.constant(contents), window, True, 3),
     ):
         differences = image.numpy() - expected[:, :96]
         assert np.abs(differences.mean(axis=(0, 1))).max() < 0.05
@@ -216,10 +214,10 @@ def test_a_jpeg_is_scaled_as_its_pixels_are(window: list[int]) -> None:
     ]
     contents = tf.constant(encode(np.mean(layers, axis=0).astype(np.uint8), "JPEG", quality=95, subsampling=0))
     lossless = tf.io.encode_png(tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS))
-    (region,), (part,) = crop.decode_regions(tf.constant([window]), [height], [width], tf.constant([shape]))
+    (region,), (method,) = crop.decode_regions(tf.constant([window]), [height], [width], tf.constant([shape]))
     assert region[4] > 0
     images = [
-        decode_region(file, region, part, file is contents, shape, channels)
+        decode_region(file, region, tf.constant(window), method, file is contents, shape, channels)
         for channels in (3, 1)
         for file in (contents, lossless)
     ]

@@ -71,13 +71,18 @@ def test_an_image_is_interpolated_or_averaged(
     height: int, width: int, tall: int, wide: int, channels: int, seed: int
 ) -> None:
     pixels = make_pixels(height, width, channels, seed)
-    image = scaling.scale(tf.constant(pixels), (tall, wide))
+    method = int(
+        scaling.choose_methods(tf.constant([[height, width]]), tf.constant([[tall, wide]]), tf.constant([0]))[0]
+    )
+    image = scaling.scale(tf.constant(pixels), (tall, wide), method)
+    np.testing.assert_array_equal(scaling.scale(tf.constant(pixels), (tall, wide), tf.constant(method)), image)
+    assert method == (height / tall + width / wide >= 2 * scaling.AVERAGE_FROM)
     assert image.dtype == tf.uint8
     assert image.shape == (tall, wide, channels)
     if (height, width) == (tall, wide):
         np.testing.assert_array_equal(image, pixels)
         return
-    weights = bilinear_weights if height / tall + width / wide < 2 * scaling.AVERAGE_FROM else area_weights
+    weights = area_weights if method == scaling.AVERAGED else bilinear_weights
     expected = apply_weights(pixels, weights(height, tall), weights(width, wide))
     assert np.abs(image.numpy() - expected).max() <= 0.5 + 1e-3
 
@@ -96,16 +101,18 @@ def test_blocks_are_averaged_and_the_last_ones_filled_up(height: int, width: int
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_a_part_is_scaled_by_a_triangle_as_wide_as_the_ratio(data: st.DataObject) -> None:
-    tall, wide = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
-    pixels = make_pixels(40, 50)
-    first = [data.draw(st.floats(0, 8, width=16)) for _ in range(2)]
-    extent = [data.draw(st.floats(side, 32, width=16)) for side in (tall, wide)]
-    image = scaling.scale_part(tf.constant(pixels), tf.constant([*first, *extent], tf.float32), (tall, wide))
+def test_a_halved_window_is_scaled_by_a_triangle_as_wide_as_the_ratio(data: st.DataObject) -> None:
+    tall, wide, exponent = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)), data.draw(st.integers(1, 3))
+    pixels, ratio = make_pixels(40, 50), 2**exponent
+    first = np.array([data.draw(st.integers(0, 99)) for _ in range(2)])
+    extent = np.array([data.draw(st.integers(side * ratio, 32 * ratio)) for side in (tall, wide)])
+    window = tf.constant([*first, *extent], tf.int32)
+    image = scaling.scale_halved(tf.constant(pixels), window, tf.constant(exponent), (tall, wide))
+    start = first % ratio / ratio
     expected = apply_weights(
         pixels,
-        triangle_weights(40, first[0], extent[0], tall),
-        triangle_weights(50, first[1], extent[1], wide),
+        triangle_weights(40, start[0], extent[0] / ratio, tall),
+        triangle_weights(50, start[1], extent[1] / ratio, wide),
     )
     assert image.dtype == tf.uint8
     assert np.abs(image.numpy() - expected).max() <= 0.5 + 0.02
@@ -127,10 +134,10 @@ def test_the_result_is_closer_to_that_of_pillow_than_plain_interpolation(size: i
     for window in ([0, 0, *sides], [7, 13, 251, 255]):
         y, x, height, width = window
         part = pixels[y : y + height, x : x + width]
-        (region,), (place,) = crop.decode_regions(
+        (region,), (method,) = crop.decode_regions(
             tf.constant([window]), *(tf.constant([side]) for side in sides), tf.constant([[size, size]])
         )
-        image = scale_region(tf.constant(pixels), region, place, (size, size)).numpy().astype(int)
+        image = scale_region(tf.constant(pixels), region, tf.constant(window), method, (size, size)).numpy().astype(int)
         plain = tf.image.resize(part, [size, size]).numpy()
         expected = np.asarray(Image.fromarray(part).resize((size, size), Image.Resampling.BILINEAR))
         assert np.abs(image - expected).mean() < (0.25 if region[4] else 0.5) * np.abs(plain - expected).mean()
@@ -150,7 +157,7 @@ def test_images_are_scaled_inside_tf_data_as_outside() -> None:
     images = [make_pixels(*sides) for sides in ((8, 12), (20, 9), (5, 5), (40, 40))]
     ds = tf.data.Dataset.from_generator(
         lambda: iter(images), output_signature=tf.TensorSpec([None, None, 3], tf.uint8)
-    ).map(lambda image: scaling.scale(image, (8, 12)))
+    ).map(lambda image: scaling.scale(image, (8, 12), scaling.AVERAGED))
     for image, scaled in zip(images, ds, strict=True):
-        np.testing.assert_array_equal(scaled, scaling.scale(tf.constant(image), (8, 12)))
+        np.testing.assert_array_equal(scaled, scaling.scale(tf.constant(image), (8, 12), scaling.AVERAGED))
     np.testing.assert_array_equal(next(iter(ds)), images[0])

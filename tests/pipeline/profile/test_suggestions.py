@@ -67,11 +67,12 @@ def test_a_seek_index_is_built_and_tried_for_a_sample(photographs: Path, monkeyp
 
     (indexed,) = [index for index in tried if index.seek_arrays is not None]
     stored = list(reader.make_record_reader(indexed)(tf.range(len(indexed), dtype=tf.int64)).as_numpy_iterator())
-    windows = tf.constant([[100, 120, 90, 110]] * 8)
-    assert contents_as_read(dataclasses.replace(indexed, seek_arrays=None), stored, windows)[0] == stored
-    for contents, part, window in zip(stored, *contents_as_read(indexed, stored, windows), strict=True):
+    regions = tf.constant([[100, 120, 90, 110, 0]] * 8)
+    assert contents_as_read(dataclasses.replace(indexed, seek_arrays=None), stored, regions)[0] == stored
+    for contents, part, region in zip(stored, *contents_as_read(indexed, stored, regions), strict=True):
         assert len(part) < len(contents) / 2
-        np.testing.assert_array_equal(decode_crop(part, window, True, 3), decode_crop(contents, windows[0], True, 3))
+        expected = decode_crop(contents, regions[0, :4], True, 3)
+        np.testing.assert_array_equal(decode_crop(part, region[:4], True, 3), expected)
 
 
 def test_no_seek_index_is_built_where_it_cannot_be_used(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
