@@ -23,8 +23,9 @@ Shape: TypeAlias = "tuple[int, int] | tf.Tensor"  # (height, width) in pixels
 # from Pillow's result by up to 3.2 levels.
 HALVES_FOR_HALVINGS = (5, 12, 32)
 PLAIN, AVERAGED, HALVED = range(3)  # how a window is scaled
-# Plain interpolation skips pixels if the window is this many times as large as the target, on average over both sides.
-# Up to there it differs from antialiased scaling by less than 2 levels; averaging takes 1.8 times as long.
+# Windows are averaged if both of their sides are at least this many times those of the target: plain interpolation would
+# skip pixels and differ from Pillow's result by more than 2 levels. Averaging takes 1.8 times as long. It is needed for
+# the central square of a photograph of 500 x 375 pixels at 224 pixels, and for 8% of its random crops.
 AVERAGE_FROM = 1.6
 
 
@@ -41,7 +42,7 @@ def count_halvings(extents: tf.Tensor, shapes: tf.Tensor) -> tf.Tensor:
 
 def choose_methods(extents: tf.Tensor, shapes: tf.Tensor, exponents: tf.Tensor) -> tf.Tensor:
     """How each window is scaled, int32 [n]: PLAIN, AVERAGED, or HALVED if its exponent (int32 [n]) is above 0."""
-    averaged = tf.reduce_sum(extents / shapes, axis=1) >= 2 * AVERAGE_FROM
+    averaged = tf.reduce_min(extents / shapes, axis=1) >= AVERAGE_FROM
     return tf.where(exponents > 0, HALVED, tf.where(averaged, AVERAGED, PLAIN))
 
 

@@ -129,23 +129,9 @@ def make_crop_planner(
 def can_always_interpolate(index: Index, config: DataConfig) -> bool:
     """Whether plain interpolation is enough for all windows: they are not much larger than the model's images."""
     # Windows are whole pixels, so their ratio may be a little larger.
-    return bool(_largest_ratios(index, config).mean(axis=1).max(initial=0) < 0.95 * scaling.AVERAGE_FROM)
-
-
-def _largest_ratios(index: Index, config: DataConfig) -> np.ndarray:
-    """How many times as high and wide as the model's images the windows of each image may be, float64 [rows, 2].
-
-    A window that is limited by one side of the image has about the aspect ratio of the model's images.
-    """
     ratios = np.stack(index.upright_sizes, axis=1) / np.array(config.image_shape)
-    shorter, longer = ratios.min(axis=1, keepdims=True), ratios.max(axis=1, keepdims=True)
-    if config.view == "stretch":
-        return ratios
-    if config.augment.random_resized_crop:
-        ratios = np.minimum(ratios, shorter * max(crop.ASPECT_RATIOS))
-    elif config.view == "center":
-        ratios = np.broadcast_to(shorter, ratios.shape)
-    return np.maximum(ratios, longer) if config.view == "pad" else ratios
+    largest = ratios.max(axis=1) if config.view == "pad" else ratios.min(axis=1)
+    return bool(largest.max(initial=0) < 0.95 * scaling.AVERAGE_FROM)
 
 
 def unpad_rows(rows: tf.Tensor) -> tf.Tensor:
