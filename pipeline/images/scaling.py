@@ -23,9 +23,9 @@ Shape: TypeAlias = "tuple[int, int] | tf.Tensor"  # (height, width) in pixels
 # from Pillow's result by up to 3.2 levels.
 HALVES_FOR_HALVINGS = (5, 12, 32)
 PLAIN, AVERAGED, HALVED = range(3)  # how a window is scaled
-# Windows are averaged if both of their sides are at least this many times those of the target: plain interpolation would
-# skip pixels and differ from Pillow's result by more than 2 levels. Averaging takes 1.8 times as long. It is needed for
-# the central square of a photograph of 500 x 375 pixels at 224 pixels, and for 8% of its random crops.
+# Windows are averaged if both of their sides are at least this many times those of the target: plain interpolation
+# would skip pixels and differ from Pillow's result by more than 2 levels. Averaging takes 1.8 times as long. It is
+# needed for the central square of a photograph of 500 x 375 pixels at 224 pixels, and for 8% of its random crops.
 AVERAGE_FROM = 1.6
 
 
