@@ -45,7 +45,7 @@ class ServedModel(tf.Module):
 
     Attributes:
       tensors: function of uint8 [b, h, w, c], see `_classify_pixels`.
-      encoded: function of b strings with the bytes of JPEG, PNG or WebP files, see `_classify_encoded`.
+      encoded: function of b strings with the bytes of JPEG, PNG, BMP, GIF or WebP files, see `_classify_encoded`.
     """
 
     def __init__(self, probabilities: Probabilities, run: RestoredRun) -> None:

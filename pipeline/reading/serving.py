@@ -4,8 +4,8 @@
     images, errors = read(contents)      # string [b] -> uint8 [b, h, w, c], string [b]
 
 An image that cannot be read becomes black, with an error message; the other images of its batch are not affected.
-JPEG, PNG and WebP are accepted. BMP and animated WebP are not: with a false header, TensorFlow 2.21's decoders for
-these formats access memory out of bounds, and only this graph stands between a client and the decoders.
+JPEG, PNG, BMP, GIF (the first frame) and still WebP are accepted. Only this graph stands between a client and the
+decoders, some of which access memory out of bounds if a header is false: `pixel_count` checks the header first.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from evenkeel.pipeline.config import DataConfig, parse_color
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import decode_region, decode_whole, is_jpeg, scale_region
 from evenkeel.pipeline.images.exif import FIRST_TURNED, find_orientation, stored_windows, turn_upright
-from evenkeel.pipeline.images.header import MAX_SCANS
 from evenkeel.pipeline.images.scaling import place_image
+from evenkeel.pipeline.reading.pixel_count import pixel_count
 
-UNREADABLE = "it is not a JPEG, PNG or still WebP that can be decoded"
-HEADER_BYTES = 30  # PNG and WebP store the size of an image in these bytes
+UNREADABLE = "it is not a JPEG, PNG, BMP, GIF or still WebP that can be decoded"
 
 
 def image_reader(config: DataConfig) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
@@ -91,44 +90,3 @@ def decode_for_evaluation(contents: tf.Tensor, config: DataConfig) -> tf.Tensor:
     return tf.ensure_shape(
         turn_upright(place_image(image, place, stored_shape, background), orientation), [*shape, channels]
     )
-
-
-def pixel_count(contents: tf.Tensor) -> tf.Tensor:
-    """The number of pixels of an image by its header, int64 []; 0 if the image must not reach a decoder.
-
-    Offsets come from the PNG (ISO/IEC 15948) and WebP (RFC 9649) specifications.
-
-    Raises:
-      tf.errors.InvalidArgumentError: the image begins like a JPEG, but has no JPEG header.
-    """
-    start = tf.strings.substr(contents + b"\0" * HEADER_BYTES, 0, HEADER_BYTES)
-    header = tf.cast(tf.ensure_shape(tf.io.decode_raw(start, tf.uint8), [HEADER_BYTES]), tf.int64)
-
-    def little_endian(first: int, count: int) -> tf.Tensor:
-        return tf.add_n([header[first + byte] * 256**byte for byte in range(count)])
-
-    def big_endian_32(first: int) -> tf.Tensor:
-        return tf.add_n([header[first + byte] * 256 ** (3 - byte) for byte in range(4)])
-
-    def has_magic(magic: bytes, first: int = 0) -> tf.Tensor:
-        return tf.strings.substr(start, first, len(magic)) == magic
-
-    def jpeg_pixels() -> tf.Tensor:
-        few_scans = tf.size(tf.strings.split(contents, b"\xff\xda", maxsplit=MAX_SCANS + 1)) <= MAX_SCANS + 1
-        sides = tf.cast(tf.image.extract_jpeg_shape(contents)[:2], tf.int64)
-        return tf.where(few_scans, tf.reduce_prod(sides), tf.constant(0, tf.int64))
-
-    side_range = 1 << 14  # a side of a WebP image has 14 bits
-    webp = has_magic(b"RIFF") & has_magic(b"WEBP", 8)
-    lossless_bits, still = little_endian(21, 4), header[20] // 2 % 2 == 0
-    cases = [
-        (has_magic(b"\x89PNG\r\n\x1a\n") & has_magic(b"IHDR", 12), big_endian_32(16) * big_endian_32(20)),
-        (webp & has_magic(b"VP8X", 12) & still, (1 + little_endian(24, 3)) * (1 + little_endian(27, 3))),
-        (
-            webp & has_magic(b"VP8L", 12),
-            (1 + lossless_bits % side_range) * (1 + lossless_bits // side_range % side_range),
-        ),
-        (webp & has_magic(b"VP8 ", 12), (little_endian(26, 2) % side_range) * (little_endian(28, 2) % side_range)),
-    ]
-    other_pixels = tf.reduce_sum(tf.stack([tf.where(matches, count, tf.zeros_like(count)) for matches, count in cases]))
-    return tf.cond(is_jpeg(contents), jpeg_pixels, lambda: other_pixels)

@@ -13,13 +13,15 @@ from PIL import Image
 from evenkeel.pipeline.build import evaluation_batches
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
+from evenkeel.pipeline.images.convert import needs_conversion
 from evenkeel.pipeline.images.header import read_header
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import serving
+from evenkeel.pipeline.reading.pixel_count import pixel_count
 from tests import mutations
 from tests.mutations import undecodable
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 
 def encode(kind: str, height: int, width: int, seed: int = 0, mode: str = "RGB", **options: object) -> bytes:
@@ -35,7 +37,7 @@ def test_pixels_are_counted_from_the_header(kind: str, height: int, width: int) 
     options = {"lossless": True} if kind.startswith("lossless") else {}
     mode = "RGBA" if kind.startswith("transparent") else "RGB"
     contents = encode(kind.split()[-1], height, width, mode=mode, **options)
-    assert int(serving.pixel_count(tf.constant(contents))) == height * width
+    assert int(pixel_count(tf.constant(contents))) == height * width
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_served_images_equal_those_of_evaluation(options: dict, tmp_path: pathli
     read = tf.function(serving.image_reader(config))
     images, errors = read(tf.constant([file.read_bytes() for file in files]))
     assert set(errors.numpy()) == {b""}
-    assert len(shown) == len(files) == 28
+    assert len(shown) == len(files) == 44
 
     def sort(images: np.ndarray) -> np.ndarray:  # the index has another order
         return images[np.lexsort(images.reshape(len(images), -1).T)]
@@ -80,25 +82,24 @@ def test_a_bad_image_leaves_the_others_intact() -> None:
     bomb = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\2\0\0\0"
     animated = encode("WEBP", 9, 9, save_all=True, append_images=[Image.new("RGB", (9, 9))])
     assert read_header(animated).refusal
-    batch = [good, good[:300], b"", b"no image", bomb, b"\xff\xd8\xff", animated, encode("BMP", 9, 9), good]
+    large = encode("PNG", 1200, 1200)
+    batch = [good, good[:300], b"", b"no image", large, bomb, b"\xff\xd8\xff", animated, encode("BMP", 9, 9)[:-9], good]
     images, errors = tf.function(serving.image_reader(DataConfig(image_size=16, max_pixels=10**6)))(tf.constant(batch))
-    assert images.shape == (9, 16, 16, 3)
+    assert images.shape == (10, 16, 16, 3)
     messages = [error.decode() for error in errors.numpy()]
-    assert messages == ["", *[serving.UNREADABLE] * 3, "it has more than 1000000 pixels", *[serving.UNREADABLE] * 3, ""]
+    assert messages == ["", *[serving.UNREADABLE] * 3, "it has more than 1000000 pixels", *[serving.UNREADABLE] * 4, ""]
     np.testing.assert_array_equal(images[0], images[-1])
     assert images[0].numpy().std() > 0
-    assert not images[1:8].numpy().any()
+    assert not images[1:9].numpy().any()
 
 
 def test_mutated_images_are_read_or_refused(tmp_path: pathlib.Path) -> None:
-    """The graph refuses what the pipeline refuses, except for damage outside the crop, and BMP and GIF as well."""
+    """The graph refuses what the pipeline refuses or converts when it is stored, except for damage outside the crop."""
     files = mutations.folder(tmp_path, range(300))
     read = tf.function(serving.image_reader(DataConfig(image_size=16)))
     _, errors = read(tf.constant(list(files.values())))
     refused = {name for name, error in zip(files, errors.numpy(), strict=True) if error}
-    readable = {name for name, contents in files.items() if not contents.startswith((b"BM", b"GIF8"))}
-    bad = {name for name in readable if undecodable(files[name])}
-    assert refused & readable <= bad
+    bad = {name for name in files if undecodable(files[name])}
+    assert refused <= bad | {name for name, contents in files.items() if needs_conversion(contents)}
     assert len(bad - refused) <= 0.05 * len(bad)
-    assert files.keys() - readable <= refused
-    assert 20 < len(bad) < len(readable) - 20
+    assert 20 < len(bad) < len(files) - 20
