@@ -16,6 +16,7 @@ from absl import logging
 from evenkeel.pipeline import selection
 from evenkeel.pipeline.config import DataConfig, PrepareConfig
 from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.images.sample_bits import ALL_BITS
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.split_rows import tfds_splits
 from evenkeel.pipeline.index.storage import open_index
@@ -82,6 +83,14 @@ def load_dataset(config: DataConfig) -> Dataset:
         logging.warning(
             "data.entries has no effect: %s is streamed, so its JPEGs are read whole; copy it to a local disk",
             config.source,
+        )
+    index = index.fit_sample_bits()
+    if index.sample_bits < ALL_BITS:
+        logging.warning(
+            "16-bit images of %s hold only %d bits: %d is shown as white",
+            config.source,
+            index.sample_bits,
+            2**index.sample_bits - 1,
         )
     splits = select_splits(index, source.splits, config)
     split_names = {"train": splits.train_name, "validation": splits.validation_name}

@@ -53,7 +53,7 @@ class ServedModel(tf.Module):
         super().__init__()
         data = run.config.data
         self._probabilities, self._classes = probabilities, tf.constant(run.data.classes)
-        self._decode = serving.image_reader(data)
+        self._decode = serving.image_reader(data, run.data.validation.sample_bits)
         self.tensors = tf.function(self._classify_pixels, input_signature=[pixel_spec(data)])
         self.encoded = tf.function(
             self._classify_encoded, input_signature=[tf.TensorSpec([None], tf.string, name="images")]

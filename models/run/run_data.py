@@ -61,6 +61,7 @@ class RunData:
       standardize: whether each image is normalized by its own mean and deviation instead.
       image_size: `data.image_size`: what the model sees, in pixels.
       channels: 3 for colour, 1 for gray.
+      sample_bits: the bits that the samples of 16-bit files are taken to hold.
       view, eval_crop, background: the options of `data` with these names: what evaluation shows of an image.
       train, validation: the splits.
     """
@@ -73,6 +74,7 @@ class RunData:
     standardize: bool
     image_size: int | str
     channels: int
+    sample_bits: int
     view: str
     eval_crop: float
     background: str
@@ -102,11 +104,14 @@ class RunData:
                 + (f" and no longer {_join(absent)}" if absent else "")
                 + ": give the folders the names that the run knows, or train again."
             )
-        train = _relabel(data.train, mapping)
+        train, validation = (
+            dataclasses.replace(_relabel(index, mapping), sample_bits=self.sample_bits)
+            for index in (data.train, data.validation)
+        )
         return dataclasses.replace(
             data,
             train=train,
-            validation=_relabel(data.validation, mapping),
+            validation=validation,
             classes=self.classes,
             mean=list(self.mean),
             std=list(self.std),
@@ -135,6 +140,7 @@ def describe_data(config: DataConfig, data: Dataset) -> RunData:
         standardize=config.standardize,
         image_size=config.image_size,
         channels=config.channels,
+        sample_bits=data.train.sample_bits,
         view=config.view,
         eval_crop=config.eval_crop,
         background=config.background,

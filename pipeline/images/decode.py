@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from evenkeel.pipeline.images.sample_bits import ALL_BITS, decode_deep_png, is_deep_png
 from evenkeel.pipeline.images.scaling import AVERAGED, HALVED, PLAIN, Shape, average_blocks, scale, scale_halved
 
 # libjpeg-turbo has AVX2 code for its accurate DCT, which takes as long as its fast DCT (0.998 and 1.01 times the whole
@@ -32,6 +33,7 @@ def decode_region(
     shape: Shape,
     channels: int,
     background: Color = WHITE,
+    sample_bits: int = ALL_BITS,
 ) -> tf.Tensor:
     """Decodes a region of an image and scales a window of it to uint8 [*shape, channels].
 
@@ -39,7 +41,8 @@ def decode_region(
     same for all images may be a number: the graph then holds one way of scaling.
     """
     if not is_jpeg:
-        return scale_region(decode_whole(contents, channels, background), region, window, method, shape)
+        image = decode_whole(contents, channels, background, sample_bits)
+        return scale_region(image, region, window, method, shape)
 
     def decode_by(method: int) -> tf.Tensor:
         if method != HALVED:
@@ -74,7 +77,12 @@ def _switch_on_method(method: tf.Tensor | int, function: Callable[[int], tf.Tens
 
 
 def decode_crop(
-    contents: tf.Tensor, window: tf.Tensor, is_jpeg: tf.Tensor | bool, channels: int, background: Color = WHITE
+    contents: tf.Tensor,
+    window: tf.Tensor,
+    is_jpeg: tf.Tensor | bool,
+    channels: int,
+    background: Color = WHITE,
+    sample_bits: int = ALL_BITS,
 ) -> tf.Tensor:
     """Decodes the `window` (int32 y, x, height, width) of an image to uint8 [height, width, channels].
 
@@ -83,11 +91,11 @@ def decode_crop(
     if isinstance(is_jpeg, bool):
         if is_jpeg:
             return _decode_crop_jpeg(contents, window, channels)
-        return _decode_crop_other(contents, window, channels, background)
+        return _decode_crop_other(contents, window, channels, background, sample_bits)
     return tf.cond(
         is_jpeg,
         lambda: _decode_crop_jpeg(contents, window, channels),
-        lambda: _decode_crop_other(contents, window, channels, background),
+        lambda: _decode_crop_other(contents, window, channels, background, sample_bits),
     )
 
 
@@ -102,23 +110,34 @@ def _decode_crop_jpeg(contents: tf.Tensor, window: tf.Tensor, channels: int, rat
     return tf.cond(is_cmyk, lambda: luma(decode_and_crop(3)), lambda: decode_and_crop(1))
 
 
-def _decode_crop_other(contents: tf.Tensor, window: tf.Tensor, channels: int, background: Color) -> tf.Tensor:
+def _decode_crop_other(
+    contents: tf.Tensor, window: tf.Tensor, channels: int, background: Color, sample_bits: int
+) -> tf.Tensor:
     y, x, height, width = tf.unstack(window)
-    return decode_whole(contents, channels, background)[y : y + height, x : x + width]
+    return decode_whole(contents, channels, background, sample_bits)[y : y + height, x : x + width]
 
 
-def decode_whole(contents: tf.Tensor, channels: int, background: Color = WHITE) -> tf.Tensor:
+def decode_whole(
+    contents: tf.Tensor, channels: int, background: Color = WHITE, sample_bits: tf.Tensor | int = ALL_BITS
+) -> tf.Tensor:
     """Decodes a whole image to uint8 [height, width, channels].
 
     Formats: JPEG (also CMYK), PNG (8 and 16 bit), BMP, WebP, GIF (its first frame). The file's own channels are
     converted: gray is repeated, transparent pixels are blended with `background`, colour becomes ITU-R 601 luma if
-    `channels` is 1.
+    `channels` is 1. The samples of 16-bit files are taken to hold `sample_bits` bits.
     """
+
+    def decode_lossless() -> tf.Tensor:
+        image = lambda: tf.io.decode_image(contents, channels=0, expand_animations=False)  # noqa: E731
+        if isinstance(sample_bits, int) and sample_bits == ALL_BITS:
+            return image()
+        return tf.cond(is_deep_png(contents), lambda: decode_deep_png(contents, sample_bits), image)
+
     # channels=0, because the BMP and WebP kernels do not convert channels.
     image = tf.cond(
         is_jpeg(contents),
         lambda: tf.io.decode_jpeg(contents, channels=0, **LIBJPEG_OPTIONS),
-        lambda: tf.io.decode_image(contents, channels=0, expand_animations=False),
+        decode_lossless,
     )
     image.set_shape([None, None, None])
     file_channels = tf.shape(image)[2]

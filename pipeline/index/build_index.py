@@ -21,6 +21,7 @@ from evenkeel.pipeline.images.exif import UPRIGHT, read_orientation
 from evenkeel.pipeline.images.file_type import describe
 from evenkeel.pipeline.images.header import FORMATS, Header, read_header
 from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
+from evenkeel.pipeline.images.sample_bits import ALL_BITS, find_sample_bits
 from evenkeel.pipeline.index.features import Features, parse_example
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, OTHER, RAW
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
@@ -53,25 +54,30 @@ def build_index(
     scan = _Scan(columns, {}, {}, [b""] * total)
     errors: list[Exception] = []
 
-    def images() -> Iterator[tuple[int, bytes, list[int]]]:
+    def images() -> Iterator[tuple[int, bytes, list[int], int]]:
         # An error that is raised in here would make `ignore_errors` end the data set early, without a message.
         try:
             yield from scan.read_images(lengths, features, max_pixels)
         except Exception as error:
             errors.append(error)
 
-    def decode(image: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    def decode(image: tf.Tensor, shape: tf.Tensor, sample_bits: tf.Tensor) -> tf.Tensor:
         if features.shape is None:
-            return decode_whole(image, 3, parse_color("data.background", background))
+            return decode_whole(image, 3, parse_color("data.background", background), sample_bits)
         return tf.reshape(tf.io.decode_raw(image, tf.uint8), tf.ensure_shape(shape, [3]))
 
     # Nothing here needs AutoGraph, and a conversion takes 2 s of CPU.
     @tf.autograph.experimental.do_not_convert
-    def measure(row: tf.Tensor, image: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels = decode(image, shape)
+    def measure(row: tf.Tensor, image: tf.Tensor, shape: tf.Tensor, sample_bits: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        pixels = decode(image, shape, sample_bits)
         return row, *pixel_sums(pixels), shrink_to_gray(pixels)
 
-    signature = (tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.string), tf.TensorSpec([None], tf.int64))
+    signature = (
+        tf.TensorSpec([], tf.int64),
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([], tf.int32),
+    )
     dataset = tf.data.Dataset.from_generator(images, output_signature=signature).map(
         measure, num_parallel_calls=tf.data.AUTOTUNE
     )
@@ -117,8 +123,11 @@ class _Scan:
 
     def read_images(
         self, lengths: dict[str, int], features: Features, max_pixels: int
-    ) -> Iterator[tuple[int, bytes, list[int]]]:
-        """Yields (row, image, shape) of every image that may be decoded; the shape of an encoded image is empty."""
+    ) -> Iterator[tuple[int, bytes, list[int], int]]:
+        """Yields (row, image, shape, bits of its samples) of every image that may be decoded.
+
+        The shape of an encoded image is empty.
+        """
         columns, row = self.columns, 0
         for shard, (path, length) in enumerate(lengths.items()):
             for record, (offset, data, fault) in enumerate(read_records(path, length)):
@@ -142,8 +151,10 @@ class _Scan:
                     columns["length"][row], columns["label"][row] = len(example.image), example.label
                     columns["kind"][row], columns["format"][row] = kind, header.format
                     columns["orientation"][row] = UPRIGHT if example.shape else read_orientation(example.image)
+                    bits = 0 if example.shape else find_sample_bits(example.image)
+                    columns["sample_bits"][row] = bits
                     self.undecoded[row] = name  # before the yield: the decoder may finish before the next line runs
-                    yield row, example.image, example.shape
+                    yield row, example.image, example.shape, bits or ALL_BITS
                 row += 1
 
 

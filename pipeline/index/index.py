@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from evenkeel.pipeline.images.exif import FIRST_TURNED, UPRIGHT
+from evenkeel.pipeline.images.sample_bits import ALL_BITS, scale_sums
 from evenkeel.pipeline.index.features import Features
 
 # Values of the column `kind`. A JPEG can be decoded in part; an image of kind OTHER is decoded as a whole; RAW needs no
@@ -31,6 +32,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "height": (np.int32, ()),  # of the image as it is stored
     "width": (np.int32, ()),
     "orientation": (np.int8, ()),  # how to turn the stored image, see images.exif: 1 to 8, and 0 if it is not decoded
+    "sample_bits": (np.int8, ()),  # of a 16-bit file, the bits that its largest sample needs; 0 for other files
     # The results of pixel_sums: sums over red, green, blue and luma; sums over the Laplacian of luma; a pixel hash.
     "sums": (np.int64, (4,)),
     "squares": (np.int64, (4,)),
@@ -66,6 +68,7 @@ class Index:
         int64 [rows, 11], a jpeg.seek_points.SeekRecord per row.
       faults: {(shard, record): "name: reason"} of every row that is not kept.
       seek_arrays: the seek points of JPEGs; None without a seek index.
+      sample_bits: the bits that the samples of 16-bit files are taken to hold.
     """
 
     shards: tuple[str, ...]
@@ -74,6 +77,7 @@ class Index:
     columns: dict[str, np.ndarray]
     faults: dict[tuple[int, int], str]
     seek_arrays: SeekArrays | None = None
+    sample_bits: int = ALL_BITS
 
     def __len__(self) -> int:
         return len(self.columns["label"])
@@ -81,6 +85,11 @@ class Index:
     def take(self, rows: np.ndarray) -> Index:
         """The rows that a boolean mask or an array of row numbers selects."""
         return dataclasses.replace(self, columns={name: column[rows] for name, column in self.columns.items()})
+
+    def fit_sample_bits(self) -> Index:
+        """Returns the index with `sample_bits` and sums that fit the largest sample of all 16-bit files."""
+        bits = int(self.columns["sample_bits"].max(initial=0)) or ALL_BITS
+        return dataclasses.replace(self, columns=scale_sums(self.columns, bits), sample_bits=bits)
 
     @property
     def kept_rows(self) -> Index:

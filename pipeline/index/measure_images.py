@@ -19,6 +19,7 @@ import tensorflow as tf
 from evenkeel.pipeline.images.decode import LIBJPEG_OPTIONS, Color, decode_whole
 from evenkeel.pipeline.images.header import JPEG, Header
 from evenkeel.pipeline.images.perceptual_hash import batch_shrink_to_gray, hash_pictures, turn_hashes
+from evenkeel.pipeline.images.sample_bits import ALL_BITS, find_sample_bits
 from evenkeel.pipeline.index.index import COLUMNS
 from evenkeel.pipeline.index.pixel_sums import batch_pixel_sums
 
@@ -31,8 +32,8 @@ class MeasuredImages(NamedTuple):
 
     Attributes:
       decoded: bool [n], whether the image can be decoded.
-      columns: {name of an index column: array [n, ...]} of height, width, the results of `pixel_sums` and the
-        perceptual hash; zeros for images that cannot be decoded.
+      columns: {name of an index column: array [n, ...]} of height, width, sample bits, the results of `pixel_sums` and
+        the perceptual hash; zeros for images that cannot be decoded.
     """
 
     decoded: np.ndarray
@@ -48,14 +49,15 @@ def measure_images(
     """
     columns: dict[str, np.ndarray] = {
         name: np.zeros((len(contents), *COLUMNS[name][1]), COLUMNS[name][0])
-        for name in ("height", "width", *SUMS, "perceptual_hash")
+        for name in ("height", "width", "sample_bits", *SUMS, "perceptual_hash")
     }
     measured = MeasuredImages(np.zeros(len(contents), np.bool_), columns)
     alike: dict[Any, list[int]] = collections.defaultdict(list)
-    for number, header in enumerate(headers):
-        alike[header.format == JPEG, header.width, header.height].append(number)
-    for (is_jpeg, width, height), numbers in alike.items():
-        measure = _make_measure(is_jpeg, background)
+    columns["sample_bits"][:] = [find_sample_bits(image) for image in contents]
+    for number, (header, bits) in enumerate(zip(headers, columns["sample_bits"].tolist(), strict=True)):
+        alike[header.format == JPEG, bits or ALL_BITS, header.width, header.height].append(number)
+    for (is_jpeg, bits, width, height), numbers in alike.items():
+        measure = _make_measure(is_jpeg, bits, background)
         step = max(1, BATCH_PIXELS // (width * height))
         for start in range(0, len(numbers), step):
             _measure_batch(measure, contents, np.array(numbers[start : start + step]), measured)
@@ -86,11 +88,11 @@ def _measure_batch(
 
 
 @functools.cache  # a function for each use is traced once
-def _make_measure(is_jpeg: bool, background: Color) -> Callable[[Any], tuple[tf.Tensor, ...]]:
+def _make_measure(is_jpeg: bool, sample_bits: int, background: Color) -> Callable[[Any], tuple[tf.Tensor, ...]]:
     def decode(contents: tf.Tensor) -> tf.Tensor:
         if is_jpeg:
             return tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)
-        return decode_whole(contents, 3, background)
+        return decode_whole(contents, 3, background, sample_bits)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def measure(contents: tf.Tensor) -> tuple[tf.Tensor, ...]:

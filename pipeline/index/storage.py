@@ -29,7 +29,7 @@ from evenkeel.pipeline.system.atomic_write import atomic_write
 
 INDEX_FILE = "evenkeel-index.npz"
 DROP_LIST_FILE = "dropped.csv"  # shard, record and reason of each row that is not used for training
-FORMAT_VERSION = 6  # raised when the meaning of a column changes: older files are then rebuilt
+FORMAT_VERSION = 7  # raised when the meaning of a column changes: older files are then rebuilt
 
 
 def open_index(

@@ -52,4 +52,6 @@ def read_pixels(index: Index) -> np.ndarray:
         contents = file.read(int(row["length"]))
     if row["kind"] == RAW:
         return np.frombuffer(contents, np.uint8).reshape(row["height"], row["width"], 3)
-    return turn_upright(decode_whole(tf.constant(contents), channels=3), row["orientation"]).numpy()
+    return turn_upright(
+        decode_whole(tf.constant(contents), 3, sample_bits=index.sample_bits), row["orientation"]
+    ).numpy()

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from evenkeel.pipeline.config import DataConfig, PrepareConfig, parse_color, parse_tier
 from evenkeel.pipeline.errors import UsageError, require
+from evenkeel.pipeline.images.sample_bits import ALL_BITS
 from evenkeel.pipeline.index import index, shuffle, storage
 from evenkeel.pipeline.index.features import find_features
 from evenkeel.pipeline.index.tfrecord import shard_lengths
@@ -39,7 +40,7 @@ from evenkeel.pipeline.system.atomic_write import write_text
 from evenkeel.pipeline.system.cpu import cores
 
 # Increase this number whenever the same plan would write different bytes or columns.
-PLAN_VERSION = 4
+PLAN_VERSION = 5
 PLAN_FILE = "plan.json"
 TRIAL_IMAGES = 64  # images that are encoded to estimate the number of shards
 
@@ -124,17 +125,16 @@ def _shard_count(config: PrepareConfig, examples: Examples, rows: np.ndarray) ->
     trial = rows[np.linspace(0, len(rows) - 1, min(TRIAL_IMAGES, len(rows))).astype(np.int64)]
     sizes = examples.length[rows]
     if config.tier != "jpeg":
-        encoded = shards.encode_images(examples, trial, storage_options(config), {})
+        encoded = shards.encode_images(examples, trial, storage_options(config, examples), {})
         sizes = np.array([len(stored.contents) for stored in encoded])
     size = float(sizes.mean()) if len(sizes) else 0.0
     return max(1, round(size * len(rows) / (config.shard_mb << 20)))
 
 
-def storage_options(config: PrepareConfig) -> StorageOptions:
-    threads = config.threads or cores()
-    return StorageOptions(
-        parse_tier(config.tier), config.bound, config.max_pixels, parse_color("background", config.background), threads
-    )
+def storage_options(config: PrepareConfig, examples: Examples) -> StorageOptions:
+    tier, background = parse_tier(config.tier), parse_color("background", config.background)
+    sample_bits = shards.largest_sample_bits(examples, config.max_pixels) if tier.side else ALL_BITS
+    return StorageOptions(tier, config.bound, config.max_pixels, background, config.threads or cores(), sample_bits)
 
 
 @contextlib.contextmanager
@@ -229,7 +229,7 @@ def _write_shard(
     path: str, side_path: str, config: PrepareConfig, examples: Examples, rows: np.ndarray, bar: Any
 ) -> WrittenShard:
     try:
-        return shards.write_shard(path, side_path, examples, rows, storage_options(config), bar.update)
+        return shards.write_shard(path, side_path, examples, rows, storage_options(config, examples), bar.update)
     except (OSError, tf.errors.OpError) as error:
         raise UsageError(
             f"shard {os.path.basename(path)} could not be written: {' '.join(str(error).split())[:300]}; fix this cause"

@@ -26,6 +26,7 @@ from evenkeel.pipeline.images.decode import Color
 from evenkeel.pipeline.images.exif import FIRST_TURNED, UPRIGHT, read_orientation, turn_upright
 from evenkeel.pipeline.images.header import JPEG as JPEG_FORMAT
 from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
+from evenkeel.pipeline.images.sample_bits import ALL_BITS, find_sample_bits
 from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, RAW
 from evenkeel.pipeline.index.pixel_sums import pixel_sums
@@ -38,6 +39,7 @@ from evenkeel.pipeline.prepare.storage_format import (
 from evenkeel.pipeline.sources.examples import Examples
 from evenkeel.pipeline.system.atomic_write import atomic_write
 
+HEADER_READ_BYTES = 160  # enough to tell the type of a file and the bits of a PNG
 READ_THREADS = 8  # files read at a time: remote storage has long latencies
 READ_AHEAD_IMAGES = 32  # images read before the decoders ask for them
 MEASURED_COLUMNS = ("sums", "squares", "laplacian", "fingerprint")
@@ -48,6 +50,7 @@ SIGNATURE = (
     tf.TensorSpec([2], tf.int32),
     tf.TensorSpec([], tf.int64),
     tf.TensorSpec([], tf.bool),
+    tf.TensorSpec([], tf.int32),
     tf.TensorSpec([], tf.int32),
 )
 RECORD_HEADER_BYTES, RECORD_OVERHEAD_BYTES = 12, 16  # bytes of a TFRecord: before its data, and in all besides its data
@@ -63,6 +66,7 @@ class StorageOptions:
       max_pixels: images with more pixels are rejected without decoding them.
       background: the colour behind transparent pixels.
       threads: images processed at a time.
+      sample_bits: the bits that the samples of 16-bit files are taken to hold if images are re-encoded.
     """
 
     tier: Tier
@@ -70,6 +74,7 @@ class StorageOptions:
     max_pixels: int
     background: Color
     threads: int
+    sample_bits: int = ALL_BITS
 
 
 class StoredImage(NamedTuple):
@@ -171,11 +176,11 @@ def encode_images(
     Raises:
       OSError, OpError: a file cannot be read.
     """
-    # {row: kind, format of its file, orientation when stored} of images that are being decoded
-    pending: dict[int, tuple[int, int, int]] = {}
+    # {row: kind, format of its file, orientation and sample bits when stored} of images that are being decoded
+    pending: dict[int, tuple[int, int, int, int]] = {}
     read_errors: list[Exception] = []
 
-    def checked_images() -> Iterator[tuple[int, bytes, tuple[int, int], int, bool, int]]:
+    def checked_images() -> Iterator[tuple[int, bytes, tuple[int, int], int, bool, int, int]]:
         # An error raised inside the generator would end the data set early and silently, because of `ignore_errors`.
         try:
             yield from _check_images(examples, rows, options, rejected, pending)
@@ -190,7 +195,7 @@ def encode_images(
     # Images that do not decode are missing from the results: they stay in `pending`.
     for row, contents, gray, size, *measurements in ds.with_options(ds_options).ignore_errors().as_numpy_iterator():
         row = int(row)
-        kind, file_format, orientation = pending.pop(row)
+        kind, file_format, orientation, sample_bits = pending.pop(row)
         image_format = stored_format(file_format)
         if options.tier.kind == "raw":
             kind, image_format = RAW, 0
@@ -199,6 +204,7 @@ def encode_images(
         columns: dict[str, Any] = {"kind": kind, "format": image_format, "keep": True, "label": examples.label[row]}
         columns |= {
             "orientation": orientation,
+            "sample_bits": sample_bits,
             "height": size[0],
             "width": size[1],
             "name": examples.names[row].encode(),
@@ -207,7 +213,7 @@ def encode_images(
         yield StoredImage(row, contents, columns | dict(zip(MEASURED_COLUMNS, measurements, strict=True)))
     if read_errors:
         raise read_errors[0]
-    rejected.update({row: undecodable_reason(image_format) for row, (_, image_format, _) in pending.items()})
+    rejected.update({row: undecodable_reason(image_format) for row, (_, image_format, *_) in pending.items()})
 
 
 @functools.cache  # traced once for all shards: a trace takes 0.4 s of CPU
@@ -223,11 +229,12 @@ def _make_process(tier: Tier, bound: str, background: Color, from_pixels: bool) 
         scale: tf.Tensor,
         keep_file: tf.Tensor,
         orientation: tf.Tensor,
+        sample_bits: tf.Tensor,
     ) -> tuple[tf.Tensor, ...]:
         if from_pixels:
             image = tf.reshape(tf.io.decode_raw(contents, tf.uint8), [size[0], size[1], 3])
         else:
-            image = turn_upright(decode_at_scale(contents, scale, background), orientation)
+            image = turn_upright(decode_at_scale(contents, scale, background, sample_bits), orientation)
         contents, image = encode(image, size, contents, keep_file)
         return row, contents, shrink_to_gray(image), *pixel_sums(image)
 
@@ -239,12 +246,13 @@ def _check_images(
     rows: np.ndarray,
     options: StorageOptions,
     rejected: dict[int, str],
-    pending: dict[int, tuple[int, int, int]],
-) -> Iterator[tuple[int, bytes, tuple[int, int], int, bool, int]]:
-    """Yields (row, contents, size, decode scale, whether the file may be stored unchanged, turn) of images to decode.
+    pending: dict[int, tuple[int, int, int, int]],
+) -> Iterator[tuple[int, bytes, tuple[int, int], int, bool, int, int]]:
+    """Yields what `_make_process` takes, for the images to decode.
 
-    The size is the (height, width) after the turn. The turn is the orientation that re-encoding bakes in; a file that
-    is stored unchanged keeps it. Adds {row: (kind, format, orientation when stored)} of the images to decode to
+    That is (row, contents, size, decode scale, whether the file may be stored unchanged, turn, sample bits). The size
+    is the (height, width) after the turn. The turn is the orientation that re-encoding bakes in; a file that is stored
+    unchanged keeps it. Adds {row: (kind, format, orientation and sample bits when stored)} of the images to decode to
     `pending`, and {row: reason} of the others to `rejected`.
     """
     for row, contents in _read_ahead(examples, rows.tolist(), options.max_pixels):
@@ -262,31 +270,50 @@ def _check_images(
             keep_file = image_format == header.format
             orientation = UPRIGHT if examples.shapes is not None else read_orientation(contents)
             stays = keep_file and not options.tier.side
-            pending[row] = kind, header.format, orientation if stays else UPRIGHT
+            bits = find_sample_bits(contents) if stays and examples.shapes is None else 0
+            pending[row] = kind, header.format, orientation if stays else UPRIGHT, bits
             scale = decode_scale(options.tier, options.bound, header)
             turn = UPRIGHT if stays else orientation
             size = (header.height, header.width) if turn < FIRST_TURNED else (header.width, header.height)
-            yield row, contents, size, scale, keep_file, turn
+            yield row, contents, size, scale, keep_file, turn, bits or options.sample_bits
+
+
+@functools.lru_cache(maxsize=1)  # asked for by every shard
+def largest_sample_bits(examples: Examples, max_pixels: int) -> int:
+    """The bits of the largest sample of all 16-bit files of a source; `ALL_BITS` if there are none.
+
+    Only the first bytes of other files are read.
+    """
+    found = 0
+    if examples.shapes is None:
+        for row in range(len(examples.label)):
+            start = examples.read(row, HEADER_READ_BYTES)
+            if find_sample_bits(start) or needs_conversion(start):
+                contents = read_as_stored(examples, row, max_pixels)
+                found = max(found, 0 if isinstance(contents, ValueError) else find_sample_bits(contents))
+    return found or ALL_BITS
 
 
 def _read_ahead(examples: Examples, rows: list[int], max_pixels: int) -> Iterator[tuple[int, bytes | ValueError]]:
     """Yields (row, contents) in order; a few images are read, and converted if needed, in advance by other threads."""
 
-    def read(row: int) -> bytes | ValueError:
-        contents = examples.read(row)
-        if examples.shapes is not None or not needs_conversion(contents):
-            return contents
-        try:
-            return to_png(contents, max_pixels)
-        except ValueError as error:
-            return error
-
     with concurrent.futures.ThreadPoolExecutor(READ_THREADS) as pool:
         queue: collections.deque[tuple[int, concurrent.futures.Future[bytes | ValueError]]] = collections.deque()
         for row in rows:
-            queue.append((row, pool.submit(read, row)))
+            queue.append((row, pool.submit(read_as_stored, examples, row, max_pixels)))
             if len(queue) > READ_AHEAD_IMAGES:
                 first, contents = queue.popleft()
                 yield first, contents.result()
         for first, contents in queue:
             yield first, contents.result()
+
+
+def read_as_stored(examples: Examples, row: int, max_pixels: int) -> bytes | ValueError:
+    """The bytes of an image, converted if TensorFlow cannot decode them; an error if they cannot be converted."""
+    contents = examples.read(row)
+    if examples.shapes is not None or not needs_conversion(contents):
+        return contents
+    try:
+        return to_png(contents, max_pixels)
+    except ValueError as error:
+        return error

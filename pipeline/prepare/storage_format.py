@@ -19,6 +19,7 @@ from evenkeel.pipeline.images.header import (
     PNG,
     Header,
 )
+from evenkeel.pipeline.images.sample_bits import ALL_BITS
 
 JPEG_SCALES = (1, 2, 4, 8)  # factors by which libjpeg can downscale before the inverse transform
 # From this quality on, chroma keeps its resolution. At quality 95, halving it would change what the network sees at 224
@@ -43,7 +44,9 @@ def decode_scale(tier: Tier, bound: str, header: Header) -> int:
     return max((scale for scale in JPEG_SCALES if side >= scale * tier.side), default=1)
 
 
-def decode_at_scale(contents: tf.Tensor, scale: tf.Tensor, background: Color = WHITE) -> tf.Tensor:
+def decode_at_scale(
+    contents: tf.Tensor, scale: tf.Tensor, background: Color = WHITE, sample_bits: tf.Tensor | int = ALL_BITS
+) -> tf.Tensor:
     """Decodes an image as in training (scale 0) or downscaled by `scale`, to uint8 [height, width, 3].
 
     With a scale, chroma is interpolated: nothing is cropped out of a JPEG that will be re-encoded.
@@ -52,7 +55,7 @@ def decode_at_scale(contents: tf.Tensor, scale: tf.Tensor, background: Color = W
     def decode_jpeg(ratio: int) -> Callable[[], tf.Tensor]:
         return lambda: tf.io.decode_jpeg(contents, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    branches = [lambda: decode_whole(contents, 3, background), *map(decode_jpeg, JPEG_SCALES)]
+    branches = [lambda: decode_whole(contents, 3, background, sample_bits), *map(decode_jpeg, JPEG_SCALES)]
     branch = tf.argmax(tf.concat([[AS_IN_TRAINING], JPEG_SCALES], axis=0) == tf.cast(scale, tf.int32))
     return tf.ensure_shape(tf.switch_case(tf.cast(branch, tf.int32), branches), [None, None, 3])
 

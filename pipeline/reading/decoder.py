@@ -103,7 +103,7 @@ def _make_mixed_decoder(
     shape, channels = config.image_shape, config.channels
     background = parse_color("data.background", config.background)
     heights, widths = tf.constant(index.columns["height"]), tf.constant(index.columns["width"])
-    orientations = tf.constant(index.columns["orientation"])
+    orientations, bits = tf.constant(index.columns["orientation"]), index.sample_bits
 
     def unpack(crop: Crops) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | int]:
         """(region, window, method)"""
@@ -112,7 +112,7 @@ def _make_mixed_decoder(
 
     def decode_encoded(is_jpeg: bool, row: tf.Tensor, crop: Crops) -> tf.Tensor:
         contents = source.read_bytes(crop["payloads"], crop["regions"])
-        return decode_region(contents, *unpack(crop), is_jpeg, crop["shapes"], channels, background)
+        return decode_region(contents, *unpack(crop), is_jpeg, crop["shapes"], channels, background, bits)
 
     def scale_raw(row: tf.Tensor, crop: Crops) -> tf.Tensor:
         region, window, method = unpack(crop)
@@ -166,7 +166,7 @@ def make_whole_decoder(
     channels, background = config.channels, parse_color("data.background", config.background)
 
     def decode_encoded(is_jpeg: bool, row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-        return decode_crop(source.read_bytes(payload), window, is_jpeg, channels, background)
+        return decode_crop(source.read_bytes(payload), window, is_jpeg, channels, background, index.sample_bits)
 
     def read_raw(row: tf.Tensor, payload: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
         return _convert_channels(source.read_window(payload, window, heights[row], widths[row]), channels)

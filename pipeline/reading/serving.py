@@ -18,17 +18,19 @@ from evenkeel.pipeline.config import DataConfig, parse_color
 from evenkeel.pipeline.images import crop
 from evenkeel.pipeline.images.decode import decode_region, decode_whole, is_jpeg, scale_region
 from evenkeel.pipeline.images.exif import FIRST_TURNED, find_orientation, stored_windows, turn_upright
+from evenkeel.pipeline.images.sample_bits import ALL_BITS
 from evenkeel.pipeline.images.scaling import place_image
 from evenkeel.pipeline.reading.pixel_count import pixel_count
 
 UNREADABLE = "it is not a JPEG, PNG, BMP, GIF or still WebP that can be decoded"
 
 
-def image_reader(config: DataConfig) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+def image_reader(config: DataConfig, sample_bits: int = ALL_BITS) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
     """A function contents string [b] -> (images uint8 [b, *image_shape, channels], errors string [b]), b at least 1.
 
     The error of a readable image is empty. Images are shown as `build.evaluation_batches` shows them. An image with
-    more than `config.max_pixels` pixels by its header is not decoded.
+    more than `config.max_pixels` pixels by its header is not decoded. The samples of 16-bit files are taken to hold
+    `sample_bits` bits.
     """
     shape, max_pixels = (*config.image_shape, config.channels), config.max_pixels
     black = tf.zeros(shape, tf.uint8)
@@ -42,7 +44,7 @@ def image_reader(config: DataConfig) -> Callable[[tf.Tensor], tuple[tf.Tensor, t
 
     def read_one(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         (count,) = try_or_default(contents, lambda contents: (pixel_count(contents),), (tf.constant(0, tf.int64),))
-        read = lambda contents: (decode_for_evaluation(contents, config), "")  # noqa: E731
+        read = lambda contents: (decode_for_evaluation(contents, config, sample_bits), "")  # noqa: E731
         return tf.case(
             [
                 (count == 0, lambda: (black, tf.constant(UNREADABLE))),
@@ -59,7 +61,7 @@ def image_reader(config: DataConfig) -> Callable[[tf.Tensor], tuple[tf.Tensor, t
     return read_batch
 
 
-def decode_for_evaluation(contents: tf.Tensor, config: DataConfig) -> tf.Tensor:
+def decode_for_evaluation(contents: tf.Tensor, config: DataConfig, sample_bits: int = ALL_BITS) -> tf.Tensor:
     """Decodes one image to uint8 [*image_shape, channels], as `build.evaluation_batches` does."""
     shape, channels, background = config.image_shape, config.channels, parse_color("data.background", config.background)
     orientation = find_orientation(contents)
@@ -81,7 +83,7 @@ def decode_for_evaluation(contents: tf.Tensor, config: DataConfig) -> tf.Tensor:
         return decode_region(contents, region, window, method, True, place[2:], channels), place
 
     def decode_other() -> tuple[tf.Tensor, tf.Tensor]:
-        image = decode_whole(contents, channels, background)
+        image = decode_whole(contents, channels, background, sample_bits)
         region, window, method, place = plan(tf.shape(image)[:1], tf.shape(image)[1:2])
         return scale_region(image, region, window, method, place[2:]), place
 

@@ -56,13 +56,14 @@ class Examples:
     shapes: np.ndarray | None
     fingerprint: str
 
-    def read(self, row: int) -> bytes:
-        """The bytes of an image.
+    def read(self, row: int, count: int | None = None) -> bytes:
+        """The bytes of an image, or the first `count` of them.
 
         Raises:
           OSError, OpError: the file cannot be read.
         """
         path, offset, length = self.files[self.file[row]], int(self.offset[row]), int(self.length[row])
+        length = length if count is None else min(length, count)
         if "://" in path:
             with tf.io.gfile.GFile(path, "rb") as remote:
                 remote.seek(offset)
