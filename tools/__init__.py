@@ -1,4 +1,4 @@
 """Command lines: parse flags, build a configuration, make one call. The only absl flags beside those of benchmarks.
 
-Public modules: cli.
+Public modules: cli, tensorflow_import.
 """

@@ -53,6 +53,7 @@ def image_reader(config: DataConfig, sample_bits: int = ALL_BITS) -> Callable[[t
             default=lambda: try_or_default(contents, read, (black, UNREADABLE)),
         )
 
+    @tf.autograph.experimental.do_not_convert  # a conversion takes seconds, and there is nothing to convert
     def read_batch(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         results = tf.data.Dataset.from_tensor_slices(contents).map(read_one, num_parallel_calls=tf.data.AUTOTUNE)
         images, errors = results.batch(tf.shape(contents, tf.int64)[0]).get_single_element()
