@@ -19,6 +19,9 @@ MAX_SIDE = 65_535  # pixels: the limit of JPEG and GIF
 # Each scan of a progressive JPEG takes only a few bytes of the file, but a pass of the decoder over the image.
 # libjpeg-turbo's own tests have the same limit; cameras and encoders write about ten scans.
 MAX_SCANS = 500
+# TensorFlow 2.21 decodes a JPEG of 13,300 x 13,300 pixels and none of 13,400 x 13,400, whatever the part that is asked
+# for: its 3 bytes per pixel must be fewer than 2^29. A PNG must have fewer than 2^29 pixels.
+MAX_JPEG_PIXELS, MAX_PNG_PIXELS = ((1 << 29) - 1) // 3, (1 << 29) - 1
 MAX_DEFLATE_RATIO = 1032  # largest number of bytes that one byte of a PNG file can hold (zlib's technical details)
 
 
@@ -57,6 +60,12 @@ def read_header(contents: bytes) -> Header | None:
     return None
 
 
+def _check_pixels(image_format: str, width: int, height: int, most: int) -> str:
+    if width * height <= most:
+        return ""
+    return f"a {image_format} of {width} x {height} pixels, more than TensorFlow decodes ({most}): scale it down"
+
+
 def _read_jpeg(contents: bytes) -> Header | None:
     position = 2
     while True:
@@ -77,6 +86,7 @@ def _read_jpeg(contents: bytes) -> Header | None:
             # Inside a scan, 0xFF is followed by 0 or a restart marker, so the marker of a scan cannot occur by chance.
             scans = contents.count(b"\xff\xda")
             refusal = f"a JPEG of {scans} scans, more than {MAX_SCANS}" if scans > MAX_SCANS else ""
+            refusal = refusal or _check_pixels("JPEG", width, height, MAX_JPEG_PIXELS)
             return Header(JPEG, width, height, width * height, refusal)
         if length < 2:
             return None
@@ -88,7 +98,7 @@ def _read_png(contents: bytes) -> Header | None:
         return None
     width, height, bits, color_type = struct.unpack_from(">IIBB", contents, 16)
     samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(color_type, 1)
-    refusal = ""
+    refusal = _check_pixels("PNG", width, height, MAX_PNG_PIXELS)
     if width * height * samples * bits > len(contents) * MAX_DEFLATE_RATIO * 8:
         refusal = f"a PNG of {width} x {height} pixels cannot be {len(contents)} bytes long"
     return Header(PNG, width, height, width * height, refusal)

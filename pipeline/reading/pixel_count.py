@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from evenkeel.pipeline.images.header import MAX_DEFLATE_RATIO, MAX_SCANS, MAX_SIDE
+from evenkeel.pipeline.images.header import MAX_DEFLATE_RATIO, MAX_JPEG_PIXELS, MAX_PNG_PIXELS, MAX_SCANS, MAX_SIDE
 
 HEADER_BYTES = 54  # all formats but GIF store what is needed in these bytes
 PALETTE_BYTES = 1024  # of a BMP with 8 bits per pixel
@@ -63,7 +63,7 @@ def _limit(width: tf.Tensor, height: tf.Tensor, ok: tf.Tensor, pixels: tf.Tensor
 def _jpeg_pixels(contents: tf.Tensor) -> tf.Tensor:
     few_scans = tf.size(tf.strings.split(contents, b"\xff\xda", maxsplit=MAX_SCANS + 1)) <= MAX_SCANS + 1
     height, width = tf.unstack(tf.cast(tf.image.extract_jpeg_shape(contents)[:2], tf.int64))
-    return _limit(width, height, few_scans)
+    return _limit(width, height, few_scans & (width * height <= MAX_JPEG_PIXELS))
 
 
 def _png_pixels(contents: tf.Tensor) -> tf.Tensor:
@@ -72,6 +72,7 @@ def _png_pixels(contents: tf.Tensor) -> tf.Tensor:
     samples = tf.gather(tf.constant([1, 1, 3, 1, 2, 1, 4], tf.int64), tf.minimum(color_type, 6))
     length = tf.strings.length(contents)
     possible = width * height * samples * bits <= tf.cast(length, tf.int64) * MAX_DEFLATE_RATIO * 8
+    possible &= width * height <= MAX_PNG_PIXELS
     return _limit(width, height, possible & (tf.strings.substr(contents + b"\0" * 16, 12, 4) == b"IHDR"))
 
 

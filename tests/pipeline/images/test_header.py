@@ -160,3 +160,22 @@ def test_a_gif_counts_the_pixels_of_all_its_frames() -> None:
     large = read_header(patch(contents, frame + 5, "<HH", 60_000, 60_000))
     assert large is not None
     assert large.pixels > 60_000 * 60_000
+
+
+@pytest.mark.parametrize(("side", "ok"), [(13_300, True), (13_400, False)])
+def test_a_jpeg_that_tensorflow_cannot_decode_is_refused_with_its_limit(side: int, ok: bool) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "JPEG")
+    contents = bytearray(file.getvalue())
+    struct.pack_into(">HH", contents, contents.find(b"\xff\xc0") + 5, side, side)
+    header = read_header(bytes(contents))
+    assert header is not None
+    assert header.refusal == (
+        "" if ok else f"a JPEG of {side} x {side} pixels, more than TensorFlow decodes (178956970): scale it down"
+    )
+    crop = lambda: tf.image.decode_and_crop_jpeg(bytes(contents), [0, 0, 8, 8], channels=3)  # noqa: E731
+    if ok:
+        assert crop().shape == (8, 8, 3)
+    else:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            crop()
