@@ -259,14 +259,6 @@ class DataConfig:
         height, _, width = str(self.image_size).partition("x")
         return int(height), int(width or height)
 
-    @property
-    def image_height(self) -> int:
-        return self.image_shape[0]
-
-    @property
-    def image_width(self) -> int:
-        return self.image_shape[1]
-
 
 def _parse_image_size(size: int | str) -> int | str:
     """The side of a square as a number, other sizes as HEIGHTxWIDTH."""

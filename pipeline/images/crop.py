@@ -30,7 +30,7 @@ def view_windows(
 
     Args:
       heights, widths: int32 [n], the image sizes.
-      view: one of `VIEWS`.
+      view: center, stretch or pad.
       shape: (height, width) that the model sees.
       share: factor of both sides of a window, 0 to 1.
     """

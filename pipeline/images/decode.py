@@ -58,14 +58,25 @@ def scale_region(
     image: tf.Tensor, region: tf.Tensor, window: tf.Tensor, method: tf.Tensor | int, shape: Shape
 ) -> tf.Tensor:
     """Scales a window of a whole image, uint8 [h, w, c], as `decode_region` does, to uint8 [*shape, c]."""
+    y, x, height, width = tf.unstack(full_size_region(region, tf.shape(image)[:2]))
+    return scale_pixels(image[y : y + height, x : x + width], region, window, method, shape)
+
+
+def full_size_region(region: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """The pixels (y, x, height, width) of a region in an image of a `size` that is not scaled down, int32 [4]."""
+    first, extent = tf.split(tf.bitwise.left_shift(region[:4], region[4]), 2)
+    return tf.concat([first, tf.minimum(extent, size - first)], axis=0)
+
+
+def scale_pixels(
+    pixels: tf.Tensor, region: tf.Tensor, window: tf.Tensor, method: tf.Tensor | int, shape: Shape
+) -> tf.Tensor:
+    """`scale_region` for the pixels of the region alone, see `full_size_region`."""
 
     def scale_by(method: int) -> tf.Tensor:
         if method != HALVED:
-            y, x, height, width = tf.unstack(region[:4])
-            return scale(image[y : y + height, x : x + width], shape, method)
-        y, x, height, width = tf.unstack(tf.bitwise.left_shift(region[:4], region[4]))
-        averaged = average_blocks(image[y : y + height, x : x + width], region[4])
-        return scale_halved(averaged, window, region[4], shape)
+            return scale(pixels, shape, method)
+        return scale_halved(average_blocks(pixels, region[4]), window, region[4], shape)
 
     return _switch_on_method(method, scale_by)
 

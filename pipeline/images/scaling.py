@@ -7,7 +7,7 @@ image = scale_halved(average_blocks(pixels, exponent), window, exponent, shape)
 
 A window that is much larger than the target is averaged over blocks of 2, 4 or 8 pixels a side first, which a JPEG
 decoder does at no cost. Then it is interpolated, with averaging if it is still much larger than the target. The result
-differs from Pillow's antialiased bilinear `Image.resize` by 0.5 to 1.5 gray levels for photographs of 500 pixels, and
+differs from Pillow's antialiased bilinear `Image.resize` by 0.5 to 1.6 gray levels for photographs of 500 pixels, and
 by 0.1 to 0.2 for photographs of 12 megapixels (`benchmarks/speed/pixels.py`).
 """
 
@@ -46,21 +46,12 @@ def choose_methods(extents: tf.Tensor, shapes: tf.Tensor, exponents: tf.Tensor) 
     return tf.where(exponents > 0, HALVED, tf.where(averaged, AVERAGED, PLAIN))
 
 
-def scale(image: tf.Tensor, shape: Shape, method: tf.Tensor | int) -> tf.Tensor:
+def scale(image: tf.Tensor, shape: Shape, method: int) -> tf.Tensor:
     """Scales a whole image with half-pixel centres, uint8 [h, w, c] -> uint8 [*shape, c].
 
     The method is PLAIN or AVERAGED, see `choose_methods`. An image that is already of this shape is returned unchanged.
     """
-    target = tf.convert_to_tensor(shape, tf.int32)
-    if isinstance(method, int):
-        return _scale_by(method, image, target)
-    return tf.cond(
-        method == AVERAGED, lambda: _scale_by(AVERAGED, image, target), lambda: _scale_by(PLAIN, image, target)
-    )
-
-
-def _scale_by(method: int, image: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    size = tf.shape(image)
+    size, target = tf.shape(image), tf.convert_to_tensor(shape, tf.int32)
     interpolate = _average if method == AVERAGED else _interpolate
     scaled = tf.cond(
         (size[0] == target[0]) & (size[1] == target[1]),

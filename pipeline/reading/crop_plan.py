@@ -41,13 +41,14 @@ def make_training_planner(
     [b]): which images to flip as soon as they are decoded.
     """
     heights, widths = map(tf.constant, index.upright_sizes)
+    model_aspect = config.image_shape[1] / config.image_shape[0]
     strength, plan_views = config.augment.random_resized_crop, _make_view_planner(index, config, source)
     plan_crops = make_crop_planner(index, config, source)
 
     def plan_random_crops(batch_number: tf.Tensor, rows: tf.Tensor) -> Crops:
         draws = batch_draws.uniforms(crop_seed, batch_number, replica_shard, crop.DRAWS_PER_IMAGE)
         height, width = tf.gather(heights, rows), tf.gather(widths, rows)
-        aspects = width / height if config.view == "stretch" else config.image_width / config.image_height
+        aspects = width / height if config.view == "stretch" else model_aspect
         return plan_crops(rows, crop.random_windows(height, width, strength, draws, aspects))
 
     def plan_batch(batch_number: tf.Tensor, rows: tf.Tensor, payloads: tf.Tensor) -> Plan:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.config import DataConfig, parse_color
-from evenkeel.pipeline.images.decode import decode_crop, decode_region, luma, scale_region
+from evenkeel.pipeline.images.decode import decode_crop, decode_region, full_size_region, luma, scale_pixels
 from evenkeel.pipeline.images.exif import FIRST_TURNED, turn_upright
 from evenkeel.pipeline.images.raw_resize import make_raw_resizer
 from evenkeel.pipeline.images.scaling import PLAIN, Shape, place_image
@@ -116,9 +116,9 @@ def _make_mixed_decoder(
 
     def scale_raw(row: tf.Tensor, crop: Crops) -> tf.Tensor:
         region, window, method = unpack(crop)
-        whole = tf.stack([0, 0, heights[row], widths[row]])
-        image = source.read_window(crop["payloads"], whole, heights[row], widths[row])
-        return scale_region(_convert_channels(image, channels), region, window, method, crop["shapes"])
+        size = tf.stack([heights[row], widths[row]])
+        pixels = source.read_window(crop["payloads"], full_size_region(region, size), heights[row], widths[row])
+        return scale_pixels(_convert_channels(pixels, channels), region, window, method, crop["shapes"])
 
     functions: dict[int, Callable[..., tf.Tensor]] = {
         OTHER: functools.partial(decode_encoded, False),
