@@ -265,7 +265,7 @@ def _parse_image_size(size: int | str) -> int | str:
     match = re.fullmatch(r"0*([1-9][0-9]*)(?:x0*([1-9][0-9]*))?", str(size))
     require(
         match is not None,
-        f"data.image_size ({size}) must be at least 1 pixel: give the side of a square, such as 224, or HEIGHTxWIDTH,"
+        f"data.image_size ({size}) must be the side of a square in pixels, such as 224, or HEIGHTxWIDTH,"
         " such as 224x160.",
     )
     assert match is not None

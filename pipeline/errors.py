@@ -11,7 +11,7 @@ class UsageError(ValueError):
         try:
             evenkeel.DataConfig(image_size=0)
         except evenkeel.UsageError as error:
-            print(error)    # data.image_size (0) must be at least 1 pixel.
+            print(error)    # data.image_size (0) must be ...
     """
 
 

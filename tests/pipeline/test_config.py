@@ -23,10 +23,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (
         DataConfig,
         {"image_size": 0},
-        (
-            "data.image_size (0) must be at least 1 pixel: give the side of a square, such as 224, or HEIGHTxWIDTH,"
-            " such as 224x160."
-        ),
+        ("data.image_size (0) must be the side of a square in pixels, such as 224, or HEIGHTxWIDTH, such as 224x160."),
     ),
     (DataConfig, {"batch_size": 0}, "data.batch_size (0) must be at least 1."),
     (DataConfig, {"shuffle_buffer": 0}, "data.shuffle_buffer (0) must be at least 1."),
@@ -162,7 +159,7 @@ def test_an_image_size_is_a_side_or_height_and_width(given: int | str, kept: int
 
 @pytest.mark.parametrize("size", ["0x9", "9x0", "-3", "9x", "x9", "9X9", "9x9x3", "", "1.5"])
 def test_other_image_sizes_are_refused(size: str) -> None:
-    with pytest.raises(UsageError, match=r"give the side of a square, such as 224, or HEIGHTxWIDTH"):
+    with pytest.raises(UsageError, match=r"must be the side of a square in pixels, such as 224, or HEIGHTxWIDTH"):
         DataConfig(image_size=size)
 
 
