@@ -71,7 +71,8 @@ class ProcessUsage(NamedTuple):
 
 def main(argv: list[str]) -> int:
     require(FLAGS.steps >= 1000, f"--steps ({FLAGS.steps}) must be 1000 or more: a shorter run is only warm-up.")
-    samples = train_and_sample(round(FLAGS.steps * BATCH_SIZE / IMAGES))
+    epochs = round(FLAGS.steps * BATCH_SIZE / IMAGES)
+    samples = train_and_sample(epochs)
     warmup = warmup_share(samples[-1].steps)
     early, late = (median_usage(samples, interval) for interval in ((warmup, warmup + 0.1), (0.9, 1.0)))
     growth = {
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
         "files_growth": (late.files - early.files, "1"),
     }
     print(
-        f"{samples[-1].steps} steps: memory {early.memory / 2**20:.1f} to {late.memory / 2**20:.1f} MiB"
+        f"{epochs * IMAGES // BATCH_SIZE} steps: memory {early.memory / 2**20:.1f} to {late.memory / 2**20:.1f} MiB"
         f" ({growth['memory_growth'][0]:+.2%}), threads {early.threads} to {late.threads},"
         f" open files {early.files} to {late.files}; each value is the median of one tenth of the steps"
         f" ({len(samples)} samples in all)"

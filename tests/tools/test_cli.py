@@ -35,7 +35,7 @@ SEVEN = "x = keras.Input(input_shape); y = keras.layers.Dense(7)(keras.layers.Fl
         (["--model.name=resnet8"], ["resnet8", "'resnet18'"]),
         (["--optimizer.name=sdg"], ["sdg", "'sgd'"]),
         (["--optimizer.learning_rate=-1"], ["-1.0", "must be positive"]),
-        (["--data.image_size=0"], ["data.image_size (0)", "at least 1"]),
+        (["--data.image_size=0"], ["data.image_size (0)", "side of a square in pixels"]),
         (["--config=no/such.json"], ["no/such.json", "config.json"]),
     ],
 )
