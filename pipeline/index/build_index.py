@@ -7,28 +7,28 @@ Damaged records and images that cannot be decoded are therefore known by name be
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tqdm import tqdm
 
 from evenkeel.pipeline.config import DataConfig, parse_color
-from evenkeel.pipeline.images.decode import decode_whole
 from evenkeel.pipeline.images.exif import UPRIGHT, read_orientation
 from evenkeel.pipeline.images.file_type import describe
 from evenkeel.pipeline.images.header import FORMATS, Header, read_header
-from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
-from evenkeel.pipeline.images.sample_bits import ALL_BITS, find_sample_bits
 from evenkeel.pipeline.index.features import Features, parse_example
 from evenkeel.pipeline.index.index import COLUMNS, JPEG, OTHER, RAW
-from evenkeel.pipeline.index.pixel_sums import pixel_sums
+from evenkeel.pipeline.index.measure_images import MeasuredImages, measure_images
 from evenkeel.pipeline.index.tfrecord import HEADER_BYTES, read_records
+from evenkeel.pipeline.system.cpu import cores
+from evenkeel.pipeline.system.parallel_map import parallel_map
+from evenkeel.pipeline.system.progress import progress
 
 UNDECODABLE = "cannot be decoded as an image"
-BATCH_IMAGES = 64  # so many images are hashed and copied into the columns together
+BATCH_IMAGES, BATCH_BYTES = 64, 8 << 20  # a batch ends at the first of these
 
 
 def build_index(
@@ -51,51 +51,26 @@ def build_index(
     """
     total = sum(lengths.values())
     columns: dict[str, np.ndarray] = {name: np.zeros((total, *shape), kind) for name, (kind, shape) in COLUMNS.items()}
-    scan = _Scan(columns, {}, {}, [b""] * total)
-    errors: list[Exception] = []
+    scan = _Scan(columns, {}, [b""] * total)
+    color = parse_color("data.background", background)
 
-    def images() -> Iterator[tuple[int, bytes, list[int], int]]:
-        # An error that is raised in here would make `ignore_errors` end the data set early, without a message.
-        try:
-            yield from scan.read_images(lengths, features, max_pixels)
-        except Exception as error:
-            errors.append(error)
+    def measure(images: list[_CheckedImage]) -> tuple[list[_CheckedImage], MeasuredImages]:
+        orientations = columns["orientation"][[image.row for image in images]].tolist()
+        contents, headers = [image.contents for image in images], [image.header for image in images]
+        return images, measure_images(contents, headers, orientations, color)
 
-    def decode(image: tf.Tensor, shape: tf.Tensor, sample_bits: tf.Tensor) -> tf.Tensor:
-        if features.shape is None:
-            return decode_whole(image, 3, parse_color("data.background", background), sample_bits)
-        return tf.reshape(tf.io.decode_raw(image, tf.uint8), tf.ensure_shape(shape, [3]))
-
-    # Nothing here needs AutoGraph, and a conversion takes 2 s of CPU.
-    @tf.autograph.experimental.do_not_convert
-    def measure(row: tf.Tensor, image: tf.Tensor, shape: tf.Tensor, sample_bits: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels = decode(image, shape, sample_bits)
-        return row, *pixel_sums(pixels), shrink_to_gray(pixels)
-
-    signature = (
-        tf.TensorSpec([], tf.int64),
-        tf.TensorSpec([], tf.string),
-        tf.TensorSpec([None], tf.int64),
-        tf.TensorSpec([], tf.int32),
-    )
-    dataset = tf.data.Dataset.from_generator(images, output_signature=signature).map(
-        measure, num_parallel_calls=tf.data.AUTOTUNE
-    )
-    with tqdm(total=total, desc="indexing", unit=" images", delay=1, disable=None) as bar:
-        # `ignore_errors` leaves out the images that do not decode; their rows stay in `scan.undecoded`.
-        for rows, sizes, *sums, gray in dataset.ignore_errors().batch(BATCH_IMAGES).as_numpy_iterator():
-            columns["keep"][rows], columns["height"][rows], columns["width"][rows] = True, sizes[:, 0], sizes[:, 1]
-            for values, name in zip(sums, ("sums", "squares", "laplacian", "fingerprint"), strict=True):
+    batches = scan.batches(lengths, features, max_pixels)
+    with progress(total, "indexing") as advance, contextlib.closing(parallel_map(measure, batches, cores())) as results:
+        for images, measured in results:
+            rows = np.array([image.row for image in images])
+            columns["keep"][rows] = measured.decoded
+            for name, values in measured.columns.items():
                 columns[name][rows] = values
-            columns["perceptual_hash"][rows] = turn_hashes(hash_pictures(gray), columns["orientation"][rows])
-            for row in rows.tolist():
-                del scan.undecoded[row]
-            bar.update(len(rows))
-    if errors:
-        raise errors[0]
-    for row, name in scan.undecoded.items():
-        reason = undecodable_reason(int(columns["format"][row]))
-        scan.faults[int(columns["shard"][row]), int(columns["record"][row])] = f"{name}: {reason}"
+            for image, decoded in zip(images, measured.decoded, strict=True):
+                if not decoded:
+                    reason = undecodable_reason(image.header.format)
+                    scan.add_fault(image.row, f"{image.name}: {reason}")
+            advance(len(images))
     columns["name"] = np.array(scan.names, np.bytes_)
     return columns, scan.faults
 
@@ -105,29 +80,44 @@ def undecodable_reason(image_format: int) -> str:
     return f"{UNDECODABLE}: it is a damaged or truncated {FORMATS[image_format]}" if image_format else UNDECODABLE
 
 
+class _CheckedImage(NamedTuple):
+    """An image that may be decoded; `name` is what people know it by."""
+
+    row: int
+    name: str
+    contents: bytes
+    header: Header
+
+
 @dataclasses.dataclass
 class _Scan:
     """A pass over the records of all shards.
 
     Attributes:
       columns: the index columns, filled with the values that are known before an image is decoded.
-      faults: {(shard, record): "name: reason"} of the records that are not decoded.
-      undecoded: {row: name} of the images that went to the decoder; images that decode are deleted from this dict.
+      faults: {(shard, record): "name: reason"} of the records that are not used.
       names: file name of each row; empty if there is none.
     """
 
     columns: dict[str, np.ndarray]
     faults: dict[tuple[int, int], str]
-    undecoded: dict[int, str]
     names: list[bytes]
 
-    def read_images(
-        self, lengths: dict[str, int], features: Features, max_pixels: int
-    ) -> Iterator[tuple[int, bytes, list[int], int]]:
-        """Yields (row, image, shape, bits of its samples) of every image that may be decoded.
+    def batches(self, lengths: dict[str, int], features: Features, max_pixels: int) -> Iterator[list[_CheckedImage]]:
+        """Yields the images that may be decoded, some at a time."""
+        batch: list[_CheckedImage] = []
+        size = 0
+        for image in self.images(lengths, features, max_pixels):
+            batch.append(image)
+            size += len(image.contents)
+            if len(batch) == BATCH_IMAGES or size >= BATCH_BYTES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
-        The shape of an encoded image is empty.
-        """
+    def images(self, lengths: dict[str, int], features: Features, max_pixels: int) -> Iterator[_CheckedImage]:
+        """Yields every image that may be decoded."""
         columns, row = self.columns, 0
         for shard, (path, length) in enumerate(lengths.items()):
             for record, (offset, data, fault) in enumerate(read_records(path, length)):
@@ -144,18 +134,18 @@ class _Scan:
                         raise ValueError(f"label {example.label} is none of the {len(features.classes)} classes")
                     kind, header = check_image(example.image, max_pixels, example.shape)
                 except (IndexError, ValueError, DecodeError) as error:
-                    self.faults[shard, record] = f"{name}: {error}"
+                    self.add_fault(row, f"{name}: {error}")
                 else:
                     # If the same bytes occur twice in the record, their first occurrence serves as well.
                     columns["offset"][row] = offset + data.find(example.image)
                     columns["length"][row], columns["label"][row] = len(example.image), example.label
                     columns["kind"][row], columns["format"][row] = kind, header.format
                     columns["orientation"][row] = UPRIGHT if example.shape else read_orientation(example.image)
-                    bits = 0 if example.shape else find_sample_bits(example.image)
-                    columns["sample_bits"][row] = bits
-                    self.undecoded[row] = name  # before the yield: the decoder may finish before the next line runs
-                    yield row, example.image, example.shape, bits or ALL_BITS
+                    yield _CheckedImage(row, name, example.image, header)
                 row += 1
+
+    def add_fault(self, row: int, reason: str) -> None:
+        self.faults[int(self.columns["shard"][row]), int(self.columns["record"][row])] = reason
 
 
 def check_image(image: bytes, max_pixels: int, shape: Sequence[int] = ()) -> tuple[int, Header]:

@@ -1,4 +1,4 @@
-"""Measures encoded images: decodes each once, sums its pixels and hashes it, in batches of images of equal size.
+"""Measures images: decodes each once, sums its pixels and hashes it, in batches of images of equal size.
 
 measured = measure_images(contents, headers, orientations, WHITE)
 measured.columns["sums"][0], measured.decoded[0]
@@ -17,13 +17,14 @@ import numpy as np
 import tensorflow as tf
 
 from evenkeel.pipeline.images.decode import LIBJPEG_OPTIONS, Color, decode_whole
-from evenkeel.pipeline.images.header import JPEG, Header
+from evenkeel.pipeline.images.header import JPEG, UNKNOWN, Header
 from evenkeel.pipeline.images.perceptual_hash import batch_shrink_to_gray, hash_pictures, turn_hashes
 from evenkeel.pipeline.images.sample_bits import ALL_BITS, find_sample_bits
 from evenkeel.pipeline.index.index import COLUMNS
 from evenkeel.pipeline.index.pixel_sums import batch_pixel_sums
 
 SUMS = ("sums", "squares", "laplacian", "fingerprint")  # the results of pixel_sums after the size
+OTHER = -1  # formats that one decoder of TensorFlow reads
 BATCH_PIXELS = 1 << 16  # decoded together: 64 images of 32 pixels; a larger image is decoded alone
 
 
@@ -43,9 +44,10 @@ class MeasuredImages(NamedTuple):
 def measure_images(
     contents: Sequence[bytes], headers: Sequence[Header], orientations: Sequence[int], background: Color
 ) -> MeasuredImages:
-    """Decodes encoded images, with `background` behind transparent pixels, and measures them.
+    """Decodes images, with `background` behind transparent pixels, and measures them.
 
-    `headers` and `orientations` are those of the images; images of one size are decoded together.
+    `headers` and `orientations` are those of the images; images of one size are decoded together. The format `UNKNOWN`
+    stands for pixels that are not encoded.
     """
     columns: dict[str, np.ndarray] = {
         name: np.zeros((len(contents), *COLUMNS[name][1]), COLUMNS[name][0])
@@ -53,11 +55,13 @@ def measure_images(
     }
     measured = MeasuredImages(np.zeros(len(contents), np.bool_), columns)
     alike: dict[Any, list[int]] = collections.defaultdict(list)
-    columns["sample_bits"][:] = [find_sample_bits(image) for image in contents]
-    for number, (header, bits) in enumerate(zip(headers, columns["sample_bits"].tolist(), strict=True)):
-        alike[header.format == JPEG, bits or ALL_BITS, header.width, header.height].append(number)
-    for (is_jpeg, bits, width, height), numbers in alike.items():
-        measure = _make_measure(is_jpeg, bits, background)
+    for number, (image, header) in enumerate(zip(contents, headers, strict=True)):
+        bits = 0 if header.format == UNKNOWN else find_sample_bits(image)
+        columns["sample_bits"][number] = bits
+        decoder = header.format if header.format in (UNKNOWN, JPEG) else OTHER
+        alike[decoder, bits or ALL_BITS, header.width, header.height].append(number)
+    for (decoder, bits, width, height), numbers in alike.items():
+        measure = functools.partial(_make_measure(decoder, bits, background), shape=tf.constant((height, width, 3)))
         step = max(1, BATCH_PIXELS // (width * height))
         for start in range(0, len(numbers), step):
             _measure_batch(measure, contents, np.array(numbers[start : start + step]), measured)
@@ -88,20 +92,23 @@ def _measure_batch(
 
 
 @functools.cache  # a function for each use is traced once
-def _make_measure(is_jpeg: bool, sample_bits: int, background: Color) -> Callable[[Any], tuple[tf.Tensor, ...]]:
+def _make_measure(decoder: int, sample_bits: int, background: Color) -> Callable[..., tuple[tf.Tensor, ...]]:
     def decode(contents: tf.Tensor) -> tf.Tensor:
-        if is_jpeg:
+        if decoder == JPEG:
             return tf.io.decode_jpeg(contents, channels=3, **LIBJPEG_OPTIONS)
         return decode_whole(contents, 3, background, sample_bits)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def measure(contents: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels = tf.TensorSpec([None, None, 3], tf.uint8)
-        images = tf.map_fn(decode, contents, fn_output_signature=pixels)
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string), tf.TensorSpec([3], tf.int32)], autograph=False)
+    def measure(contents: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        if decoder == UNKNOWN:
+            images = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.concat([[-1], shape], 0))
+        else:
+            pixels = tf.TensorSpec([None, None, 3], tf.uint8)
+            images = tf.map_fn(decode, contents, fn_output_signature=pixels)
         return batch_shrink_to_gray(images), *batch_pixel_sums(images)
 
-    def measure_on_cpu(contents: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def measure_on_cpu(contents: tf.Tensor, shape: tf.Tensor) -> tuple[tf.Tensor, ...]:
         with tf.device("CPU"):  # decoders run there, and so little work is not worth a copy to a GPU
-            return measure(contents)
+            return measure(contents, shape)
 
     return measure_on_cpu

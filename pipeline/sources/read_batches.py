@@ -6,8 +6,6 @@ for batch in read_batches("/data/pets", paths, states, conditions):
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import importlib.util
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -24,6 +22,7 @@ from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
 from evenkeel.pipeline.index.measure_images import measure_images
 from evenkeel.pipeline.sources.fingerprint import read_file
 from evenkeel.pipeline.system.cpu import cores
+from evenkeel.pipeline.system.parallel_map import parallel_map
 
 BATCH_IMAGES, BATCH_BYTES = 64, 8 << 20  # a batch ends at the first of these
 LOCAL_THREADS, REMOTE_THREADS = 4, 16  # at least so many: a disk and, more so, a network take requests in parallel
@@ -69,20 +68,13 @@ class ReadBatch(NamedTuple):
 def read_batches(
     root: str, paths: Sequence[str], states: Sequence[tuple[int, ...]], conditions: Conditions
 ) -> Generator[ReadBatch]:
-    """Yields the files in order. `paths` are relative to the folder `root`; `states` are theirs (`file_state`)."""
+    """The files in order. `paths` are relative to the folder `root`; `states` are theirs (`file_state`)."""
     threads = max(REMOTE_THREADS if "://" in root else LOCAL_THREADS, cores())
-    pending: collections.deque[concurrent.futures.Future[ReadBatch]] = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        try:
-            for part in _divide(states):
-                pending.append(pool.submit(_read_batch, root, paths[part], states[part], conditions))
-                if len(pending) > threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:  # an interruption waits for the running batches only
-            for future in pending:
-                future.cancel()
+
+    def read(part: slice) -> ReadBatch:
+        return _read_batch(root, paths[part], states[part], conditions)
+
+    return parallel_map(read, _divide(states), threads)
 
 
 def _divide(states: Sequence[tuple[int, ...]]) -> Iterator[slice]:

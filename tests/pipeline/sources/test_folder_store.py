@@ -15,18 +15,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.images.header import read_header
-from evenkeel.pipeline.images.perceptual_hash import hash_pictures, shrink_to_gray, turn_hashes
 from evenkeel.pipeline.index.index import COLUMNS, Index
-from evenkeel.pipeline.index.measure_images import measure_images
-from evenkeel.pipeline.index.pixel_sums import pixel_sums
 from evenkeel.pipeline.sources import folder_store, read_batches, store_shard
 from evenkeel.pipeline.sources.folder_store import OpenedSource, open_folder, store_directory
 from evenkeel.pipeline.sources.image_folder import scan_folder
@@ -393,45 +387,6 @@ def test_statistics_and_training_do_not_depend_on_the_history(pets: str, monkeyp
     assert (grown.mean, grown.std, grown.train.names) == (once.mean, once.std, once.train.names)
     assert grown.validation.names == once.validation.names
     assert len(grown.train.shards) == 2
-
-
-@settings(max_examples=20)
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["JPEG", "PNG", "BMP", "GIF", "WEBP", "broken"]), st.integers(1, 5), st.integers(1, 5)
-        ),
-        max_size=12,
-    )
-)
-def test_measurements_in_batches_equal_those_of_single_images(images: list[tuple[str, int, int]]) -> None:
-    contents, expected = [], []
-    for seed, (kind, height, width) in enumerate(images):
-        pixels = np.random.default_rng(seed).integers(0, 256, (4 * height, 4 * width, 3), np.uint8)
-        file = pathlib.Path(os.environ["EVENKEEL_CACHE"] + ".image")
-        Image.fromarray(pixels).save(file, "JPEG" if kind == "broken" else kind)
-        whole = file.read_bytes()
-        contents.append(whole if kind != "broken" else whole[: whole.index(b"\xff\xda") + 2])
-        expected.append(None if kind == "broken" else decode_and_sum(whole))
-    headers = [read_header(each) for each in contents]
-    turns = [1 + seed % 8 for seed in range(len(images))]
-    measured = measure_images(contents, [header for header in headers if header], turns, (255, 255, 255))
-    assert measured.decoded.tolist() == [each is not None for each in expected]
-    for row, each in enumerate(expected):
-        if each is not None:
-            each["perceptual_hash"] = turn_hashes(each["perceptual_hash"][None], np.array(turns[row : row + 1]))[0]
-            for name, value in each.items():
-                assert np.array_equal(measured.columns[name][row], value), (images[row], name)
-
-
-def decode_and_sum(contents: bytes) -> dict[str, np.ndarray]:
-    options = {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": False}
-    is_jpeg = contents[:2] == b"\xff\xd8"
-    image = tf.io.decode_jpeg(contents, **options) if is_jpeg else tf.io.decode_image(contents, expand_animations=False)
-    size, *sums = (value.numpy() for value in pixel_sums(image[..., :3]))
-    words = hash_pictures(shrink_to_gray(image[..., :3]).numpy()[None])[0]
-    names = ("height", "width", "sums", "squares", "laplacian", "fingerprint", "perceptual_hash")
-    return dict(zip(names, (*size, *sums, words), strict=True))
 
 
 def test_a_remote_folder_is_copied_once_and_kept_up_to_date(counted: list[str]) -> None:
