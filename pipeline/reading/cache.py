@@ -22,6 +22,7 @@ from evenkeel.pipeline.index.replica_shard import ReplicaShard
 from evenkeel.pipeline.reading import small_images
 from evenkeel.pipeline.reading.byte_source import ByteSource, pixel_source
 from evenkeel.pipeline.reading.crop_plan import make_evaluation_planner
+from evenkeel.pipeline.reading.decoded_file import decoded_file, read_decoded, write_decoded
 from evenkeel.pipeline.reading.decoder import make_batch_decoder, make_whole_decoder
 from evenkeel.pipeline.reading.reader import evaluation_reader
 from evenkeel.pipeline.reading.small_images import SmallImages
@@ -30,7 +31,8 @@ from evenkeel.pipeline.system import memory_budget
 from evenkeel.pipeline.system.tensor_memory import allocate_bytes, share_as_tensor
 
 # `data.cache=auto` caches images only if their side is at most AUTO_MAX_SIDE (pixels) and all of them take at most
-# AUTO_MAX_BYTES. The 50,000 images of CIFAR, with borders and mirrored copies, take 480 MB.
+# AUTO_MAX_BYTES; no more bytes than these are also kept on disk. The 50,000 images of CIFAR, with borders and mirrored
+# copies, take 480 MB.
 AUTO_MAX_SIDE, AUTO_MAX_BYTES = 64, 1 << 30
 BATCH_IMAGES = 256  # images decoded at a time to fill the cache
 
@@ -66,7 +68,8 @@ class WholeImages:
 def cached_images(index: Index, config: DataConfig) -> SmallImages | WholeImages | None:
     """The decoded images of `index` in memory, if `config.cache` asks for them; None if every batch decodes its images.
 
-    The first call decodes all images. The cache is kept for the next call with the same arguments.
+    The first call decodes all images, or reads what an earlier process has decoded. The cache is kept for the next call
+    with the same arguments.
 
     Raises:
       UsageError: `data.cache=memory`, and the images do not fit into the budget.
@@ -106,16 +109,28 @@ def plan_cache(index: Index, config: DataConfig) -> CachePlan | None:
 @functools.lru_cache(maxsize=1)  # a data set that is built again, also from another step on, reuses the images
 def _decode_all(index: Index, plan: CachePlan, config: DataConfig) -> SmallImages | WholeImages:
     replica_shard = ReplicaShard(min(len(index), BATCH_IMAGES))
-    ds, source = evaluation_reader(config, index, replica_shard)
     if plan.small:
-        ds = ds.map(make_evaluation_planner(index, config, source))
-        ds = ds.map(make_batch_decoder(index, config, source, replica_shard), num_parallel_calls=tf.data.AUTOTUNE)
-        ds = ds.prefetch(tf.data.AUTOTUNE).with_options(tf_data_options(config))
-        batches = (images[labels >= 0] for _, images, labels in ds.as_numpy_iterator())
-        return small_images.store_small_images(batches, len(index), plan.border, plan.mirror)
+        return _small_images(index, plan, config, replica_shard)
+    ds, source = evaluation_reader(config, index, replica_shard)
     ds = ds.unbatch().take(len(index))
     ds = ds.map(make_whole_decoder(index, config, source), num_parallel_calls=tf.data.AUTOTUNE)
     return store_whole_images(ds.with_options(tf_data_options(config)).as_numpy_iterator(), index, config.channels)
+
+
+def _small_images(index: Index, plan: CachePlan, config: DataConfig, replica_shard: ReplicaShard) -> SmallImages:
+    file = decoded_file(index, config)
+    stored = read_decoded(file)
+    if stored is not None:
+        return small_images.store_small_images(stored, len(index), plan.border, plan.mirror)
+    ds, source = evaluation_reader(config, index, replica_shard)
+    ds = ds.map(make_evaluation_planner(index, config, source))
+    ds = ds.map(make_batch_decoder(index, config, source, replica_shard), num_parallel_calls=tf.data.AUTOTUNE)
+    ds = ds.prefetch(tf.data.AUTOTUNE).with_options(tf_data_options(config))
+    batches = (images[labels >= 0] for _, images, labels in ds.as_numpy_iterator())
+    small = small_images.store_small_images(batches, len(index), plan.border, plan.mirror)
+    if np.prod(file.shape) <= AUTO_MAX_BYTES:
+        write_decoded(file, small.batches())
+    return small
 
 
 def store_whole_images(images: Iterable[np.ndarray], index: Index, channels: int) -> WholeImages:

@@ -23,6 +23,7 @@ KINDS = {
     "shapes": "shapes",
     "indexes": "index",
     "entries": "JPEG positions",
+    "decoded": "decoded images",
     "peers": "benchmark",
     "dirt": "benchmark",
 }
