@@ -41,6 +41,7 @@ class RunMeter(keras.callbacks.Callback):
       input_wait_seconds: time that steps waited for their batches, summed over all calls except the first.
       call_seconds: wall time of those calls.
       first_call: the result of `time_since_start` at the end of the first call; None before.
+      penalty: sum of the regularization losses in the last step; 0 before the first.
     """
 
     def __init__(self, global_batch_size: int, incidents: Incidents, state: dict[str, Any] | None = None) -> None:
@@ -52,6 +53,7 @@ class RunMeter(keras.callbacks.Callback):
         self.images_per_second: list[float] = []
         self.input_wait_seconds = self.call_seconds = 0.0
         self.first_call: dict[str, float] | None = None
+        self.penalty = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._call_start = time.perf_counter()
@@ -60,6 +62,7 @@ class RunMeter(keras.callbacks.Callback):
         seconds, rows = time.perf_counter() - self._call_start, self.model.rows
         self.first_call = self.first_call or time_since_start()
         self.images_per_second.append(len(rows) * self._global_batch_size / seconds)
+        self.penalty = float(step_row.column(rows, "penalty")[-1])
         if len(self.images_per_second) > 1:  # the first call includes compilation
             self.call_seconds += seconds
             self.input_wait_seconds += float(step_row.column(rows, "input_wait").sum())
@@ -114,6 +117,7 @@ def summarize(
         "epochs": model.trained_steps / steps_per_epoch,
         "final": final,
         "best": best,
+        "penalty": meter.penalty,
         "images_per_second": float(np.median(throughput)) if throughput else None,
         "input_stall_fraction": meter.input_wait_seconds / meter.call_seconds if meter.call_seconds else None,
         "incidents": meter.incidents.counts,
@@ -140,6 +144,8 @@ def format_text(summary: dict[str, Any], model_dir: str) -> str:
     for name in ("final", "best"):
         if result := summary[name]:
             lines.append(f"{name + ' validation':<18} accuracy {result['accuracy']:.4f}  loss {result['loss']:.4f}")
+    if summary["penalty"]:
+        lines.append(f"{'weight penalty':<18} {summary['penalty']:.4g}, added to the loss in training only")
     if split_role(summary["validation_split"]) == TEST:
         lines.append(f"{'validated on':<18} the test split: this accuracy is too good for an estimate of new images")
     if summary["images_per_second"]:

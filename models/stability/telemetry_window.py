@@ -44,7 +44,10 @@ class TelemetryWindow:
     def restore(self, state: dict[str, Any]) -> None:
         """Restores the `state` of an earlier window; drops layer statistics if their number has changed."""
         self._steps = np.array(state["steps"], np.int64)
-        self._rows = np.array(state["rows"]).reshape(len(self._steps), len(step_row.COLUMNS))
+        rows = np.array(state["rows"])
+        if len(rows) and rows.shape[1] < len(step_row.COLUMNS):  # of version 0.2.0, which did not store the penalty
+            rows = np.insert(rows, step_row.COLUMNS.index("penalty"), 0.0, axis=1)
+        self._rows = rows.reshape(len(self._steps), len(step_row.COLUMNS))
         saved_size, size = len(state["layers"][0]) if state["layers"] else -1, self._layers.shape[1]
         self._layers = np.array(state["layers"]) if saved_size == size else np.full((len(self._steps), size), np.nan)
         self._validations = [(int(step), loss, training) for step, loss, training in state["validated"]]

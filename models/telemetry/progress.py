@@ -20,6 +20,7 @@ class Progress(keras.callbacks.Callback):
         self._batch, self._data_description = global_batch_size, data_description
         self._bar: tqdm | None = None
         self._epoch_start, self._steps, self._wait_seconds = 0.0, 0, 0.0
+        self._penalty = 0.0  # of the last step
 
     def on_train_begin(self, logs: Any = None) -> None:
         print(f"training on {self._data_description}", file=sys.stderr)
@@ -35,6 +36,7 @@ class Progress(keras.callbacks.Callback):
         rows = self.model.rows
         self._steps += len(rows)
         self._wait_seconds += float(step_row.column(rows, "input_wait").sum())
+        self._penalty = float(step_row.column(rows, "penalty")[-1])
         if self._bar is not None:
             self._bar.update(len(rows))
             self._bar.set_postfix_str(self._format(logs or {}))
@@ -52,8 +54,9 @@ class Progress(keras.callbacks.Callback):
     def _format(self, logs: dict[str, float]) -> str:
         seconds = max(time.perf_counter() - self._epoch_start, 1e-9)
         images_per_second = self._steps * self._batch / seconds
+        penalty = f" + penalty {self._penalty:.4f}" if self._penalty else ""
         return (
-            f"loss {logs.get('loss', 0):.4f} accuracy {logs.get('accuracy', 0):.4f}"
+            f"loss {logs.get('loss', 0):.4f}{penalty} accuracy {logs.get('accuracy', 0):.4f}"
             f"  {images_per_second:.0f} images/s  input wait {self._wait_seconds / seconds:.1%}"
         )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-# loss is in nats, and input_wait in seconds. gradient_norm is the norm without loss scaling. nonfinite is 1 if a
+# loss is the loss of the labels, and penalty the sum of the regularization losses of the layers, both in nats;
+# input_wait is in seconds. gradient_norm is the norm of the gradient of both without loss scaling. nonfinite is 1 if a
 # non-finite gradient made every replica skip the update.
-COLUMNS = ("loss", "accuracy", "gradient_norm", "learning_rate", "loss_scale", "nonfinite", "input_wait")
+COLUMNS = ("loss", "accuracy", "penalty", "gradient_norm", "learning_rate", "loss_scale", "nonfinite", "input_wait")
 
 
 def pack_row(**values: tf.Tensor) -> tf.Tensor:

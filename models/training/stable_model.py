@@ -48,7 +48,7 @@ class StableModel(keras.Model):
       lr_scale: float32 []; the learning rate is this factor times the scheduled learning rate.
       lr_scale_target: float32 []; the value to which `lr_scale` rises after the guard has lowered it.
       gradient_norm_median: float32 []; recent median of the gradient norm, set by the guard.
-      chance_loss: loss of random guessing plus the initial regularization losses; None if unknown.
+      chance_loss: loss of random guessing; None if unknown.
       epoch_sums: float32 [3]; training loss, accuracy and number of steps of this epoch, summed.
       resume_at: (epoch, step in the epoch) at which the next `fit` starts; used only once.
       averages: averages of the weights, which evaluation uses once they exist; None without averaging.
@@ -159,9 +159,7 @@ class StableModel(keras.Model):
                 if options.layer_stats_every
                 else None
             )
-            chance_loss = losses.chance_loss(loss, self.output_shape[-1])
-            # Telemetry rows include the regularization losses; here they have their initial value.
-            self.chance_loss = None if chance_loss is None else chance_loss + float(tf.add_n([0.0, *self.losses]))
+            self.chance_loss = losses.chance_loss(loss, self.output_shape[-1])
             if options.averaging:
                 averaged = [*self.trainable_variables, *moving_statistics(self)]
                 self.averages = WeightAverages(averaged, options.averaging)

@@ -99,14 +99,14 @@ class TrainingStep:
         loss_scale, learning_rate = tf.identity(optimizer.loss_scale), next_learning_rate(optimizer)
         images, labels = self.mix(images, labels)
         variables_before = self._observer.copy_variables_if_due()
-        loss, accuracy, logits, gradients = self.accumulate(images, labels)
+        loss, accuracy, penalty, logits, gradients = self.accumulate(images, labels)
         # Without loss scaling nothing is divided. Keras warns if this method is not called, so it gets an empty list.
         unscaled = optimizer.get_unscaled_gradients(gradients if self._scales_loss else [])
         replica_gradients = gradients = unscaled or gradients
         # Statistics become their mean over the replicas: a checkpoint stores one value, but in evaluation each replica
         # reads its own.
         means = [variable / replicas for variable in statistics]
-        loss, accuracy, *reduced = sum_over_replicas([loss, accuracy, *means, *gradients])
+        loss, accuracy, penalty, *reduced = sum_over_replicas([loss, accuracy, penalty, *means, *gradients])
         means, gradients = reduced[: len(means)], reduced[len(means) :]
         norm = tf.linalg.global_norm(gradients)
         finite = tf.math.is_finite(norm)
@@ -127,6 +127,7 @@ class TrainingStep:
         row = step_row.pack_row(
             loss=loss,
             accuracy=accuracy,
+            penalty=penalty,
             gradient_norm=norm,
             learning_rate=learning_rate,
             loss_scale=loss_scale,
@@ -147,33 +148,34 @@ class TrainingStep:
 
     def accumulate(
         self, images: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns (loss, accuracy, logits, gradients) of a batch: `forward_backward` summed over the parts."""
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns (loss, accuracy, penalty, logits, gradients): `forward_backward` summed over the parts of a batch."""
         if self._parts == 1:
             return self.forward_backward(images, labels)
         # The batch size may be unknown when the function is traced: it varies in a replay.
         images, labels = (tf.reshape(tensor, [self._parts, -1, *tensor.shape[1:]]) for tensor in (images, labels))
 
-        def add_part(part, loss, accuracy, logits, gradients):
+        def add_part(part, loss, accuracy, penalty, logits, gradients):
             new = self.forward_backward(images[part], labels[part], part)
-            gradients = [a + b for a, b in zip(gradients, new[3], strict=True)]
-            return part + 1, loss + new[0], accuracy + new[1], logits.write(part, new[2]), gradients
+            gradients = [a + b for a, b in zip(gradients, new[4], strict=True)]
+            return part + 1, loss + new[0], accuracy + new[1], penalty + new[2], logits.write(part, new[3]), gradients
 
         model = self._model
         logits = tf.TensorArray(tf.float32, self._parts, element_shape=[images.shape[1], model.output_shape[-1]])
-        start = (0, 0.0, 0.0, logits, [tf.zeros(v.shape, v.dtype) for v in model.trainable_variables])
-        _, loss, accuracy, logits, gradients = tf.while_loop(
+        start = (0, 0.0, 0.0, 0.0, logits, [tf.zeros(v.shape, v.dtype) for v in model.trainable_variables])
+        _, loss, accuracy, penalty, logits, gradients = tf.while_loop(
             lambda part, *_: part < self._parts, add_part, start, parallel_iterations=1
         )
-        return loss, accuracy, logits.concat(), gradients
+        return loss, accuracy, penalty, logits.concat(), gradients
 
     def _forward_backward(
         self, images: tf.Tensor, labels: tf.Tensor, part: tf.Tensor | int = 0
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        """Returns (loss, accuracy, logits, gradients) of one part of a replica's batch.
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Returns (loss, accuracy, penalty, logits, gradients) of one part of a replica's batch.
 
-        Loss and accuracy are means over the part, divided by the number of parts on all replicas: their sums over parts
-        and replicas are means over the global batch. The gradients are those of that loss times the loss scale.
+        Loss and accuracy are means over the part, and the penalty is the sum of the layers' regularization losses; all
+        three are divided by the number of parts on all replicas: their sums over parts and replicas are means over the
+        global batch. The gradients are those of loss plus penalty times the loss scale.
 
         Args:
           images: uint8 [b, h, w, c].
@@ -186,9 +188,8 @@ class TrainingStep:
         try:
             with tf.GradientTape() as tape:
                 logits = call_with_autograph(model, images, training=True)
-                loss = self.mean_loss(labels, logits)
-                loss = (loss + tf.add_n([0.0, *model.losses])) / parts
-                scaled = model.optimizer.get_scaled_loss(loss)
+                loss, penalty = self.mean_loss(labels, logits), tf.add_n([0.0, *model.losses])
+                scaled = model.optimizer.get_scaled_loss((loss + penalty) / parts)
         finally:
             model.dropout_step.part = 0
         gradients = tape.gradient(scaled, model.trainable_variables)
@@ -198,7 +199,7 @@ class TrainingStep:
                 f"no gradient reaches {', '.join(missing)}: the network's output must depend on every trainable weight."
             )
         accuracy = tf.reduce_mean(top1_correct(labels, logits)) / parts
-        return loss, accuracy, logits, gradients
+        return loss / parts, accuracy, penalty / parts, logits, gradients
 
     def mean_loss(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Mean loss over the examples, float32 [], with class weights and without regularization losses."""

@@ -13,7 +13,14 @@ from evenkeel.models.telemetry import step_row
 
 
 def telemetry_rows(losses: np.ndarray, **columns: float) -> np.ndarray:
-    defaults = {"accuracy": 0.5, "gradient_norm": 1.0, "learning_rate": 0.1, "loss_scale": 1.0, "nonfinite": 0.0}
+    defaults = {
+        "accuracy": 0.5,
+        "penalty": 0.0,
+        "gradient_norm": 1.0,
+        "learning_rate": 0.1,
+        "loss_scale": 1.0,
+        "nonfinite": 0.0,
+    }
     values = {**defaults, "input_wait": 0.0, **columns}
     return np.stack(
         [losses if name == "loss" else np.full(len(losses), values[name]) for name in step_row.COLUMNS], axis=1
@@ -92,6 +99,15 @@ def test_each_validation_is_compared_with_the_training_loss_before_it() -> None:
         window.append_validation(first + 200, loss)
         reported += [(alarm.kind, alarm.step) for alarm in window.new_alarms()]
     assert reported == [("overfitting", 1000)]
+
+
+def test_a_window_of_a_version_without_the_penalty_is_restored() -> None:
+    losses = falling_losses()
+    state = json.loads(json.dumps(fill_window(losses).state()))
+    column = step_row.COLUMNS.index("penalty")
+    resumed = TelemetryWindow(None)
+    resumed.restore({**state, "rows": [row[:column] + row[column + 1 :] for row in state["rows"]]})
+    assert resumed.state() == state
 
 
 def test_a_window_continues_from_its_state() -> None:
