@@ -126,7 +126,10 @@ def _add_writers(run_callbacks: RunCallbacks, config: TrainConfig, model_dir: st
     checkpointer.before_save.append(board.flush)
     # The shards are memory-mapped: if one is truncated during the run, the process dies without a message, and this
     # line tells the user where to look.
-    description = f"{len(data.train)} images of {os.path.dirname(data.train.shards[0])}"
+    source, directory = config.data.source, os.path.dirname(data.train.shards[0])
+    description = f"{len(data.train)} images of {source}"
+    if os.path.realpath(source) != os.path.realpath(directory):
+        description += f", read from {directory}"
     writers: list[Any] = [board, Progress(config.data.batch_size, description)]
     if config.profile.step_range:
         writers.append(Profiler(os.path.join(model_dir, "train"), *config.profile.step_range))
