@@ -49,7 +49,7 @@ def test_a_truncated_shard_ends_the_run_and_the_next_run_names_it(
     checkpoints = list((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert checkpoints
     assert [checksums.find_damage(str(path)) for path in checkpoints] == [""] * len(checkpoints)
-    assert f"training on 300 images of {shard.parent}" in output
+    assert f"training on 300 images of shapes, read from {shard.parent}" in output
     assert "Fatal Python error: " in output  # "Bus error", unless a second thread faults meanwhile
     result = forked.run("tools.train", *flags, "--resume")
     assert result.returncode == 2
