@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import os
+import sys
 import typing
 
 from absl import flags
@@ -19,7 +20,7 @@ from evenkeel.tools.tensorflow_import import import_tensorflow
 
 if typing.TYPE_CHECKING:
     from evenkeel.models.preflight.lr_range_test import RangeTestResult
-    from evenkeel.models.stability.diagnosis import Finding
+    from evenkeel.models.stability.diagnosis import Diagnosis, Finding
 
 FLAGS = flags.FLAGS
 USAGE = """
@@ -31,7 +32,7 @@ data, settings and network before a run starts, prints a line for each check, an
   evenkeel doctor --preflight_only --preset=cifar --data.source=/data/pets --output=health
 """
 CHECK_FAILED = 4  # exit code
-OWN = ("model_dir", "output", "probe_steps", "fix", "preflight_only")
+OWN = ("model_dir", "output", "probe_steps", "budget", "fix", "preflight_only")
 
 define_flags(TrainConfig)
 flags.DEFINE_string("model_dir", "", "directory of the run to examine: its configuration, incidents and checkpoints")
@@ -39,6 +40,7 @@ flags.DEFINE_string(
     "output", "", "directory for report.html and diagnosis.json; default: --model_dir or runs/doctor-DATE"
 )
 flags.DEFINE_integer("probe_steps", 300, "maximum number of steps of the probe and of each replay")
+flags.DEFINE_float("budget", 0.0, "minutes of CPU time for all replays; 0: ten times the time of the probe")
 flags.DEFINE_bool("fix", False, "train again with the fix, in OUTPUT/fixed, and compare")
 flags.DEFINE_bool(
     "preflight_only", False, "run only the checks before training: all of them, or those that --preflight names"
@@ -49,6 +51,7 @@ def main(argv: list[str]) -> int:
     require(
         FLAGS.probe_steps >= 20, f"--probe_steps ({FLAGS.probe_steps}) must be at least 20: fewer steps show nothing."
     )
+    require(FLAGS.budget >= 0, f"--budget ({FLAGS.budget:g}) must be 0 or more minutes.")
     named = {*OWN, "preset", "config", *(option.name for option in options(TrainConfig))}
     require(
         any(FLAGS[name].present for name in named - {"preflight", "preflight_only"}),
@@ -81,20 +84,44 @@ def run_diagnosis(config: TrainConfig, output: str) -> int:
     import tensorflow as tf
 
     from evenkeel.models.doctor import runner
-    from evenkeel.models.report.diagnosis_json import to_json
-    from evenkeel.models.report.page import render_html
     from evenkeel.models.report.text import render_text
 
     # TensorFlow warns of functions that are traced repeatedly; here each trace is for a different model.
     tf.get_logger().setLevel("ERROR")
-    diagnosis = runner.diagnose_run(config, FLAGS.model_dir, output, FLAGS.probe_steps)
-    write_text(os.path.join(output, "diagnosis.json"), json.dumps(to_json(diagnosis), indent=2, allow_nan=False) + "\n")
-    write_text(os.path.join(output, "report.html"), render_html(diagnosis) + "\n")
+    last = None
+
+    def update(diagnosis: Diagnosis, line: str) -> None:
+        nonlocal last
+        last = diagnosis
+        write_report(dataclasses.replace(diagnosis, source=f"{diagnosis.source} (unfinished)"), output)
+        print(line, file=sys.stderr)
+
+    try:
+        diagnosis = runner.diagnose_run(
+            config, FLAGS.model_dir, output, FLAGS.probe_steps, FLAGS.budget * 60 or None, update
+        )
+    except KeyboardInterrupt:
+        if last is None:
+            raise
+        print(f"{render_text(last)}\nstopped: the report rests on the replays until now", flush=True)
+        print(f"report: {os.path.join(output, 'report.html')}", flush=True)
+        raise
+    write_report(diagnosis, output)
     print(render_text(diagnosis))
     print(f"report: {os.path.join(output, 'report.html')}")
     if FLAGS.fix:
         print(runner.train_with_fix(config, diagnosis, FLAGS.model_dir, output))
     return 0
+
+
+def write_report(diagnosis: Diagnosis, output: str) -> None:
+    """Writes diagnosis.json and report.html; each is whole at any time."""
+    from evenkeel.models.report.diagnosis_json import to_json as diagnosis_to_json
+    from evenkeel.models.report.page import render_html
+
+    values = json.dumps(diagnosis_to_json(diagnosis), indent=2, allow_nan=False)
+    write_text(os.path.join(output, "diagnosis.json"), values + "\n")
+    write_text(os.path.join(output, "report.html"), render_html(diagnosis) + "\n")
 
 
 def run_preflight(config: TrainConfig, output: str) -> int:

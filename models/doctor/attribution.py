@@ -1,21 +1,32 @@
 """Attribution: from trials to the probability of each cause, and the flags of the fix.
 
-suspects, fix = attribute_causes(evidence, trials.unchanged, single_trials, joint, ablations)
+attribution = attribute_causes(evidence, trials.unchanged, single_trials, joint, ablations)
+attribution.suspects, attribution.fix, attribution.sound
 
-The odds of a cause are exp(prior) * exp(GAIN_LOG_ODDS * share). The prior comes from the evidence before the trials,
-and the share is the part of the possible gain that the cause's intervention achieves alone. Causes exclude each other,
-unless only several interventions together were enough.
+The odds of a cause are exp(prior) * exp(GAIN_LOG_ODDS * share * strength). The prior comes from the evidence before the
+trials, the share is the part of the possible gain that the cause's intervention achieves alone, and the strength says
+how large the possible gain is. Causes exclude each other, unless only several interventions together were enough. Two
+more hypotheses compete with them: that nothing is wrong with the run, and that its cause is none of the known ones.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from typing import Any, NamedTuple
 
 from evenkeel.models.config import TrainConfig, with_options
-from evenkeel.models.doctor.interventions import PRIOR_FOUND, RunEvidence, causes_without_intervention
-from evenkeel.models.doctor.trials import MIN_GAIN, Trial
+from evenkeel.models.doctor import comparison
+from evenkeel.models.doctor.comparison import MIN_GAIN, Gain
+from evenkeel.models.doctor.interventions import (
+    PRIOR_FOUND,
+    PRIOR_UNUSUAL,
+    Intervention,
+    RunEvidence,
+    causes_without_intervention,
+)
+from evenkeel.models.doctor.trials import Trial
 from evenkeel.models.networks import surgery
 from evenkeel.models.stability.causes import CAUSES
 from evenkeel.models.stability.diagnosis import Replay, Suspect
@@ -25,7 +36,33 @@ CONTROL_TOLERANCE = 0.02  # utility by which a specific intervention may be wors
 BEHIND_CONTROL_WEIGHT = 0.5  # factor on the share of a specific intervention that is even worse
 MIN_PROBABILITY = 0.02  # suspects with a smaller probability are dropped
 UNKNOWN_CAUSE_ODDS = 1.0  # odds that the cause is none of the known ones
+FULL_GAIN = 0.1  # of utility: a smaller gain says less for its cause, in proportion
+# Log odds that nothing is wrong with a run that learns, without and with failed checks or alarms that speak against it;
+# and how much a gain of 1 lowers them. A change that is found by trying many gains up to 0.05 on sound runs.
+SOUND_LOG_ODDS, SOUND_LOG_ODDS_CHECKS, SOUND_LOG_ODDS_ALARMS = 4.5, 1.5, 0.0
+SOUND_GAIN_LOG_ODDS = 30.0
+# Changes that speed up nearly any sound run as well: they explain a run without alarms only as far as it was replayed.
+SPEED_CAUSES = ("learning_rate_low", "optimizer", "no_normalization", "momentum")
 LEARNING_RATE_CAUSES = ("learning_rate_high", "learning_rate_low", "no_warmup")
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution:
+    """What the trials say.
+
+    Attributes:
+      suspects: the causes, the most probable first; none if it is more probable that nothing is wrong.
+      fix: flags of the fix; empty if nothing helps or nothing is wrong.
+      sound: probability that nothing is wrong with the run.
+      unknown: probability that the cause is none of the known ones.
+      improvements: trials that do significantly better, the best first, if it is most probable that nothing is wrong.
+    """
+
+    suspects: tuple[Suspect, ...] = ()
+    fix: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sound: float = 0.0
+    unknown: float = 0.0
+    improvements: tuple[Trial, ...] = ()
 
 
 class _Score(NamedTuple):
@@ -52,22 +89,30 @@ def attribute_causes(
     single_trials: list[Trial],
     joint: Trial | None,
     ablations: list[Trial],
-) -> tuple[tuple[Suspect, ...], dict[str, Any]]:
-    """Returns (suspects, the most probable first; flags of the fix, empty if nothing helps)."""
+) -> Attribution:
+    """Weighs all causes against each other, against a sound run and against an unknown cause."""
     cures = [trial for trial in single_trials if trial.intervention.cures]
     best = max([unchanged, *cures, *([joint] if joint else [])], key=lambda trial: trial.utility)
-    gain = best.utility - unchanged.utility
+    gain = best.gain_over(unchanged)
     scores = _score_causes(evidence, unchanged, single_trials, joint, ablations, gain)
-    total = sum(math.exp(score.log_odds) for score in scores.values()) + UNKNOWN_CAUSE_ODDS
+    sound_odds = _sound_odds(evidence, unchanged, [*cures, *([joint] if joint else [])])
+    total = sum(math.exp(score.log_odds) for score in scores.values()) + UNKNOWN_CAUSE_ODDS + sound_odds
+    sound, unknown = sound_odds / total, UNKNOWN_CAUSE_ODDS / total
+    probability_of = {cause: math.exp(score.log_odds) / total for cause, score in scores.items()}
+    if sound > max(probability_of.values(), default=0.0) and sound >= unknown:
+        better = [trial for trial in cures if trial.gain_over(unchanged).is_significant]
+        improvements = tuple(sorted(better, key=lambda trial: -trial.utility))
+        return Attribution(sound=sound, unknown=unknown, improvements=improvements)
     suspects = []
     for cause, score in scores.items():
-        probability = math.exp(score.log_odds) / total
+        probability = probability_of[cause]
         if any(trial.intervention.cause == cause for trial in ablations):
-            probability = math.exp(score.log_odds) / (math.exp(score.log_odds) + UNKNOWN_CAUSE_ODDS)
+            odds = math.exp(score.log_odds)
+            probability = odds / (odds + UNKNOWN_CAUSE_ODDS + sound_odds)
         if probability >= MIN_PROBABILITY:
             suspects.append(_suspect(evidence, cause, probability, score, unchanged, joint, ablations))
     suspects.sort(key=lambda suspect: -suspect.probability)
-    return tuple(suspects), _choose_fix(suspects, scores, best, gain, joint)
+    return Attribution(tuple(suspects), _choose_fix(suspects, scores, best, gain, joint), sound, unknown)
 
 
 def to_replay(trial: Trial, name: str = "") -> Replay:
@@ -97,13 +142,44 @@ def added_patches(config: TrainConfig, flags: dict[str, Any]) -> list[str]:
     return [name for name in with_options(config, flags).model.patches if name not in config.model.patches]
 
 
+def _sound_odds(evidence: RunEvidence, unchanged: Trial, cures: list[Trial]) -> float:
+    """Odds that nothing is wrong with the run: 0 if it has learnt nothing.
+
+    Changes that help nearly any run, and faster learning in a replay that is a small part of the run, do not speak
+    against it as long as no alarm does.
+    """
+    if comparison.is_at_chance(unchanged.run):
+        return 0.0
+    if evidence.alarm_kinds:
+        log_odds = SOUND_LOG_ODDS_ALARMS
+    else:
+        speaks = any(not finding.ok and finding.causes for finding in evidence.findings)
+        log_odds = SOUND_LOG_ODDS_CHECKS if speaks else SOUND_LOG_ODDS
+        cures = [trial for trial in cures if not trial.intervention.generic]
+    gains = [
+        trial.gain_over(unchanged).certain * _replayed_share(evidence, unchanged, trial.intervention) for trial in cures
+    ]
+    return math.exp(log_odds - SOUND_GAIN_LOG_ODDS * max(gains, default=0.0))
+
+
+def _replayed_share(evidence: RunEvidence, unchanged: Trial, intervention: Intervention) -> float:
+    """How much of the run was replayed, 0 to 1, for a cause of slow learning in a run that learns without alarms.
+
+    It is 1 for other causes, and for a setting that is unusual in itself.
+    """
+    is_about_speed = intervention.cause in SPEED_CAUSES and intervention.prior < PRIOR_UNUSUAL
+    if not is_about_speed or evidence.alarm_kinds or comparison.is_at_chance(unchanged.run):
+        return 1.0
+    return min(1.0, unchanged.steps / max(evidence.total_steps, 1))
+
+
 def _score_causes(
     evidence: RunEvidence,
     unchanged: Trial,
     single_trials: list[Trial],
     joint: Trial | None,
     ablations: list[Trial],
-    gain: float,
+    gain: Gain,
 ) -> dict[str, _Score]:
     scores: dict[str, _Score] = {}
     for trial in single_trials:
@@ -113,10 +189,13 @@ def _score_causes(
             share *= BEHIND_CONTROL_WEIGHT
         lost_share = _lost_share(intervention.cause, joint, ablations, unchanged) if joint else 0.0
         together, share = lost_share > share, max(share, lost_share)
-        log_odds = intervention.prior + GAIN_LOG_ODDS * share
+        strength = min(1.0, gain.certain / FULL_GAIN) * _replayed_share(evidence, unchanged, intervention)
+        log_odds = intervention.prior + GAIN_LOG_ODDS * share * strength
         score = _Score(log_odds, share, intervention.reasons, trial, together)
         known = scores.get(intervention.cause)
-        if share > 0 or intervention.prior >= PRIOR_FOUND:
+        # A change that does no good proves nothing, whatever was suspected before.
+        in_vain = trial.gain_over(unchanged).mean <= 0 and intervention.cures
+        if share > 0 or (intervention.prior >= PRIOR_FOUND and not in_vain):
             scores[intervention.cause] = _merge_scores(score, known) if known else score
     for intervention in causes_without_intervention(evidence, [trial.intervention for trial in single_trials]):
         scores[intervention.cause] = _Score(intervention.prior, 0.0, intervention.reasons, None)
@@ -132,9 +211,12 @@ def _merge_scores(score: _Score, other: _Score) -> _Score:
     return likelier
 
 
-def _gain_share(trial: Trial, unchanged: Trial, gain: float) -> float:
-    """Share of the possible `gain` that the trial achieves, 0 to 1."""
-    return min(max(0.0, (trial.utility - unchanged.utility) / gain), 1.0) if gain >= MIN_GAIN else 0.0
+def _gain_share(trial: Trial, unchanged: Trial, gain: Gain) -> float:
+    """Share of the possible `gain` that the trial achieves, 0 to 1; 0 if either gain is within the noise."""
+    own = trial.gain_over(unchanged)
+    if not gain.is_significant or own.mean <= own.error:
+        return 0.0
+    return min(own.mean / gain.mean, 1.0)
 
 
 def _lost_share(cause: str, joint: Trial, ablations: list[Trial], unchanged: Trial) -> float:
@@ -156,10 +238,10 @@ def _is_behind_control(trial: Trial, single_trials: list[Trial], unchanged: Tria
 
 
 def _choose_fix(
-    suspects: list[Suspect], scores: dict[str, _Score], best: Trial, gain: float, joint: Trial | None
+    suspects: list[Suspect], scores: dict[str, _Score], best: Trial, gain: Gain, joint: Trial | None
 ) -> dict[str, Any]:
     """Returns the flags against the most probable cause if they do as well as all others, else the best flags."""
-    if gain < MIN_GAIN:
+    if not gain.is_significant:
         return {}
     trial = scores[suspects[0].cause].trial if suspects else None
     if trial and trial.intervention.cures and not joint and trial.utility >= best.utility - MIN_GAIN:

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ from evenkeel.models.training import build_model
 from evenkeel.models.training.batches import count_steps_per_epoch
 from evenkeel.models.training.snapshots import state_variables
 from evenkeel.models.training.stable_model import StableModel
-from evenkeel.models.training.validation import evaluate
+from evenkeel.models.training.training_step import top1_correct
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
@@ -67,6 +68,8 @@ class Run:
       rows: telemetry of each step, float32 [steps, len(step_row.COLUMNS)].
       layers: layer statistics of each step, float32 [steps, size].
       validated: (step, accuracy, loss) of each validation.
+      correct: bool [n], whether the prediction was right for each image of the last validation.
+      losses: float64 [n], the loss of each image of the last validation.
     """
 
     config: TrainConfig
@@ -77,6 +80,8 @@ class Run:
     rows: np.ndarray
     layers: np.ndarray
     validated: list[tuple[int, float, float]]
+    correct: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+    losses: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
     @property
     def loss(self) -> np.ndarray:
@@ -98,12 +103,14 @@ class _CompiledModel:
       variables: the variables that training changes.
       initial_values: the initial values of `variables`.
       steps_per_call: steps in one compiled call.
+      judge: compiled function from a batch to the losses, correct predictions and weights of its images.
     """
 
     model: StableModel
     variables: list[tf.Variable]
     initial_values: list[np.ndarray]
     steps_per_call: int
+    judge: Callable[[Any], tuple[Any, Any, Any]]
 
 
 class ReplayEngine:
@@ -168,11 +175,30 @@ class ReplayEngine:
 
     def validate(self, run: Run) -> tuple[float, float]:
         """Returns (accuracy, mean loss) on at most `VALIDATION_IMAGES` validation images, the same in every call."""
-        model = self._load_state(run).model
-        batches, steps = self.evaluation_batches(run.config)
-        results = evaluate(model, batches, steps)
-        run.validated.append((run.step, results["accuracy"], results["loss"]))
-        return results["accuracy"], results["loss"]
+        run.losses, run.correct = self._judge(run, *self.evaluation_batches(run.config))
+        accuracy, loss = float(run.correct.mean()), float(run.losses.mean())
+        run.validated.append((run.step, accuracy, loss))
+        return accuracy, loss
+
+    def judge_training_images(self, run: Run) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (losses float64 [n], correct bool [n]) of at most `VALIDATION_IMAGES` training images.
+
+        The images are not augmented, and the network is in inference mode: the results compare with those of
+        `validate`.
+        """
+        config = without_batch_options(run.config.data)
+        return self._judge(run, *self._cached_evaluation_batches(config, of_training_images=True))
+
+    def _judge(self, run: Run, batches: Any, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the loss, float64 [n], and the correctness, bool [n], of each image of `steps` batches."""
+        compiled, local = self._load_state(run), self.devices.experimental_local_results
+        parts: list[list[np.ndarray]] = []
+        with compiled.model.evaluation_weights(), self.devices.scope():
+            for batch in itertools.islice(batches, steps):
+                judged = compiled.judge(batch)
+                parts.append([np.concatenate([part.numpy() for part in local(values)]) for values in judged])
+        losses, correct, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return losses[weights > 0].astype(np.float64), correct[weights > 0] > 0
 
     def evaluation_batches(self, config: TrainConfig) -> tuple[Any, int]:
         """Returns (the batches that `validate` uses, their number)."""
@@ -237,7 +263,9 @@ class ReplayEngine:
         model = build_model.create_model(shared, data, self.devices, steps_per_epoch)
         variables = state_variables(model)
         steps_per_call = int(model._steps_per_execution.numpy())
-        self._models[key] = _CompiledModel(model, variables, self._copy_values(variables), steps_per_call)
+        values = self._copy_values(variables)
+        judge = _make_judge(model, self.devices)
+        self._models[key] = _CompiledModel(model, variables, values, steps_per_call, judge)
         while len(self._models) > self._max_models:
             self._models.popitem(last=False)
         return self._models[key]
@@ -276,10 +304,11 @@ class ReplayEngine:
             self._open_batches = run, iter(ds)
         return self._open_batches[1]
 
-    def _create_evaluation_batches(self, config: DataConfig) -> tuple[Any, int]:
+    def _create_evaluation_batches(self, config: DataConfig, of_training_images: bool = False) -> tuple[Any, int]:
         data = self._load_dataset(config)
-        rows = np.random.default_rng(0).permutation(len(data.validation))[:VALIDATION_IMAGES]
-        index = data.validation.take(np.sort(rows))
+        index = data.train if of_training_images else data.validation
+        rows = np.random.default_rng(0).permutation(len(index))[:VALIDATION_IMAGES]
+        index = index.take(np.sort(rows))
         shard = strategy.replica_shard(self.devices, EVALUATION_BATCH * self.devices.num_replicas_in_sync)
         fits_in_memory = len(index) * math.prod(config.image_shape) * config.channels <= MAX_CACHED_BYTES
 
@@ -289,6 +318,16 @@ class ReplayEngine:
 
         ds = self.devices.distribute_datasets_from_function(create_batches)
         return ds, -(-len(index) // shard.global_batch_size)
+
+
+def _make_judge(model: StableModel, devices: tf.distribute.Strategy) -> Callable[[Any], tuple[Any, Any, Any]]:
+    """Compiles a function: batch -> (losses, correct predictions, weights) of its images, float32 [b] per replica."""
+
+    def judge_on_replica(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        logits = model.evaluation_step.logits(images)
+        return model.evaluation_step.losses(labels, logits), top1_correct(labels, logits), weights
+
+    return tf.function(lambda batch: devices.run(judge_on_replica, args=batch), autograph=False)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from evenkeel.models.config import TrainConfig, with_options
@@ -25,14 +26,21 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 
 
-def diagnose_run(config: TrainConfig, model_dir: str, output: str, steps: int) -> Diagnosis:
+def diagnose_run(
+    config: TrainConfig,
+    model_dir: str,
+    output: str,
+    steps: int,
+    budget_seconds: float | None = None,
+    on_update: Callable[[Diagnosis, str], None] = lambda diagnosis, line: None,
+) -> Diagnosis:
     """Diagnoses `config` by preflight checks and replays of `steps` steps.
 
         diagnosis = evenkeel.diagnose_run(config, model_dir="runs/first", output="runs/first", steps=300)
 
     If the first acute incident of the run in `model_dir` comes later than `steps`, replays start from the newest
     checkpoint before this incident and are long enough to reach it. `model_dir` may be empty. `output` is a directory
-    for files that a fix needs.
+    for files that a fix needs. `budget_seconds` and `on_update` are those of `doctor.diagnose`.
 
     Raises:
       UsageError: the configuration cannot be run.
@@ -55,6 +63,8 @@ def diagnose_run(config: TrainConfig, model_dir: str, output: str, steps: int) -
         output=output,
         steps=steps,
         checkpoint=checkpoint,
+        budget_seconds=budget_seconds,
+        on_update=on_update,
     )
 
 

@@ -14,11 +14,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from absl import logging
 
 from evenkeel.models.config import TrainConfig, with_options
+from evenkeel.models.doctor import comparison
+from evenkeel.models.doctor.comparison import MIN_GAIN, Gain
 from evenkeel.models.doctor.interventions import PRIOR_FOUND, PRIOR_UNUSUAL, Intervention
 from evenkeel.models.doctor.replay import ReplayEngine, Run
 from evenkeel.models.stability.diagnosis import PATCH_FLAG
@@ -28,7 +31,7 @@ PARTS = 4  # parts of a trial's steps; most interventions get only the first par
 MIN_STEPS = 60  # steps of a full trial, however large its batch
 MAX_FINALISTS = 3  # interventions that go on after the first part
 MAX_JOINT = 4  # interventions that are tried together
-MIN_GAIN = 0.03  # of utility, mostly accuracy; runs that differ by less count as equal. 1,000 images resolve 0.02
+MAX_REPEATED = 2  # interventions that are repeated with another seed
 UTILITY_PER_PRIOR = 0.1  # utility that a unit of prior is worth when the finalists are chosen
 
 
@@ -40,27 +43,28 @@ class Trial:
       intervention: what was changed.
       run: the replay so far.
       seconds: CPU time of the replay.
+      repeats: the same replay with other seeds, if there are any.
     """
 
     intervention: Intervention
     run: Run
     seconds: float = 0.0
+    repeats: list[Run] = dataclasses.field(default_factory=list)
 
     @property
     def utility(self) -> float:
-        """Validation accuracy minus 0.1 times the validation loss.
-
-        The loss breaks ties and often improves before the accuracy does. It is capped at twice the loss of random
-        guessing.
-        """
-        _, accuracy, loss = self.run.validated[-1]
-        max_loss = 2 * math.log(len(self.run.data.classes))
-        return accuracy - 0.1 * min(loss if math.isfinite(loss) else max_loss, max_loss)
+        """The mean utility of the validation images, see `comparison`."""
+        return float(comparison.image_utilities(self.run).mean())
 
     @property
     def accuracy(self) -> float:
         """The accuracy of the newest validation."""
         return self.run.validated[-1][1]
+
+    def gain_over(self, unchanged: Trial) -> Gain:
+        """The gain over the unchanged run, over all seeds that both have been run with."""
+        pairs = zip([self.run, *self.repeats], [unchanged.run, *unchanged.repeats], strict=False)
+        return comparison.combine([comparison.compare(run, reference) for run, reference in pairs])
 
     @property
     def priority(self) -> float:
@@ -78,11 +82,15 @@ class Trials:
 
     Attributes:
       unchanged: the trial of the unchanged run.
+      tried: the trials of single interventions so far.
+      after_part: is called with each trial after each of its parts; what it raises ends the trials.
     """
 
     def __init__(self, engine: ReplayEngine, config: TrainConfig, steps: int, checkpoint: str = "") -> None:
         self._engine, self._config, self._checkpoint = engine, config, checkpoint
         self._steps, self._train_images = steps, len(engine.load_data(config).train)
+        self.tried: list[Trial] = []
+        self.after_part: Callable[[Trial], None] = lambda trial: None
         self.unchanged = self._start(Intervention("", {}))
         for part in range(PARTS):
             count = (part + 1) * steps // PARTS - part * steps // PARTS
@@ -91,11 +99,11 @@ class Trials:
 
     def successive_halving(self, interventions: list[Intervention]) -> list[Trial]:
         """Returns a trial of each valid intervention; the most promising trials run all of their steps."""
-        trials = []
+        trials = self.tried
         for intervention in interventions:
             if trial := self._start_if_valid(intervention):
-                self._advance(trial, math.ceil(self._full_steps(trial) / PARTS))
                 trials.append(trial)
+                self._advance(trial, math.ceil(self._full_steps(trial) / PARTS))
         finalists = sorted(trials, key=lambda trial: -trial.priority)[:MAX_FINALISTS]
         for trial in trials:
             # Trials of interventions that a finding supports are finished as well, and the first of the control arm.
@@ -127,6 +135,17 @@ class Trials:
             if trial := self.run_in_full(Intervention(intervention.cause, others, intervention.prior)):
                 ablations.append(trial)
         return joint, ablations
+
+    def repeat_with_another_seed(self, trials: list[Trial]) -> None:
+        """Repeats the unchanged run and the best of `trials`, whose gain is not clear, with the next seed."""
+        candidates = sorted(trials, key=lambda trial: -trial.utility)[:MAX_REPEATED]
+        for trial in [self.unchanged, *candidates]:
+            if not trial.repeats:
+                seed = {"seed": self._config.seed + 1}
+                again = self.run_in_full(dataclasses.replace(trial.intervention, flags=trial.intervention.flags | seed))
+                if again:
+                    trial.repeats.append(again.run)
+                    trial.seconds += again.seconds
 
     def run_in_full(self, intervention: Intervention) -> Trial | None:
         """Runs all steps of a trial; returns None if the changed configuration is invalid."""
@@ -182,6 +201,7 @@ class Trials:
         self._engine.advance(trial.run, steps)
         self._engine.validate(trial.run)
         trial.seconds += time.process_time() - begun
+        self.after_part(trial)
 
     def _full_steps(self, trial: Trial) -> int:
         """Steps in which a trial sees as many images as the unchanged run; more if the change lengthens the run."""

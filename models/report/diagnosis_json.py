@@ -40,6 +40,9 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             )
             for suspect in diagnosis.suspects
         ],
+        "sound": _to_plain(diagnosis.sound),
+        "unknown": _to_plain(diagnosis.unknown),
+        "improvements": list(diagnosis.improvements),
         "replays": [_to_plain(_fields(replay)) for replay in diagnosis.replays],
         "findings": [_to_plain(_fields(finding)) for finding in diagnosis.findings],
         "alarms": [_to_plain(_fields(alarm)) for alarm in diagnosis.alarms],

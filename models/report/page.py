@@ -43,6 +43,7 @@ def render_html(diagnosis: Diagnosis) -> str:
         source=diagnosis.source,
         verdict=verdict_sentence(diagnosis),
         fix=_describe_fix(diagnosis),
+        improvements=diagnosis.improvements,
         causes=_describe_causes(diagnosis),
         run=figures.run_figures(diagnosis),
         layers=figures.layer_figures(diagnosis),

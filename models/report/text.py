@@ -20,6 +20,7 @@ from evenkeel.models.stability.diagnosis import Diagnosis, Suspect
 
 MAX_SUSPECTS = 3  # suspects shown with evidence; the others are named in one sentence
 MAX_REPLAYS = 6
+MAX_IMPROVEMENTS = 3
 MAX_FINDINGS = 3
 LINE_LENGTH = 100  # characters
 MAX_NAME_LENGTH = 48  # characters of a replay's name
@@ -30,6 +31,10 @@ def render_text(diagnosis: Diagnosis) -> str:
     lines = [verdict_sentence(diagnosis), ""]
     for rank, suspect in enumerate(diagnosis.suspects[:MAX_SUSPECTS], 1):
         lines += _suspect_lines(suspect, rank)
+    if diagnosis.improvements:
+        lines.append("It could still do better:")
+        for sentence in diagnosis.improvements[:MAX_IMPROVEMENTS]:
+            lines += _wrap(sentence)
     if others := diagnosis.suspects[MAX_SUSPECTS:]:
         causes = "; ".join(f"{suspect.title} ({format_percent(suspect.probability)})" for suspect in others)
         lines += _wrap(f"less probable: {causes}")

@@ -36,9 +36,14 @@ class Fix(NamedTuple):
 
 
 def verdict_sentence(diagnosis: Diagnosis) -> str:
-    """States the most probable causes with their probabilities, or that nothing is wrong."""
+    """States the most probable causes with their probabilities, or that none is known, or that nothing is wrong."""
     if diagnosis.suspects:
         first = diagnosis.suspects[0]
+        if diagnosis.unknown > first.probability:
+            return (
+                f"The cause is not known: none of the changes that were tried explains this run"
+                f" ({format_percent(diagnosis.unknown)}). Perhaps, {first.title} ({format_percent(first.probability)})."
+            )
         certain = first.probability >= CERTAIN
         likelihood = "Almost certainly" if certain else "Most probably" if first.probability >= PROBABLE else "Perhaps"
         probable = [suspect for suspect in diagnosis.suspects[1:] if suspect.probability >= PROBABLE]
@@ -46,6 +51,8 @@ def verdict_sentence(diagnosis: Diagnosis) -> str:
         return f"{likelihood}, {'; and '.join(causes)}."
     if not len(diagnosis.trace.steps) and not diagnosis.findings:
         return "Nothing is known about this run: it has no recorded steps."
+    if diagnosis.sound:
+        return f"Nothing is wrong with this run, most probably ({format_percent(diagnosis.sound)})."
     failed, alarms = sum(not finding.ok for finding in diagnosis.findings), len(diagnosis.alarms)
     if failed or alarms:
         problems = [format_count(failed, "failed check")] * bool(failed) + [format_count(alarms, "alarm")] * bool(

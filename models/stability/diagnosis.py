@@ -132,6 +132,9 @@ class Diagnosis:
       fix: the flags that did best, possibly several changes together; empty if nothing helps.
       edit: what to change in the source code of the model instead of the patches in `fix`.
       activations: names of the layers with an activation in the trace.
+      sound: probability that nothing is wrong with the run.
+      unknown: probability that the cause is none of those that are known.
+      improvements: sentences on changes that do better, if it is most probable that nothing is wrong.
     """
 
     source: str
@@ -146,6 +149,9 @@ class Diagnosis:
     fix: dict[str, Any] = dataclasses.field(default_factory=dict)
     edit: str = ""
     activations: tuple[str, ...] = ()
+    sound: float = 0.0
+    unknown: float = 0.0
+    improvements: tuple[str, ...] = ()
 
 
 def command_line(flags: dict[str, Any]) -> list[str]:

@@ -57,13 +57,17 @@ class EvaluationStep:
         if weights is None:
             weights = tf.ones_like(labels, tf.float32)
         logits = self.logits(images)
-        self.metrics.loss.update_state(self._loss.call(labels, logits), weights)
+        self.metrics.loss.update_state(self.losses(labels, logits), weights)
         self.metrics.accuracy.update_state(top1_correct(labels, logits), weights)
         self.metrics.top_5.update_state(tf.math.in_top_k(labels, logits, 5), weights)
         self.metrics.confusion.update_state(labels, logits, weights)
         self.metrics.calibration.update_state(labels, logits, weights)
         if model.has_user_metrics:
             model.compiled_metrics.update_state(labels, logits, weights)
+
+    def losses(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Computes the loss of each example, float32 [b]."""
+        return self._loss.call(labels, logits)
 
     def logits(self, images: tf.Tensor) -> tf.Tensor:
         """Computes the logits, float32 [b, classes], of uint8 `images` [b, h, w, c] in inference mode."""

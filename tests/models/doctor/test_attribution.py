@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,15 +14,30 @@ from evenkeel.models.doctor.trials import Trial
 from evenkeel.models.stability.diagnosis import Finding, Suspect
 from tests.models.doctor.cases import network, run_evidence
 
+IMAGES = 1000
+
+
+class Validation:
+    """1,000 validation images of ten classes, equally many of each."""
+
+    columns: ClassVar = {"label": np.arange(IMAGES) % 10}
+
+    def __len__(self) -> int:
+        return IMAGES
+
 
 def trial(intervention: Intervention, accuracy: float, loss: float = 1.0) -> Trial:
+    split = intervention.flags.get("data.train_split", "validation")
     run = types.SimpleNamespace(
         validated=[(100, accuracy, loss)],
+        correct=np.arange(IMAGES) < round(accuracy * IMAGES),
+        losses=np.full(IMAGES, loss),
+        config=types.SimpleNamespace(data=types.SimpleNamespace(validation_split=split)),
         loss=np.ones(3),
         gradient_norm=np.ones(3),
         step=100,
         first_step=0,
-        data=types.SimpleNamespace(classes=range(10)),
+        data=types.SimpleNamespace(classes=range(10), validation=Validation()),
     )
     return Trial(intervention, run)
 
@@ -34,9 +50,14 @@ UNCHANGED = trial(Intervention("", {}), 0.1)
 
 
 def attribute(
-    *tried: Trial, joint: Trial | None = None, ablations: tuple[Trial, ...] = (), evidence: RunEvidence | None = None
+    *tried: Trial,
+    joint: Trial | None = None,
+    ablations: tuple[Trial, ...] = (),
+    evidence: RunEvidence | None = None,
+    unchanged: Trial = UNCHANGED,
 ):
-    return attribute_causes(evidence or run_evidence(), UNCHANGED, list(tried), joint, list(ablations))
+    found = attribute_causes(evidence or run_evidence(), unchanged, list(tried), joint, list(ablations))
+    return found.suspects, found.fix
 
 
 def cause_names(suspects: tuple[Suspect, ...]) -> list[str]:

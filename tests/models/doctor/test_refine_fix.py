@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evenkeel.models.config import ModelConfig, OptimizerConfig, TrainConfig, with_options
@@ -22,6 +23,7 @@ from evenkeel.models.doctor.trials import Trial, Trials
 from evenkeel.pipeline.config import DataConfig
 from tests.models.doctor import cases
 
+IMAGES = 1000
 RATE, PATCH = "optimizer.learning_rate", "model.patch"
 
 
@@ -33,9 +35,12 @@ class FunctionTrials(Trials):
         self._config = TrainConfig(optimizer=OptimizerConfig(learning_rate=1.0))
 
     def _start(self, change: Intervention) -> Trial:
+        accuracy = self._accuracy(change.flags)
         run = types.SimpleNamespace(
             config=with_options(self._config, change.flags),
-            validated=[(100, self._accuracy(change.flags), 1.0)],
+            validated=[(100, accuracy, 1.0)],
+            correct=np.full(IMAGES, accuracy),  # the accuracies go beyond 0 and 1
+            losses=np.ones(IMAGES),
             data=types.SimpleNamespace(classes=range(10)),
         )
         return Trial(change, run)
