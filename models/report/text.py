@@ -70,7 +70,8 @@ def _replay_table(diagnosis: Diagnosis) -> list[str]:
     for name, replay in zip(names, replays, strict=True):
         name = name if len(name) <= width else name[: width - 1] + "…"
         last_loss = replay.loss[-1] if len(replay.loss) else math.nan
-        recovered = "" if replay is replays[0] else format_percent(recovered_share(diagnosis, replay))
+        nothing_to_recover = replay is replays[0] or (diagnosis.sound > 0 and not diagnosis.suspects)
+        recovered = "" if nothing_to_recover else format_percent(recovered_share(diagnosis, replay))
         accuracy = f"{replay.accuracy:.1%}" if math.isfinite(replay.accuracy) else "none"
         lines.append(
             f"    {name:<{width}}  {accuracy:>8}  {replay.validation_loss:>9.4g}  {last_loss:>9.4g}  {recovered:>9}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -51,6 +52,20 @@ def run_evidence(config: TrainConfig | None = None, **changes: Any) -> RunEviden
         "total_steps": 250,
     }
     return RunEvidence(**{**defaults, **changes})
+
+
+@dataclasses.dataclass
+class MadeUpSplit:
+    """A split of a data set of which only the labels are known."""
+
+    labels: np.ndarray
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        return {"label": self.labels}
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 def write_patterns(root: pathlib.Path, wrong_share: float = 0.0) -> set[str]:

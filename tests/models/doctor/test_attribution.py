@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import types
-from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from evenkeel.models.doctor.attribution import attribute_causes
+from evenkeel.models.doctor.attribution import Attribution, attribute_causes
 from evenkeel.models.doctor.interventions import PRIOR_FOUND, PRIOR_UNLIKELY, PRIOR_UNUSUAL, Intervention, RunEvidence
 from evenkeel.models.doctor.trials import Trial
 from evenkeel.models.stability.diagnosis import Finding, Suspect
-from tests.models.doctor.cases import network, run_evidence
+from tests.models.doctor.cases import MadeUpSplit, network, run_evidence
 
 IMAGES = 1000
-
-
-class Validation:
-    """1,000 validation images of ten classes, equally many of each."""
-
-    columns: ClassVar = {"label": np.arange(IMAGES) % 10}
-
-    def __len__(self) -> int:
-        return IMAGES
 
 
 def trial(intervention: Intervention, accuracy: float, loss: float = 1.0) -> Trial:
@@ -37,7 +27,7 @@ def trial(intervention: Intervention, accuracy: float, loss: float = 1.0) -> Tri
         gradient_norm=np.ones(3),
         step=100,
         first_step=0,
-        data=types.SimpleNamespace(classes=range(10), validation=Validation()),
+        data=types.SimpleNamespace(classes=range(10), validation=MadeUpSplit(np.arange(IMAGES) % 10)),
     )
     return Trial(intervention, run)
 
@@ -144,3 +134,69 @@ def test_the_fix_is_that_of_the_most_probable_cause_unless_another_is_clearly_be
     suspects, fix = attribute(trial(MOMENTUM, accuracy), trial(other, 0.8))
     assert suspects[0].cause == "momentum"
     assert fix == (MOMENTUM if own else other).flags
+
+
+LEARNS = trial(Intervention("", {}), 0.45)
+LEAKY = Intervention(
+    "dying_activation", {"model.patch": "leaky_relu"}, PRIOR_UNUSUAL, ("60% of a layer's units are dead",)
+)
+FASTER = Intervention("learning_rate_low", {"optimizer.learning_rate": 0.8})
+
+
+def weigh(*tried: Trial, unchanged: Trial = LEARNS, **evidence) -> Attribution:
+    return attribute_causes(run_evidence(**evidence), unchanged, list(tried), None, [])
+
+
+def test_a_small_gain_on_a_run_that_learns_is_no_fault() -> None:
+    found = weigh(trial(LEAKY, 0.48), trial(SLOWER, 0.44))
+    assert found.suspects == ()
+    assert found.fix == {}
+    assert found.sound > 0.8
+    assert found.improvements == ()  # within the noise of one seed
+
+
+def test_a_certain_gain_on_a_sound_run_is_told_as_an_improvement() -> None:
+    better, again = trial(LEAKY, 0.51), trial(LEAKY, 0.51)
+    better.repeats.append(again.run)
+    unchanged = trial(Intervention("", {}), 0.45)
+    unchanged.repeats.append(trial(Intervention("", {}), 0.45).run)
+    found = weigh(better, unchanged=unchanged)
+    assert found.suspects == ()
+    assert found.sound > 0.5
+    assert found.improvements == (better,)
+
+
+def test_the_same_gain_is_a_cause_where_an_alarm_speaks() -> None:
+    found = weigh(trial(LEAKY, 0.52), alarm_kinds=frozenset({"dying"}))
+    assert cause_names(found.suspects)[0] == "dying_activation"
+    assert found.fix == LEAKY.flags
+
+
+def test_a_large_gain_is_a_cause_without_any_alarm() -> None:
+    found = weigh(trial(LEAKY, 0.7))
+    assert cause_names(found.suspects)[0] == "dying_activation"
+    assert found.sound < 0.1
+
+
+def test_a_run_that_has_learnt_nothing_is_not_sound() -> None:
+    found = weigh(trial(SLOWER, 0.1), trial(LEAKY, 0.1), unchanged=UNCHANGED)
+    assert found.sound == 0
+    assert found.suspects == ()
+    assert found.unknown == 1
+
+
+def test_faster_learning_in_a_small_part_of_a_long_run_is_no_fault() -> None:
+    """A published recipe of 2,500 slow steps: eight times the rate does better in the first 100 of them."""
+    assert weigh(trial(FASTER, 0.65), total_steps=2500).suspects == ()
+    assert cause_names(weigh(trial(FASTER, 0.65), total_steps=100).suspects) == ["learning_rate_low"]
+    stalled = weigh(trial(FASTER, 0.65), total_steps=2500, alarm_kinds=frozenset({"small_updates"}))
+    assert cause_names(stalled.suspects) == ["learning_rate_low"]
+
+
+def test_a_found_cause_with_a_change_that_does_no_good_is_dropped() -> None:
+    outliers = Intervention(
+        "outlier_images", {"data.drop": "outliers"}, PRIOR_FOUND, ("5% of the images are outliers",)
+    )
+    finding = Finding("outlier_images", False, "5%", "none", "drop them", causes=("outlier_images",))
+    assert weigh(trial(outliers, 0.44), findings=(finding,)).suspects == ()
+    assert cause_names(weigh(trial(outliers, 0.6), findings=(finding,)).suspects) == ["outlier_images"]

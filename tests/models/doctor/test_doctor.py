@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
+import signal
 import types
 
 import pytest
@@ -15,7 +17,8 @@ from evenkeel.models.doctor.doctor import diagnose
 from evenkeel.models.doctor.interventions import PRIOR_FOUND, Intervention
 from evenkeel.models.doctor.replay import ReplayEngine
 from evenkeel.models.doctor.trials import Trial
-from evenkeel.models.stability.diagnosis import Finding, command_line
+from evenkeel.models.report.verdict import verdict_sentence
+from evenkeel.models.stability.diagnosis import Diagnosis, Finding, command_line
 from evenkeel.pipeline.config import DataConfig
 from tests import factories, forked
 from tests.models.doctor import cases
@@ -113,6 +116,54 @@ def test_a_network_trained_without_wrong_labels_finds_them_again(
     unchanged.utility = trial.utility + 0.01
     assert doctor_module._repeat_label_trial(engine, trials, [trial], evidence, str(tmp_path)) == []
     assert doctor_module._repeat_label_trial(engine, trials, [], evidence, str(tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_the_diagnosis_is_whole_after_each_replay_and_ends_with_its_budget(
+    engine: ReplayEngine, patterns: pathlib.Path
+) -> None:
+    updates: list[tuple[Diagnosis, str]] = []
+    config = config_of(patterns, "normed", ADAM, epochs=4)
+    diagnosis = diagnose(
+        config, engine, steps=40, budget_seconds=1e-6, on_update=lambda *update: updates.append(update)
+    )
+    assert diagnosis.replays[0].name == "unchanged"
+    assert len(diagnosis.replays) == 2, "the budget is spent after the first change"
+    assert [len(update.replays) for update, _ in updates] == [1, 2]
+    lines = [line for _, line in updates]
+    assert re.fullmatch(r"the probe took \d+ s of CPU; \d+ changes are tried, for at most 0 s", lines[0])
+    assert re.search(r"^1 of \d+ changes: .* accuracy .*% after \d+ steps; best .*; at most 0 s of CPU left$", lines[1])
+    assert all(verdict_sentence(update) for update, _ in updates)
+
+
+@pytest.mark.slow
+def test_a_doctor_that_is_interrupted_leaves_a_whole_report(patterns: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    config = config_of(patterns, "normed", ADAM, epochs=8)
+    (tmp_path / "config.json").write_text(config_json(config))
+    reading, writing = os.pipe()
+    with open(reading) as printed:
+        with open(writing, "w") as err, open(tmp_path / "out", "w") as out:
+            flags = [f"--config={tmp_path / 'config.json'}", f"--output={tmp_path}", "--probe_steps=80"]
+            process = forked.start("tools.doctor", *flags, out=out, err=err)
+        try:
+            for line in printed:
+                if " changes: " in line:
+                    assert process.pid
+                    os.kill(process.pid, signal.SIGINT)
+                    break
+            printed.read()
+            process.join(60)
+            assert process.exitcode == 130
+        finally:
+            process.kill()
+            process.join()
+    diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert len(diagnosis["replays"]) >= 2
+    assert diagnosis["source"] == "the configuration (unfinished)"
+    assert "</html>" in (tmp_path / "report.html").read_text()
+    output = (tmp_path / "out").read_text()
+    assert "stopped: the report rests on the replays until now" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
