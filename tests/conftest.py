@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import os
+import pathlib
+import statistics
 import tempfile
 from collections.abc import Iterator
 
@@ -31,6 +34,18 @@ def pytest_configure() -> None:
     strategy.create_strategy(StrategyConfig(name="one", logical_cpus=2))
     gc.freeze()  # as the command lines do: imported objects stay, and collections need not scan them
     gc.set_threshold(50_000, 20, 20)  # tracing creates 100,000 objects at a time; Python collects after 700
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts files by their share of slow tests, then by their number of tests.
+
+    Processes in parallel take the next file each, so that none is left with a long file at the end.
+    """
+    slow: dict[pathlib.Path, list[bool]] = collections.defaultdict(list)
+    for item in items:
+        slow[item.path].append(item.get_closest_marker("slow") is not None)
+    keys = {path: (-statistics.mean(marked), -len(marked)) for path, marked in slow.items()}
+    items.sort(key=lambda item: keys[item.path])
 
 
 @pytest.fixture(scope="session")
