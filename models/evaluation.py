@@ -18,7 +18,7 @@ from evenkeel.models.distribute import strategy
 from evenkeel.models.run import run_data, run_directory
 from evenkeel.models.run.checkpoints import Checkpoints, find_checkpoint, read_state
 from evenkeel.models.telemetry.scores import precision_per_class, recall_per_class
-from evenkeel.models.training.batches import count_steps_per_epoch, create_statistics_batches, distribute_batches
+from evenkeel.models.training.batches import count_steps_per_epoch, create_statistics_batches, distribute_evaluation
 from evenkeel.models.training.build_model import configure_process, create_model
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.validation import evaluate
@@ -109,7 +109,7 @@ def restore_run(model_dir: str, checkpoint: str = "best", split: str = "", one_r
     steps_per_epoch = count_steps_per_epoch(config, data)
     model = create_model(config, data, devices, steps_per_epoch)
     Checkpoints(os.path.dirname(path), model).restore(path)
-    _, evaluation = distribute_batches(config, data, devices, shard, start_step=0)
+    evaluation = distribute_evaluation(config, data, devices, shard)
     model.statistics_batches = create_statistics_batches(config, data, devices, shard, steps_per_epoch)
     return RestoredRun(config, path, data, model, evaluation, evaluation_steps(data.validation, shard))
 

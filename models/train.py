@@ -40,13 +40,14 @@ from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.training.batches import (
     count_steps_per_epoch,
     create_statistics_batches,
-    distribute_batches,
+    distribute_evaluation,
+    distribute_training,
     load_first_images,
 )
 from evenkeel.models.training.build_model import configure_process, create_model
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.validation import PendingValidation, evaluate
-from evenkeel.pipeline import dataset, service
+from evenkeel.pipeline import build, dataset, service
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
@@ -87,7 +88,8 @@ def train(
       WorkerLost: another worker was lost before training began.
     """
     run = start_run(config, model_dir, resume, overwrite, allow_config_change, allow_data_change)
-    training, evaluation = distribute_batches(config, run.data, run.devices, run.shard, start_step=run.model.step)
+    training = distribute_training(run.batches, run.devices)
+    evaluation = distribute_evaluation(config, run.data, run.devices, run.shard)
     validation_steps = evaluation_steps(run.data.validation, run.shard)
     run.model.statistics_batches = create_statistics_batches(
         config, run.data, run.devices, run.shard, run.steps_per_epoch
@@ -142,6 +144,7 @@ class Run:
       state: the state in the checkpoint that the run is resumed from, {} if there is none; None for a new run.
       findings: preflight's findings before training.
       image_checks: preflight's checks that run during training; None if there are none.
+      batches: the training batches of this process from the model's step on.
       run_data: what `data` means; None on workers that write no files.
       first_images: augmented training images, uint8 [b, size, size, channels]; None on workers that write no files.
     """
@@ -158,6 +161,7 @@ class Run:
     state: dict[str, Any] | None
     findings: list[Finding]
     image_checks: preflight.ImageChecks | None
+    batches: tf.data.Dataset
     run_data: RunData | None
     first_images: np.ndarray | None
 
@@ -206,7 +210,9 @@ def start_run(
         with all_or_none(devices):
             if chief:
                 run_data = run_directory.create(model_dir, config, data, resume)
-            first_images = load_first_images(config, data, shard) if chief else None
+            # Built once: tracing a long augmentation takes longer than the first steps.
+            batches = build.training_batches(data, config.data, config.seed, shard, start_step=model.step)
+            first_images = load_first_images(batches, config.data) if chief else None
     return Run(
         config=config,
         model_dir=model_dir,
@@ -220,6 +226,7 @@ def start_run(
         state=state,
         findings=findings,
         image_checks=image_checks,
+        batches=batches,
         run_data=run_data,
         first_images=first_images,
     )

@@ -107,14 +107,15 @@ def _build(config: TrainConfig) -> tuple[keras.Model, tf.data.Dataset]:
     """Builds the model and the batches that `evenkeel train` would use."""
     from evenkeel.models.distribute import strategy
     from evenkeel.models.training import build_model
-    from evenkeel.models.training.batches import distribute_batches
+    from evenkeel.models.training.batches import distribute_training
+    from evenkeel.pipeline.build import training_batches
     from evenkeel.pipeline.dataset import load_dataset
 
     build_model.configure_process(config)
     devices, data = strategy.create_strategy(config.strategy), load_dataset(config.data)
     replica_shard = strategy.replica_shard(devices, config.data.batch_size)
-    batches, _ = distribute_batches(config, data, devices, replica_shard, start_step=0)
-    return build_model.create_model(config, data, devices, STEPS_PER_TURN), batches
+    batches = training_batches(data, config.data, config.seed, replica_shard)
+    return build_model.create_model(config, data, devices, STEPS_PER_TURN), distribute_training(batches, devices)
 
 
 def _repeat_first_batch(batches: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,6 +1,7 @@
 """Distributes the batches of a run to the replicas of its strategy, and counts the steps of an epoch.
 
-training, evaluation = distribute_batches(config, data, devices, shard, start_step=model.step)
+batches = build.training_batches(data, config.data, config.seed, shard, start_step=model.step)
+training, evaluation = distribute_training(batches, devices), distribute_evaluation(config, data, devices, shard)
 model.fit(training, steps_per_epoch=count_steps_per_epoch(config, data), validation_data=evaluation, ...)
 """
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.pipeline import build
+from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
@@ -27,27 +29,25 @@ def count_steps_per_epoch(config: TrainConfig, data: Dataset) -> int:
     return max(1, round(len(data.train) / config.data.batch_size))
 
 
-def distribute_batches(
-    config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, shard: ReplicaShard, start_step: int
-) -> tuple[Any, Any]:
-    """Returns (training batches from `start_step` on, evaluation batches); each replica reads its own rows.
+def distribute_training(batches: tf.data.Dataset, devices: tf.distribute.Strategy) -> Any:
+    """Distributes `build.training_batches` of this process to its replicas; each replica reads its own rows.
 
     `experimental_distribute_dataset` is not used: it would serialize the graph, and the mapped shards with it.
     """
-    # The training batches are endless in practice (2^62 of them). Without this assertion the workers agree before every
-    # step that another batch exists.
-    assert_endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    multi_worker = strategy.is_multi_worker(devices)
+    if strategy.is_multi_worker(devices):
+        # The training batches are endless in practice (2^62 of them). Without this assertion the workers agree before
+        # every step that another batch exists.
+        batches = batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return devices.distribute_datasets_from_function(lambda _: batches)
 
-    def training_batches(_: tf.distribute.InputContext) -> tf.data.Dataset:
-        ds = build.training_batches(data, config.data, config.seed, shard, start_step)
-        return ds.apply(assert_endless) if multi_worker else ds
 
-    training = devices.distribute_datasets_from_function(training_batches)
-    evaluation = devices.distribute_datasets_from_function(
+def distribute_evaluation(
+    config: TrainConfig, data: Dataset, devices: tf.distribute.Strategy, shard: ReplicaShard
+) -> Any:
+    """Distributes the evaluation batches to the replicas of this process; each replica reads its own rows."""
+    return devices.distribute_datasets_from_function(
         lambda _: build.evaluation_batches(data.validation, config.data, shard)
     )
-    return training, evaluation
 
 
 def create_statistics_batches(
@@ -56,23 +56,22 @@ def create_statistics_batches(
     """Returns (training batches, number of steps) to recompute BatchNorm's statistics for SWA; None without SWA."""
     if config.averaging.name != "swa":
         return None
-    training, _ = distribute_batches(config, data, devices, shard, start_step=0)
-    return training, min(steps_per_epoch, MAX_STATISTICS_STEPS)
+    batches = build.training_batches(data, config.data, config.seed, shard)
+    return distribute_training(batches, devices), min(steps_per_epoch, MAX_STATISTICS_STEPS)
 
 
-def load_first_images(config: TrainConfig, data: Dataset, shard: ReplicaShard) -> np.ndarray:
-    """The augmented images of this process's first batch, uint8 [b, size, size, channels].
+def load_first_images(batches: tf.data.Dataset, config: DataConfig) -> np.ndarray:
+    """The augmented images of the first of `build.training_batches`, uint8 [b, size, size, channels].
 
     Raises:
-      UsageError: the workers of `config.data.service` cannot read the shards.
+      UsageError: the workers of `config.service` cannot read the shards.
     """
-    batches = build.training_batches(data, config.data, config.seed, shard)
     try:
         return next(iter(batches))[0].numpy()
     except tf.errors.OpError as error:
-        if not config.data.service:
+        if not config.service:
             raise
         raise UsageError(
-            f"data.service ({config.data.service}): {' '.join(error.message.split())}; the service's workers must be"
+            f"data.service ({config.service}): {' '.join(error.message.split())}; the service's workers must be"
             " able to open the shards by the same paths as the trainer."
         ) from error

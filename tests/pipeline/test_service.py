@@ -236,10 +236,11 @@ def test_a_worker_that_cannot_open_the_shards_is_one_error_line(
     config = dataclasses.replace(local, shapes=ShapesConfig(size=16, count=40), service=cluster.address)
     loaded = load_dataset(config)
     moved = dataclasses.replace(loaded.train, shards=tuple(f"{path}.gone" for path in loaded.train.shards))
+    batches = training_batches(dataclasses.replace(loaded, train=moved), config, 0, ReplicaShard(BATCH))
     with pytest.raises(
         UsageError, match=r"^data\.service \(grpc://localhost:[0-9]+\): .*\.gone; No such file.* paths as"
     ):
-        load_first_images(TrainConfig(data=config), dataclasses.replace(loaded, train=moved), ReplicaShard(BATCH))
+        load_first_images(batches, config)
 
 
 @pytest.mark.slow

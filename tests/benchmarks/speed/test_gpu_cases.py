@@ -15,7 +15,7 @@ from evenkeel.benchmarks import results
 from evenkeel.benchmarks.speed import gpu_cases
 from evenkeel.benchmarks.timing import Sample
 from evenkeel.models.config import ModelConfig
-from evenkeel.models.training import batches
+from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
 from tests import factories, forked
 
@@ -35,7 +35,7 @@ def share_first_result(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.slow
 def test_every_case_trains(small: DataConfig, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_cases, "STEPS_PER_CALL", 2)
-    monkeypatch.setattr(batches, "distribute_batches", share_first_result(batches.distribute_batches))
+    monkeypatch.setattr(build, "training_batches", share_first_result(build.training_batches))
     monkeypatch.setattr(gpu_cases, "STEPS_PER_TURN", 4)
     cases = gpu_cases.build_turns(
         dataclasses.replace(small, batch_size=4), ModelConfig(name=f"{factories.FILE}:plain"), str(tmp_path)

@@ -15,8 +15,9 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.networks import factory
 from evenkeel.models.stability.causes import CAUSES
 from evenkeel.models.training import build_model
-from evenkeel.models.training.batches import count_steps_per_epoch, distribute_batches
+from evenkeel.models.training.batches import count_steps_per_epoch, distribute_training
 from evenkeel.models.training.stable_model import StableModel
+from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import load_dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
@@ -127,8 +128,8 @@ def test_faults_of_splits_batches_and_precision_run_in_the_trainer(name: str, cl
     build_model.configure_process(config)
     data = load_dataset(config.data)
     model = build_model.create_model(config, data, one(), count_steps_per_epoch(config, data))
-    training, _ = distribute_batches(config, data, one(), ReplicaShard(config.data.batch_size), 0)
-    model.fit(training, steps_per_epoch=1, epochs=1, verbose=0)
+    batches = training_batches(data, config.data, config.seed, ReplicaShard(config.data.batch_size))
+    model.fit(distribute_training(batches, one()), steps_per_epoch=1, epochs=1, verbose=0)
     assert model.step == 1
 
 

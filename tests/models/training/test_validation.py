@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix, f1_score, matth
 
 from evenkeel.models.distribute import strategy
 from evenkeel.models.training import build_model
-from evenkeel.models.training.batches import distribute_batches
+from evenkeel.models.training.batches import distribute_evaluation
 from evenkeel.models.training.validation import evaluate
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
@@ -29,7 +29,7 @@ def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     replica_shard = strategy.replica_shard(devices, TINY.data.batch_size)
     steps = evaluation_steps(data.validation, replica_shard)
     assert steps * 16 == 64 > len(data.validation) == 60, "the last batch is filled up"
-    _, batches = distribute_batches(TINY, data, devices, replica_shard, start_step=0)
+    batches = distribute_evaluation(TINY, data, devices, replica_shard)
     for _ in range(2):  # the second time over the same batches from their start
         result = evaluate(model, batches, steps)
     whole = dataclasses.replace(TINY.data, batch_size=60)
@@ -54,7 +54,7 @@ def test_evaluation_changes_no_variable_of_the_model() -> None:
     build_model.configure_process(TINY)
     model = build_model.create_model(TINY, data, one(), STEPS)
     replica_shard = strategy.replica_shard(one(), TINY.data.batch_size)
-    _, batches = distribute_batches(TINY, data, one(), replica_shard, start_step=0)
+    batches = distribute_evaluation(TINY, data, one(), replica_shard)
     before = [variable.numpy() for layer in model.layers for variable in layer.weights]
     evaluate(model, batches, 2)
     after = [variable.numpy() for layer in model.layers for variable in layer.weights]
