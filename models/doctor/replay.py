@@ -43,7 +43,6 @@ from evenkeel.models.training import build_model
 from evenkeel.models.training.batches import count_steps_per_epoch
 from evenkeel.models.training.snapshots import state_variables
 from evenkeel.models.training.stable_model import StableModel
-from evenkeel.models.training.training_step import top1_correct
 from evenkeel.pipeline import build, dataset
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
@@ -198,7 +197,7 @@ class ReplayEngine:
                 judged = compiled.judge(batch)
                 parts.append([np.concatenate([part.numpy() for part in local(values)]) for values in judged])
         losses, correct, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return losses[weights > 0].astype(np.float64), correct[weights > 0] > 0
+        return losses[weights > 0].astype(np.float64), correct[weights > 0]
 
     def evaluation_batches(self, config: TrainConfig) -> tuple[Any, int]:
         """Returns (the batches that `validate` uses, their number)."""
@@ -321,11 +320,12 @@ class ReplayEngine:
 
 
 def _make_judge(model: StableModel, devices: tf.distribute.Strategy) -> Callable[[Any], tuple[Any, Any, Any]]:
-    """Compiles a function: batch -> (losses, correct predictions, weights) of its images, float32 [b] per replica."""
+    """Compiles a function: batch -> (losses float32, correct bool, weights float32) of its images, [b] per replica."""
 
     def judge_on_replica(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
         logits = model.evaluation_step.logits(images)
-        return model.evaluation_step.losses(labels, logits), top1_correct(labels, logits), weights
+        correct = tf.argmax(logits, axis=-1) == tf.cast(labels, tf.int64)
+        return model.evaluation_step.losses(labels, logits), correct, weights
 
     return tf.function(lambda batch: devices.run(judge_on_replica, args=batch), autograph=False)
 
