@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import collections
 import os
+import stat
+import unicodedata
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -15,11 +17,23 @@ from absl import logging
 from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.images.file_type import IMAGE_SUFFIXES, OTHER_SUFFIXES, SNIFFED_BYTES, file_type
 from evenkeel.pipeline.sources.fingerprint import fingerprint_files, read_file
-from evenkeel.pipeline.sources.split_names import TRAIN, split_role
+from evenkeel.pipeline.sources.split_names import TEST, TRAIN, VALIDATION, split_role
 from evenkeel.pipeline.system.printable import printable
 
 FolderFiles = dict[str, dict[str, str]]  # {split: {path relative to the folder: class}}
 MAX_LISTED = 3  # names in a message
+# Folders that systems (Synology, Windows, macOS, ext4) keep beside those of people, for thumbnails and deleted files.
+SYSTEM_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "__MACOSX", "lost+found")
+
+FOLDER, FILE, DANGLING, SPECIAL, CIRCLE = range(5)  # kinds of entries of a folder
+# What is ignored, and why, as the log says it.
+NO_IMAGES = "files", "they are no images"
+NO_CONTENTS = "files", "they are pipes, sockets or devices"
+NO_TARGET = "links", "they lead nowhere"
+ROUND = "links", "they lead to a folder around them"
+EMPTY = "folders", "they are empty"
+OUTSIDE = "images", "they lie outside of the folders of classes"
+Ignored = dict[tuple[str, str], list[str]]  # {what and why: paths}
 
 
 def list_folder(source: str) -> FolderFiles | None:
@@ -42,23 +56,25 @@ def scan_folder(root: str) -> FolderFiles:
 
     Folders are splits only if they have the usual names of splits, in any case; without them all images are of the
     split `train`. A class is a folder with all that lies below it. A folder around all others is passed over. What is
-    ignored is counted in the log. Links to folders are followed, but not in circles.
+    ignored is counted in the log. Links to folders are followed, but not in circles. Class names are in Unicode's
+    composed form (NFC).
 
     Raises:
       UsageError: the folder has no images in classes, only one class, or no training split.
     """
-    paths, other_files, empty_folders = _find_images(root)
+    paths, ignored = _find_images(root)
     depth = _common_depth(paths)
-    by_split, outside = _assign_classes(paths, depth)
+    by_split, ignored[OUTSIDE] = _assign_classes(paths, depth)
     if not by_split:
-        raise UsageError(_no_images_message(root, paths, other_files))
-    _log_ignored(root, "files", "they are no images", other_files)
-    _log_ignored(root, "folders", "they are empty", empty_folders)
-    _log_ignored(root, "images", "they lie outside of the folders of classes", outside)
+        raise UsageError(_no_images_message(root, paths, ignored[NO_IMAGES]))
+    for what, names in ignored.items():
+        _log_ignored(root, *what, sorted(names))
     if TRAIN not in by_split:
+        splits = sorted(by_split)
+        folder = "/".join(next(iter(by_split[splits[0]])).split("/")[: depth + 1])
         raise UsageError(
-            f"data.source ({root}) has only the splits {', '.join(sorted(by_split))} and no training images:"
-            " add a folder named train."
+            f"data.source ({root}) has only the splits {', '.join(splits)} and no training images: add a folder named"
+            f" train, or give {os.path.join(root, folder)} to divide its images into training and validation."
         )
     classes = class_names(by_split)
     if len(classes) < 2:
@@ -74,42 +90,62 @@ def class_names(files: FolderFiles) -> list[str]:
     return sorted({name for paths in files.values() for name in paths.values()})
 
 
-def _find_images(root: str) -> tuple[list[str], list[str], list[str]]:
-    """Sorted paths, relative to `root`, of (images, other files, empty folders); hidden names are left out."""
+def _find_images(root: str) -> tuple[list[str], Ignored]:
+    """The sorted paths of images, relative to `root`, and what is ignored; hidden names are in neither."""
     images: list[str] = []
-    other_files: list[str] = []
-    empty_folders: list[str] = []
-    for directory, subfolders, names in _walk(root):
-        if directory and not subfolders and not names:
-            empty_folders.append(directory)
-        for name in names:
+    ignored: Ignored = collections.defaultdict(list)
+    for directory, entries in _walk(root):
+        if directory and not entries:
+            ignored[EMPTY].append(directory)
+        for name, kind in entries.items():
             path = f"{directory}/{name}" if directory else name
-            (images if _is_image(root, path) else other_files).append(path)
-    return sorted(images), sorted(other_files), sorted(empty_folders)
+            if kind == SPECIAL:
+                ignored[NO_CONTENTS].append(path)
+            elif kind == CIRCLE:
+                ignored[ROUND].append(path)
+            elif kind != FOLDER:
+                # A link that leads nowhere and has the name of an image is an image that cannot be read.
+                no_image = NO_TARGET if kind == DANGLING else NO_IMAGES
+                (images if _is_image(root, path) else ignored[no_image]).append(path)
+    return sorted(images), ignored
 
 
-def _walk(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yields (directory relative to `root`, names of its folders, names of its files), without hidden names."""
-    visited: set[tuple[int, int]] = set()
-    pending = [""]
+def _walk(root: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yields (directory relative to `root`, {name: kind} of its entries), without hidden names."""
+    pending: list[tuple[str, tuple[os.stat_result, ...]]] = [("", ())]  # with the states of the folders around
     while pending:
-        directory = pending.pop()
+        directory, around = pending.pop()
         path = os.path.join(root, directory)
         if "://" in root:
             entries = {
-                name.rstrip("/"): tf.io.gfile.isdir(os.path.join(path, name)) for name in tf.io.gfile.listdir(path)
+                name.rstrip("/"): FOLDER if tf.io.gfile.isdir(os.path.join(path, name)) else FILE
+                for name in tf.io.gfile.listdir(path)
             }
         else:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
+            around = (*around, os.stat(path))
             with os.scandir(path) as found:
-                entries = {entry.name: entry.is_dir() for entry in found}
-        visible = {name: is_folder for name, is_folder in sorted(entries.items()) if not name.startswith(".")}
-        folders = [name for name, is_folder in visible.items() if is_folder]
-        pending += [f"{directory}/{name}" if directory else name for name in reversed(folders)]
-        yield directory, folders, [name for name, is_folder in visible.items() if not is_folder]
+                entries = {entry.name: _kind(entry, around) for entry in found}
+        visible = {
+            name: kind
+            for name, kind in sorted(entries.items())
+            if not name.startswith(".") and not (kind == FOLDER and name in SYSTEM_FOLDERS)
+        }
+        folders = [name for name, kind in visible.items() if kind == FOLDER]
+        pending += [(f"{directory}/{name}" if directory else name, around) for name in reversed(folders)]
+        yield directory, visible
+
+
+def _kind(entry: os.DirEntry[str], around: tuple[os.stat_result, ...]) -> int:
+    """The kind of what an entry is, or links to; `around` are the states of the folders that it lies in."""
+    if entry.is_file(follow_symlinks=False):  # most are, and this takes no system call
+        return FILE
+    try:
+        status = entry.stat()
+    except OSError:
+        return FOLDER if entry.is_dir(follow_symlinks=False) else DANGLING
+    if stat.S_ISDIR(status.st_mode):
+        return CIRCLE if any(os.path.samestat(status, folder) for folder in around) else FOLDER
+    return FILE if stat.S_ISREG(status.st_mode) else SPECIAL
 
 
 def _is_image(root: str, path: str) -> bool:
@@ -127,12 +163,18 @@ def _is_image(root: str, path: str) -> bool:
 def _common_depth(paths: list[str]) -> int:
     """The number of folders around all folders of classes or splits: 1 for PetImages/Cat and PetImages/Dog."""
     folders = [path.split("/")[:-1] for path in paths]
-    if not folders or min(map(len, folders)) < 2:
-        return 0
-    shared = 0
-    while min(map(len, folders)) > shared + 1 and len({parts[shared] for parts in folders}) == 1:
-        shared += 1
-    return shared
+    depth = 0
+    while True:
+        tops = {parts[depth] for parts in folders if len(parts) > depth}
+        inside = {parts[depth + 1] for parts in folders if len(parts) > depth + 1}
+        if len(tops) != 1 or not inside:
+            return depth
+        if TRAIN not in map(split_role, inside):
+            # A folder with images of its own is a class, and one with such a name is a split, even if it is alone.
+            has_images = any(len(parts) == depth + 1 for parts in folders)
+            if has_images or split_role(tops.pop()) in (VALIDATION, TEST):
+                return depth
+        depth += 1
 
 
 def _assign_classes(paths: list[str], depth: int) -> tuple[FolderFiles, list[str]]:
@@ -149,12 +191,17 @@ def _assign_classes(paths: list[str], depth: int) -> tuple[FolderFiles, list[str
     outside = []
     for path, parts in parts_of.items():
         if has_splits and parts and parts[0] in splits and len(parts) > 1:
-            by_split[roles[parts[0]]][path] = printable(parts[1])
+            by_split[roles[parts[0]]][path] = _class_name(parts[1])
         elif not has_splits and parts:
-            by_split[TRAIN][path] = printable(parts[0])
+            by_split[TRAIN][path] = _class_name(parts[0])
         else:
             outside.append(path)
     return dict(by_split), outside
+
+
+def _class_name(folder: str) -> str:
+    # macOS writes an accent as a character of its own: train/café and val/café may differ in bytes and look the same.
+    return printable(unicodedata.normalize("NFC", folder))
 
 
 def _no_images_message(root: str, paths: list[str], other_files: list[str]) -> str:

@@ -44,14 +44,24 @@ def split_of(files: FolderFiles) -> dict[str, str]:
         (["train/steam/1.png", "car/1.png", "plane/1.png"], ["train/train", "train/car", "train/plane"]),
         (["holdout/1.png", "kept/1.png"], ["train/holdout", "train/kept"]),
         (["a\nb/1.png", "c/1.png"], ["train/a\\nb", "train/c"]),
+        (["Pets/cat/1.png", "Pets/dog/1.png", "logo.png"], ["train/cat", "train/dog", None]),
+        (
+            ["x/train/a/1.png", "x/train/b/1.png", "x/dev/a/1.png", "x/cover.png"],
+            ["train/a", "train/b", "validation/a", None],
+        ),
+        (["test/train/a/1.png", "test/train/b/1.png"], ["train/a", "train/b"]),
+        (
+            ["train/caf\u00e9/1.png", "train/tea/1.png", "val/cafe\u0301/1.png"],
+            ["train/café", "train/tea", "validation/café"],
+        ),
         ([" dog/1.png", "dog /2.png", "dog/3.png"], ["train/\\x20dog", "train/dog\\x20", "train/dog"]),
     ],
 )
 def test_only_the_usual_names_are_splits_and_all_below_a_class_belongs_to_it(
-    paths: list[str], expected: list[str], tmp_path: pathlib.Path
+    paths: list[str], expected: list[str | None], tmp_path: pathlib.Path
 ) -> None:
     found = split_of(scan_folder(make_folder(tmp_path / "pets", *paths)))
-    assert [found[path] for path in paths] == expected
+    assert [found.get(path) for path in paths] == expected
 
 
 def test_other_folders_beside_the_splits_are_named(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,10 +72,18 @@ def test_other_folders_beside_the_splits_are_named(tmp_path: pathlib.Path, caplo
     ]
 
 
-def test_a_folder_of_one_split_that_is_not_training_is_an_error(tmp_path: pathlib.Path) -> None:
-    root = make_folder(tmp_path / "pets", "val/cat/1.png", "val/dog/1.png", "test/cat/1.png", "test/dog/1.png")
-    expected = f"data.source ({root}) has only the splits test, validation and no training images: add a folder named"
-    assert source_error(root) == f"{expected} train."
+@pytest.mark.parametrize(
+    ("names", "splits", "folder"), [(("val", "test"), "test, validation", "test"), (("x/val",), "validation", "x/val")]
+)
+def test_a_folder_without_a_training_split_is_an_error_with_a_remedy_that_works(
+    names: tuple[str, ...], splits: str, folder: str, tmp_path: pathlib.Path
+) -> None:
+    root = make_folder(tmp_path / "pets", *(f"{name}/{kind}/1.png" for name in names for kind in ("cat", "dog")))
+    assert source_error(root) == (
+        f"data.source ({root}) has only the splits {splits} and no training images: add a folder named train, or give"
+        f" {root}/{folder} to divide its images into training and validation."
+    )
+    assert split_of(scan_folder(f"{root}/{folder}")) == {"cat/1.png": "train/cat", "dog/1.png": "train/dog"}
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPG", ".gif", "", ".dat"])
@@ -150,10 +168,54 @@ def test_a_single_class_is_an_error(tmp_path: pathlib.Path, paths: tuple[str, ..
     )
 
 
-def test_cyclic_links_are_not_followed(pets: str) -> None:
+def test_cyclic_links_are_not_followed_and_named(pets: str, caplog: pytest.LogCaptureFixture) -> None:
     before = scan_folder(pets)
     os.symlink("..", f"{pets}/train/cat/again")
     assert scan_folder(pets) == before
+    assert caplog.messages == [
+        f"1 links of {pets} are ignored, because they lead to a folder around them: train/cat/again"
+    ]
+
+
+def test_two_links_to_a_folder_are_two_folders(tmp_path: pathlib.Path) -> None:
+    make_folder(tmp_path, "images/cat/1.png", "images/dog/1.png")
+    (tmp_path / "pets").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "pets" / split).symlink_to(tmp_path / "images")
+    assert split_of(scan_folder(str(tmp_path / "pets"))) == {
+        f"{folder}/{kind}/1.png": f"{split}/{kind}"
+        for folder, split in (("train", "train"), ("val", "validation"))
+        for kind in ("cat", "dog")
+    }
+
+
+def test_what_cannot_be_read_as_a_file_is_named_and_not_opened(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_folder(tmp_path / "pets", "cat/1.png", "dog/1.png")
+    os.mkfifo(f"{root}/cat/pipe.jpg")  # opening one waits for a writer
+    os.symlink("/dev/zero", f"{root}/cat/endless.jpg")
+    os.symlink("nowhere", f"{root}/bird")
+    os.symlink("itself.png", f"{root}/cat/itself.png")  # an image that cannot be read
+    assert sorted(scan_folder(root)["train"]) == ["cat/1.png", "cat/itself.png", "dog/1.png"]
+    assert caplog.messages == [
+        f"1 links of {root} are ignored, because they lead nowhere: bird",
+        f"2 files of {root} are ignored, because they are pipes, sockets or devices: cat/endless.jpg, cat/pipe.jpg",
+    ]
+
+
+def test_folders_of_the_system_are_passed_over(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_folder(
+        tmp_path / "pets",
+        "cat/1.png",
+        "dog/1.png",
+        "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg",
+        "cat/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg",
+        "$RECYCLE.BIN/1.png",
+        "__MACOSX/cat/1.png",
+    )
+    assert split_of(scan_folder(root)) == {"cat/1.png": "train/cat", "dog/1.png": "train/dog"}
+    assert caplog.messages == []
 
 
 def test_an_empty_folder_is_no_class_and_logged_as_a_warning(
