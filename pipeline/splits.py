@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Callable
 
 import numpy as np
 from absl import logging
@@ -53,12 +54,12 @@ def select_splits(index: Index, splits: SplitRows, config: DataConfig) -> Splits
     train = index.take(splits.select(train_name))
     if config.fold:
         fold, folds = map(int, config.fold.split("/"))
-        held_out = find_fold(train, fold, folds, find_groups(train, config.group))
+        held_out = _of_usable(train, lambda rows: find_fold(rows, fold, folds, find_groups(rows, config.group)))
         return _hold_out(train, held_out, train_name, f"fold {config.fold} of {train_name}")
     validation_name = resolve_split(config.validation_split, names) if config.validation_split else ""
     validation_name = validation_name or find_split(VALIDATION, names) or find_split(TEST, names)
     if not validation_name:
-        held_out = find_holdout(train, config.holdout, find_groups(train, config.group))
+        held_out = _of_usable(train, lambda rows: find_holdout(rows, config.holdout, find_groups(rows, config.group)))
         return _hold_out(train, held_out, train_name, f"holdout {config.holdout} of {train_name}")
     if not config.validation_split and split_role(validation_name) == TEST:
         logging.warning(
@@ -102,6 +103,16 @@ def resolve_split(text: str, names: list[str]) -> str:
         return (role and match[0] not in names and find_split(role, names)) or match[0]
 
     return re.sub(r"(?:^|(?<=\+))\w+", resolve, text)
+
+
+def _of_usable(train: Index, find: Callable[[Index], np.ndarray]) -> np.ndarray:
+    """The rows that `find` selects of the usable ones, bool [rows]: a corrupt image is nobody's validation image."""
+    usable = train.columns["keep"]
+    if not usable.any():  # the caller of `select_splits` says so
+        return find(train)
+    held_out = np.zeros(len(train), np.bool_)
+    held_out[usable] = find(train.kept_rows)
+    return held_out
 
 
 def _hold_out(train: Index, held_out: np.ndarray, train_name: str, validation_name: str) -> Splits:

@@ -26,6 +26,7 @@ def index(names: list[str]) -> Index:
         "label": np.array([classes.index(name.split("/")[0]) for name in names], np.int64),
         "shard": np.zeros(len(names), np.int32),
         "record": np.arange(len(names)),
+        "keep": np.ones(len(names), np.bool_),
     }
     return Index(("shard",), (1,), Features("image", "label", "filename", tuple(classes)), columns, {})
 
@@ -69,6 +70,16 @@ def test_only_test_as_validation_is_said(caplog: pytest.LogCaptureFixture) -> No
     caplog.clear()
     select_splits(index(NAMES), all_rows("train", "test"), DataConfig(validation_split="test"))
     assert caplog.messages == [], "it was asked for"
+
+
+@pytest.mark.parametrize("fold", ["", "1/2"])
+def test_corrupt_images_are_not_held_out(fold: str) -> None:
+    rows = index(NAMES)
+    rows.columns["keep"][1:10] = False  # only one image of class a is usable
+    splits = select_splits(rows, all_rows("train"), DataConfig(holdout=0.5, fold=fold))
+    assert splits.validation.columns["keep"].all()
+    assert len(splits.train) + len(splits.validation) == len(NAMES)
+    assert collections.Counter(name[0] for name in splits.validation.names)["b"] == 10
 
 
 def test_usual_names_in_flags_mean_the_split_that_there_is() -> None:
