@@ -7,6 +7,7 @@ describe(contents)       # "an HTML page", for the report of a file that is no i
 from __future__ import annotations
 
 import importlib.util
+import re
 
 # Files with these endings are taken for images until they are read. Their contents decide.
 IMAGE_SUFFIXES = {
@@ -19,7 +20,13 @@ IMAGE_SUFFIXES = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
     ".avif": "AVIF",
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
+    **dict.fromkeys((".jp2", ".j2k", ".j2c", ".jpf", ".jpx"), "JPEG 2000"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PNM"),
 }
+# Files with these endings are images of kinds that are not read. Most raw files of cameras begin like a TIFF, and what
+# a TIFF reader finds in them is a thumbnail.
+_RAW = ".arw .cr2 .cr3 .crw .dng .nef .nrw .orf .pef .raf .rw2 .srw .x3f"
+UNREAD_SUFFIXES = frozenset(f"{_RAW} .jxl .svg .svgz .psd .xcf .ai .eps .ico .icns .tga .pcx .exr .dds".split(" "))
 # Files with these endings are no images; files with any other ending are opened to find out.
 _TEXT = ".txt .csv .tsv .json .jsonl .xml .yaml .yml .md .rst .html .htm .log .ini .py .ipynb .m .sh .bat .pdf"
 _DATA = ".db .mat .npy .npz .h5 .hdf5 .pkl .pt .pth .parquet .arrow .tfrecord .lnk .url .mp4 .avi .mov .mp3 .wav"
@@ -38,6 +45,8 @@ def file_type(contents: bytes) -> str:
         (b"MM\0*", "TIFF"),
         (b"II+\0", "TIFF"),
         (b"MM\0+", "TIFF"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x4f\xff\x51", "JPEG 2000"),  # without a container
     ):
         if contents.startswith(magic):
             return name
@@ -52,6 +61,8 @@ def file_type(contents: bytes) -> str:
             return "AVIF"
         if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
             return "HEIC"
+    if re.match(rb"P[1-6]\s+[#0-9]", contents):
+        return "PNM"
     return "DICOM" if contents[128:132] == b"DICM" else ""
 
 
@@ -64,6 +75,8 @@ def describe(contents: bytes) -> str:
     known = file_type(contents)
     if known == "DICOM" and importlib.util.find_spec("pydicom") is None:
         return "a DICOM file, which needs a package: pip install 'evenkeel[medical]'"
+    if contents.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return "a JPEG XL image, which is not read (convert it to PNG)"
     if known:
         return f"a damaged or truncated {known}"
     start = contents[:512].lstrip().lower()

@@ -22,6 +22,9 @@ MAX_SCANS = 500
 # TensorFlow 2.21 decodes a JPEG of 13,300 x 13,300 pixels and none of 13,400 x 13,400, whatever the part that is asked
 # for: its 3 bytes per pixel must be fewer than 2^29. A PNG must have fewer than 2^29 pixels.
 MAX_JPEG_PIXELS, MAX_PNG_PIXELS = ((1 << 29) - 1) // 3, (1 << 29) - 1
+COLOR_KEY = "a PNG with a transparent colour cannot be decoded"  # TensorFlow shows the colour, often black
+DECODED_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # markers: baseline, extended, progressive; with arithmetic coding
+JPEG_LS_FRAME = 0xF7
 MAX_DEFLATE_RATIO = 1032  # largest number of bytes that one byte of a PNG file can hold (zlib's technical details)
 
 
@@ -81,12 +84,15 @@ def _read_jpeg(contents: bytes) -> Header | None:
         if marker in (0xD9, 0xDA):  # the end of the image, or a scan, before any frame header
             return None
         (length,) = struct.unpack_from(">H", contents, position)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == JPEG_LS_FRAME:
             height, width = struct.unpack_from(">HH", contents, position + 3)
             # Inside a scan, 0xFF is followed by 0 or a restart marker, so the marker of a scan cannot occur by chance.
             scans = contents.count(b"\xff\xda")
             refusal = f"a JPEG of {scans} scans, more than {MAX_SCANS}" if scans > MAX_SCANS else ""
             refusal = refusal or _check_pixels("JPEG", width, height, MAX_JPEG_PIXELS)
+            if marker not in DECODED_FRAMES or contents[position + 2] != 8:
+                kind = f"of {contents[position + 2]} bits per sample" if marker in DECODED_FRAMES else "without loss"
+                refusal = f"a JPEG {kind} cannot be decoded (convert it to PNG)"
             return Header(JPEG, width, height, width * height, refusal)
         if length < 2:
             return None
@@ -101,7 +107,18 @@ def _read_png(contents: bytes) -> Header | None:
     refusal = _check_pixels("PNG", width, height, MAX_PNG_PIXELS)
     if width * height * samples * bits > len(contents) * MAX_DEFLATE_RATIO * 8:
         refusal = f"a PNG of {width} x {height} pixels cannot be {len(contents)} bytes long"
+    elif color_type in (0, 2) and _has_transparent_color(contents):
+        refusal = COLOR_KEY
     return Header(PNG, width, height, width * height, refusal)
+
+
+def _has_transparent_color(contents: bytes) -> bool:
+    """Whether a PNG has a tRNS chunk, which stands before the pixels."""
+    position, kind = 8, b""
+    while kind not in (b"IDAT", b"tRNS"):
+        length, kind = struct.unpack_from(">I4s", contents, position)
+        position += 12 + length
+    return kind == b"tRNS"
 
 
 def _read_bmp(contents: bytes) -> Header | None:
@@ -132,9 +149,12 @@ def _read_bmp(contents: bytes) -> Header | None:
 def _read_gif(contents: bytes) -> Header | None:
     width, height, flags = struct.unpack_from("<HHB", contents, 6)
     position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
-    pixels = 0
+    pixels, refusal = 0, ""
     while position < len(contents) and contents[position] in (0x21, 0x2C):
         if contents[position] == 0x21:
+            is_control, flags = contents[position + 1] == 0xF9, contents[position + 3]
+            if is_control and flags & 1 and not pixels:  # TensorFlow shows transparent pixels black
+                refusal = "a GIF with transparent pixels cannot be decoded"
             position += 2
         else:
             frame_width, frame_height, flags = struct.unpack_from("<HHB", contents, position + 5)
@@ -143,7 +163,7 @@ def _read_gif(contents: bytes) -> Header | None:
         while contents[position]:
             position += 1 + contents[position]
         position += 1
-    return Header(GIF, width, height, max(pixels, width * height))
+    return Header(GIF, width, height, max(pixels, width * height), refusal)
 
 
 def _read_webp(contents: bytes) -> Header | None:

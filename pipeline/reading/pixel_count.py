@@ -73,6 +73,9 @@ def _png_pixels(contents: tf.Tensor) -> tf.Tensor:
     length = tf.strings.length(contents)
     possible = width * height * samples * bits <= tf.cast(length, tf.int64) * MAX_DEFLATE_RATIO * 8
     possible &= width * height <= MAX_PNG_PIXELS
+    before_pixels = tf.strings.split(contents + b"IDAT", b"IDAT", maxsplit=1)[0]
+    has_color_key = tf.size(tf.strings.split(before_pixels, b"tRNS", maxsplit=1)) > 1
+    possible &= ~(((color_type == 0) | (color_type == 2)) & has_color_key)
     return _limit(width, height, possible & (tf.strings.substr(contents + b"\0" * 16, 12, 4) == b"IHDR"))
 
 
@@ -134,6 +137,8 @@ def _gif_pixels(contents: tf.Tensor) -> tf.Tensor:
 
     def skip_block(position: tf.Tensor, pixels: tf.Tensor, ok: tf.Tensor) -> tuple[tf.Tensor, ...]:
         is_frame = at(position) == 0x2C
+        is_transparent = ~is_frame & (at(position + 1) == 0xF9) & (at(position + 3) % 2 == 1)
+        ok &= ~(is_transparent & (pixels == 0))  # the first frame
         pixels += tf.where(is_frame, at(position + 5, 2) * at(position + 7, 2), ZERO)
         position += tf.where(is_frame, 11 + table_bytes(at(position + 9)), tf.constant(2, tf.int64))
         (position,) = tf.while_loop(

@@ -15,7 +15,13 @@ import tensorflow as tf
 from absl import logging
 
 from evenkeel.pipeline.errors import UsageError
-from evenkeel.pipeline.images.file_type import IMAGE_SUFFIXES, OTHER_SUFFIXES, SNIFFED_BYTES, file_type
+from evenkeel.pipeline.images.file_type import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    SNIFFED_BYTES,
+    UNREAD_SUFFIXES,
+    file_type,
+)
 from evenkeel.pipeline.sources.fingerprint import fingerprint_files, read_file
 from evenkeel.pipeline.sources.split_names import TEST, TRAIN, VALIDATION, split_role
 from evenkeel.pipeline.system.printable import printable
@@ -28,6 +34,7 @@ SYSTEM_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Informati
 FOLDER, FILE, DANGLING, SPECIAL, CIRCLE = range(5)  # kinds of entries of a folder
 # What is ignored, and why, as the log says it.
 NO_IMAGES = "files", "they are no images"
+UNREAD = "images", "they are of kinds that are not read: convert them to PNG or JPEG"
 NO_CONTENTS = "files", "they are pipes, sockets or devices"
 NO_TARGET = "links", "they lead nowhere"
 ROUND = "links", "they lead to a folder around them"
@@ -60,11 +67,14 @@ def scan_folder(root: str) -> FolderFiles:
     composed form (NFC).
 
     Raises:
-      UsageError: the folder has no images in classes, only one class, or no training split.
+      UsageError: the folder has no images in classes, only one class, a class whose images are all of kinds that are
+        not read, or no training split.
     """
     paths, ignored = _find_images(root)
-    depth = _common_depth(paths)
-    by_split, ignored[OUTSIDE] = _assign_classes(paths, depth)
+    unread = ignored[UNREAD]
+    depth = _common_depth(paths + unread)
+    by_split, ignored[OUTSIDE] = _assign_classes(paths + unread, depth)
+    by_split = _leave_out(root, unread, by_split)
     if not by_split:
         raise UsageError(_no_images_message(root, paths, ignored[NO_IMAGES]))
     for what, names in ignored.items():
@@ -103,6 +113,8 @@ def _find_images(root: str) -> tuple[list[str], Ignored]:
                 ignored[NO_CONTENTS].append(path)
             elif kind == CIRCLE:
                 ignored[ROUND].append(path)
+            elif kind != FOLDER and _suffix(name) in UNREAD_SUFFIXES:
+                ignored[UNREAD].append(path)
             elif kind != FOLDER:
                 # A link that leads nowhere and has the name of an image is an image that cannot be read.
                 no_image = NO_TARGET if kind == DANGLING else NO_IMAGES
@@ -150,14 +162,18 @@ def _kind(entry: os.DirEntry[str], around: tuple[os.stat_result, ...]) -> int:
 
 def _is_image(root: str, path: str) -> bool:
     """Whether a file may be an image: by its ending, and by its first bytes if the ending says nothing."""
-    _, dot, ending = path[path.rfind("/") + 1 :].rpartition(".")  # names that begin with the dot are hidden
-    suffix = f".{ending.lower()}" if dot else ""
+    suffix = _suffix(path)
     if suffix in IMAGE_SUFFIXES or suffix in OTHER_SUFFIXES:
         return suffix in IMAGE_SUFFIXES
     try:
         return file_type(read_file(os.path.join(root, path), SNIFFED_BYTES)) != ""
     except (OSError, tf.errors.OpError):
         return False
+
+
+def _suffix(path: str) -> str:
+    _, dot, ending = path[path.rfind("/") + 1 :].rpartition(".")  # names that begin with the dot are hidden
+    return f".{ending.lower()}" if dot else ""
 
 
 def _common_depth(paths: list[str]) -> int:
@@ -197,6 +213,25 @@ def _assign_classes(paths: list[str], depth: int) -> tuple[FolderFiles, list[str
         else:
             outside.append(path)
     return dict(by_split), outside
+
+
+def _leave_out(root: str, unread: list[str], by_split: FolderFiles) -> FolderFiles:
+    """`by_split` without the `unread` paths.
+
+    Raises:
+      UsageError: a class loses all of its images.
+    """
+    out = set(unread)
+    read = {split: {path: name for path, name in files.items() if path not in out} for split, files in by_split.items()}
+    read = {split: files for split, files in read.items() if files}
+    lost = sorted(set(class_names(by_split)) - set(class_names(read)))
+    if lost:
+        of_class = sorted(path for files in by_split.values() for path, name in files.items() if name == lost[0])
+        raise UsageError(
+            f"data.source ({root}): all {len(of_class)} images of class {lost[0]} are of kinds that are not read, such"
+            f" as {printable(of_class[0])}: convert them to PNG or JPEG, or remove the class."
+        )
+    return read
 
 
 def _class_name(folder: str) -> str:

@@ -29,7 +29,7 @@ from evenkeel.pipeline.sources.read_batches import UNKNOWN_STATE, Conditions, Re
 from evenkeel.pipeline.system.atomic_write import atomic_write
 from evenkeel.pipeline.system.printable import printable
 
-FORMAT_VERSION = 2  # raised when the meaning of a stored value changes: older shards are then written again
+FORMAT_VERSION = 3  # raised when the meaning of a stored value changes: older shards are then written again
 # A shard ends at the first of these. Killed in the middle, a start loses at most 2 s of work on small images.
 SHARD_IMAGES, SHARD_BYTES = 10_000, 256 << 20
 # Index columns that follow from the place of an image in the data set, and not from its file.

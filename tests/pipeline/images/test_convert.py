@@ -96,6 +96,36 @@ def test_what_tensorflow_decodes_is_left_alone() -> None:
     assert not needs_conversion(b"no image")
 
 
+@pytest.mark.parametrize("mode", ["GIF", "L", "RGB"])
+def test_a_transparent_colour_becomes_alpha(mode: str) -> None:
+    """TensorFlow shows transparent pixels of a GIF black, and those of such a PNG in the transparent colour."""
+    image = Image.new("L", (20, 10), 0)
+    image.paste(90, (5, 0, 20, 10))
+    if mode == "GIF":
+        contents = encode(image, "GIF", transparency=0)
+    else:
+        contents = encode(image.convert(mode), "PNG", transparency=0 if mode == "L" else (0, 0, 0))
+    assert needs_conversion(contents)
+    alpha = np.asarray(Image.open(io.BytesIO(to_png(contents, LIMIT))))[..., -1]
+    np.testing.assert_array_equal(alpha, np.where(np.arange(20) < 5, 0, 255)[None].repeat(10, 0))
+
+
+def test_jpeg_2000_and_pnm_are_read() -> None:
+    image = Image.fromarray(PIXELS)
+    for contents in (encode(image, "JPEG2000"), encode(image, "PPM")):
+        assert needs_conversion(contents)
+        np.testing.assert_array_equal(decode_png(to_png(contents, LIMIT)), PIXELS)
+    values = RNG.integers(0, 65_536, (6, 9)).astype(np.uint16)
+    deep = b"P5 9 6 65535\n" + values.astype(">u2").tobytes()
+    np.testing.assert_array_equal(decode_png(to_png(deep, LIMIT)), values)
+
+
+def test_infinite_values_are_the_limits() -> None:
+    values = np.array([[0, 1, np.inf], [-np.inf, np.nan, 0.5]], np.float32)
+    found = decode_png(to_png(encode(Image.fromarray(values), "TIFF"), LIMIT))
+    np.testing.assert_array_equal(found, [[0, 65_535, 65_535], [0, 0, 32_768]])
+
+
 VALUES = np.linspace(0, 4095, 48).round().reshape(6, 8)
 
 
@@ -120,6 +150,22 @@ def test_dicom_is_shown_through_its_window(photometric: str, changes: dict[str, 
 def test_the_first_frame_of_a_dicom_file_is_taken() -> None:
     frames = np.stack([VALUES, VALUES[::-1]])
     np.testing.assert_array_equal(decode_png(to_png(dicom(frames), LIMIT)), decode_png(to_png(dicom(VALUES), LIMIT)))
+
+
+def test_colours_of_a_dicom_file() -> None:
+    """Of a palette, and of 12 bits per sample."""
+    palette = RNG.integers(0, 256, (3, 16))
+    names = ("Red", "Green", "Blue")
+    tables: dict[str, Any] = {f"{name}PaletteColorLookupTableDescriptor": [16, 0, 16] for name in names}
+    for name, colors in zip(names, palette, strict=True):
+        tables[f"{name}PaletteColorLookupTableData"] = (257 * colors).astype("<u2").tobytes()
+    indices = RNG.integers(0, 16, (6, 8))
+    found = decode_png(to_png(dicom(indices, PhotometricInterpretation="PALETTE COLOR", **tables), LIMIT))
+    np.testing.assert_array_equal(found, palette.T[indices])
+    samples = RNG.integers(0, 4096, (3, 6, 8))  # one plane after the other
+    changes = {"SamplesPerPixel": 3, "PlanarConfiguration": 1, "NumberOfFrames": 1}
+    found = decode_png(to_png(dicom(samples, PhotometricInterpretation="RGB", **changes), LIMIT))
+    np.testing.assert_array_equal(found, samples.transpose(1, 2, 0) >> 4)
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "AVIF", "DICOM"])

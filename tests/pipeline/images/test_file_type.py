@@ -28,11 +28,15 @@ def test_heic_and_dicom_are_recognized_by_their_marks() -> None:
     assert file_type(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif") == "AVIF"
     assert file_type(b"\0\0\0\x18ftypmp42\0\0\0\0isomiso2") == ""
     assert file_type(bytes(128) + b"DICM") == "DICOM"
+    assert file_type(b"\xff\x4f\xff\x51\0") == "JPEG 2000"
+    assert file_type(b"P6\n# a comment\n2 1 255\n") == "PNM"
+    assert file_type(b"P1 is the first place") == ""
 
 
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image, which is not read (convert it to PNG)"),
         (b"", "empty"),
         (bytes(100), "100 zero bytes"),
         (b"\n<!DOCTYPE html><html>404", "an HTML page"),

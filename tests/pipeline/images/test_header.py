@@ -50,6 +50,19 @@ def test_an_image_that_is_not_refused_decodes_to_the_size_of_its_header(seed: in
         assert decoded.shape[:2] == (header.height, header.width)
 
 
+@pytest.mark.parametrize(
+    ("marker", "bits", "kind"),
+    [(0xC1, 12, "of 12 bits per sample"), (0xC3, 8, "without loss"), (0xF7, 8, "without loss")],
+)
+def test_jpegs_that_tensorflow_does_not_decode_are_refused_with_their_kind(marker: int, bits: int, kind: str) -> None:
+    contents = bytearray(encode("JPEG"))
+    frame = contents.find(b"\xff\xc0")
+    contents[frame + 1], contents[frame + 4] = marker, bits
+    header = read_header(bytes(contents))
+    assert header is not None
+    assert header.refusal == f"a JPEG {kind} cannot be decoded (convert it to PNG)"
+
+
 @given(magic=st.sampled_from([b"", *READERS]), rest=st.binary(max_size=200))
 def test_any_bytes_give_a_header_or_none(magic: bytes, rest: bytes) -> None:
     header = read_header(magic + rest)

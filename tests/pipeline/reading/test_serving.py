@@ -77,6 +77,22 @@ def test_served_images_equal_those_of_evaluation(options: dict, tmp_path: pathli
     np.testing.assert_array_equal(sort(images.numpy()), sort(shown))
 
 
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_a_transparent_colour_is_refused(kind: str) -> None:
+    """The decoder would show it black; training converts such files."""
+    image = Image.new("L", (16, 16), 0)
+    image.paste(90, (5, 0, 16, 16))
+    contents = []
+    for options in ({}, {"transparency": 0}):
+        file = io.BytesIO()
+        image.save(file, kind, **options)
+        contents.append(file.getvalue())
+    assert [needs_conversion(image) for image in contents] == [False, True]
+    read = tf.function(serving.image_reader(DataConfig(image_size=8)))
+    _, errors = read(tf.constant(contents))
+    assert errors.numpy().tolist() == [b"", serving.UNREADABLE.encode()]
+
+
 def test_a_bad_image_leaves_the_others_intact() -> None:
     good = encode("JPEG", 40, 60)
     bomb = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\2\0\0\0"

@@ -177,6 +177,20 @@ def test_cyclic_links_are_not_followed_and_named(pets: str, caplog: pytest.LogCa
     ]
 
 
+def test_images_of_kinds_that_are_not_read_are_named(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_folder(tmp_path / "pets", "train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.jpg")
+    (tmp_path / "pets/train/cat/1.NEF").write_bytes(b"MM\0*a thumbnail and a raw image")  # it would be read as a TIFF
+    assert scan_folder(root)["train"] == {"train/cat/1.jpg": "cat", "train/dog/1.jpg": "dog"}
+    reason = "they are of kinds that are not read: convert them to PNG or JPEG"
+    assert caplog.messages == [f"1 images of {root} are ignored, because {reason}: train/cat/1.NEF"]
+    (tmp_path / "pets/train/bird").mkdir()
+    (tmp_path / "pets/train/bird/1.svg").write_text("<svg/>")
+    assert source_error(root) == (
+        f"data.source ({root}): all 1 images of class bird are of kinds that are not read, such as train/bird/1.svg:"
+        " convert them to PNG or JPEG, or remove the class."
+    )
+
+
 def test_two_links_to_a_folder_are_two_folders(tmp_path: pathlib.Path) -> None:
     make_folder(tmp_path, "images/cat/1.png", "images/dog/1.png")
     (tmp_path / "pets").mkdir()
