@@ -7,7 +7,6 @@ contents = to_png(contents, max_pixels)     # when a source is stored, never dur
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import warnings
 
@@ -16,8 +15,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from evenkeel.pipeline.images.file_type import SNIFFED_BYTES, describe, file_type
 from evenkeel.pipeline.images.header import COLOR_KEY, read_header
+from evenkeel.pipeline.system.printable import printable
 
 DECODED_TYPES = ("", "JPEG", "PNG", "BMP", "GIF", "WebP")
+
+
+class _TooManyPixelsError(ValueError):
+    """An image has more pixels than may be decoded."""
 
 
 def needs_conversion(contents: bytes) -> bool:
@@ -36,9 +40,22 @@ def to_png(contents: bytes, max_pixels: int) -> bytes:
       ValueError: the image cannot be decoded, has more than `max_pixels` pixels, or needs a package that is missing.
     """
     kind = file_type(contents[:SNIFFED_BYTES])
-    image = _read_dicom(contents, max_pixels) if kind == "DICOM" else _read_with_pillow(contents, kind, max_pixels)
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # fast: the file is read once more to be indexed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of damaged metadata
+            image = (
+                _read_dicom(contents, max_pixels) if kind == "DICOM" else _read_with_pillow(contents, kind, max_pixels)
+            )
+            image.save(file, "PNG", compress_level=1)  # fast: the file is read once more to be indexed
+    except _TooManyPixelsError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{kind}: {error}: scale it down") from error
+    except Exception as error:  # libraries raise whatever a damaged part leads to, with a text of any characters
+        told = not isinstance(error, (UnidentifiedImageError, ModuleNotFoundError))
+        detail = f" ({printable(' '.join(str(error).split()))})" if told else ""
+        raise ValueError(f"cannot be decoded as an image: it is {describe(contents)}{detail}") from error
     return file.getvalue()
 
 
@@ -47,16 +64,10 @@ def _read_with_pillow(contents: bytes, kind: str, max_pixels: int) -> Image.Imag
         import pillow_heif
 
         pillow_heif.register_heif_opener()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of damaged metadata
-            opened = Image.open(io.BytesIO(contents))
-            _check_pixels(*opened.size, max_pixels)
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        detail = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise ValueError(f"cannot be decoded as an image: it is {describe(contents)}{detail}") from error
+    opened = Image.open(io.BytesIO(contents))
+    _check_pixels(*opened.size, max_pixels)
+    opened.load()
+    image = ImageOps.exif_transpose(opened)
     if image.mode in ("I;16", "I;16B", "I;16L") or (image.mode == "I" and kind == "PNM"):
         return Image.fromarray(np.asarray(image).astype(np.uint16))
     if image.mode in ("I", "F"):
@@ -72,35 +83,24 @@ def _read_dicom(contents: bytes, max_pixels: int) -> Image.Image:
 
     DICOM PS3.3, C.11.1 and C.11.2.
     """
-    if importlib.util.find_spec("pydicom") is None:
-        raise ValueError(f"cannot be decoded as an image: it is {describe(contents)}")
     import pydicom
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(io.BytesIO(contents))
-            size = int(dataset.Columns), int(dataset.Rows)
-            frame = pixel_array(dataset, index=0) if np.prod(size) <= max_pixels else np.zeros((1, 1))
-            values = frame if frame.ndim == 3 else apply_modality_lut(frame, dataset)
-            limits = None
-            if frame.ndim == 2 and "WindowCenter" in dataset:
-                # The lowest and the highest value that the window lets through, whether or not the image reaches them.
-                limits = apply_voi_lut(np.array([-1e9, 1e9]), dataset)
-            if frame.ndim == 2:
-                values = apply_voi_lut(values, dataset)
-            photometric = dataset.get("PhotometricInterpretation", "")
-            inverted, bits = photometric == "MONOCHROME1", int(dataset.BitsStored)
-            if photometric == "PALETTE COLOR" and np.prod(size) <= max_pixels:
-                values = apply_color_lut(frame, dataset)
-                bits = 8 * values.dtype.itemsize
-    except Exception as error:  # pydicom raises whatever the damaged part leads to
-        raise ValueError(f"cannot be decoded as an image: it is {describe(contents)} ({error})") from error
-    _check_pixels(*size, max_pixels)
+    dataset = pydicom.dcmread(io.BytesIO(contents))
+    _check_pixels(int(dataset.Columns), int(dataset.Rows), max_pixels)
+    values, bits = pixel_array(dataset, index=0), int(dataset.BitsStored)
+    photometric = dataset.get("PhotometricInterpretation", "")
+    if photometric == "PALETTE COLOR":
+        values = apply_color_lut(values, dataset)
+        bits = 8 * values.dtype.itemsize
     if values.ndim == 3:  # colour, which pixel_array has converted to RGB
         return Image.fromarray((values >> max(bits - 8, 0)).astype(np.uint8))
-    return _scale_to_16_bits(np.asarray(values, np.float64), limits, inverted)
+    limits = None
+    if "WindowCenter" in dataset:
+        # The lowest and the highest value that the window lets through, whether or not the image reaches them.
+        limits = apply_voi_lut(np.array([-1e9, 1e9]), dataset)
+    values = apply_voi_lut(apply_modality_lut(values, dataset), dataset)
+    return _scale_to_16_bits(np.asarray(values, np.float64), limits, photometric == "MONOCHROME1")
 
 
 def _scale_to_16_bits(values: np.ndarray, limits: np.ndarray | None = None, inverted: bool = False) -> Image.Image:
@@ -113,7 +113,7 @@ def _scale_to_16_bits(values: np.ndarray, limits: np.ndarray | None = None, inve
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ValueError(
+        raise _TooManyPixelsError(
             f"{width} x {height} pixels are more than data.max_pixels ({max_pixels}): raise this limit to decode the"
             " image"
         )

@@ -177,6 +177,26 @@ def test_a_truncated_file_and_one_of_too_many_pixels_have_a_reason(file_format: 
         to_png(contents, 10)
 
 
+@pytest.mark.parametrize("file_format", ["AVIF", "TIFF", "HEIF", "DICOM"])
+def test_any_damage_gives_one_printable_line(file_format: str) -> None:
+    """Libraries raise RuntimeError, TypeError and more, and quote bytes of the file."""
+    pillow_heif.register_heif_opener()
+    contents = dicom(VALUES) if file_format == "DICOM" else encode(Image.fromarray(PIXELS), file_format)
+    start = 256 if file_format == "DICOM" else 12
+    messages = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(contents)
+        for at in rng.integers(start, min(len(damaged), 400), 4):
+            damaged[at] = rng.integers(256)
+        try:
+            to_png(bytes(damaged), LIMIT)
+        except ValueError as error:
+            messages.append(str(error))
+    assert messages
+    assert [message for message in messages if not message.isprintable()] == []
+
+
 def test_a_folder_of_such_files_is_trained_on(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENKEEL_CACHE", str(tmp_path / "cache"))
     for label, name in enumerate(("cat", "dog")):
