@@ -9,11 +9,13 @@ pixels takes 0.1 s of CPU, decoding them 7 s.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from typing import IO
 
 import google_crc32c
 import numpy as np
@@ -64,19 +66,31 @@ def decoded_file(index: Index, config: DataConfig) -> DecodedFile:
 
 def read_decoded(file: DecodedFile) -> Iterator[np.ndarray] | None:
     """Batches of images, uint8 [b, height, width, channels]; None if the file is missing, damaged or of others."""
-    checksum = google_crc32c.Checksum()
-    try:
-        for chunk in _read_chunks(file):
-            checksum.update(chunk)
-        with open(file.path, "rb") as stored:
-            stored.seek(-IDENTITY_BYTES - CHECKSUM_BYTES, os.SEEK_END)
-            is_whole = stored.read() == file.identity + checksum.digest()
-        if not is_whole or os.path.getsize(file.path) != np.prod(file.shape) + IDENTITY_BYTES + CHECKSUM_BYTES:
+    with contextlib.ExitStack() as until_error:
+        try:
+            # Opened once: another process may replace the file after it has been checked.
+            stored = until_error.enter_context(open(file.path, "rb"))
+            if not _is_whole(stored, file):
+                return None
+            use_entry(file.path, file.source)
+        except OSError:
             return None
-        use_entry(file.path, file.source)
-    except OSError:
-        return None
-    return (np.frombuffer(chunk, np.uint8).reshape(-1, *file.shape[1:]) for chunk in _read_chunks(file))
+        until_error.pop_all()
+    return _read_images(stored, file)
+
+
+def _is_whole(stored: IO[bytes], file: DecodedFile) -> bool:
+    checksum = google_crc32c.Checksum()
+    for chunk in _read_chunks(stored, file):
+        checksum.update(chunk)
+    return stored.read() == file.identity + checksum.digest()
+
+
+def _read_images(stored: IO[bytes], file: DecodedFile) -> Iterator[np.ndarray]:
+    with stored:
+        stored.seek(0)
+        for chunk in _read_chunks(stored, file):
+            yield np.frombuffer(chunk, np.uint8).reshape(-1, *file.shape[1:])
 
 
 def write_decoded(file: DecodedFile, batches: Iterable[np.ndarray]) -> None:
@@ -97,9 +111,8 @@ def write_decoded(file: DecodedFile, batches: Iterable[np.ndarray]) -> None:
         )
 
 
-def _read_chunks(file: DecodedFile) -> Iterator[bytes]:
+def _read_chunks(stored: IO[bytes], file: DecodedFile) -> Iterator[bytes]:
     image_bytes, left = int(np.prod(file.shape[1:])), file.shape[0]
-    with open(file.path, "rb") as stored:
-        while left:
-            yield stored.read(min(left, CHUNK_IMAGES) * image_bytes)
-            left -= min(left, CHUNK_IMAGES)
+    while left:
+        yield stored.read(min(left, CHUNK_IMAGES) * image_bytes)
+        left -= min(left, CHUNK_IMAGES)

@@ -129,6 +129,16 @@ def test_a_cache_that_is_full_is_said_in_a_line_and_training_goes_on(
     )
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path: pathlib.Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 2, 3, 1), np.uint8)
+    file = DecodedFile(str(tmp_path / "decoded" / "file"), str(tmp_path), b"identity of them", images[0].shape)
+    write_decoded(file, [images[0]])
+    batches = read_decoded(file)
+    assert batches is not None
+    write_decoded(dataclasses.replace(file, identity=b"identity of more"), [images[1]])  # by another process
+    assert np.array_equal(np.concatenate(list(batches)), images[0])
+
+
 def test_batches_of_any_size_come_back_in_order(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded_file, "CHUNK_IMAGES", 4)
     images = np.random.default_rng(0).integers(0, 256, (11, 2, 3, 1), np.uint8)
