@@ -19,6 +19,7 @@ from absl import app, flags, logging
 
 from evenkeel.models.presets import PRESETS
 from evenkeel.pipeline.errors import UsageError
+from evenkeel.pipeline.system.printable import one_line
 from evenkeel.tools.flags import PRESET_FLAGS, SHORT_NAMES, options
 from evenkeel.tools.stdout import ignore_broken_pipe
 
@@ -70,6 +71,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
         except KeyboardInterrupt:
             return INTERRUPTED
 
+    logging.get_absl_handler().addFilter(_log_one_line)
     with ignore_broken_pipe():
         app.run(main, list(sys.argv if argv is None else argv), flags_parser=parse)
     raise AssertionError("app.run exits")
@@ -77,8 +79,14 @@ def run(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
 
 def exit_with_error(message: str) -> NoReturn:
     """Prints one line and exits with the code of a usage error."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(USAGE_ERROR)
+
+
+def _log_one_line(record: Any) -> bool:
+    """Keeps the name of a folder that a message quotes from breaking the line and from steering the terminal."""
+    record.msg, record.args = one_line(record.getMessage()), ()
+    return True
 
 
 def _parse(command: Command, argv: list[str]) -> list[str]:

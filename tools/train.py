@@ -12,6 +12,7 @@ from absl import flags
 
 from evenkeel.models.config import TrainConfig, config_json
 from evenkeel.pipeline.errors import require
+from evenkeel.pipeline.system.printable import one_line
 from evenkeel.tools import cli
 from evenkeel.tools.flags import config_from_flags, define_flags
 from evenkeel.tools.tensorflow_import import import_tensorflow
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> int:
     if FLAGS.evaluate_test and summary["status"] in ("completed", "stopped_early"):
         print(evaluate_test(model_dir))
     if "reason" in summary:
-        print(f"error: {summary['reason']}", file=sys.stderr)
+        print(f"error: {one_line(summary['reason'])}", file=sys.stderr)
     return exit_code(summary)
 
 

@@ -1,6 +1,7 @@
-"""Names of files as text that a terminal, a log or a list can show.
+"""Names of files, and messages with them, as text that a terminal, a log or a list can show.
 
 printable("a\nb")     # "a\\nb"
+one_line("error: a\nb")     # "error: a\\nb"
 """
 
 from __future__ import annotations
@@ -17,6 +18,15 @@ def printable(name: str) -> str:
     leading, trailing = len(escaped) - len(escaped.lstrip(" ")), len(escaped) - len(escaped.rstrip(" "))
     middle = escaped[leading : len(escaped) - trailing]
     return "\\x20" * leading + middle + "\\x20" * (trailing if middle else 0)
+
+
+def one_line(text: str) -> str:
+    """`text`, which may quote a name as it is, with control characters and undecodable bytes as escape sequences."""
+    return text if text.isprintable() else "".join(map(_escape_control, text))
+
+
+def _escape_control(character: str) -> str:
+    return character if character == "\\" else _escape(character)
 
 
 def _escape(character: str) -> str:

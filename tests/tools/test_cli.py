@@ -22,6 +22,7 @@ from tests.command_line import TINY, refused, tool
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHALLOW = f"{ROOT / 'tests' / 'models' / 'doctor' / 'cases.py'}:normed"  # one convolution
+STEERING = "a\n\x1b[31m"  # the name of a folder
 SEVEN = "x = keras.Input(input_shape); y = keras.layers.Dense(7)(keras.layers.Flatten()(x)); return keras.Model(x, y)"
 
 
@@ -69,6 +70,7 @@ def users_model(path: pathlib.Path, body: str) -> str:
         (lambda tmp: [f"--data.source={folder(tmp / 'empty')}", "--seed=1"], ["neither shapes"]),
         (lambda tmp: [f"--data.source={tmp}"], ["holds no images", "SPLIT/CLASS/IMAGE"]),
         (lambda tmp: [f"--data.source={folder(tmp / 'one', 'cat/a.png', 'cat/b.png')}"], ["only one class (cat)"]),
+        (lambda tmp: [f"--data.source={folder(tmp / STEERING, 'a/1.png')}"], ["a\\n\\x1b[31m", "one class"]),
         (lambda tmp: ["--data.train_split=trian"], ["'trian'", "train (300)"]),
         (lambda tmp: ["--batch_size=21", "--strategy.name=mirrored", "--strategy.logical_cpus=2"], ["(21)", "(2)"]),
         (lambda tmp: [f"--model.name={tmp / 'no.py'}:network"], ["no.py", "no file"]),

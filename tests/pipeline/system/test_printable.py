@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenkeel.pipeline.system.printable import printable
+from evenkeel.pipeline.system.printable import one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,11 @@ from evenkeel.pipeline.system.printable import printable
 )
 def test_a_name_is_shown_with_escapes(name: str, shown: str) -> None:
     assert printable(name) == shown
+
+
+def test_a_message_keeps_its_spaces_and_backslashes() -> None:
+    assert one_line(" group '\\d+' of a\n\x1b[31mb ") == " group '\\d+' of a\\n\\x1b[31mb "
+    assert one_line(os.fsdecode(b"caf\xe9")) == "caf\\xe9"
 
 
 @given(st.binary(max_size=12))
