@@ -69,7 +69,7 @@ def is_held(path: str) -> bool:
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the latter for NAME/lock if NAME is a file
         return False
     except OSError:
         return True

@@ -56,6 +56,13 @@ def test_an_entry_is_removed_with_all_that_belongs_to_it(pets: str, cache: pathl
     assert len(open_pictures(pets).index.kept_rows) == 6
 
 
+def test_an_entry_that_is_a_file_is_removed(cache: pathlib.Path) -> None:
+    (cache / "decoded").mkdir(parents=True)
+    (cache / "decoded" / "0123").write_bytes(b"pixels")
+    assert remove_entry(find(cache / "decoded" / "0123"))
+    assert list((cache / "decoded").iterdir()) == []
+
+
 def test_what_a_process_uses_or_writes_is_not_removed(pets: str) -> None:
     directory = open_pictures(pets).directory
     assert is_used(directory)
