@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -26,7 +27,8 @@ from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.sources.cache_dir import cache_dir
 from evenkeel.pipeline.sources.cache_entries import use_entry
-from evenkeel.pipeline.system.atomic_write import atomic_write
+from evenkeel.pipeline.system.atomic_write import TEMPORARY, atomic_write
+from evenkeel.pipeline.system.file_lock import exclusive_lock
 
 FORMAT_VERSION = 1  # raised when decoding or scaling gives other pixels: older files are then written again
 IDENTITY_BYTES, CHECKSUM_BYTES = 16, 4
@@ -97,13 +99,15 @@ def write_decoded(file: DecodedFile, batches: Iterable[np.ndarray]) -> None:
     """Stores batches of images, uint8 [b, height, width, channels]; if that is not possible, a warning says so."""
     checksum = google_crc32c.Checksum()
     try:
-        os.makedirs(os.path.dirname(file.path), exist_ok=True)
-        with atomic_write(file.path) as stored:
-            for images in batches:
-                pixels = images.tobytes()
-                checksum.update(pixels)
-                stored.write(pixels)
-            stored.write(file.identity + checksum.digest())
+        with exclusive_lock(file.path):
+            for leftover in glob.glob(f"{glob.escape(file.path)}.*{TEMPORARY}"):  # of killed processes
+                os.unlink(leftover)
+            with atomic_write(file.path) as stored:
+                for images in batches:
+                    pixels = images.tobytes()
+                    checksum.update(pixels)
+                    stored.write(pixels)
+                stored.write(file.identity + checksum.digest())
         use_entry(file.path, file.source)
     except OSError as error:
         logging.warning(

@@ -14,6 +14,7 @@ import os
 import shutil
 
 from evenkeel.pipeline.sources.cache_dir import cache_dir
+from evenkeel.pipeline.system.atomic_write import TEMPORARY
 from evenkeel.pipeline.system.file_lock import exclusive_lock, hold_shared, is_held, lock_file
 
 # {directory in the cache: kind of its entries}. Nothing else in the cache is listed or removed.
@@ -123,7 +124,7 @@ def _describe(path: str, kind: str) -> CacheEntry:
     source, in_use = _read_source(path), _is_in_use(path)
     gone = os.path.isabs(source) and not os.path.exists(source)
     earlier = kind == "folder" and not source
-    leftover = path.endswith((UNFINISHED, REMOVED))
+    leftover = path.endswith((UNFINISHED, REMOVED, TEMPORARY))
     files = [os.path.join(directory, name) for directory, _, names in os.walk(path) for name in names] or [path]
     return CacheEntry(
         path=path,

@@ -13,6 +13,8 @@ import secrets
 from collections.abc import Iterator
 from typing import IO
 
+TEMPORARY = ".tmp"  # ending of a file that is not complete; a killed process leaves it behind
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
@@ -23,7 +25,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     URL that tf.io.gfile knows.
     """
     path = os.fspath(path)
-    temporary = f"{path}.{secrets.token_hex(8)}.tmp"
+    temporary = f"{path}.{secrets.token_hex(8)}{TEMPORARY}"
     if "://" in path:
         with _atomic_write_remote(temporary, path) as file:
             yield file

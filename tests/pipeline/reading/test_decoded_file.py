@@ -139,6 +139,16 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path: p
     assert np.array_equal(np.concatenate(list(batches)), images[0])
 
 
+def test_leftovers_of_killed_processes_are_removed(pets: Dataset, tmp_path: pathlib.Path) -> None:
+    cached_lines(pets)
+    leftover = pathlib.Path(f"{only_file(tmp_path)}.0123456789abcdef.tmp")
+    leftover.write_bytes(b"half of the images")
+    assert [entry.path for entry in list_entries() if entry.stale] == [str(leftover)]
+    make_folder(tmp_path / "pets", "cat/4.png")
+    cached_lines(load_pets(tmp_path))
+    assert not leftover.exists()
+
+
 def test_batches_of_any_size_come_back_in_order(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded_file, "CHUNK_IMAGES", 4)
     images = np.random.default_rng(0).integers(0, 256, (11, 2, 3, 1), np.uint8)
