@@ -37,6 +37,7 @@ from evenkeel.pipeline.prepare.storage_format import (
     stored_format,
 )
 from evenkeel.pipeline.sources.examples import Examples
+from evenkeel.pipeline.sources.fingerprint import READ_ERRORS, read_error
 from evenkeel.pipeline.system.atomic_write import atomic_write
 
 HEADER_READ_BYTES = 160  # enough to tell the type of a file and the bits of a PNG
@@ -287,7 +288,10 @@ def largest_sample_bits(examples: Examples, max_pixels: int) -> int:
     found = 0
     if examples.shapes is None:
         for row in range(len(examples.label)):
-            start = examples.read(row, HEADER_READ_BYTES)
+            try:
+                start = examples.read(row, HEADER_READ_BYTES)
+            except READ_ERRORS:  # it is left out with this reason when it is to be stored
+                continue
             if find_sample_bits(start) or needs_conversion(start):
                 contents = read_as_stored(examples, row, max_pixels)
                 found = max(found, 0 if isinstance(contents, ValueError) else find_sample_bits(contents))
@@ -309,11 +313,13 @@ def _read_ahead(examples: Examples, rows: list[int], max_pixels: int) -> Iterato
 
 
 def read_as_stored(examples: Examples, row: int, max_pixels: int) -> bytes | ValueError:
-    """The bytes of an image, converted if TensorFlow cannot decode them; an error if they cannot be converted."""
-    contents = examples.read(row)
-    if examples.shapes is not None or not needs_conversion(contents):
-        return contents
+    """The bytes of an image, converted if TensorFlow cannot decode them; an error if this fails."""
     try:
+        contents = examples.read(row)
+        if examples.shapes is not None or not needs_conversion(contents):
+            return contents
         return to_png(contents, max_pixels)
+    except READ_ERRORS as error:
+        return ValueError(read_error(error))
     except ValueError as error:
         return error

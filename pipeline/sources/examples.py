@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from evenkeel.pipeline.index.features import find_features, parse_example
 from evenkeel.pipeline.index.tfrecord import read_records, shard_lengths
-from evenkeel.pipeline.sources.fingerprint import file_state
+from evenkeel.pipeline.sources.fingerprint import try_state
 from evenkeel.pipeline.sources.image_folder import FolderFiles, class_names
 from evenkeel.pipeline.system.printable import printable
 
@@ -78,7 +78,7 @@ def locate_folder_images(root: str, files: FolderFiles) -> Examples:
     classes = tuple(class_names(files))
     number_of = {name: number for number, name in enumerate(classes)}
     paths = [os.path.join(root, path) for path in class_of]
-    states = [file_state(path) for path in paths]
+    states = [try_state(path) for path in paths]
     ends = np.cumsum([len(paths) for paths in files.values()])
     return Examples(
         name="folder",
@@ -86,7 +86,7 @@ def locate_folder_images(root: str, files: FolderFiles) -> Examples:
         files=tuple(paths),
         file=np.arange(len(paths)),
         offset=np.zeros(len(paths), np.int64),
-        length=np.array([length for length, *_ in states], np.int64),
+        length=np.array([state[0] if state else 0 for state in states], np.int64),
         label=np.array([number_of[name] for name in class_of.values()], np.int64),
         names=[printable(path) for path in class_of],
         splits={split: np.arange(end - len(files[split]), end) for split, end in zip(files, ends, strict=True)},

@@ -18,14 +18,13 @@ import os
 from collections.abc import Generator, Iterator
 
 import numpy as np
-import tensorflow as tf
 
 from evenkeel.pipeline.index.features import Features
 from evenkeel.pipeline.index.index import COLUMNS, Index
 from evenkeel.pipeline.index.split_rows import SplitRows, consecutive_splits
 from evenkeel.pipeline.sources.cache_dir import cache_dir, cache_errors
 from evenkeel.pipeline.sources.cache_entries import is_used, use_entry
-from evenkeel.pipeline.sources.fingerprint import file_state
+from evenkeel.pipeline.sources.fingerprint import try_state
 from evenkeel.pipeline.sources.image_folder import FolderFiles, class_names
 from evenkeel.pipeline.sources.read_batches import (
     UNKNOWN_STATE,
@@ -132,11 +131,8 @@ def _hash(path: str) -> bytes:
 
 
 def _state(path: str) -> tuple[int, ...]:
-    try:
-        state = file_state(path)
-    except (OSError, tf.errors.OpError):  # reading it says why
-        return UNKNOWN_STATE
-    return state if len(state) == len(UNKNOWN_STATE) else (*state, *UNKNOWN_STATE[len(state) :])
+    state = try_state(path)
+    return (*state, *UNKNOWN_STATE[len(state) :])
 
 
 def _copy_files(

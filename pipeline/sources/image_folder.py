@@ -22,7 +22,7 @@ from evenkeel.pipeline.images.file_type import (
     UNREAD_SUFFIXES,
     file_type,
 )
-from evenkeel.pipeline.sources.fingerprint import fingerprint_files, read_file
+from evenkeel.pipeline.sources.fingerprint import fingerprint_files, read_file, try_state
 from evenkeel.pipeline.sources.split_names import TEST, TRAIN, VALIDATION, split_role
 from evenkeel.pipeline.system.printable import printable
 
@@ -54,7 +54,7 @@ def folder_fingerprint(root: str, files: FolderFiles) -> str:
     """16 hex digits for the current contents of the `files` of a folder."""
     root = root if "://" in root else os.path.realpath(root)  # one copy, whatever the spelling of the path
     return fingerprint_files(
-        repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths]
+        repr([root, files]), [os.path.join(root, path) for paths in files.values() for path in paths], try_state
     )
 
 

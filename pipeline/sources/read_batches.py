@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from evenkeel.pipeline.config import parse_color
 from evenkeel.pipeline.images.convert import needs_conversion, to_png
@@ -20,7 +19,7 @@ from evenkeel.pipeline.images.exif import read_orientation
 from evenkeel.pipeline.images.header import Header
 from evenkeel.pipeline.index.build_index import check_image, undecodable_reason
 from evenkeel.pipeline.index.measure_images import measure_images
-from evenkeel.pipeline.sources.fingerprint import read_file
+from evenkeel.pipeline.sources.fingerprint import READ_ERRORS, read_error, read_file
 from evenkeel.pipeline.system.cpu import cores
 from evenkeel.pipeline.system.parallel_map import parallel_map
 
@@ -100,9 +99,8 @@ def _read_batch(
             found.append(_Found(path, state, contents, *check_image(contents, conditions.max_pixels)))
         except ValueError as error:
             rejected[path] = state, str(error)
-        except (OSError, tf.errors.OpError) as error:
-            reason = getattr(error, "strerror", None) or getattr(error, "message", None) or type(error).__name__
-            rejected[path] = UNKNOWN_STATE, f"cannot be read: {' '.join(str(reason).split())}"
+        except READ_ERRORS as error:
+            rejected[path] = UNKNOWN_STATE, read_error(error)
     background = parse_color("data.background", conditions.background)
     orientations = [read_orientation(file.contents) for file in found]
     measured = measure_images(

@@ -218,6 +218,14 @@ def test_what_cannot_be_read_as_a_file_is_named_and_not_opened(
     ]
 
 
+@pytest.mark.parametrize("cache", ["none", "raw:8"])
+def test_a_link_that_leads_nowhere_is_one_image_that_is_skipped(cache: str, tmp_path: pathlib.Path) -> None:
+    root = make_folder(tmp_path / "pets", "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    os.symlink("nowhere", f"{root}/cat/3.png")
+    data = load_dataset(DataConfig(source=root, image_size=8, cache=cache, max_corrupt_fraction=0.5))
+    assert len(data.train) + len(data.validation) == 4
+
+
 def test_folders_of_the_system_are_passed_over(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     root = make_folder(
         tmp_path / "pets",
