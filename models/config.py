@@ -52,7 +52,7 @@ class ModelConfig:
     name: str = option(
         "resnet9",
         "cnn | resnet9 | resnet18 | resnet34 | resnet50 | path/to/file.py:function, called with (input_shape, classes),"
-        " returning a functional Keras model",
+        " returning a Keras model",
     )
     width: int = option(0, "channels of the first convolution; 0: 32 for cnn and resnet9, 64 for resnet18 to resnet50")
     stem: str = option(

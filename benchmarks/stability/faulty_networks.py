@@ -130,8 +130,8 @@ def change_layers(change: Callable, **options: Any) -> Callable:
     return functools.partial(clone_with, functools.partial(change, **options))
 
 
-def append_activation(activation: str) -> Callable:
-    return functools.partial(append_layers, [lambda: layers.Activation(activation, name="output")])
+def append_activation(*activations: str) -> Callable:
+    return functools.partial(append_layers, [functools.partial(layers.Activation, each) for each in activations])
 
 
 def scale_logits_and_back(factor: float) -> Callable:
@@ -156,7 +156,7 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
     "unnormalized": change_layers(remove_batch_norm),
     "slow_norm_4": change_layers(set_batch_norm_momentum, momentum=0.9999),
     "slow_norm_3": change_layers(set_batch_norm_momentum, momentum=0.999),
-    "softmax": append_activation("softmax"),
+    "softmax": append_activation("softmax", "softmax"),  # one is common, and the factory takes it off
     "relu_output": append_activation("relu"),
     "tanh_output": append_activation("tanh"),
     "large_logits": scale_logits_and_back(300.0),

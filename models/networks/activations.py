@@ -11,6 +11,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from evenkeel.models.networks.layers import is_users_own
+
+OPERATIONS = {"nn.softmax": "softmax", "math.sigmoid": "sigmoid", "nn.sigmoid": "sigmoid", "sigmoid": "sigmoid"}
 ASYMPTOTE_INPUT = 50.0  # every activation in use has reached its asymptote at this distance from zero
 
 
@@ -31,6 +34,18 @@ def activation_function(layer: keras.layers.Layer) -> Callable | None:
     """The elementwise function that the layer applies last; None if it has none."""
     is_activation_layer = isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))
     return layer.call if is_activation_layer else getattr(layer, "activation", None)
+
+
+def named_activation(layer: keras.layers.Layer) -> str:
+    """ "softmax" or "sigmoid" if the layer ends in one of them; "" for any other layer, and for the user's own."""
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    if hasattr(layer, "symbol"):  # an operation of TensorFlow that is called in a functional model
+        return OPERATIONS.get(layer.symbol, "")
+    function = None if is_users_own(layer) else getattr(layer, "activation", None)
+    if function in (keras.activations.softmax, tf.nn.softmax):
+        return "softmax"
+    return "sigmoid" if function in (keras.activations.sigmoid, tf.nn.sigmoid) else ""
 
 
 def _limit(near: float, far: float) -> float | None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import pathlib
 
 import tensorflow as tf
 import tf_keras as keras
@@ -14,6 +12,7 @@ from evenkeel.models.networks.blocks import ConvNormAct
 from evenkeel.models.networks.cnn import cnn
 from evenkeel.models.networks.resnet import resnet, resnet9
 from evenkeel.models.networks.surgery import apply_patches
+from evenkeel.models.networks.users_network import create_users_network, one_line
 from evenkeel.pipeline.errors import UsageError
 
 
@@ -29,7 +28,7 @@ def create_network(config: ModelConfig, input_shape: tuple[int, int, int], class
 
 def _create_unpatched(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     if ":" in config.name:
-        return _create_user_network(config.name, input_shape, classes)
+        return create_users_network(config.name, input_shape, classes)
     if config.spectral_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise UsageError(
             "model.spectral_norm writes kernels in the forward pass, which several replicas cannot do:"
@@ -39,7 +38,7 @@ def _create_unpatched(config: ModelConfig, input_shape: tuple[int, int, int], cl
         return _create_builtin_network(config, input_shape, classes)
     except ValueError as error:  # Keras raises it when a layer's output would be empty
         raise UsageError(
-            f"model.name={config.name} cannot be built for images of {input_shape}: {_one_line(error)};"
+            f"model.name={config.name} cannot be built for images of {input_shape}: {one_line(error)};"
             " use larger images."
         ) from error
 
@@ -60,40 +59,3 @@ def _create_builtin_network(config: ModelConfig, input_shape: tuple[int, int, in
         )
     build = {"cnn": cnn, "resnet9": resnet9}[config.name]
     return build(input_shape, classes, width=config.width or 32, dropout=config.dropout, conv=conv)
-
-
-def _create_user_network(name: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    path, _, function = name.rpartition(":")
-    remedy = "it must be path/to/file.py:function, called with (input_shape, classes)."
-    if not pathlib.Path(path).is_file():
-        raise UsageError(f"model.name ({name}): there is no file {path}; {remedy}")
-    spec = importlib.util.spec_from_file_location("users_model", path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"model.name ({name}): {path} is not a Python file; {remedy}")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        build = getattr(module, function, None)
-        model = build(input_shape, classes) if callable(build) else None
-    except Exception as error:  # the user's code may raise anything; its message is shown in one line
-        message = f"model.name ({name}) failed with {type(error).__name__}: {_one_line(error)}; {remedy}"
-        raise UsageError(message) from error
-    if not callable(build):
-        raise UsageError(f"model.name ({name}): {path} has no function {function!r}; {remedy}")
-    if not isinstance(model, keras.Model) or not getattr(model, "_is_graph_network", False):
-        raise UsageError(
-            f"model.name ({name}) returned {type(model).__module__}.{type(model).__name__}:"
-            " it must return a functional model of tf_keras (import tf_keras as keras; keras.Model(inputs, outputs))."
-        )
-    if len(model.inputs) != 1 or tuple(model.input_shape[1:]) != tuple(input_shape):
-        raise UsageError(f"model.name ({name}) takes {model.input_shape}: it must take one image of {input_shape}.")
-    if len(model.outputs) != 1 or tuple(model.output_shape[1:]) != (classes,):
-        raise UsageError(
-            f"model.name ({name}) has outputs of shape {model.output_shape}; the data has {classes} classes:"
-            f" it must end in {classes} logits."
-        )
-    return model
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

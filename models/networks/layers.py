@@ -1,8 +1,9 @@
-"""Dropout with reproducible masks, tables of normalization and dropout layers, and the kernel of a layer."""
+"""Dropout with reproducible masks, tables of layers, and functions of a layer: its kernel, copy, place in a network."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -69,3 +70,47 @@ def kernel(layer: keras.layers.Layer) -> tf.Variable | None:
 def trainable_kernel(layer: keras.layers.Layer) -> tf.Variable | None:
     """The layer's kernel if it is trainable; None if it is frozen or the layer has none."""
     return next((v for v in layer.trainable_weights if "kernel" in v.name), None)
+
+
+def is_users_own(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is of a class of the user: what its `call` does cannot be seen from outside."""
+    return type(layer).__module__.partition(".")[0] not in ("tf_keras", "evenkeel")
+
+
+def is_functional(layer: keras.layers.Layer) -> bool:
+    """Whether the layer is a model with a graph of layers, such as a nested functional model."""
+    return isinstance(layer, keras.Model) and layer._is_graph_network
+
+
+def leaf_layers(network: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of `network` that have no layers inside, in order; also those inside of nested models and layers."""
+    return [
+        layer
+        for layer in network._flatten_layers(include_self=False)
+        if not any(True for _ in layer._flatten_layers(recursive=False, include_self=False))
+    ]
+
+
+def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A new layer with the same configuration and new weights; the same layer if its class is the user's own.
+
+    Few classes of users have a configuration that restores them.
+    """
+    if is_users_own(layer):
+        return layer
+    config = layer.get_config()
+    if isinstance(layer, keras.layers.BatchNormalization):
+        config["synchronized"] = layer.synchronized  # missing in Keras's own config
+    return layer.__class__.from_config(config)
+
+
+def first_call(network: keras.Model, layer: keras.layers.Layer) -> tuple[Any, Any]:
+    """(inputs, outputs) of the layer's first call in the functional model `network`, as Keras tensors.
+
+    A layer that networks share has calls in each of them.
+    """
+    for depth in sorted(network._nodes_by_depth, reverse=True):
+        for node in network._nodes_by_depth[depth]:
+            if node.layer is layer:
+                return node.input_tensors, node.outputs
+    raise ValueError(f"{network.name} does not call {layer.name}")

@@ -4,7 +4,8 @@
     for line in describe_edits(network, ("relu",)): print(line)
 
 The network is rebuilt layer by layer along its own graph. A layer keeps its weights if neither their shapes nor their
-initializers change.
+initializers change. Layers of the user's own classes stay as they are, and are shared with the old network: only their
+`call` knows what they are made of.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from evenkeel.models.networks.activations import asymptotes
-from evenkeel.models.networks.layers import DROPOUT_LAYERS, NORM_LAYERS, kernel
+from evenkeel.models.networks.layers import DROPOUT_LAYERS, NORM_LAYERS, copy_layer, is_functional, is_users_own, kernel
 
 layers = keras.layers
 LINEAR = keras.activations.linear
@@ -180,7 +181,9 @@ def _layer_edit(network: keras.Model, name: str, makes_output: bool = True) -> L
     patch = _PATCHES[name]
 
     def edit(layer: keras.layers.Layer) -> list[keras.layers.Layer] | None:
-        if not isinstance(layer, keras.Model):
+        if is_users_own(layer):
+            return None
+        if not is_functional(layer):
             return patch(layer, around)
         inner_edit = _layer_edit(layer, name, makes_output and not around.is_hidden(layer))
         changes = any(inner_edit(inner) is not None for inner in _layers_without_inputs(layer))
@@ -209,6 +212,8 @@ def _rebuild(network: keras.Model, edit: LayerEdit) -> keras.Model:
     rebuilt = keras.Model(inputs, tensors[str(id(network.outputs[0]))], name=network.name)
     for layer in network.layers:
         for new in new_layers.get(id(layer), []):
+            if new is layer:
+                continue
             same_shapes = [v.shape for v in new.weights] == [v.shape for v in layer.weights]
             if same_shapes and _initializers(new) == _initializers(layer):
                 new.set_weights(layer.get_weights())
@@ -220,16 +225,16 @@ def _layers_without_inputs(network: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _initializers(layer: keras.layers.Layer) -> dict[str, str]:
-    return {key: str(value) for key, value in layer.get_config().items() if key.endswith("_initializer")}
+    """{argument: initializer}; of a layer of the user's own, nothing is known."""
+    return (
+        {}
+        if is_users_own(layer)
+        else {key: str(value) for key, value in layer.get_config().items() if key.endswith("_initializer")}
+    )
 
 
 def _copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if isinstance(layer, keras.Model):
-        return keras.models.clone_model(layer)
-    config = layer.get_config()
-    if isinstance(layer, layers.BatchNormalization):
-        config["synchronized"] = layer.synchronized  # Keras omits it from the config
-    return layer.__class__.from_config(config)
+    return keras.models.clone_model(layer, clone_function=copy_layer) if is_functional(layer) else copy_layer(layer)
 
 
 def _with(layer: keras.layers.Layer, **changes: object) -> keras.layers.Layer:
@@ -244,7 +249,7 @@ def _describe(network: keras.Model, edit: LayerEdit, name: str, makes_output: bo
     lines = []
     for layer in network.layers:
         new = None if isinstance(layer, layers.InputLayer) else edit(layer)
-        if new is not None and isinstance(layer, keras.Model):
+        if new is not None and is_functional(layer):
             is_end = any(layer is each for each in ends)
             lines += _describe(layer, _layer_edit(layer, name, is_end), name, is_end)
         elif new is not None:

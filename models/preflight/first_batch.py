@@ -15,7 +15,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.networks.layers import NORM_LAYERS, trainable_kernel
+from evenkeel.models.networks.layers import NORM_LAYERS, first_call, is_functional, leaf_layers, trainable_kernel
 from evenkeel.models.training import build_model
 from evenkeel.pipeline.dataset import Dataset
 
@@ -53,9 +53,7 @@ class FirstBatchPass:
         self.classes = len(data.classes)
         self.model = build_model.wrap_network(config, data)
         self.network: keras.Model = self.model.get_layer(self.model.name)
-        self.layers = [
-            layer for layer in self.network._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)
-        ]
+        self.layers = leaf_layers(self.network)
         self.kernel_layers = [layer for layer in self.layers if trainable_kernel(layer) is not None]
         self.has_normalization = any(isinstance(layer, NORM_LAYERS) for layer in self.layers)
         self.variables = self.model.trainable_variables
@@ -63,7 +61,10 @@ class FirstBatchPass:
         self._loss_scale = FLOAT16_LOSS_SCALE if self.uses_float16 else 1.0
         normalized_images = self.model.get_layer("normalize")(self.images)
         self.first_layer_input = first_kernel_input(self.network, normalized_images)
-        taps = {layer.name: layer.get_output_at(0) for layer in self.network.layers if _has_one_output(layer)}
+        calls = {
+            layer.name: first_call(self.network, layer)[1] for layer in self.network.layers if not _is_input(layer)
+        }
+        taps = {name: output for name, output in calls.items() if keras.backend.is_keras_tensor(output)}
         tapped = keras.Model(self.network.inputs, {"logits": self.network.outputs[0], "outputs": taps})
         with tf.GradientTape() as tape:
             results = tapped(normalized_images, training=True)
@@ -114,12 +115,15 @@ class FirstBatchPass:
 
 
 def first_kernel_input(model: keras.Model, images: tf.Tensor) -> np.ndarray:
-    """Returns the input of the first layer with a kernel, float32, in training mode and after rescaling layers."""
+    """Returns the input of the first layer with a kernel, float32, in training mode and after rescaling layers.
+
+    Of a layer of the user's own, with layers inside that are not in the graph, it is the layer's own input.
+    """
     for layer in model.layers:
         if any("kernel" in v.name for v in layer.weights):
-            before = keras.Model(model.inputs, layer.get_input_at(0))
+            before = keras.Model(model.inputs, first_call(model, layer)[0])
             x = before(images, training=True)
-            return first_kernel_input(layer, x) if isinstance(layer, keras.Model) else tf.cast(x, tf.float32).numpy()
+            return first_kernel_input(layer, x) if is_functional(layer) else tf.cast(x, tf.float32).numpy()
     return tf.cast(images, tf.float32).numpy()
 
 
@@ -127,5 +131,5 @@ def l2_norm(x: tf.Tensor) -> float:
     return float(tf.norm(tf.cast(tf.convert_to_tensor(x), tf.float32)))
 
 
-def _has_one_output(layer: keras.layers.Layer) -> bool:
-    return not isinstance(layer, layers.InputLayer) and keras.backend.is_keras_tensor(layer.get_output_at(0))
+def _is_input(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, layers.InputLayer)

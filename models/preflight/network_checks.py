@@ -14,8 +14,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.networks.activations import asymptotes
-from evenkeel.models.networks.layers import DROPOUT_LAYERS
+from evenkeel.models.networks import surgery
+from evenkeel.models.networks.activations import asymptotes, named_activation
+from evenkeel.models.networks.layers import DROPOUT_LAYERS, is_functional
 from evenkeel.models.optim import schedules
 from evenkeel.models.preflight.first_batch import FirstBatchPass, l2_norm
 from evenkeel.models.preflight.signal_propagation import check_signal_propagation
@@ -97,17 +98,26 @@ def check_frozen_layers(batch_pass: FirstBatchPass) -> Finding:
 
 
 def check_output(batch_pass: FirstBatchPass) -> Finding:
-    """Whether the outputs are logits: the last activation is unbounded, and the outputs do not sum to 1."""
-    last = batch_pass.network.layers[-1]
-    activation = getattr(last, "activation", None)
+    """Whether the outputs are logits: no activation at the end is bounded, and the outputs do not sum to 1.
+
+    Networks that end in one softmax, or one sigmoid for two classes, end in logits here: see `networks/outputs.py`.
+    """
+    ends = _end_layers(batch_pass.network)
+    bounded = [each for each in ends if asymptotes(each) not in (None, (None, None)) or named_activation(each)]
     sums = batch_pass.logits.sum(1)
     probabilities = bool((batch_pass.logits >= 0).all() and np.abs(sums - 1).max() < 1e-2)
-    bounded = asymptotes(last) not in (None, (None, None))
+    # An activation inside of a user's own `call` shows in its outputs only. Outputs of 0 alone may be the initial ones.
+    cut_off = bool((batch_pass.logits >= 0).all() and (batch_pass.logits == 0).any() and (batch_pass.logits > 0).any())
+    shown = (
+        ", and its outputs sum to 1" if probabilities else ", and none of its outputs is negative" if cut_off else ""
+    )
+    last = (bounded or ends)[-1]
+    activation = getattr(last, "activation", None)
     name = getattr(activation, "__name__", type(last).__name__) if activation else type(last).__name__
     return Finding(
         "output",
-        not (probabilities or activation is keras.activations.softmax or bounded),
-        f"the network ends in {last.name} ({name})" + (", and its outputs sum to 1" if probabilities else ""),
+        not (probabilities or bounded or cut_off),
+        f"the network ends in {last.name} ({name}){shown}",
         "the loss takes logits, which are unbounded",
         "Remove the last activation.",
         {"least": float(batch_pass.logits.min()), "largest": float(batch_pass.logits.max())},
@@ -201,6 +211,12 @@ def check_precision(batch_pass: FirstBatchPass) -> Finding:
         {"largest": largest, "finite": float(finite)},
         ("precision",) if float16 else ("initialization",),
     )
+
+
+def _end_layers(network: keras.Model) -> list[keras.layers.Layer]:
+    """The last layer with a kernel and all after it, also inside of a nested functional model."""
+    ends = surgery.output_layers(network)
+    return [each for layer in ends for each in (_end_layers(layer) if is_functional(layer) else [layer])]
 
 
 def _batch_norms(batch_pass: FirstBatchPass) -> list[keras.layers.Layer]:

@@ -18,7 +18,7 @@ import tf_keras as keras
 
 from evenkeel.models.networks.activations import asymptotes
 from evenkeel.models.networks.autograph import call_with_autograph
-from evenkeel.models.networks.layers import trainable_kernel
+from evenkeel.models.networks.layers import first_call, leaf_layers, trainable_kernel
 
 LAYER_STATS_IMAGES = 8  # images of a replica's batch, in inference mode: 1/16 of a forward pass over 128 images
 STEP_STATS = ("inference_loss", "training_loss", "noise_scale")
@@ -48,7 +48,7 @@ class LayerStats:
           parts: number of parts in which a step processes its batch, one after another.
         """
         self._parts = parts
-        layers = [layer for layer in network._flatten_layers(include_self=False) if not isinstance(layer, keras.Model)]
+        layers = leaf_layers(network)
         self._kernels = {layer.name: kernel for layer in layers if (kernel := trainable_kernel(layer)) is not None}
         # Compared by identity: names need not be unique.
         self._kernel_indices = [
@@ -58,7 +58,9 @@ class LayerStats:
         # Only layers that the network itself calls have an output in its graph; layers of a nested model have none.
         layer_asymptotes = [(layer, asymptotes(layer)) for layer in network.layers]
         taps = {
-            layer.name: (layer.get_output_at(0), bounds) for layer, bounds in layer_asymptotes if bounds is not None
+            layer.name: (first_call(network, layer)[1], bounds)
+            for layer, bounds in layer_asymptotes
+            if bounds is not None
         }
         self._bounds = [bounds for _, bounds in taps.values()]
         outputs = {"logits": network.outputs[0], "activations": [output for output, _ in taps.values()]}

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models.networks.layers import Dropout
+from evenkeel.models.networks.layers import Dropout, copy_layer
 from evenkeel.models.networks.normalize import Normalize, Standardize
 from evenkeel.models.optim import losses, schedules
 from evenkeel.models.optim.averaging import WeightAverages
@@ -88,7 +88,8 @@ class StableModel(keras.Model):
 
         Args:
           network: normalized images [b, h, w, c] -> logits [b, classes]. Keras's Dropout layers are replaced by layers
-            with masks that are keyed by (seed, layer, step, replica).
+            with masks that are keyed by (seed, layer, step, replica). Layers of your own classes are not copied but
+            shared, and Dropout inside of them stays Keras's.
           mean, std: one number per channel, in units of 0..255; without them pixels are not changed.
           seed: seed of dropout masks and mixing.
           standardize: normalize each image by its own mean and standard deviation instead.
@@ -270,10 +271,7 @@ class StableModel(keras.Model):
 def _clone_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
     if type(layer) is keras.layers.Dropout:
         return Dropout(layer.rate, layer.noise_shape, name=layer.name)
-    config = layer.get_config()
-    if isinstance(layer, keras.layers.BatchNormalization):
-        config["synchronized"] = layer.synchronized  # missing in Keras's own config
-    return layer.__class__.from_config(config)
+    return copy_layer(layer)
 
 
 def _replicated_variable(value: float, dtype: tf.DType, name: str) -> tf.Variable:

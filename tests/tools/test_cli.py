@@ -74,7 +74,7 @@ def users_model(path: pathlib.Path, body: str) -> str:
         (lambda tmp: ["--data.train_split=trian"], ["'trian'", "train (300)"]),
         (lambda tmp: ["--batch_size=21", "--strategy.name=mirrored", "--strategy.logical_cpus=2"], ["(21)", "(2)"]),
         (lambda tmp: [f"--model.name={tmp / 'no.py'}:network"], ["no.py", "no file"]),
-        (lambda tmp: [f"--model.name={users_model(tmp / 'm.py', 'return 3')}"], ["builtins.int", "functional"]),
+        (lambda tmp: [f"--model.name={users_model(tmp / 'm.py', 'return 3')}"], ["builtins.int", "tf_keras"]),
         (lambda tmp: [f"--model.name={users_model(tmp / 'w.py', SEVEN)}"], ["(None, 7)", "10 classes"]),
     ],
 )

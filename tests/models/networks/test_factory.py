@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -80,68 +79,3 @@ def test_spectral_normalization_is_refused_on_two_replicas() -> None:
     devices = strategy.create_strategy(StrategyConfig(name="mirrored", logical_cpus=2))
     with devices.scope(), pytest.raises(UsageError, match=r"model\.spectral_norm .* --strategy\.name=one"):
         create("cnn", spectral_norm=True)
-
-
-BROKEN = """
-import tf_keras as keras
-layers = keras.layers
-class Subclassed(keras.Model):
-    def call(self, images): return images
-def raises(shape, classes): raise RuntimeError("two\\nlines")
-def misspelled(shape, classes): return layers.Conv3x()
-def nothing(shape, classes): pass
-def subclassed(shape, classes): return Subclassed()
-def one_argument(shape): pass
-def other_input(shape, classes):
-    x = keras.Input((3, 3, 3)); return keras.Model(x, layers.Dense(classes)(layers.Flatten()(x)))
-def two_inputs(shape, classes):
-    x, y = keras.Input(shape), keras.Input(shape)
-    return keras.Model([x, y], layers.Dense(classes)(layers.Flatten()(x + y)))
-def too_few(shape, classes):
-    x = keras.Input(shape); return keras.Model(x, layers.Dense(classes - 1)(layers.Flatten()(x)))
-def a_map(shape, classes):
-    x = keras.Input(shape); return keras.Model(x, layers.Dense(classes)(x))
-"""
-
-
-@pytest.mark.parametrize(
-    ("function", "error"),
-    [
-        ("absent", "has no function 'absent'; it must be path/to/file.py:function"),
-        ("raises", "failed with RuntimeError: two lines; it must be"),
-        ("misspelled", "failed with AttributeError: module .* has no attribute 'Conv3x'"),
-        ("one_argument", "failed with TypeError: .* called with"),
-        ("nothing", r"returned builtins\.NoneType: it must return a functional model of tf_keras"),
-        ("subclassed", r"returned users_model\.Subclassed: it must return a functional model"),
-        ("other_input", r"takes \(None, 3, 3, 3\): it must take one image of \(16, 16, 3\)"),
-        ("two_inputs", r"it must take one image of \(16, 16, 3\)"),
-        ("too_few", r"outputs of shape \(None, 9\); the data has 10 classes: it must end in 10 logits"),
-        ("a_map", r"outputs of shape \(None, 16, 16, 10\)"),
-    ],
-)
-def test_the_error_of_a_users_function_is_one_line_with_its_name(
-    function: str, error: str, tmp_path: pathlib.Path
-) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text(BROKEN)
-    with pytest.raises(UsageError, match=error) as raised:
-        create(f"{file}:{function}")
-    assert f"{file}:{function}" in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [
-        (None, r"there is no file .*mine\.py; it must be path/to/file\.py:function"),
-        ("def broken(:", "failed with SyntaxError"),
-        ("import nowhere_to_be_found", "failed with ModuleNotFoundError"),
-        ("import os; os.nothing", "failed with AttributeError"),
-    ],
-)
-def test_the_error_of_a_users_file_is_one_line(content: str | None, error: str, tmp_path: pathlib.Path) -> None:
-    if content:
-        (tmp_path / "mine.py").write_text(content)
-    with pytest.raises(UsageError, match=error) as raised:
-        create(f"{tmp_path / 'mine.py'}:function")
-    assert "\n" not in str(raised.value)

@@ -103,7 +103,7 @@ halved, shallow_and_halved = variant(stack, dropout=0.5), variant(stack, depth=1
 rescaled = variant(stack, before=lambda x: layers.Rescaling(1 / 255)(x))
 own_norm = variant(stack, before=lambda x: layers.BatchNormalization(momentum=0.9)(x))
 arithmetic = variant(stack, before=lambda x: x / 127.5 - 1)
-probabilities, squashed = variant(stack, last="softmax"), variant(stack, last="sigmoid")
+squashed = variant(stack, last="sigmoid")
 cut_off, bounded = variant(stack, last="relu"), variant(stack, last="tanh")
 small = variant(stack, initializer=keras.initializers.RandomNormal(stddev=1e-4, seed=0))
 large = variant(stack, initializer=keras.initializers.RandomNormal(stddev=3.0, seed=0))
@@ -117,6 +117,41 @@ slow = variant(stack, norm=slow_norm)
 jumpy = variant(stack, norm=variant(layers.BatchNormalization, momentum=0.1))
 dropped, penalised = variant(stack, dropout=0.9), variant(stack, penalty=10.0)
 lightly_penalised = variant(stack, penalty=5e-4)
+
+
+def probabilities(shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """A softmax of a softmax: the factory takes one of them off."""
+    network = stack(shape, classes, last="softmax")
+    return keras.Model(network.inputs, layers.Softmax()(network.outputs[0]))
+
+
+class Own(keras.Model):
+    """A subclassed model, with a call of its own."""
+
+    def __init__(self, classes: int, last: str | None = None) -> None:
+        super().__init__()
+        self.blocks = [layers.Conv2D(8, 3, 2, activation="relu", name=f"conv{index}") for index in range(2)]
+        self.norm, self.drop = layers.BatchNormalization(momentum=0.9), layers.Dropout(0.2)
+        self.flatten, self.head = layers.Flatten(), layers.Dense(classes, activation=last, name="logits")
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        if training:
+            x = self.drop(x, training=True)
+        return self.head(self.flatten(self.norm(x, training=training)))
+
+
+def subclassed(shape: tuple[int, int, int], classes: int, last: str | None = None) -> keras.Model:
+    return Own(classes, last)
+
+
+subclassed_softmax, subclassed_relu = variant(subclassed, last="softmax"), variant(subclassed, last="relu")
+
+
+def nested_subclassed(shape: tuple[int, int, int], classes: int) -> keras.Model:
+    inputs = keras.Input(shape)
+    return keras.Model(inputs, Own(classes)(inputs))
 
 
 def frozen(shape: tuple[int, int, int], classes: int) -> keras.Model:

@@ -28,6 +28,9 @@ SOUND = [
     "gated",
     "cnn",
     "resnet18",
+    "subclassed",
+    "nested_subclassed",
+    "subclassed_softmax",
 ]
 
 
@@ -47,6 +50,7 @@ def test_sound_networks_pass_all_checks(network: str, data: Dataset) -> None:
         ("squashed", "output", "output_activation"),
         ("cut_off", "output", "output_activation"),
         ("bounded", "output", "output_activation"),
+        ("subclassed_relu", "output", "output_activation"),
         ("large", "initial_loss", "initialization"),
         ("frozen", "frozen_layers", "frozen_layers"),
         ("dropped", "dropout", "dropout"),
