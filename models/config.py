@@ -34,7 +34,14 @@ PATCHES = (
     "no_dropout",
     "no_penalty",
 )
-OPTIMIZERS = ("sgd", "sgdw", "adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
+OPTIMIZERS = (
+    *("sgd", "sgdw", "adam", "adamw", "nadam", "rmsprop", "adagrad", "adadelta"),
+    *("lamb", "radam", "lookahead", "novograd"),  # of tensorflow-addons
+)
+# Defaults that depend on the optimizer; those of rmsprop and adadelta are Keras's.
+MOMENTUM = {"sgd": 0.9, "sgdw": 0.9, "rmsprop": 0.0}
+BETA_2 = {"rmsprop": 0.9, "adadelta": 0.95}
+OWN_DEFAULT = -1.0
 SCHEDULES = ("constant", "cosine", "one_cycle", "step", "polynomial", "restarts")
 STRATEGIES = ("auto", "one", "mirrored", "multiworker")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
@@ -107,7 +114,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer and its learning-rate schedule. The Adam family has Keras's defaults.
+    """The optimizer and its learning-rate schedule. All but sgd have Keras's defaults, except for the learning rate.
 
     Example:
 
@@ -116,21 +123,23 @@ class OptimizerConfig:
 
     name: str = option(
         "sgd",
-        "sgd | sgdw | adam | adamw | rmsprop | lamb | radam | lookahead (around radam) | novograd; the last four need"
-        " tensorflow-addons",
+        "sgd | sgdw | adam | adamw | nadam | rmsprop | adagrad | adadelta | lamb | radam | lookahead (around radam) |"
+        " novograd; the last four need tensorflow-addons",
     )
     learning_rate: float = option(0.1, "peak learning rate for the global batch")
     scaling: str = option(
         "none", "how the learning rate grows with the global batch: none | linear | sqrt, relative to reference_batch"
     )
     reference_batch: int = option(256, "global batch that learning_rate is meant for; used by scaling")
-    momentum: float = option(0.9, "sgd, sgdw, rmsprop: momentum")
+    momentum: float = option(OWN_DEFAULT, "momentum of sgd and sgdw (-1: 0.9) and of rmsprop (-1: 0)")
     nesterov: bool = option(True, "sgd, sgdw: use Nesterov momentum")
-    beta_1: float = option(0.9, "adam, adamw, lamb, radam, lookahead, novograd: decay of the first moment")
+    beta_1: float = option(0.9, "adam, adamw, nadam, lamb, radam, lookahead, novograd: decay of the first moment")
     beta_2: float = option(
-        0.999, "adam, adamw, lamb, radam, lookahead, novograd, rmsprop (rho): decay of the second moment"
+        OWN_DEFAULT,
+        "decay of the second moment, for rmsprop and adadelta called rho; -1: 0.9 for rmsprop, 0.95 for adadelta,"
+        " 0.999 for all others",
     )
-    epsilon: float = option(1e-7, "adam, adamw, lamb, radam, lookahead, novograd, rmsprop: added to the denominator")
+    epsilon: float = option(1e-7, "all but sgd and sgdw: added to the denominator")
     weight_decay: float = option(
         0.0,
         "decoupled weight decay, multiplied by the learning rate; not on biases and norms (model.l2 is the coupled"
@@ -158,6 +167,9 @@ class OptimizerConfig:
         for name in ("learning_rate", "epsilon", "power", "restart_epochs"):
             value = getattr(self, name)
             require(0 < value < float("inf"), f"optimizer.{name} ({value}) must be positive and finite.")
+        for name, defaults, default in (("momentum", MOMENTUM, 0.9), ("beta_2", BETA_2, 0.999)):
+            if getattr(self, name) == OWN_DEFAULT:
+                object.__setattr__(self, name, defaults.get(self.name, default))
         for name in ("momentum", "beta_1", "beta_2"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} ({value}) must lie in [0, 1).")

@@ -67,3 +67,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
 }
+
+# `--keras_defaults`: the rates of Keras's optimizers; those of tensorflow-addons have 0.001 as well.
+KERAS_LEARNING_RATES = {"sgd": 0.01, "sgdw": 0.01}
+KERAS_LEARNING_RATE = 0.001
+
+
+def keras_defaults(optimizer: str) -> dict[str, Any]:
+    """The options with which a network trains here as in Keras's `compile` and `fit`, with this optimizer."""
+    rate = KERAS_LEARNING_RATES.get(optimizer, KERAS_LEARNING_RATE)
+    plain_momentum = {"momentum": 0.0, "nesterov": False} if optimizer in KERAS_LEARNING_RATES else {}
+    decay = {"weight_decay": 0.004} if optimizer == "adamw" else {}
+    schedule = {"schedule": "constant", "warmup_epochs": 0.0}
+    return {"data": {"batch_size": 32}, "optimizer": {"learning_rate": rate, **schedule, **plain_momentum, **decay}}

@@ -1,7 +1,9 @@
 """absl flags made from the configuration dataclasses.
 
     define_flags(TrainConfig)
-    config = config_from_flags(TrainConfig)    # defaults < preset < --config file < flags given; later values win
+    config = config_from_flags(TrainConfig)
+
+Defaults < --keras_defaults < preset < --config file < flags given: later values win.
 
 Imports no TensorFlow, so `--help` and errors in flags are instant.
 """
@@ -18,12 +20,12 @@ from typing import Any
 from absl import flags
 
 from evenkeel.models import config as configs
-from evenkeel.models.presets import PRESETS
+from evenkeel.models.presets import PRESETS, keras_defaults
 from evenkeel.pipeline.errors import UsageError, one_of, require
 
 FLAGS = flags.FLAGS
 SHORT_NAMES = {"batch_size": "data.batch_size"}
-PRESET_FLAGS = ("preset", "config", "list_presets", "print_config")
+PRESET_FLAGS = ("preset", "config", "keras_defaults", "list_presets", "print_config")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,11 @@ def define_flags(config_class: type, presets: bool = True) -> None:
         flags.DEFINE_alias(short, name)
     flags.DEFINE_string("preset", "", f"start from the values of a preset: {', '.join(PRESETS)}")
     flags.DEFINE_string("config", "", "start from a config.json, as a run saves it and --print_config prints it")
+    flags.DEFINE_bool(
+        "keras_defaults",
+        False,
+        "defaults of Keras for the optimizer: its learning rate, constant; for sgd no momentum; batches of 32",
+    )
     flags.DEFINE_bool("list_presets", False, "print the presets and exit")
     flags.DEFINE_bool("print_config", False, "print the resolved configuration and exit")
 
@@ -98,6 +105,9 @@ def config_from_flags(config_class: type, presets: bool = True) -> Any:
             group = group.setdefault(name, {})
             require(isinstance(group, dict), f"{name} ({group!r}) of --config must be a group of options.")
         group[last] = FLAGS[option.name].value
+    if presets and FLAGS.keras_defaults:
+        optimizer = values.get("optimizer", {}).get("name", configs.OptimizerConfig.name)
+        values = _merged(keras_defaults(optimizer), values)
     return configs.from_dict(config_class, values)
 
 
@@ -114,6 +124,11 @@ def _merge(target: dict[str, Any], values: dict[str, Any]) -> None:
             _merge(target[key], value)
         else:
             target[key] = value
+
+
+def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    _merge(first, second)
+    return first
 
 
 def _read_config(path: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ layers = keras.layers
 
 # Log odds before any replay; a failed check of preflight raises the prior of its causes to `PRIOR_FOUND`.
 PRIOR_UNLIKELY, PRIOR_POSSIBLE, PRIOR_UNUSUAL, PRIOR_FOUND = -2.0, 0.0, 1.5, 3.0
-ADAM_LIKE_OPTIMIZERS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
+ADAM_LIKE_OPTIMIZERS = ("adam", "adamw", "nadam", "rmsprop", "lamb", "radam", "lookahead", "novograd")
 TARGET_UPDATES = 200  # if a run has too few updates, the fix raises their number to this
 MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
@@ -178,6 +178,8 @@ def _propose_optimizer(evidence: RunEvidence) -> Iterator[Intervention]:
         yield Intervention("epsilon", {"optimizer.epsilon": 1e-7}, PRIOR_UNUSUAL, (reason,))
     if optimizer.name != "adam" or optimizer.learning_rate > 0.02 or optimizer.learning_rate < 5e-5:
         flags = {"optimizer.name": "adam", "optimizer.learning_rate": 1e-3}
+        if optimizer.name in ("rmsprop", "adadelta"):  # whose beta_2 is another
+            flags["optimizer.beta_2"] = 0.999
         yield Intervention("optimizer", flags, PRIOR_UNLIKELY, generic=True)
 
 

@@ -48,6 +48,9 @@ def create_optimizer(
     constructors = {
         "sgd": lambda: keras.optimizers.SGD(momentum=config.momentum, nesterov=config.nesterov, **common),
         "adam": lambda: keras.optimizers.Adam(**moments, **common),
+        "nadam": lambda: keras.optimizers.Nadam(**moments, **common),
+        "adagrad": lambda: keras.optimizers.Adagrad(epsilon=config.epsilon, **common),
+        "adadelta": lambda: keras.optimizers.Adadelta(rho=config.beta_2, epsilon=config.epsilon, **common),
         "rmsprop": lambda: keras.optimizers.RMSprop(
             rho=config.beta_2, momentum=config.momentum, epsilon=config.epsilon, **common
         ),
@@ -59,7 +62,7 @@ def create_optimizer(
 
 
 def second_moments(optimizer: Any, variables: Sequence[tf.Variable]) -> list[tf.Tensor]:
-    """The optimizer's running means of squared gradients, bias-corrected where the optimizer corrects them.
+    """The optimizer's running means of squared gradients (adagrad: sums), bias-corrected where the optimizer does it.
 
     One tensor for each of `variables`; an empty list if the optimizer keeps none.
     """
@@ -68,12 +71,12 @@ def second_moments(optimizer: Any, variables: Sequence[tf.Variable]) -> list[tf.
             return []
         moments = [tf.convert_to_tensor(optimizer.get_slot(variable, "v")) for variable in variables]
         decay = optimizer._get_hyper("beta_2", tf.float32)
-    elif hasattr(optimizer, "_velocities"):
-        moments = [tf.convert_to_tensor(moment) for moment in optimizer._velocities]
+    elif names := [name for name in ("_velocities", "_accumulated_grads", "_accumulators") if hasattr(optimizer, name)]:
+        moments = [tf.convert_to_tensor(moment) for moment in getattr(optimizer, names[0])]
         decay = getattr(optimizer, "beta_2", None)
     else:
         return []
-    if decay is None:  # RMSprop has no bias correction
+    if decay is None:  # RMSprop, Adagrad and Adadelta have no bias correction
         return moments
     correction = 1 - tf.pow(tf.cast(decay, tf.float32), tf.cast(optimizer.iterations, tf.float32))
     return [moment / correction for moment in moments]

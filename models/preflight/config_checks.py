@@ -19,8 +19,9 @@ MAX_MOMENTUM = 0.98  # averages 50 steps; 0.9 to 0.95 are usual (Smith 2018, sec
 MAX_EPSILON = 1e-2  # 1e-8 to 1e-3 are usual; above this, second moments of 1e-4 and less have no effect
 MAX_DECAY_PER_STEP = 0.01  # share of the weights; halves them in 69 steps. The presets have 2e-4 to 8e-4
 MAX_MIXING_ALPHA = 1.5  # Zhang et al. 2018 use 0.2 to 0.4 on ImageNet, 1 on CIFAR; at 5 most images are half and half
-ADAPTIVE_OPTIMIZERS = ("adam", "adamw", "rmsprop", "radam", "lookahead")
-LAYERWISE_OPTIMIZERS = ("lamb", "novograd")
+ADAPTIVE_OPTIMIZERS = ("adam", "adamw", "nadam", "rmsprop", "radam", "lookahead")
+LAYERWISE_OPTIMIZERS = ("lamb", "novograd", "adagrad")  # adagrad's first update is rate * sign(gradient), then less
+MAX_ADADELTA_RATE = 30.0  # its paper has none, which is 1; Keras's default of 0.001 hardly trains (Zeiler 2012)
 # Peak learning rates at which an update is as large as the weights. Adam: 30 times its usual 1e-3. LAMB and NovoGrad
 # usually have 0.01. SGD's rate counts times 1 / (1 - momentum): 0.1 / (1 - 0.9) = 1 is usual, the presets have up to 4.
 MAX_ADAPTIVE_RATE, MAX_LAYERWISE_RATE, MAX_SGD_RATE = 0.03, 1.0, 50.0
@@ -110,6 +111,7 @@ def check_learning_rate(config: TrainConfig) -> Finding:
         explanation = f", and {effective:g} after division by 1 - momentum ({config.optimizer.momentum:g})"
     else:
         limit = MAX_ADAPTIVE_RATE if name in ADAPTIVE_OPTIMIZERS else MAX_LAYERWISE_RATE
+        limit = MAX_ADADELTA_RATE if name == "adadelta" else limit
         effective, explanation = rate, ""
     return Finding(
         "learning_rate",

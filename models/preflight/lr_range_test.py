@@ -29,7 +29,14 @@ from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 RANGE_STEPS, STEPS_PER_CALL = 120, 20
 TYPICAL_RATE = 0.001
-TYPICAL_RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.01, "novograd": 0.01}  # all others: `TYPICAL_RATE`
+TYPICAL_RATES = {
+    "sgd": 0.1,
+    "sgdw": 0.1,
+    "lamb": 0.01,
+    "novograd": 0.01,
+    "adagrad": 0.01,
+    "adadelta": 1.0,
+}  # all others: `TYPICAL_RATE`
 LOW_FACTOR, HIGH_FACTOR = 1e-3, 1e3  # times the typical rate: six decades of 20 steps
 SMOOTHING = 0.9
 DIVERGED_OVER_BEST, DIVERGED_OVER_FIRST = 4.0, 2.0  # times the best smoothed loss (as in fastai), times the first loss

@@ -153,7 +153,7 @@ INVALID: list[tuple[type, dict[str, Any], str]] = [
     (
         OptimizerConfig,
         {"name": "adm"},
-        "optimizer.name ('adm') must be one of sgd, sgdw, adam, adamw, rmsprop, lamb, radam, lookahead, novograd. Did",
+        "optimizer.name ('adm') must be one of sgd, sgdw, adam, adamw, nadam, rmsprop, adagrad, adadelta, lamb,",
     ),
     (OptimizerConfig, {"schedule": "linear"}, "optimizer.schedule ('linear') must be one of constant, cosine,"),
     (OptimizerConfig, {"learning_rate": 0.0}, "optimizer.learning_rate (0.0) must be positive and finite."),
@@ -267,3 +267,13 @@ def test_with_options_sets_options_at_every_depth_and_keeps_the_others() -> None
     assert with_options(new, {"epochs": 10, "optimizer.learning_rate": 0.1, "data.augment.flip": 0.0}) == config
     with pytest.raises(UsageError, match=r"^model\.dropout \(7\.0\) is a share"):
         with_options(config, {"model.dropout": 7.0})
+
+
+def test_momentum_and_beta_2_have_the_default_of_the_optimizer() -> None:
+    """Keras's, but for sgd's momentum: RMSprop(rho=0.9, momentum=0), Adadelta(rho=0.95)."""
+    values = {name: (c.momentum, c.beta_2) for name in OPTIMIZERS for c in [OptimizerConfig(name=name)]}
+    assert values["rmsprop"] == (0.0, 0.9)
+    assert values["adadelta"] == (0.9, 0.95)
+    assert values["sgd"] == values["adam"] == values["lamb"] == (0.9, 0.999)
+    given = OptimizerConfig(name="rmsprop", momentum=0.5, beta_2=0.99)
+    assert (given.momentum, given.beta_2) == (0.5, 0.99)

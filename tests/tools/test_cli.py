@@ -108,6 +108,17 @@ def test_short_and_long_names_are_one_flag() -> None:
         assert resolved(*flags)["data"]["batch_size"] == 16
 
 
+def test_keras_defaults_are_below_presets_and_flags() -> None:
+    config = resolved("--keras_defaults", "--optimizer.name=rmsprop", "--batch_size=64")
+    assert config["data"]["batch_size"] == 64
+    optimizer = config["optimizer"]
+    assert (optimizer["learning_rate"], optimizer["beta_2"], optimizer["momentum"]) == (0.001, 0.9, 0.0)
+    assert (optimizer["schedule"], optimizer["warmup_epochs"]) == ("constant", 0.0)
+    assert resolved("--keras_defaults")["optimizer"]["learning_rate"] == 0.01
+    preset = resolved("--keras_defaults", "--preset=quick")
+    assert (preset["optimizer"]["learning_rate"], preset["optimizer"]["momentum"]) == (0.2, 0.0)
+
+
 @pytest.mark.parametrize("flag", ["--help", "--helpfull", "--list_presets", "--print_config"])
 def test_what_only_prints_needs_no_tensorflow(flag: str) -> None:
     code = "import runpy, sys; sys.modules['tensorflow'] = sys.modules['tf_keras'] = None; sys.argv[0] = 'train'\n"

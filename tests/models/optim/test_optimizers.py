@@ -13,6 +13,7 @@ import tf_keras as keras
 from evenkeel.models.config import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from evenkeel.models.optim import optimizers
 from evenkeel.models.optim.schedules import Schedule
+from evenkeel.models.presets import keras_defaults
 from evenkeel.pipeline import build
 from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.dataset import Dataset
@@ -37,7 +38,16 @@ def linear(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Sequential([keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dense(classes)])
 
 
-RATES = {"sgd": 0.1, "sgdw": 0.1, "lamb": 0.04, "radam": 0.02, "lookahead": 0.04, "novograd": 0.02}
+RATES = {
+    "adagrad": 0.05,
+    "adadelta": 3.0,
+    "sgd": 0.1,
+    "sgdw": 0.1,
+    "lamb": 0.04,
+    "radam": 0.02,
+    "lookahead": 0.04,
+    "novograd": 0.02,
+}
 
 
 @pytest.mark.slow
@@ -149,6 +159,31 @@ def test_rmsprop_matches_its_formula() -> None:
         weight = weight - velocity
         expected_weights.append(weight)
     np.testing.assert_allclose(weights_after(config, GRADIENTS), expected_weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "constructor"),
+    [
+        ("adam", keras.optimizers.Adam),
+        ("nadam", keras.optimizers.Nadam),
+        ("rmsprop", keras.optimizers.RMSprop),
+        ("adagrad", keras.optimizers.Adagrad),
+        ("adadelta", keras.optimizers.Adadelta),
+        ("sgd", keras.optimizers.SGD),
+        ("adamw", keras.optimizers.AdamW),
+    ],
+)
+def test_with_keras_defaults_an_optimizer_is_keras_own(name: str, constructor: type) -> None:
+    values = keras_defaults(name)["optimizer"]
+    config = OptimizerConfig(name=name, **values)
+    variables = [tf.Variable(np.ones((3, 2), np.float32)), tf.Variable(np.ones((3, 2), np.float32))]
+    ours = optimizers.create_optimizer(config, schedule(config, 40), variables[:1])
+    theirs = constructor()
+    for optimizer, variable in zip((ours, theirs), variables, strict=True):
+        for gradient in GRADIENTS:
+            optimizer.apply_gradients([(tf.constant(gradient, tf.float32), variable)])
+    np.testing.assert_allclose(variables[0].numpy(), variables[1].numpy(), rtol=1e-6)
+    assert not np.allclose(variables[0].numpy(), 1, atol=1e-8)
 
 
 def test_sgdw_and_adamw_decay_the_weights_separately() -> None:
