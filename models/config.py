@@ -22,6 +22,7 @@ from evenkeel.pipeline.options import option
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
 ARCHITECTURES = ("cnn", "resnet9", *RESNETS)
+MODEL_FILES = (".keras", ".h5", ".hdf5")
 NORM_OPTIONS = ("batch", "sync_batch", "group")
 PATCHES = (
     "relu",
@@ -59,7 +60,7 @@ class ModelConfig:
     name: str = option(
         "resnet9",
         "cnn | resnet9 | resnet18 | resnet34 | resnet50 | path/to/file.py:function, called with (input_shape, classes),"
-        " returning a Keras model",
+        " returning a Keras model | a model file of tf_keras, .keras or .h5, with its optimizer and learning rate",
     )
     width: int = option(0, "channels of the first convolution; 0: 32 for cnn and resnet9, 64 for resnet18 to resnet50")
     stem: str = option(
@@ -82,7 +83,7 @@ class ModelConfig:
     )
 
     def __post_init__(self) -> None:
-        if ":" not in self.name:
+        if not self.is_users_own:
             one_of("model.name", self.name, ARCHITECTURES)
         one_of("model.stem", self.stem, ("auto", "imagenet", "small"))
         one_of("model.norm", self.norm, NORM_OPTIONS)
@@ -105,6 +106,11 @@ class ModelConfig:
             f"model.spectral_norm needs model.name=cnn, not {self.name}: use --model.name=cnn or"
             " --nomodel.spectral_norm.",
         )
+
+    @property
+    def is_users_own(self) -> bool:
+        """Whether `name` is a function in a file or a model file, not one of ARCHITECTURES."""
+        return ":" in self.name or self.name.endswith(MODEL_FILES)
 
     @property
     def patches(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from evenkeel.models.distribute.collective import (
 )
 from evenkeel.models.distribute.io_errors import WRITE_ERRORS, summarize_error
 from evenkeel.models.errors import TrainingFailed
+from evenkeel.models.networks.users_network import read_files_again
 from evenkeel.models.preflight import preflight
 from evenkeel.models.run import run_directory
 from evenkeel.models.run.checkpoints import Checkpoints, checkpoint_steps, parse_step
@@ -87,6 +88,7 @@ def train(
         renamed.
       WorkerLost: another worker was lost before training began.
     """
+    read_files_again()
     run = start_run(config, model_dir, resume, overwrite, allow_config_change, allow_data_change)
     training = distribute_training(run.batches, run.devices)
     evaluation = distribute_evaluation(config, run.data, run.devices, run.shard)

@@ -25,8 +25,8 @@ ROOMS = {
         " service build profile"
     ),
     "models": (
-        "errors config presets distribute networks optim telemetry training run stability preflight callbacks train"
-        " evaluation doctor report export"
+        "errors config presets saved_model distribute networks optim telemetry training run stability preflight"
+        " callbacks train evaluation doctor report export"
     ),
     "benchmarks": (
         "statistics results timing journal workers command peers regression report speed stability endurance"

@@ -3,7 +3,7 @@
     define_flags(TrainConfig)
     config = config_from_flags(TrainConfig)
 
-Defaults < --keras_defaults < preset < --config file < flags given: later values win.
+Defaults < --keras_defaults < settings of a model file < preset < --config file < flags given: later values win.
 
 Imports no TensorFlow, so `--help` and errors in flags are instant.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import typing
 from collections.abc import Callable, Iterator
 from types import UnionType
@@ -21,6 +22,7 @@ from absl import flags
 
 from evenkeel.models import config as configs
 from evenkeel.models.presets import PRESETS, keras_defaults
+from evenkeel.models.saved_model import read_saved_model
 from evenkeel.pipeline.errors import UsageError, one_of, require
 
 FLAGS = flags.FLAGS
@@ -105,9 +107,8 @@ def config_from_flags(config_class: type, presets: bool = True) -> Any:
             group = group.setdefault(name, {})
             require(isinstance(group, dict), f"{name} ({group!r}) of --config must be a group of options.")
         group[last] = FLAGS[option.name].value
-    if presets and FLAGS.keras_defaults:
-        optimizer = values.get("optimizer", {}).get("name", configs.OptimizerConfig.name)
-        values = _merged(keras_defaults(optimizer), values)
+    if presets:
+        values = _merge_into_defaults(values)
     return configs.from_dict(config_class, values)
 
 
@@ -126,9 +127,26 @@ def _merge(target: dict[str, Any], values: dict[str, Any]) -> None:
             target[key] = value
 
 
-def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    _merge(first, second)
-    return first
+def _merge_into_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns `values` over the options of the model file that they name, and these over Keras's defaults.
+
+    Keras's defaults apply with `--keras_defaults`, and to a compiled model. Lines on stderr say what a model file was
+    compiled with; if `values` are the whole configuration of a run, the file is not read.
+    """
+    name = values.get("model", {}).get("name", "")
+    is_run = "data" in values and "profile" in values
+    saved: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    if name.endswith(configs.MODEL_FILES) and not is_run:
+        found = read_saved_model(name)
+        print(*found.notes, sep="\n", file=sys.stderr)
+        saved = found.options
+    if FLAGS.keras_defaults or "optimizer" in saved:
+        optimizer = values.get("optimizer", {}).get("name") or saved.get("optimizer", {}).get("name", "sgd")
+        defaults = keras_defaults(optimizer)
+    _merge(defaults, saved)
+    _merge(defaults, values)
+    return defaults
 
 
 def _read_config(path: str) -> dict[str, Any]:

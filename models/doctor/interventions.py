@@ -272,7 +272,7 @@ def _recent_median(x: np.ndarray) -> float:
 
 def _propose_regularization(evidence: RunEvidence) -> Iterator[Intervention]:
     model, decay = evidence.config.model, evidence.config.optimizer.weight_decay
-    is_users_network = ":" in model.name
+    is_users_network = model.is_users_own
     network_layers = evidence.network._flatten_layers()
     rates = [layer.rate for layer in network_layers if isinstance(layer, DROPOUT_LAYERS)]
     if max([model.dropout, model.stochastic_depth, *rates]) > 0.4:

@@ -15,6 +15,7 @@ from typing import Any
 from evenkeel.models.config import TrainConfig, with_options
 from evenkeel.models.doctor.doctor import diagnose
 from evenkeel.models.doctor.replay import ReplayEngine, without_batch_options
+from evenkeel.models.networks.users_network import read_files_again
 from evenkeel.models.preflight import data_checks
 from evenkeel.models.preflight.preflight import run_checks
 from evenkeel.models.run import checkpoints, run_data
@@ -45,6 +46,7 @@ def diagnose_run(
     Raises:
       UsageError: the configuration cannot be run.
     """
+    read_files_again()
     loader = RunLoader(config, model_dir)
     engine = ReplayEngine(config.strategy, load_dataset=loader)
     data = engine.load_data(config)

@@ -27,7 +27,7 @@ def create_network(config: ModelConfig, input_shape: tuple[int, int, int], class
 
 
 def _create_unpatched(config: ModelConfig, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    if ":" in config.name:
+    if config.is_users_own:
         return create_users_network(config.name, input_shape, classes)
     if config.spectral_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Networks of the user: from a function in a file, in any form that Keras knows.
+"""Networks of the user: from a function in a file, or from a model file, in any form that Keras knows.
 
     network = create_users_network("mine.py:network", (32, 32, 3), classes=10)
 
@@ -8,15 +8,24 @@ functional model with logits.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import io
+import linecache
 import pathlib
 import re
 import sys
+import tempfile
+import types
+import zipfile
 from typing import Any
 
+import h5py
 import tf_keras as keras
 
-from evenkeel.models.networks.layers import is_users_own
+from evenkeel.models import saved_model
+from evenkeel.models.config import MODEL_FILES
+from evenkeel.models.networks.layers import is_users_own, leaf_layers
 from evenkeel.models.networks.outputs import convert_to_logits
 from evenkeel.pipeline.errors import UsageError
 
@@ -24,21 +33,101 @@ _said: set[tuple[str, str]] = set()
 
 
 def create_users_network(name: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
-    """Calls the function that `name`, path/to/file.py:function, names, and completes what it returns.
+    """Creates the network that `name` names: path/to/file.py:function, or a model file of tf_keras.
+
+    A file is read once, until `read_files_again`: replays of a run take the same network, whatever an editor does.
 
     Raises:
       UsageError: the file or the function fails, or the model does not fit the data.
     """
+    model = load_model_file(name) if name.endswith(MODEL_FILES) else _call_function(name, input_shape, classes)
+    return complete_network(model, f"model.name ({name})", input_shape, classes)
+
+
+def read_files_again() -> None:
+    """Makes the next network come from the files as they are then."""
+    _read_source.cache_clear()
+    _read_model_file.cache_clear()
+
+
+def load_model_file(path: str) -> keras.Model:
+    """Returns the model of a file, not compiled, after checks that loading it runs no code of the file's author.
+
+    If its optimizer has trained it, weights are drawn anew, except for those of frozen layers.
+    """
+    content = _read_model_file(path)
+    saved_model.require_safe(saved_model.read_descriptions(content, path)[0], path)
+    with tempfile.TemporaryDirectory() as directory:
+        copy = pathlib.Path(directory) / f"model{pathlib.Path(path).suffix}"
+        copy.write_bytes(content)
+        try:
+            with keras.src.saving.serialization_lib.SafeModeScope(safe_mode=True):
+                model = keras.models.load_model(copy, compile=False)
+        except Exception as error:  # whatever Keras raises for a damaged or unknown description
+            raise UsageError(
+                f"model.name ({path}) cannot be loaded by tf_keras: {type(error).__name__}: {one_line(error)}; name a"
+                " function that returns the network instead: --model.name=file.py:function."
+            ) from error
+    if not _was_trained(content, path):
+        return model
+    _say(
+        f"model.name ({path})", "weights", "it was trained already: new initial weights are drawn, but of frozen layers"
+    )
+    return _with_fresh_weights(model)
+
+
+def _was_trained(content: bytes, path: str) -> bool:
+    """Whether the optimizer that is saved in the file has made a step."""
+    try:
+        if path.endswith(".keras"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                content = archive.read("model.weights.h5")
+        with h5py.File(io.BytesIO(content)) as file:
+            group = file.get("optimizer") or file.get("optimizer_weights")
+            counters: list[int] = []
+            if group is not None:
+                group.visititems(lambda name, x: counters.append(int(x[()])) if _is_counter(name, x) else None)
+            return any(counters)
+    except (OSError, KeyError):
+        return False
+
+
+def _is_counter(name: str, value: object) -> bool:
+    return isinstance(value, h5py.Dataset) and value.shape == () and value.dtype.kind in "iu"
+
+
+def _with_fresh_weights(model: keras.Model) -> keras.Model:
+    fresh = keras.models.clone_model(model)
+    for new, old in zip(leaf_layers(fresh), leaf_layers(model), strict=True):
+        if old.weights and not old.trainable:
+            new.set_weights(old.get_weights())
+    return fresh
+
+
+@functools.cache
+def _read_model_file(path: str) -> bytes:
+    return saved_model.read_model_file(path)
+
+
+@functools.cache
+def _read_source(path: str) -> str:
+    source = importlib.util.decode_source(pathlib.Path(path).read_bytes())
+    # AutoGraph and tracebacks look up lines of code here; an entry without a time is not compared with the file.
+    linecache.cache[path] = len(source), None, source.splitlines(True), path
+    return source
+
+
+def _call_function(name: str, input_shape: tuple[int, int, int], classes: int) -> object:
     path, _, function = name.rpartition(":")
     remedy = "it must be path/to/file.py:function, called with (input_shape, classes)."
     if not pathlib.Path(path).is_file():
         raise UsageError(f"model.name ({name}): there is no file {path}; {remedy}")
-    spec = importlib.util.spec_from_file_location("users_model", path)
-    if spec is None or spec.loader is None:
+    if not path.endswith(".py"):
         raise UsageError(f"model.name ({name}): {path} is not a Python file; {remedy}")
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType("users_model")
+    module.__file__ = path
     try:
-        spec.loader.exec_module(module)
+        exec(compile(_read_source(path), path, "exec"), module.__dict__)
         build = getattr(module, function, None)
         model = build(input_shape, classes) if callable(build) else None
     except Exception as error:  # the user's code may raise anything; its message is shown in one line
@@ -46,7 +135,7 @@ def create_users_network(name: str, input_shape: tuple[int, int, int], classes: 
         raise UsageError(message) from error
     if not callable(build):
         raise UsageError(f"model.name ({name}): {path} has no function {function!r}; {remedy}")
-    return complete_network(model, f"model.name ({name})", input_shape, classes)
+    return model
 
 
 def complete_network(model: Any, origin: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from evenkeel.models.networks import surgery
-from evenkeel.models.networks.users_network import complete_network, create_users_network
+from evenkeel.models.networks.users_network import complete_network, create_users_network, read_files_again
 from evenkeel.models.optim.losses import Crossentropy
 from evenkeel.models.training.stable_model import StableModel
 from evenkeel.models.training.step_options import StepOptions
@@ -153,6 +153,29 @@ def test_layers_inside_of_a_subclassed_model_are_trained_and_watched() -> None:
     assert (stats["gradient_norm"] > 0).all()
     assert (stats["update_norm"] > 0).all()
     assert stats["shift"].shape == (3, 1), "its BatchNorm"
+
+
+def test_a_file_is_read_once(tmp_path: pathlib.Path) -> None:
+    """AutoGraph reads the source of a layer as well: its `if` over a tensor must be that of the file as it was."""
+    file = tmp_path / "mine.py"
+    source = """
+import tensorflow as tf, tf_keras as keras
+class Halving(keras.layers.Layer):
+    def call(self, x):
+        if tf.reduce_mean(x) > 0:
+            x = x / 2
+        return x
+def network(shape, classes):
+    return keras.Sequential([keras.Input(shape), Halving(), keras.layers.Flatten(), keras.layers.Dense(classes)])
+"""
+    file.write_text(source)
+    create_users_network(f"{file}:network", SHAPE, 5)
+    file.write_text("\n" * 3 + source.replace("Dense", "Dens").replace("x / 2", "x / ("))
+    again = create_users_network(f"{file}:network", SHAPE, 5)
+    assert again.output_shape == (None, 5)
+    read_files_again()
+    with pytest.raises(UsageError, match="failed with SyntaxError"):
+        create_users_network(f"{file}:network", SHAPE, 5)
 
 
 BROKEN = """
