@@ -14,6 +14,7 @@ The public names are imported when they are first used; `help(evenkeel.NAME)` sh
     ReplicaShard                               the part of each batch that one process reads
     TrainConfig, ModelConfig, OptimizerConfig  what a run does
     train, evaluate_run, diagnose_run          a whole run, its evaluation, why it does not train well
+    doctor                                     why a compiled Keras model does not train well on tf.data sets
     StableModel, StepOptions                   any functional Keras model with evenkeel's training step, its settings
     StabilityGuard, TensorBoard                Keras callbacks: alarms and reactions; histograms and curves
     UsageError                                 the error for bad input: one line with value, rule and remedy
@@ -32,6 +33,7 @@ if typing.TYPE_CHECKING:
     from evenkeel.models.config import ModelConfig, OptimizerConfig, TrainConfig
     from evenkeel.models.doctor.runner import diagnose_run
     from evenkeel.models.evaluation import evaluate_run
+    from evenkeel.models.examine import doctor
     from evenkeel.models.stability.guard import StabilityGuard
     from evenkeel.models.telemetry.tensorboard import TensorBoard
     from evenkeel.models.train import train
@@ -58,6 +60,7 @@ _MODULES = {
     "TrainConfig": "models.config",
     "UsageError": "pipeline.errors",
     "diagnose_run": "models.doctor.runner",
+    "doctor": "models.examine",
     "evaluate_run": "models.evaluation",
     "evaluation_batches": "pipeline.build",
     "load_dataset": "pipeline.dataset",
@@ -79,6 +82,7 @@ __all__ = [
     "TrainConfig",
     "UsageError",
     "diagnose_run",
+    "doctor",
     "evaluate_run",
     "evaluation_batches",
     "load_dataset",

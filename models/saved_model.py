@@ -55,28 +55,39 @@ def read_saved_model(path: str) -> SavedModel:
     """
     model, compiled = read_descriptions(read_model_file(path), path)
     require_safe(model, path)
-    options: dict[str, Any] = {}
-    notes = []
-    optimizer = (compiled or {}).get("optimizer_config") or (compiled or {}).get("optimizer")
-    if isinstance(optimizer, str):  # compile("adam")
-        optimizer = {"class_name": optimizer, "config": {}}
-    if compiled and isinstance(optimizer, dict):
-        options["optimizer"], lacks = _optimizer_options(optimizer)
-        words = ", ".join(f"{key} {_plain(value)}" for key, value in options["optimizer"].items() if key != "name")
-        notes.append(f"{path} was compiled with {_class_name(optimizer)} ({words}), which is taken; flags change it")
-        loss_options, loss_notes = _loss_options(compiled.get("loss"), _last_activation(model))
-        options |= loss_options
-        notes += [f"{path}: {note}" for note in loss_notes]
-        if lacks:
-            notes.append(f"{path}: evenkeel has no {', '.join(lacks)}: it trains without")
-    else:
-        notes.append(f"{path} was saved without compile(): the optimizer and its rate are those of the flags")
+    options, notes = describe_settings(path, compiled, _last_activation(model))
     if _scales_images(model):
         options["data"] = {"normalize": False}
         notes.append(
             f"{path}: the network scales images itself, so that it gets values of 0 to 255 (data.normalize off)"
         )
     return SavedModel(options, tuple(notes))
+
+
+def describe_settings(
+    origin: str, compiled: dict[str, Any] | None, last_activation: str
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns (options nested as in `TrainConfig`, sentences) of the arguments of a model's `compile`; None for none.
+
+    `origin` is the model in the sentences, `last_activation` the activation of its last layer.
+    """
+    options: dict[str, Any] = {}
+    notes: list[str] = []
+    optimizer = (compiled or {}).get("optimizer_config") or (compiled or {}).get("optimizer")
+    if isinstance(optimizer, str):  # compile("adam")
+        optimizer = {"class_name": optimizer, "config": {}}
+    if compiled and isinstance(optimizer, dict):
+        options["optimizer"], lacks = _optimizer_options(optimizer)
+        words = ", ".join(f"{key} {_plain(value)}" for key, value in options["optimizer"].items() if key != "name")
+        notes.append(f"{origin} was compiled with {_class_name(optimizer)} ({words}), which is taken; flags change it")
+        loss_options, loss_notes = _loss_options(compiled.get("loss"), last_activation)
+        options |= loss_options
+        notes += [f"{origin}: {note}" for note in loss_notes]
+        if lacks:
+            notes.append(f"{origin}: evenkeel has no {', '.join(lacks)}: it trains without")
+    else:
+        notes.append(f"{origin} was saved without compile(): the optimizer and its rate are those of the flags")
+    return options, notes
 
 
 def read_descriptions(content: bytes, path: str) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -26,7 +26,7 @@ ROOMS = {
     ),
     "models": (
         "errors config presets saved_model distribute networks optim telemetry training run stability preflight"
-        " callbacks train evaluation doctor report export"
+        " callbacks train evaluation doctor report examine export"
     ),
     "benchmarks": (
         "statistics results timing journal workers command peers regression report speed stability endurance"

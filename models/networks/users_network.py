@@ -18,18 +18,21 @@ import sys
 import tempfile
 import types
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import h5py
+import tensorflow as tf
 import tf_keras as keras
 
 from evenkeel.models import saved_model
 from evenkeel.models.config import MODEL_FILES
-from evenkeel.models.networks.layers import is_users_own, leaf_layers
+from evenkeel.models.networks.layers import copy_layer, is_users_own, leaf_layers
 from evenkeel.models.networks.outputs import convert_to_logits
 from evenkeel.pipeline.errors import UsageError
 
 _said: set[tuple[str, str]] = set()
+_offered: dict[str, Callable[[], keras.Model]] = {}
 
 
 def create_users_network(name: str, input_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -40,8 +43,41 @@ def create_users_network(name: str, input_shape: tuple[int, int, int], classes: 
     Raises:
       UsageError: the file or the function fails, or the model does not fit the data.
     """
-    model = load_model_file(name) if name.endswith(MODEL_FILES) else _call_function(name, input_shape, classes)
+    if name in _offered:
+        model: Any = _offered[name]()
+    else:
+        model = load_model_file(name) if name.endswith(MODEL_FILES) else _call_function(name, input_shape, classes)
     return complete_network(model, f"model.name ({name})", input_shape, classes)
+
+
+def offer(name: str, model: keras.Model, shape: tuple[int, int, int], scaling: tuple[float, float]) -> None:
+    """Makes `name` stand for copies of a model in memory, of images of `shape` and 0 to 255.
+
+    The model gets images * scale + offset, where `scaling` is (scale, offset). A copy has the model's weights of now,
+    but new initial weights if its optimizer has trained it. Layers of the user's own classes cannot be copied: they are
+    shared, and always start with their weights of now.
+    """
+    if not model.built:
+        model(tf.zeros([1, *shape]))
+    weights = model.get_weights()
+    own = [each for each in model._flatten_layers() if is_users_own(each)]
+    trained = int(model.optimizer.iterations) > 0
+    if trained:
+        words = "starts from its weights of now: it cannot be copied" if own else "new initial weights are drawn"
+        _say(name, "weights", f"it was trained already: {words}")
+
+    def build() -> keras.Model:
+        if own:
+            model.set_weights(weights)
+            copy = model
+        else:
+            copy = keras.models.clone_model(model, clone_function=copy_layer)
+            if not trained:
+                copy.set_weights(weights)
+        inputs = keras.Input(shape)
+        return keras.Model(inputs, copy(keras.layers.Rescaling(*scaling)(inputs)), name=copy.name)
+
+    _offered[name] = build
 
 
 def read_files_again() -> None:
