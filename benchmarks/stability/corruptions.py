@@ -129,7 +129,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     **{f"label_noise_{percent}": functools.partial(add_label_noise, share=percent / 100) for percent in (40, 60)},
     **{f"imbalance_{ratio}": functools.partial(make_imbalanced, ratio=ratio) for ratio in (10, 50)},
     "inverted": invert,
-    **{f"darkened_{divisor}": functools.partial(darken, divisor=divisor) for divisor in (4, 8)},
+    **{f"darkened_{divisor}": functools.partial(darken, divisor=divisor) for divisor in (4, 8, 255)},
 }
 
 

@@ -205,6 +205,7 @@ _PERSISTENT = (
     persistent_fault("raw_pixels", "input_scale", set_options({"data.normalize": False}), networks=("plain",)),
     persistent_fault("dark_share_60", "outlier_images", corrupt_data("dark_share_60")),
     persistent_fault("outliers_60", "outlier_images", corrupt_data("outliers_60")),
+    persistent_fault("integer_division", "empty_images", corrupt_data("darkened_255")),
     persistent_fault("label_noise_40", "label_noise", corrupt_data("label_noise_40")),
     persistent_fault("label_noise_60", "label_noise", corrupt_data("label_noise_60")),
     persistent_fault("imbalance_50", "class_imbalance", corrupt_data("imbalance_50")),

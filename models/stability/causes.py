@@ -23,6 +23,7 @@ class Cause(NamedTuple):
 CAUSES = {
     "input_scale": Cause("data", "the input is not normalised"),
     "outlier_images": Cause("data", "some images are outliers, or have another value range than the rest"),
+    "empty_images": Cause("data", "most images have a single colour: they show nothing"),
     "label_noise": Cause("data", "many labels are wrong"),
     "class_imbalance": Cause("data", "some classes are much rarer than others"),
     "train_validation_skew": Cause("data", "training and validation images differ"),
