@@ -25,6 +25,8 @@ CAUSES = {
     "outlier_images": Cause("data", "some images are outliers, or have another value range than the rest"),
     "empty_images": Cause("data", "most images have a single colour: they show nothing"),
     "label_noise": Cause("data", "many labels are wrong"),
+    "labels_unrelated": Cause("data", "the labels do not belong to the images"),
+    "split_labels": Cause("data", "training and validation label the same classes differently"),
     "class_imbalance": Cause("data", "some classes are much rarer than others"),
     "train_validation_skew": Cause("data", "training and validation images differ"),
     "overfitting": Cause(
@@ -53,3 +55,6 @@ CAUSES = {
     "precision": Cause("numerics", "numbers overflow or vanish in half precision"),
     "replica_batch": Cause("numerics", "replicas get partial or empty batches"),
 }
+
+# A finding proves these causes, and no flag removes them: whatever a replay gains, it does not refute the finding.
+PROVEN_BY_FINDING = ("empty_images", "labels_unrelated", "split_labels")
