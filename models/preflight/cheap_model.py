@@ -87,9 +87,10 @@ def patch_features(images: np.ndarray, others: np.ndarray, seed: int) -> tuple[n
 def ridge_scores(x: np.ndarray, others: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores of ridge regression on features `x` [n, d], float64 [n, classes]: leave-one-out on `x`, and on `others`.
 
-    The score of a class is a linear prediction of its indicator, minus the share of the class that the model knows. A leave-one-out residual
-    is the residual divided by 1 - leverage, where the leverage is x_i (X'X + penalty)^-1 x_i + 1 / n for centred `x`
-    (Allen 1974). The penalty with the smallest such residuals is used; `others` does not influence the choice.
+    The score of a class is a linear prediction of its indicator, minus the share of the class that the model knows. A
+    leave-one-out residual is the residual divided by 1 - leverage, where the leverage is
+    x_i (X'X + penalty)^-1 x_i + 1 / n for centred `x` (Allen 1974). The penalty with the smallest such residuals is
+    used; `others` does not influence the choice.
     """
     center, scale = x.mean(0), x.std(0) + 1e-6
     x, others = (x - center) / scale, (others - center) / scale

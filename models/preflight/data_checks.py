@@ -13,7 +13,13 @@ import numpy as np
 from PIL import Image
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.preflight.content_checks import check_contents, has_empty_images
+from evenkeel.models.preflight.content_checks import (
+    MAX_IMBALANCE,
+    check_contents,
+    has_empty_images,
+    has_few_images,
+    has_untrained_classes,
+)
 from evenkeel.models.stability.diagnosis import Finding, Picture
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.index import Index
@@ -23,7 +29,6 @@ from evenkeel.pipeline.prepare.duplicates import find_first_copies
 from evenkeel.pipeline.prepare.near_duplicates import NearDuplicates, find_near_duplicates
 
 MAX_OUTLIER_SHARE = 0.03  # CIFAR-10 has 0.4% outliers, clean `shapes` 0.2%; with 5% corrupt images, both have 5%
-MAX_IMBALANCE = 10.0  # images of the most common class over images of the rarest
 MAX_CLASS_GAP = 0.1  # allowed difference of a class's shares, in addition to 3 standard errors
 MAX_SHARED = 0.01  # of the validation images
 MAX_CONFLICTS = 0.001  # of the training images
@@ -41,11 +46,11 @@ def check_index(config: TrainConfig, data: Dataset) -> list[Finding]:
     imbalance = check_class_imbalance(data, balanced)
     outlier_finding = check_outliers(data)
     return [
-        *check_contents(config, data),
+        *check_contents(data, balanced),
         outlier_finding,
         imbalance,
         check_image_skew(data, not outlier_finding.ok, config.data.standardize),
-        check_class_skew(data, known=balanced or not imbalance.ok),
+        check_class_skew(data, known=balanced or not imbalance.ok or has_untrained_classes(data)),
         check_shared_images(data),
         check_conflicting_labels(data),
         check_near_duplicates(data),
@@ -59,9 +64,10 @@ def check_index(config: TrainConfig, data: Dataset) -> list[Finding]:
 def train_outliers(data: Dataset) -> tuple[outliers.Outlier, ...]:
     """Training images that are outliers, compared with the other training images or with validation.
 
-    None if most images are empty: those that show something would be the outliers.
+    None if most images are empty, because those that show something would be the outliers, or if there are so few
+    images that any of them could be one.
     """
-    if has_empty_images(data):
+    if has_empty_images(data) or has_few_images(data):
         return ()
     return tuple(skew.find_train_outliers(data.train, data.validation))
 
@@ -78,6 +84,8 @@ def check_outliers(data: Dataset) -> Finding:
     seen = f"{len(rows)} of {len(data.train)} training images are outliers"
     if has_empty_images(data):
         seen = "no outliers are looked for, because most images are empty"
+    elif has_few_images(data):
+        seen = f"no outliers are looked for among {len(data.train)} images"
     return Finding(
         "outlier_images",
         share <= MAX_OUTLIER_SHARE,
@@ -93,6 +101,9 @@ def check_class_imbalance(data: Dataset, balanced: bool) -> Finding:
     """Checks the numbers of images per class; with `balanced`, classes only need some, since the run balances them."""
     counts = data.class_counts
     empty = [name for name, count in zip(data.classes, counts, strict=True) if count == 0]
+    if has_untrained_classes(data):
+        empty = []  # `check_class_names` names them
+        counts = np.where(counts > 0, counts, counts.max())
     largest, smallest = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
     ratio = float(counts[largest]) / max(float(counts[smallest]), 1.0)
     seen = (
