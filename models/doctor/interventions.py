@@ -221,8 +221,9 @@ def _propose_longer_run(evidence: RunEvidence) -> Iterator[Intervention]:
 
 def _propose_data_changes(evidence: RunEvidence) -> Iterator[Intervention]:
     config = evidence.config.data
-    if not (config.normalize or config.standardize):
-        reason = "the network's input has values of 0 to 255"
+    checked = next((finding for finding in evidence.findings if finding.check == "input_scale"), None)
+    if not (config.normalize or config.standardize) and not (checked and checked.ok):  # it may rescale its input itself
+        reason = checked.seen if checked else "pixels are not normalized before the network"
         yield Intervention("input_scale", {"data.normalize": True}, PRIOR_UNUSUAL, (reason,))
     failed = {finding.check: finding for finding in evidence.findings if not finding.ok}
     if outliers := failed.get("outlier_images"):

@@ -118,7 +118,7 @@ def test_three_images_are_too_few_and_nothing_else_is_said_of_them(tmp_path: pat
     assert findings["few_images"].causes == ("too_few_images",)
     assert findings["outlier_images"].seen == "no outliers are looked for among 3 images"
     assert findings["few_validation_images"].line.startswith(
-        "few_validation_images: of 3 validation images, an accuracy of 50% has a 95% interval of 15% to 85%, and one"
+        "few_validation_images: of 3 validation images, an accuracy of 50% has a 95% interval of 13% to 87%, and one"
     )
 
 
