@@ -3,7 +3,7 @@
     scores, validation_scores = fit_cheap_model(images, labels, validation_images, classes)
     scores.argmax(1) == labels              # each image predicted by a model fitted to all the others
 
-`label_noise` and `label_relation` draw conclusions about the labels from its predictions.
+`label_relation` draws conclusions about the labels from its predictions.
 """
 
 from __future__ import annotations

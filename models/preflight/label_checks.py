@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.preflight import cheap_model, label_noise, label_relation
+from evenkeel.models.preflight import cheap_model, label_relation
 from evenkeel.models.preflight.content_checks import has_empty_images
 from evenkeel.models.preflight.data_checks import train_outliers
 from evenkeel.models.preflight.sample_images import local_data_config, sample_images
@@ -86,7 +86,7 @@ def fit_labels(data: Dataset, config: DataConfig) -> LabelFit:
 
 
 def check_label_noise(fit: LabelFit) -> Finding:
-    noise = label_noise.estimate_label_noise(fit.scores, fit.labels, fit.validation_scores, fit.validation_labels)
+    noise = label_relation.estimate_label_noise(fit.scores, fit.labels, fit.validation_scores, fit.validation_labels)
     return Finding(
         "label_noise",
         noise.share < MIN_WRONG_LABEL_SHARE or noise.z < MIN_WRONG_LABEL_Z,
