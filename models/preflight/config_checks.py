@@ -53,7 +53,7 @@ def check_steps(config: TrainConfig, images: int) -> Finding:
         steps >= MIN_STEPS,
         f"{config.epochs} epochs of {images} images in batches of {config.data.batch_size} are {steps} updates",
         f"a network learns little in fewer than {MIN_STEPS} updates",
-        "Raise --epochs or lower --data.batch_size.",
+        "Raise --epochs." if images < MIN_IMAGES else "Raise --epochs or lower --data.batch_size.",
         {"steps": steps},
         ("too_few_steps",),
     )

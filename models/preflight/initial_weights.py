@@ -27,7 +27,7 @@ def unusual_kernels(kernel_layers: list[keras.layers.Layer]) -> dict[str, float]
     """
     ratios = {}
     for layer in kernel_layers:
-        kernel = trainable_kernel(layer).numpy()
+        kernel = np.asarray(trainable_kernel(layer))
         fan_in = math.prod(kernel.shape[:-1])
         if isinstance(layer, keras.layers.DepthwiseConv2D):
             fan_in = math.prod(kernel.shape[:2])
