@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import difflib
 import hashlib
 import os
 import re
@@ -23,6 +24,8 @@ from evenkeel.pipeline.errors import UsageError
 from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.split_rows import SplitRows
 from evenkeel.pipeline.sources.split_names import TEST, VALIDATION, find_split, split_role
+
+MIN_SIMILARITY = 0.6  # of names of classes, as difflib measures it: cat and cats have 0.86, cat and dog 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +50,8 @@ def select_splits(index: Index, splits: SplitRows, config: DataConfig) -> Splits
     else the split named test; else a part of each class of the training split.
 
     Raises:
-      UsageError: a split does not exist or is empty, too few images for a holdout, or a group in both splits.
+      UsageError: a split does not exist or is empty, too few images for a holdout, a group in both splits, or no class
+        in both.
     """
     names = list(splits.rows)
     train_name = resolve_split(config.train_split, names)
@@ -68,9 +72,35 @@ def select_splits(index: Index, splits: SplitRows, config: DataConfig) -> Splits
             validation_name,
         )
     validation = index.take(splits.select(validation_name))
+    _check_common_classes(train, validation, train_name, validation_name)
     if config.group:
         _check_groups(train, validation, config.group)
     return Splits(train, validation, train_name, validation_name)
+
+
+def similar_names(names: list[str], others: list[str]) -> list[tuple[str, str]]:
+    """Pairs of a name and the most similar of `others`, such as (cats, cat); no pair if none is similar."""
+    folded = {other.casefold(): other for other in others}
+    pairs = []
+    for name in names:
+        found = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=MIN_SIMILARITY)
+        pairs += [(name, folded[found[0]])] if found else []
+    return pairs
+
+
+def _check_common_classes(train: Index, validation: Index, train_name: str, validation_name: str) -> None:
+    """Raises `UsageError` if no class has images in both splits: the accuracy would be 0."""
+    classes = train.features.classes
+    used, known = (sorted(set(index.columns["label"].tolist())) for index in (validation, train))
+    if not used or not known or set(used) & set(known):
+        return
+    names, others = ([classes[label] for label in labels] for labels in (used, known))
+    pairs = similar_names(names, others)
+    alike = f": {', '.join(f'{name} looks like {other}' for name, other in pairs[:5])}" if pairs else ""
+    raise UsageError(
+        f"no class of split {validation_name} ({', '.join(names[:5])}) is in split {train_name}"
+        f" ({', '.join(others[:5])}){alike}. Give a class the same name in both splits."
+    )
 
 
 def find_held_out(index: Index, source_splits: SplitRows, splits: Splits) -> dict[str, Index]:

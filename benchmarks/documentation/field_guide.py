@@ -56,7 +56,11 @@ LOSS, NORM, EPOCH_LOSS, ACCURACY = "^step/loss$", "^step/gradient_norm$", "^epoc
 EXAMPLES = {
     "input_scale": Example("raw_pixels", "plain", (LOSS, NORM)),
     "outlier_images": Example("outliers_60", "cnn", (LOSS, ACCURACY)),
+    "empty_images": Example("blank_95", "plain", (LOSS, ACCURACY)),
     "label_noise": Example("label_noise_40", "cnn", (EPOCH_LOSS, ACCURACY)),
+    "too_few_images": Example("few_images", "plain", (EPOCH_LOSS, ACCURACY)),
+    "labels_unrelated": Example("shuffled_labels", "plain", (LOSS, ACCURACY)),
+    "split_labels": Example("rotated_labels", "plain", (EPOCH_LOSS, ACCURACY)),
     "class_imbalance": Example("imbalance_50", "plain", (ACCURACY, "^epoch/macro_f1$")),
     "train_validation_skew": Example("darkened_training", "cnn", (EPOCH_LOSS, ACCURACY)),
     "overfitting": Example("learnt_by_heart", "cnn", (EPOCH_LOSS, ACCURACY)),

@@ -93,10 +93,26 @@ def add_outliers(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.r
     return images, labels
 
 
+def blank_share(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
+    """Replaces a share of the images by plain gray, as a decoder that fails silently would."""
+    blank = draw_mask(len(images), share, rng)
+    return np.where(blank[:, None, None, None], np.uint8(128), images), labels
+
+
 def add_label_noise(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, share: float):
     """Replaces a share of the labels by wrong classes, all with equal probability."""
     wrong = (labels + rng.integers(1, classes, len(labels))) % classes
     return images, np.where(draw_mask(len(images), share, rng), wrong, labels)
+
+
+def shuffle_labels(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator):
+    """Deals the labels to the images at random, as if the rows of a table had been mixed up."""
+    return images, rng.permutation(labels)
+
+
+def rotate_labels(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator):
+    """Gives each class the label of the next one, as if the classes had been numbered in another order."""
+    return images, (labels + 1) % classes
 
 
 def make_imbalanced(images: np.ndarray, labels: np.ndarray, classes: int, rng: np.random.Generator, ratio: float):
@@ -126,7 +142,10 @@ CORRUPTIONS: dict[str, Corruption] = {
     "clean": keep_clean,
     **{f"dark_share_{percent}": functools.partial(darken_share, share=percent / 100) for percent in (30, 60)},
     **{f"outliers_{percent}": functools.partial(add_outliers, share=percent / 100) for percent in (30, 60, 80)},
+    "blank_95": functools.partial(blank_share, share=0.95),
     **{f"label_noise_{percent}": functools.partial(add_label_noise, share=percent / 100) for percent in (40, 60)},
+    "shuffled_labels": shuffle_labels,
+    "rotated_labels": rotate_labels,
     **{f"imbalance_{ratio}": functools.partial(make_imbalanced, ratio=ratio) for ratio in (10, 50)},
     "inverted": invert,
     **{f"darkened_{divisor}": functools.partial(darken, divisor=divisor) for divisor in (4, 8)},

@@ -179,6 +179,7 @@ train_on_400_images = set_options(
     }
 )
 disable_augmentation = set_options({"data.augment.pad_crop": 0, "data.augment.rotation": 0.0, "data.augment.flip": 0.0})
+train_on_16_images = set_options({"data.train_split": "train[:16]", "data.batch_size": 16, "epochs": 400})
 train_on_1000_images = set_options({"data.train_split": "train[:1000]", "epochs": 8})
 use_adam = set_options({"optimizer.name": "adam", "optimizer.learning_rate": 0.005})
 use_high_rate_with_warmup = set_options({"optimizer.warmup_epochs": 1.0}, after=multiply_learning_rate(4.0))
@@ -205,8 +206,13 @@ _PERSISTENT = (
     persistent_fault("raw_pixels", "input_scale", set_options({"data.normalize": False}), networks=("plain",)),
     persistent_fault("dark_share_60", "outlier_images", corrupt_data("dark_share_60")),
     persistent_fault("outliers_60", "outlier_images", corrupt_data("outliers_60")),
+    persistent_fault("blank_95", "empty_images", corrupt_data("blank_95")),
     persistent_fault("label_noise_40", "label_noise", corrupt_data("label_noise_40")),
     persistent_fault("label_noise_60", "label_noise", corrupt_data("label_noise_60")),
+    # Such a run learns its images by heart.
+    persistent_fault("few_images", "too_few_images", train_on_16_images, other_causes=("overfitting",)),
+    persistent_fault("shuffled_labels", "labels_unrelated", corrupt_data("shuffled_labels")),
+    persistent_fault("rotated_labels", "split_labels", corrupt_data("rotated_labels")),
     persistent_fault("imbalance_50", "class_imbalance", corrupt_data("imbalance_50")),
     persistent_fault("inverted_training", "train_validation_skew", corrupt_data("inverted")),
     persistent_fault("darkened_training", "train_validation_skew", corrupt_data("darkened_8")),

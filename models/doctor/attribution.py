@@ -28,7 +28,7 @@ from evenkeel.models.doctor.interventions import (
 )
 from evenkeel.models.doctor.trials import Trial
 from evenkeel.models.networks import surgery
-from evenkeel.models.stability.causes import CAUSES
+from evenkeel.models.stability.causes import CAUSES, PROVEN_BY_FINDING
 from evenkeel.models.stability.diagnosis import Replay, Suspect
 
 GAIN_LOG_ODDS = 4.0  # log odds of an intervention that achieves the whole gain, against one that achieves none
@@ -240,8 +240,12 @@ def _is_behind_control(trial: Trial, single_trials: list[Trial], unchanged: Tria
 def _choose_fix(
     suspects: list[Suspect], scores: dict[str, _Score], best: Trial, gain: Gain, joint: Trial | None
 ) -> dict[str, Any]:
-    """Returns the flags against the most probable cause if they do as well as all others, else the best flags."""
-    if not gain.is_significant:
+    """Returns the flags against the most probable cause if they do as well as all others, else the best flags.
+
+    There are none against a cause that no flag removes, such as labels that do not belong to the images: flags that do
+    best then only learn least.
+    """
+    if not gain.is_significant or (suspects and suspects[0].cause in PROVEN_BY_FINDING):
         return {}
     trial = scores[suspects[0].cause].trial if suspects else None
     if trial and trial.intervention.cures and not joint and trial.utility >= best.utility - MIN_GAIN:

@@ -21,6 +21,7 @@ from evenkeel.models.config import TrainConfig
 from evenkeel.models.networks import surgery
 from evenkeel.models.networks.layers import DROPOUT_LAYERS
 from evenkeel.models.networks.layers import kernel as kernel_of
+from evenkeel.models.stability.causes import PROVEN_BY_FINDING
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.stability.trace import Trace
 from evenkeel.pipeline.config import AugmentConfig
@@ -29,6 +30,7 @@ layers = keras.layers
 
 # Log odds before any replay; a failed check of preflight raises the prior of its causes to `PRIOR_FOUND`.
 PRIOR_UNLIKELY, PRIOR_POSSIBLE, PRIOR_UNUSUAL, PRIOR_FOUND = -2.0, 0.0, 1.5, 3.0
+PRIOR_PROVEN = 9.0  # of `PROVEN_BY_FINDING`: more than a found cause whose replay gains everything
 ADAM_LIKE_OPTIMIZERS = ("adam", "adamw", "nadam", "rmsprop", "lamb", "radam", "lookahead", "novograd")
 TARGET_UPDATES = 200  # if a run has too few updates, the fix raises their number to this
 MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
@@ -101,7 +103,13 @@ def causes_without_intervention(evidence: RunEvidence, tried: list[Intervention]
     tried_causes = {intervention.cause for intervention in tried}
     supported = dict.fromkeys(cause for finding in evidence.findings if not finding.ok for cause in finding.causes)
     return [
-        Intervention(cause, {}, PRIOR_FOUND, evidence.finding_lines(cause), cures=False)
+        Intervention(
+            cause,
+            {},
+            PRIOR_PROVEN if cause in PROVEN_BY_FINDING else PRIOR_FOUND,
+            evidence.finding_lines(cause),
+            cures=False,
+        )
         for cause in supported
         if cause not in tried_causes
     ]
@@ -215,8 +223,9 @@ def _propose_longer_run(evidence: RunEvidence) -> Iterator[Intervention]:
 
 def _propose_data_changes(evidence: RunEvidence) -> Iterator[Intervention]:
     config = evidence.config.data
-    if not (config.normalize or config.standardize):
-        reason = "the network's input has values of 0 to 255"
+    checked = next((finding for finding in evidence.findings if finding.check == "input_scale"), None)
+    if not (config.normalize or config.standardize) and not (checked and checked.ok):  # it may rescale its input itself
+        reason = checked.seen if checked else "pixels are not normalized before the network"
         yield Intervention("input_scale", {"data.normalize": True}, PRIOR_UNUSUAL, (reason,))
     failed = {finding.check: finding for finding in evidence.findings if not finding.ok}
     if outliers := failed.get("outlier_images"):

@@ -14,6 +14,7 @@ from evenkeel.models.stability.diagnosis import Finding
 
 MIN_STEPS = 100  # the shortest preset takes 564; a task that is learnt in fewer steps needs no network
 MAX_BATCH_SHARE = 0.25  # share of the training split in a batch: gives four updates per epoch
+MIN_IMAGES = 20  # with fewer, no batch is neither too large nor too small; `check_image_count` says so
 NOISY_BATCH = 4  # up to this many images, one image's gradient dominates the update
 MAX_MOMENTUM = 0.98  # averages 50 steps; 0.9 to 0.95 are usual (Smith 2018, section 4.3)
 MAX_EPSILON = 1e-2  # 1e-8 to 1e-3 are usual; above this, second moments of 1e-4 and less have no effect
@@ -32,7 +33,7 @@ def check_config(config: TrainConfig, images: int, replicas: int) -> list[Findin
     return [
         check_steps(config, images),
         check_large_batch(config, images),
-        check_small_batch(config),
+        check_small_batch(config, images),
         check_replica_batches(config, replicas),
         check_learning_rate(config),
         check_momentum(config),
@@ -53,7 +54,7 @@ def check_steps(config: TrainConfig, images: int) -> Finding:
         steps >= MIN_STEPS,
         f"{config.epochs} epochs of {images} images in batches of {config.data.batch_size} are {steps} updates",
         f"a network learns little in fewer than {MIN_STEPS} updates",
-        "Raise --epochs or lower --data.batch_size.",
+        "Raise --epochs." if images < MIN_IMAGES else "Raise --epochs or lower --data.batch_size.",
         {"steps": steps},
         ("too_few_steps",),
     )
@@ -61,25 +62,27 @@ def check_steps(config: TrainConfig, images: int) -> Finding:
 
 def check_large_batch(config: TrainConfig, images: int) -> Finding:
     batch = config.data.batch_size
+    smaller = max(NOISY_BATCH + 1, int(MAX_BATCH_SHARE * images / 4))
     return Finding(
         "batch_large",
-        batch <= MAX_BATCH_SHARE * images,
+        images < MIN_IMAGES or batch <= MAX_BATCH_SHARE * images,
         f"data.batch_size is {batch}, and the training split has {images} images",
-        f"a batch must hold at most {MAX_BATCH_SHARE:.0%} of them",
-        f"Use --data.batch_size={max(1, int(MAX_BATCH_SHARE * images / 4))}.",
+        f"a batch must hold at most {MAX_BATCH_SHARE:.0%} of them, unless there are fewer than {MIN_IMAGES}",
+        f"Use --data.batch_size={smaller}.",
         {"share": batch / images},
         ("batch_large",),
     )
 
 
-def check_small_batch(config: TrainConfig) -> Finding:
+def check_small_batch(config: TrainConfig, images: int) -> Finding:
     batch = config.data.batch_size
+    larger = min(32, int(MAX_BATCH_SHARE * images))  # more would be too large
     return Finding(
         "batch_small",
-        batch > NOISY_BATCH,
+        images < MIN_IMAGES or batch > NOISY_BATCH,
         f"data.batch_size is {batch}",
         f"with {NOISY_BATCH} images or fewer, an update is mostly noise",
-        "Use --data.batch_size=32 or more.",
+        f"Use --data.batch_size={larger}" + (" or more." if larger == 32 else "."),
         {"batch": batch},
         ("batch_small",),
     )

@@ -13,6 +13,13 @@ import numpy as np
 from PIL import Image
 
 from evenkeel.models.config import TrainConfig
+from evenkeel.models.preflight.content_checks import (
+    MAX_IMBALANCE,
+    check_contents,
+    has_empty_images,
+    has_few_images,
+    has_untrained_classes,
+)
 from evenkeel.models.stability.diagnosis import Finding, Picture
 from evenkeel.pipeline.dataset import Dataset
 from evenkeel.pipeline.index.index import Index
@@ -22,7 +29,6 @@ from evenkeel.pipeline.prepare.duplicates import find_first_copies
 from evenkeel.pipeline.prepare.near_duplicates import NearDuplicates, find_near_duplicates
 
 MAX_OUTLIER_SHARE = 0.03  # CIFAR-10 has 0.4% outliers, clean `shapes` 0.2%; with 5% corrupt images, both have 5%
-MAX_IMBALANCE = 10.0  # images of the most common class over images of the rarest
 MAX_CLASS_GAP = 0.1  # allowed difference of a class's shares, in addition to 3 standard errors
 MAX_SHARED = 0.01  # of the validation images
 MAX_CONFLICTS = 0.001  # of the training images
@@ -32,27 +38,37 @@ MAX_PICTURES, THUMBNAIL_PIXELS = 16, 96  # pixels of the longer side
 
 
 def check_index(config: TrainConfig, data: Dataset) -> list[Finding]:
-    """Returns the findings of all checks of the index."""
+    """Returns the findings of all checks of the index.
+
+    If most images are empty, this is the finding: no outliers, skew or conflicting labels are reported beside it.
+    """
     balanced = config.data.balance == "classes" or config.class_weights == "balanced"
     imbalance = check_class_imbalance(data, balanced)
     outlier_finding = check_outliers(data)
     return [
+        *check_contents(data, balanced),
         outlier_finding,
         imbalance,
         check_image_skew(data, not outlier_finding.ok, config.data.standardize),
-        check_class_skew(data, known=balanced or not imbalance.ok),
+        check_class_skew(data, known=balanced or not imbalance.ok or has_untrained_classes(data)),
         check_shared_images(data),
         check_conflicting_labels(data),
         check_near_duplicates(data),
         check_near_duplicate_labels(data),
-        check_blank_images(data, known=not outlier_finding.ok),
+        check_blank_images(data, known=has_empty_images(data) or not outlier_finding.ok),
         check_unseen_pixels(config, data),
     ]
 
 
 @functools.lru_cache(maxsize=4)  # replays of a run ask for the same data again
 def train_outliers(data: Dataset) -> tuple[outliers.Outlier, ...]:
-    """Training images that are outliers, compared with the other training images or with validation."""
+    """Training images that are outliers, compared with the other training images or with validation.
+
+    None if most images are empty, because those that show something would be the outliers, or if there are so few
+    images that any of them could be one.
+    """
+    if has_empty_images(data) or has_few_images(data):
+        return ()
     return tuple(skew.find_train_outliers(data.train, data.validation))
 
 
@@ -66,6 +82,10 @@ def check_outliers(data: Dataset) -> Finding:
     share = len(rows) / len(data.train)
     worst = max(found, key=lambda outlier: abs(outlier.score), default=None)
     seen = f"{len(rows)} of {len(data.train)} training images are outliers"
+    if has_empty_images(data):
+        seen = "no outliers are looked for, because most images are empty"
+    elif has_few_images(data):
+        seen = f"no outliers are looked for among {len(data.train)} images"
     return Finding(
         "outlier_images",
         share <= MAX_OUTLIER_SHARE,
@@ -81,6 +101,9 @@ def check_class_imbalance(data: Dataset, balanced: bool) -> Finding:
     """Checks the numbers of images per class; with `balanced`, classes only need some, since the run balances them."""
     counts = data.class_counts
     empty = [name for name, count in zip(data.classes, counts, strict=True) if count == 0]
+    if has_untrained_classes(data):
+        empty = []  # `check_class_names` names them
+        counts = np.where(counts > 0, counts, counts.max())
     largest, smallest = int(counts.argmax()), len(counts) - 1 - int(counts[::-1].argmin())
     ratio = float(counts[largest]) / max(float(counts[smallest]), 1.0)
     seen = (
@@ -119,7 +142,7 @@ def check_image_skew(data: Dataset, explained: bool, standardize: bool = False) 
     unit = " (in deviations from the image's mean)" if standardize else ""
     return Finding(
         "image_skew",
-        distance <= limit,
+        distance <= limit or has_empty_images(data),
         f"median {name}{unit} is {medians[0]:.4g} in training{' without its outliers' if explained else ''} and"
         f" {medians[1]:.4g} in validation; the Kolmogorov-Smirnov distance is {distance:.2f}",
         f"the distance must be at most {limit:.2f}",
@@ -180,7 +203,7 @@ def check_conflicting_labels(data: Dataset) -> Finding:
         example = f" ({names[row]} in {classes[labels[row]]} equals {names[same]} in {classes[labels[same]]})"
     return Finding(
         "conflicting_labels",
-        len(conflicts) <= MAX_CONFLICTS * len(data.train),
+        len(conflicts) <= MAX_CONFLICTS * len(data.train) or has_empty_images(data),
         f"{len(conflicts)} of {len(data.train)} training images equal an image of another class{example}",
         f"at most {MAX_CONFLICTS:.1%} may: one of the two labels is wrong",
         "Remove the wrong ones, or drop all of them with --data.drop=duplicates.",
@@ -221,7 +244,7 @@ def check_near_duplicate_labels(data: Dataset) -> Finding:
         example = f" ({names[later]} in {classes[labels[later]]}, {names[first]} in {classes[labels[first]]})"
     return Finding(
         "near_duplicate_labels",
-        count <= MAX_CONFLICTS * len(labels),
+        count <= MAX_CONFLICTS * len(labels) or has_empty_images(data),
         f"{count} of {len(labels)} training images are near duplicates of an image of another class{example}"
         f"{near.note}",
         f"at most {MAX_CONFLICTS:.1%} may: one of the two labels may be wrong",

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
 
 import numpy as np
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.preflight import label_noise
-from evenkeel.models.preflight.data_checks import train_outliers
+from evenkeel.models.preflight import cheap_model
+from evenkeel.models.preflight.label_checks import check_labels
+from evenkeel.models.preflight.sample_images import local_data_config
 from evenkeel.models.stability.diagnosis import Finding
-from evenkeel.pipeline.build import evaluation_batches, training_batches
+from evenkeel.pipeline.build import training_batches
 from evenkeel.pipeline.config import AugmentConfig, DataConfig
 from evenkeel.pipeline.dataset import Dataset
-from evenkeel.pipeline.index.index import Index
 from evenkeel.pipeline.index.replica_shard import ReplicaShard
 
 FIRST_BATCH_IMAGES = 64
@@ -35,16 +34,14 @@ CHEAP_MODEL_IMAGES, CHEAP_MODEL_BATCH = 2500, 250
 # 0.57 with noise=60, 0.37 with noise=120, and 0.22 with 8 operations.
 MIN_ACCURACY_RATIO = 0.45
 MIN_ABOVE_CHANCE = 0.1  # accuracy above chance on plain images; with 2,500 images the standard error is 0.01
-LABEL_TRAIN_IMAGES, LABEL_VALIDATION_IMAGES = 4000, 2000  # numbers of images in the check of labels
-MIN_WRONG_LABEL_SHARE, MIN_WRONG_LABEL_Z = 0.12, 3.5  # z in standard errors; clean data sets have up to 0.02 and 0.4
 
 
 def check_images(config: TrainConfig, data: Dataset, images: np.ndarray) -> list[Finding]:
-    """Returns the findings of both checks; takes five CPU seconds. `images` come from `read_first_batch`.
+    """Returns the findings of all checks; takes five CPU seconds. `images` come from `read_first_batch`.
 
-    Neither check uses Keras, so both may run in a thread during training.
+    No check uses Keras, so they may run in a thread during training.
     """
-    return [check_augmentation(config, data, images), check_labels(config, data)]
+    return [check_augmentation(config, data, images), *check_labels(config, data)]
 
 
 def check_augmentation(config: TrainConfig, data: Dataset, images: np.ndarray) -> Finding:
@@ -71,12 +68,12 @@ def _augmented_accuracy_ratio(data: Dataset, config: DataConfig) -> float:
     """Accuracy above chance of a cheap model fitted to augmented images, divided by that of one fitted to plain images.
 
     The ratio is 1 if there are few images, or if the model learns almost nothing from plain images. Images are scaled
-    to `label_noise.IMAGE_PIXELS` a side. Shifts in pixels are scaled down as well, and so is noise, because a mean over
+    to `cheap_model.IMAGE_PIXELS` a side. Shifts in pixels are scaled down as well, and so is noise, because a mean over
     pixels has less noise. Takes about 2 CPU seconds.
     """
     if len(data.train) < CHEAP_MODEL_IMAGES:
         return 1.0
-    scale = min(1.0, label_noise.IMAGE_PIXELS / min(config.image_shape))
+    scale = min(1.0, cheap_model.IMAGE_PIXELS / min(config.image_shape))
     augment = config.augment
     scaled = dataclasses.replace(augment, pad_crop=round(scale * augment.pad_crop), noise=scale * augment.noise)
     above_chance = []
@@ -85,14 +82,14 @@ def _augmented_accuracy_ratio(data: Dataset, config: DataConfig) -> float:
             config,
             augment=variant,
             batch_size=CHEAP_MODEL_BATCH,
-            image_size=label_noise.IMAGE_PIXELS,
+            image_size=cheap_model.IMAGE_PIXELS,
             balance="none",
         )
         batches = training_batches(data, small, 0, ReplicaShard(CHEAP_MODEL_BATCH))
         batches = batches.take(CHEAP_MODEL_IMAGES // CHEAP_MODEL_BATCH)
         images, labels = (np.concatenate(parts) for parts in zip(*batches.as_numpy_iterator(), strict=True))
         chance = np.bincount(labels).max() / len(labels)
-        accuracy = label_noise.leave_one_out_accuracy(images, labels, len(data.classes))
+        accuracy = cheap_model.leave_one_out_accuracy(images, labels, len(data.classes))
         above_chance.append(max(accuracy - chance, 0.0))
     return above_chance[1] / above_chance[0] if above_chance[0] > MIN_ABOVE_CHANCE else 1.0
 
@@ -116,11 +113,6 @@ def _read_first_batch(data: Dataset, config: DataConfig, seed: int) -> tuple[np.
     images, labels = (tensor.numpy() for tensor in next(iter(batches)))
     images.flags.writeable = labels.flags.writeable = False  # the cache returns the same arrays again
     return images, labels
-
-
-def local_data_config(config: DataConfig, **changes: Any) -> DataConfig:
-    """Returns `config` for reading in this process, without a cache or data service, with the fields in `changes`."""
-    return dataclasses.replace(config, **{"cache": "none", "service": "", "reader": "auto", **changes})
 
 
 def destroyed_mask(plain: np.ndarray, augmented: np.ndarray) -> np.ndarray:
@@ -149,42 +141,3 @@ def contrast_and_detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     detail = np.mean((blocks - means) ** 2, (1, 2, 3, 4))
     contrast = means.var((1, 2, 3, 4)) - detail / max(1, pool**2 - 1)
     return np.sqrt(np.maximum(contrast, 0)), np.sqrt(detail)
-
-
-def check_labels(config: TrainConfig, data: Dataset) -> Finding:
-    """Checks some of the images with `label_noise.estimate_label_noise`; takes about 2 CPU seconds."""
-    small = {"image_size": label_noise.IMAGE_PIXELS, "augment": AugmentConfig(), "batch_size": 1, "balance": "none"}
-    noise = _label_noise(data, local_data_config(config.data, **small))
-    return Finding(
-        "label_noise",
-        noise.share < MIN_WRONG_LABEL_SHARE or noise.z < MIN_WRONG_LABEL_Z,
-        f"a cheap model agrees with {noise.training:.0%} of the training labels that it has not seen and with"
-        f" {noise.validation:.0%} of the validation labels, as if {max(noise.share, 0):.0%} of the training labels were"
-        f" wrong ({noise.z:.1f} standard errors)",
-        f"under {MIN_WRONG_LABEL_SHARE:.0%} may be wrong, or it must be uncertain (under {MIN_WRONG_LABEL_Z:g}"
-        " standard errors)",
-        "Correct the labels, or train so that they harm less: --label_smoothing=0.1, fewer --epochs, --early_stopping.",
-        {"share": noise.share, "z": noise.z, "training": noise.training, "validation": noise.validation},
-        ("label_noise",),
-    )
-
-
-@functools.lru_cache(maxsize=4)  # replays of a run ask for the same again
-def _label_noise(data: Dataset, config: DataConfig) -> label_noise.LabelNoiseEstimate:
-    # Outliers are left out: no label fits an image of noise.
-    inliers = np.setdiff1d(np.arange(len(data.train)), [outlier.row for outlier in train_outliers(data)])
-    train = data.train.take(inliers) if len(inliers) else data.train
-    training = sample_images(train, config, LABEL_TRAIN_IMAGES)
-    validation = sample_images(data.validation, config, LABEL_VALIDATION_IMAGES)
-    return label_noise.estimate_label_noise(*training, *validation, len(data.classes))
-
-
-def sample_images(index: Index, config: DataConfig, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reads images, uint8 [n, h, w, c], and labels [n] of at most `count` random rows; the same rows in every call."""
-    rows = np.sort(np.random.default_rng(0).permutation(len(index))[:count])
-    shard = ReplicaShard(min(len(rows), 250))
-    images, labels = [], []
-    for batch, batch_labels, weights in evaluation_batches(index.take(rows), config, shard).as_numpy_iterator():
-        images.append(batch[weights > 0])
-        labels.append(batch_labels[weights > 0])
-    return np.concatenate(images), np.concatenate(labels)

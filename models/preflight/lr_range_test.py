@@ -18,7 +18,7 @@ import tf_keras as keras
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.distribute import strategy
 from evenkeel.models.optim import losses, optimizers, schedules
-from evenkeel.models.preflight import image_checks
+from evenkeel.models.preflight.sample_images import local_data_config
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry import step_row
 from evenkeel.models.training import build_model
@@ -99,7 +99,7 @@ def run_range_test(config: TrainConfig, data: Dataset, steps: int = RANGE_STEPS)
         steps_per_execution=min(STEPS_PER_CALL, steps),
     )
     batches = build.training_batches(
-        data, image_checks.local_data_config(config.data), config.seed, ReplicaShard(config.data.batch_size)
+        data, local_data_config(config.data), config.seed, ReplicaShard(config.data.batch_size)
     )
     recorder = _RowRecorder()
     model.fit(batches, steps_per_epoch=steps, epochs=1, callbacks=[recorder], verbose=0)

@@ -19,6 +19,7 @@ from evenkeel.models.networks.activations import asymptotes, named_activation
 from evenkeel.models.networks.layers import DROPOUT_LAYERS, is_functional
 from evenkeel.models.optim import schedules
 from evenkeel.models.preflight.first_batch import FirstBatchPass, l2_norm
+from evenkeel.models.preflight.initial_weights import describe_kernels, superlinear_activations, unusual_kernels
 from evenkeel.models.preflight.signal_propagation import check_signal_propagation
 from evenkeel.models.stability.diagnosis import Finding
 
@@ -73,14 +74,25 @@ def check_initial_loss(batch_pass: FirstBatchPass, input_scale_ok: bool) -> Find
     """
     chance_loss = math.log(batch_pass.classes)
     limit = 3 * chance_loss + 2
+    large = {name: ratio for name, ratio in unusual_kernels(batch_pass.kernel_layers).items() if ratio > 1}
+    superlinear = superlinear_activations(batch_pass.layers)
+    causes: tuple[str, ...] = ("initialization",)
+    remedy = "Lower the scale of the kernel_initializer of the last layer."
+    if not input_scale_ok:
+        causes, remedy = ("input_scale", "initialization") if large else ("input_scale",), "Normalise the input."
+    elif superlinear:
+        name, activation = next(iter(superlinear.items()))
+        causes, remedy = (), f"Use ReLU instead of {activation} (in {name}): it grows faster than its input."
+    elif large:
+        remedy = f"Use kernel_initializer='he_normal' in {describe_kernels(large)}."
     return Finding(
         "initial_loss",
         batch_pass.loss <= limit,  # false for NaN
         f"the first loss is {batch_pass.loss:.3g}",
         f"guessing has ln({batch_pass.classes}) = {chance_loss:.3g}, and a sound start has less than {limit:.3g}",
-        "Lower the scale of the last layer's kernel_initializer." if input_scale_ok else "Normalise the input.",
+        remedy,
         {"loss": batch_pass.loss, "guess": chance_loss},
-        ("initialization",) if input_scale_ok else ("input_scale", "initialization"),
+        causes,
     )
 
 
@@ -201,15 +213,21 @@ def check_precision(batch_pass: FirstBatchPass) -> Finding:
     largest = max((float(tf.reduce_max(tf.abs(x))) for x in batch_pass.outputs.values()), default=0.0)
     finite = np.isfinite(largest) and all(np.isfinite(l2_norm(g)) for g in batch_pass.gradients if g is not None)
     float16 = batch_pass.uses_float16
+    superlinear = superlinear_activations(batch_pass.layers)
+    causes: tuple[str, ...] = ("precision",) if float16 else () if superlinear else ("initialization",)
+    remedy = "Use --precision=float32 or mixed_bfloat16, and normalise the input."
+    if not float16:
+        name, activation = next(iter(superlinear.items()), ("", ""))
+        remedy = f"Use ReLU instead of {activation} (in {name})." if name else "Use smaller initial weights."
     return Finding(
         "precision",
         bool(finite) and (not float16 or largest <= MAX_FLOAT16_ACTIVATION),
         f"the largest activation is {largest:.3g}" + ("" if finite else ", and some value is not finite"),
         "all values must be finite"
         + (f", and activations at most {MAX_FLOAT16_ACTIVATION:g} in float16" if float16 else ""),
-        "Use --precision=float32 or mixed_bfloat16, and normalise the input.",
+        remedy,
         {"largest": largest, "finite": float(finite)},
-        ("precision",) if float16 else ("initialization",),
+        causes,
     )
 
 

@@ -16,13 +16,18 @@ import tf_keras as keras
 from evenkeel.models.networks.activations import activation_function, asymptotes
 from evenkeel.models.networks.layers import trainable_kernel
 from evenkeel.models.preflight.first_batch import FirstBatchPass, l2_norm
+from evenkeel.models.preflight.initial_weights import describe_kernels, superlinear_activations, unusual_kernels
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.telemetry import layer_stats
 
 layers = keras.layers
-DEEP_LAYERS = 8  # layers with kernels from which a network trains badly without normalization
+DEEP_LAYERS = 8  # layers with kernels from which normalization may be what is missing
+# Simonyan and Zisserman 2015 had to train networks of 13 and 16 such layers in stages; those of 8 train from scratch.
+VERY_DEEP_LAYERS = 16
+MAX_DEEP_SCALE_RATIO = 100.0  # 8 layers of Glorot and ReLU have 0.04, 10 have 0.02, 16 have 0.001; He's has 0.4 to 1.7
 MAX_SCALE_RATIO = 1e4  # 40 sound networks lie between 0.006 and 1.4; 16 layers of Glorot and ReLU have 0.0003
 MIN_GRADIENT_RATIO = 1e-3  # the 40 sound networks lie above 0.07; 5 layers of sigmoids have 0.001, 8 have 0.00001
+MIN_SATURATING = 3  # hidden activations; fewer do not explain that signals vanish
 FLAT_SLOPE, MAX_FLAT_LAYERS = 0.25, 2  # a sigmoid's largest slope; three in a row leave 1/64 of a gradient
 MAX_DEAD, MAX_SATURATED = 0.9, 0.8  # up to 0.45 of a layer is dead by chance if its inputs are alike for all images
 
@@ -37,36 +42,66 @@ def check_signal_propagation(batch_pass: FirstBatchPass) -> list[Finding]:
     ]
 
 
-def check_activation_scale(batch_pass: FirstBatchPass) -> Finding:
-    """Compares the deviation of the last hidden layer's output with that of the first layer's input."""
+def activation_scales(batch_pass: FirstBatchPass) -> tuple[float, float]:
+    """Deviations of the first layer's input and of the last hidden layer's output."""
     hidden = [layer.name for layer in batch_pass.kernel_layers[:-1] if layer.name in batch_pass.outputs]
     first = max(float(batch_pass.first_layer_input.std()), 1e-12)
-    last = float(tf.math.reduce_std(batch_pass.outputs[hidden[-1]])) if hidden else first
+    return first, float(tf.math.reduce_std(batch_pass.outputs[hidden[-1]])) if hidden else first
+
+
+def check_activation_scale(batch_pass: FirstBatchPass) -> Finding:
+    """Compares the deviation of the last hidden layer's output with that of the first layer's input."""
+    first, last = activation_scales(batch_pass)
     ratio = last / first
-    deep = _is_deep_without_normalization(batch_pass)
+    causes, remedy = explain_scale(batch_pass)
     return Finding(
         "activation_scale",
         1 / MAX_SCALE_RATIO <= ratio <= MAX_SCALE_RATIO,
         f"the deviation of activations goes from {first:.3g} in the input to {last:.3g} in the last hidden layer",
         f"it must stay within a factor of {MAX_SCALE_RATIO:g}",
-        "Use kernel_initializer='he_normal' with ReLU" + (", or add normalization layers." if deep else "."),
+        remedy,
         {"ratio": ratio, "layers": len(batch_pass.kernel_layers)},
-        ("initialization", "no_normalization") if deep else ("initialization",),
+        causes,
     )
 
 
+def explain_scale(batch_pass: FirstBatchPass) -> tuple[tuple[str, ...], str]:
+    """Returns causes and a remedy for signals that shrink or grow: the weights if they are unusual, or activations."""
+    deep = _is_deep_without_normalization(batch_pass)
+    unusual = unusual_kernels(batch_pass.kernel_layers[:-1])
+    superlinear = superlinear_activations(batch_pass.layers)
+    saturating = _saturating_layers(batch_pass)
+    if superlinear:
+        name, activation = next(iter(superlinear.items()))
+        return (), f"Use ReLU instead of {activation} (in {name}): it grows faster than its input."
+    if unusual:
+        causes = ("initialization", "no_normalization") if deep else ("initialization",)
+        return causes, f"Use kernel_initializer='he_normal' in {describe_kernels(unusual)}."
+    if len(saturating) >= MIN_SATURATING:
+        return ("saturating_activation",), f"Use ReLU instead of what saturates at both ends (in {saturating[0]})."
+    remedy = "Use kernel_initializer='he_normal' with ReLU" + (", or add normalization layers." if deep else ".")
+    return (("initialization", "no_normalization") if deep else ("initialization",)), remedy
+
+
 def check_normalization(batch_pass: FirstBatchPass) -> Finding:
-    """Whether a deep network has normalization layers, or activations that normalize (SELU, Klambauer et al. 2017)."""
-    count = len(batch_pass.kernel_layers)
+    """Whether a network that needs normalization layers has some; SELU normalizes, too (Klambauer et al. 2017).
+
+    It needs them if it is very deep, or if it is deep and the scale of its activations changes a lot.
+    """
+    count, (first, last) = len(batch_pass.kernel_layers), activation_scales(batch_pass)
     selu = any(getattr(layer, "activation", None) is keras.activations.selu for layer in batch_pass.layers)
+    changes = not 1 / MAX_DEEP_SCALE_RATIO <= last / first <= MAX_DEEP_SCALE_RATIO
+    needed = count >= VERY_DEEP_LAYERS or (_is_deep_without_normalization(batch_pass) and changes)
     return Finding(
         "normalization",
-        batch_pass.has_normalization or selu or count < DEEP_LAYERS,
+        batch_pass.has_normalization or selu or not needed,
         f"the network has {count} layers with weights"
-        + ("" if batch_pass.has_normalization else " and no normalization layer"),
-        f"{DEEP_LAYERS} or more train badly without normalization (VGG's 16 had to be trained in stages)",
+        + ("" if batch_pass.has_normalization else " and no normalization layer")
+        + f"; the deviation of its activations goes from {first:.3g} to {last:.3g}",
+        f"{VERY_DEEP_LAYERS} or more layers, or {DEEP_LAYERS} or more over which it changes by a factor of"
+        f" {MAX_DEEP_SCALE_RATIO:g}, train badly without normalization",
         "Add a BatchNormalization after each convolution (--model.patch=batch_norm does).",
-        {"layers": count},
+        {"layers": count, "ratio": last / first},
         ("no_normalization",),
     )
 
@@ -112,10 +147,11 @@ def _check_strength(batch_pass: FirstBatchPass, gradient_of: dict[int, tf.Tensor
         if gradient is not None and l2_norm(gradient) > 0:
             strengths.append(l2_norm(gradient) / max(l2_norm(kernel), 1e-12))
     ratio = strengths[0] / strengths[-1] if strengths else 1.0
-    saturating = [layer.name for layer in batch_pass.layers if _saturates(layer)]
+    saturating = _saturating_layers(batch_pass)
     causes: tuple[str, ...] = ("initialization",)
-    if len(saturating) >= 3 and not batch_pass.has_normalization:
-        causes = ("saturating_activation", "initialization")
+    if len(saturating) >= MIN_SATURATING and not batch_pass.has_normalization:
+        unusual = unusual_kernels(batch_pass.kernel_layers[:-1])
+        causes = ("saturating_activation", "initialization") if unusual else ("saturating_activation",)
     elif _is_deep_without_normalization(batch_pass):
         causes = ("initialization", "no_normalization")
     return Finding(
@@ -210,6 +246,10 @@ def idle_shares(batch_pass: FirstBatchPass, kind: str) -> dict[str, float]:
 
 def _is_deep_without_normalization(batch_pass: FirstBatchPass) -> bool:
     return len(batch_pass.kernel_layers) >= DEEP_LAYERS and not batch_pass.has_normalization
+
+
+def _saturating_layers(batch_pass: FirstBatchPass) -> list[str]:
+    return [layer.name for layer in batch_pass.layers if _saturates(layer)]
 
 
 def _is_zero_kernel_gradient(variable: tf.Variable, gradient: tf.Tensor | None) -> bool:

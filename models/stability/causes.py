@@ -23,7 +23,11 @@ class Cause(NamedTuple):
 CAUSES = {
     "input_scale": Cause("data", "the input is not normalised"),
     "outlier_images": Cause("data", "some images are outliers, or have another value range than the rest"),
+    "empty_images": Cause("data", "most images have a single colour: they show nothing"),
     "label_noise": Cause("data", "many labels are wrong"),
+    "too_few_images": Cause("data", "there are too few images to learn from"),
+    "labels_unrelated": Cause("data", "the labels do not belong to the images"),
+    "split_labels": Cause("data", "training and validation label the same classes differently"),
     "class_imbalance": Cause("data", "some classes are much rarer than others"),
     "train_validation_skew": Cause("data", "training and validation images differ"),
     "overfitting": Cause(
@@ -52,3 +56,6 @@ CAUSES = {
     "precision": Cause("numerics", "numbers overflow or vanish in half precision"),
     "replica_batch": Cause("numerics", "replicas get partial or empty batches"),
 }
+
+# A finding proves these causes, and no flag removes them: whatever a replay gains, it does not refute the finding.
+PROVEN_BY_FINDING = ("empty_images", "too_few_images", "labels_unrelated", "split_labels")

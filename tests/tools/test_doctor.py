@@ -43,7 +43,7 @@ def test_the_doctor_prints_and_writes_every_finding(tmp_path: pathlib.Path) -> N
     done = forked.run("tools.doctor", "--preflight_only", *tiny, f"--output={tmp_path / 'health'}")
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads((tmp_path / "health" / "preflight.json").read_text())
-    assert len(done.stdout.splitlines()) == len(written) == 38
+    assert len(done.stdout.splitlines()) == len(written) == 44
     assert all(line.startswith("ok ") for line in done.stdout.splitlines())
     assert (tmp_path / "health" / "range_test.png").read_bytes().startswith(b"\x89PNG")
     refused = forked.run("tools.doctor", "--preflight_only", "--preflight=on", *tiny, "--nodata.normalize")

@@ -96,6 +96,9 @@ slow_norm = variant(layers.BatchNormalization, momentum=0.99999)
 shallow = variant(stack, depth=1)
 he, glorot = stack, variant(stack, initializer="glorot_uniform", depth=6)
 deep, self_normalizing = variant(stack, depth=7), variant(stack, depth=7, activation="selu", initializer="lecun_normal")
+very_deep = variant(stack, depth=15)
+shrinking = variant(stack, depth=12, initializer="glorot_uniform")
+exponential = variant(stack, depth=6, activation="exponential")
 leaky, tanh = variant(stack, activation="leaky"), variant(stack, initializer="glorot_uniform", activation="tanh")
 grouped = variant(stack, norm=lambda: layers.GroupNormalization(4))
 normed = variant(stack, norm=variant(layers.BatchNormalization, momentum=0.9), depth=6)
@@ -108,6 +111,7 @@ cut_off, bounded = variant(stack, last="relu"), variant(stack, last="tanh")
 small = variant(stack, initializer=keras.initializers.RandomNormal(stddev=1e-4, seed=0))
 large = variant(stack, initializer=keras.initializers.RandomNormal(stddev=3.0, seed=0))
 sigmoids = variant(stack, activation="sigmoid", initializer="glorot_uniform", depth=9)
+he_sigmoids = variant(stack, activation="sigmoid", depth=9)
 few_sigmoids = variant(stack, activation="sigmoid", initializer="glorot_uniform", depth=2)
 normed_sigmoids = variant(stack, activation="sigmoid", norm=variant(layers.BatchNormalization, momentum=0.9), depth=3)
 hidden_softmax = variant(stack, activation="softmax", depth=3)
@@ -152,6 +156,16 @@ subclassed_softmax, subclassed_relu = variant(subclassed, last="softmax"), varia
 def nested_subclassed(shape: tuple[int, int, int], classes: int) -> keras.Model:
     inputs = keras.Input(shape)
     return keras.Model(inputs, Own(classes)(inputs))
+
+
+def ones(shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """A network that rescales its input; the second of three convolutions starts with ones."""
+    x = inputs = layers.Input(shape)
+    x = layers.Rescaling(1 / 255)(x)
+    for index, initializer in enumerate(("he_normal", "ones", "he_normal")):
+        x = layers.Conv2D(16, 3, activation="relu", kernel_initializer=initializer, name=f"conv2d_{index}")(x)
+    x = layers.Dense(64, activation="relu", name="dense")(layers.Flatten()(layers.MaxPool2D(2)(x)))
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x))
 
 
 def frozen(shape: tuple[int, int, int], classes: int) -> keras.Model:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.preflight import image_checks, label_noise
+from evenkeel.models.preflight import cheap_model, image_checks, label_checks
 from evenkeel.pipeline.config import AugmentConfig, DataConfig, ShapesConfig
 from evenkeel.pipeline.dataset import Dataset, load_dataset
 from tests.models.preflight.cases import load_shapes, train_config
@@ -38,7 +38,7 @@ def many() -> Dataset:
     return load_dataset(train_config(shapes=MANY).data)
 
 
-leave_one_out_accuracy, accuracies = label_noise.leave_one_out_accuracy, dict[bytes, float]()
+leave_one_out_accuracy, accuracies = cheap_model.leave_one_out_accuracy, dict[bytes, float]()
 
 
 def accuracy_computed_once(images: np.ndarray, labels: np.ndarray, classes: int) -> float:
@@ -62,7 +62,7 @@ def accuracy_computed_once(images: np.ndarray, labels: np.ndarray, classes: int)
 def test_a_cheap_model_must_learn_from_augmented_images(
     augment: AugmentConfig, ok: bool, many: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_noise, "leave_one_out_accuracy", accuracy_computed_once)
+    monkeypatch.setattr(cheap_model, "leave_one_out_accuracy", accuracy_computed_once)
     config, data = train_config(augment=augment, shapes=MANY), many
     assert (image_checks._augmented_accuracy_ratio(data, config.data) >= image_checks.MIN_ACCURACY_RATIO) == ok
 
@@ -82,7 +82,7 @@ def test_flat_images_are_destroyed_and_flipped_ones_are_not(data: Dataset) -> No
 @pytest.mark.slow
 def test_few_images_do_not_prove_wrong_labels() -> None:
     config, data = load_shapes(label_noise=0.4)
-    assert image_checks.check_labels(config, data).ok
+    assert all(finding.ok for finding in label_checks.check_labels(config, data))
 
 
 @pytest.mark.slow
@@ -94,5 +94,6 @@ def test_wrong_labels_of_shapes_are_found() -> None:
     labels[rows] = (labels[rows] + 1 + np.arange(len(rows)) % 9) % 10  # as shapes.label_noise, without rendering again
     wrong = dataclasses.replace(data.train, columns={**data.train.columns, "label": labels})
     for dataset, ok in ((data, True), (dataclasses.replace(data, train=wrong), False)):
-        finding = image_checks.check_labels(config, dataset)
-        assert finding.ok == ok, finding.line
+        noise, *others = label_checks.check_labels(config, dataset)
+        assert noise.ok == ok, noise.line
+        assert all(finding.ok for finding in others)

@@ -88,6 +88,16 @@ def test_an_unscaled_input_explains_a_large_first_loss(small: DataConfig) -> Non
     assert finding.causes[0] == "input_scale"
 
 
+def test_the_layer_with_unusual_weights_is_named(small: DataConfig) -> None:
+    raw = load_dataset(dataclasses.replace(small, normalize=False))
+    findings = network_findings(raw, "ones", normalize=False)
+    assert findings["input_scale"].ok, "the network rescales its input itself"
+    finding = findings["initial_loss"]
+    assert not finding.ok
+    assert finding.remedy == ("Use kernel_initializer='he_normal' in conv2d_1 (weights 8.5 times as large as He's).")
+    assert finding.causes == ("initialization",)
+
+
 def test_penalties_are_judged_by_how_fast_they_shrink_weights(data: Dataset) -> None:
     sound = OptimizerConfig(learning_rate=0.05)
     assert network_findings(data, "lightly_penalised", optimizer=sound)["penalty"].ok

@@ -41,7 +41,7 @@ def test_the_quick_preset_passes_all_checks() -> None:
     config = dataclasses.replace(config, data=small)
     findings = run_checks(config, load_dataset(small), tf.distribute.get_strategy())
     assert [finding.line for finding in findings if not finding.ok] == []
-    assert len(findings) == 36
+    assert len(findings) == 42
 
 
 def test_every_finding_is_complete_and_names_known_causes(data: Dataset) -> None:
