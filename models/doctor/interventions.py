@@ -30,6 +30,16 @@ layers = keras.layers
 # Log odds before any replay; a failed check of preflight raises the prior of its causes to `PRIOR_FOUND`.
 PRIOR_UNLIKELY, PRIOR_POSSIBLE, PRIOR_UNUSUAL, PRIOR_FOUND = -2.0, 0.0, 1.5, 3.0
 ADAM_LIKE_OPTIMIZERS = ("adam", "adamw", "rmsprop", "lamb", "radam", "lookahead", "novograd")
+UNSTABLE_KINDS = {  # alarms that suggest too high a rate
+    "nonfinite",
+    "loss_spike",
+    "divergence",
+    "exploding",
+    "large_updates",
+    "large_first_update",
+    "oscillation",
+}
+EARLY_STEPS = 100  # steps in which too high a rate kills units
 TARGET_UPDATES = 200  # if a run has too few updates, the fix raises their number to this
 MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
@@ -118,28 +128,46 @@ def drop_flags(config: TrainConfig, drop: str, share: float) -> dict[str, Any]:
 
 
 def _propose_learning_rates(evidence: RunEvidence) -> Iterator[Intervention]:
+    """A grid of rates, a factor of 10 apart, on the side that the evidence suggests; `refine_fix` halves its gaps."""
     rate = evidence.config.optimizer.learning_rate
-    unstable = evidence.alarm_kinds & {
-        "nonfinite",
-        "loss_spike",
-        "divergence",
-        "exploding",
-        "large_updates",
-        "oscillation",
-    }
-    slow = evidence.alarm_kinds & {"small_updates"}
-    prior = PRIOR_UNUSUAL if unstable else PRIOR_POSSIBLE
+    unstable = evidence.alarm_kinds & UNSTABLE_KINDS
     reasons = (f"alarms during the run: {', '.join(sorted(unstable))}",) if unstable else ()
+    if died := _early_deaths(evidence.trace):
+        share, step = died
+        reasons += (f"{share:.0%} of a layer's units, alive at the start, were dead after {step} steps",)
+    high = bool(reasons)
+    # Dead units have no updates, so they explain small updates, which are then no evidence for too low a rate.
+    slow = "small_updates" in evidence.alarm_kinds and _dead_share(evidence.trace) <= 0.5
+    prior = PRIOR_UNUSUAL if high else PRIOR_POSSIBLE
     yield Intervention("learning_rate_high", {"optimizer.learning_rate": rate / 4}, prior, reasons, generic=True)
     if not evidence.config.optimizer.clip_norm:
         yield Intervention("learning_rate_high", {"optimizer.clip_norm": 1.0}, prior, reasons, generic=True)
-    for factor in () if slow else (32, 256) if unstable else (32,):
+    for factor in () if slow else (10, 100) if high else (10,):
         yield Intervention("learning_rate_high", {"optimizer.learning_rate": rate / factor}, prior, reasons)
-    if not unstable:
+    if not high:
         reasons = ("updates are tiny relative to the weights",) if slow else ()
-        for factor in (8, 64) if slow or not _loss_has_fallen(evidence) else (8,):
+        for factor in (10, 100) if slow or not _loss_has_fallen(evidence) else (10,):
             flags = {"optimizer.learning_rate": rate * factor}
             yield Intervention("learning_rate_low", flags, 2 * bool(slow), reasons)
+
+
+def _early_deaths(trace: Trace) -> tuple[float, int] | None:
+    """(Share, step) of units of a layer that died in the first `EARLY_STEPS` steps; None if at most half of them did.
+
+    One update that is too large kills units. Units that are dead at the start have other causes.
+    """
+    dead = trace.layers.get("dead")
+    if dead is None or not len(dead) or trace.due[0] != 0:
+        return None
+    died = np.nan_to_num(dead[trace.due <= EARLY_STEPS] - dead[0]).max(axis=1, initial=0.0)
+    first = int(np.argmax(died > 0.5))
+    return (float(died[first]), int(trace.due[first])) if died[first] > 0.5 else None
+
+
+def _dead_share(trace: Trace) -> float:
+    """The largest share of dead units of a layer, in the last three samples."""
+    dead = trace.layers.get("dead")
+    return float(np.nanmax(dead[-3:])) if dead is not None and np.isfinite(dead[-3:]).any() else 0.0
 
 
 def _loss_has_fallen(evidence: RunEvidence) -> bool:
@@ -155,7 +183,8 @@ def _propose_warmup(evidence: RunEvidence) -> Iterator[Intervention]:
     large = "large_first_update" in evidence.alarm_kinds
     reasons = ("the first update is large relative to the weights",) if large else ()
     if epochs < config.epochs:
-        prior = PRIOR_UNUSUAL if large else PRIOR_POSSIBLE
+        # Less than that of a lower rate, which also calms the first steps: if both help as much, the rate is wrong.
+        prior = PRIOR_UNUSUAL - 0.5 if large else PRIOR_POSSIBLE - 0.5
         yield Intervention("no_warmup", {"optimizer.warmup_epochs": round(epochs, 4)}, prior, reasons)
 
 
@@ -289,8 +318,7 @@ def _propose_regularization(evidence: RunEvidence) -> Iterator[Intervention]:
 
 
 def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
-    dead = evidence.trace.layers.get("dead")
-    dead_share = float(np.nanmax(dead[-3:])) if dead is not None and np.isfinite(dead[-3:]).any() else 0.0
+    dead_share, died_early = _dead_share(evidence.trace), _early_deaths(evidence.trace) is not None
     saturated = evidence.trace.layers.get("saturated")
     unusual_weights = _has_unusual_weights(evidence.network)
     found = lambda cause: bool(evidence.finding_lines(cause))  # noqa: E731
@@ -306,7 +334,7 @@ def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
         (
             "dying_activation",
             "leaky_relu",
-            PRIOR_UNUSUAL if dead_share > 0.5 else PRIOR_POSSIBLE,
+            PRIOR_UNUSUAL if dead_share > 0.5 and not died_early else PRIOR_POSSIBLE,  # the rate kills units early
             dead_share > 0.3 or found("dying_activation"),
             f"{dead_share:.0%} of a layer's units are dead",
         ),
