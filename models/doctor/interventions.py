@@ -19,6 +19,7 @@ import tf_keras as keras
 
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.networks import surgery
+from evenkeel.models.networks.activations import grows_faster_than_linearly
 from evenkeel.models.networks.layers import DROPOUT_LAYERS
 from evenkeel.models.networks.layers import kernel as kernel_of
 from evenkeel.models.stability.diagnosis import Finding
@@ -40,6 +41,7 @@ UNSTABLE_KINDS = {  # alarms that suggest too high a rate
     "oscillation",
 }
 EARLY_STEPS = 100  # steps in which too high a rate kills units
+USUAL_FILTERS = 32  # the widest convolution of a published network for photographs has so many filters, or more
 TARGET_UPDATES = 200  # if a run has too few updates, the fix raises their number to this
 MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
@@ -250,6 +252,11 @@ def _propose_data_changes(evidence: RunEvidence) -> Iterator[Intervention]:
         yield Intervention("outlier_images", drop_flags(evidence.config, "outliers", outliers.evidence["share"]))
     if evidence.finding_lines("class_imbalance") and config.balance == "none":
         yield Intervention("class_imbalance", {"data.balance": "classes"})
+    if evidence.config.class_weights == "balanced" and config.balance == "classes":
+        reason = (
+            "class_weights=balanced multiplies the loss of rare classes, which data.balance=classes already repeats"
+        )
+        yield Intervention("class_weights", {"class_weights": "none"}, PRIOR_UNUSUAL, (reason,))
     if "image_skew" in failed and not config.standardize:
         reason = "normalising each image by its own mean and deviation removes differences in brightness and contrast"
         yield Intervention("train_validation_skew", {"data.standardize": True}, reasons=(reason,))
@@ -319,7 +326,7 @@ def _propose_regularization(evidence: RunEvidence) -> Iterator[Intervention]:
 
 def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
     dead_share, died_early = _dead_share(evidence.trace), _early_deaths(evidence.trace) is not None
-    saturated = evidence.trace.layers.get("saturated")
+    saturated, explosive = evidence.trace.layers.get("saturated"), _has_explosive_activation(evidence.network)
     unusual_weights = _has_unusual_weights(evidence.network)
     found = lambda cause: bool(evidence.finding_lines(cause))  # noqa: E731
     for cause, patch, prior, plausible, reason in (
@@ -328,8 +335,29 @@ def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
             "saturating_activation",
             "relu",
             PRIOR_UNUSUAL,
-            saturated is None or np.isfinite(saturated).any(),
+            np.isfinite(saturated).any() if saturated is not None else not explosive,
             "activations saturate at both ends",
+        ),
+        (
+            "unbounded_activation",
+            "relu",
+            PRIOR_UNUSUAL,
+            explosive,
+            "an activation more than triples if its input doubles",
+        ),
+        (
+            "missing_activation",
+            "activations",
+            PRIOR_POSSIBLE,
+            True,
+            "there is no activation between some convolutions or dense layers",
+        ),
+        (
+            "early_pooling",
+            "less_pooling",
+            PRIOR_UNUSUAL,
+            True,
+            "of a convolution's kernel, only the center acts on maps of one pixel",
         ),
         (
             "dying_activation",
@@ -350,7 +378,7 @@ def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
             "logits",
             PRIOR_FOUND,
             True,
-            "the last layer has an activation, but the loss takes logits",
+            "an activation or dropout changes the outputs, but the loss takes logits",
         ),
         ("frozen_layers", "trainable", PRIOR_UNUSUAL, True, "some layers are not trainable"),
         (
@@ -364,6 +392,27 @@ def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
         if plausible and surgery.has_effect(evidence.network, patch):
             generic = patch == "batch_norm" and not found(cause)
             yield Intervention(cause, _patch_flags(evidence, patch), prior, (reason,), generic)
+    yield from _propose_wider_network(evidence)
+
+
+def _propose_wider_network(evidence: RunEvidence) -> Iterator[Intervention]:
+    filters = [layer.filters for layer in evidence.network._flatten_layers() if type(layer) is layers.Conv2D]
+    if not filters or max(filters) >= USUAL_FILTERS or _overfits(evidence):
+        return
+    try:  # a network that adds its input, or reshapes, cannot be made wider
+        surgery.apply_patches(evidence.network, ["wider"])
+    except ValueError:
+        return
+    reason = f"the widest convolution has {max(filters)} filters; {USUAL_FILTERS} to 512 are usual"
+    yield Intervention("small_network", _patch_flags(evidence, "wider"), PRIOR_POSSIBLE, (reason,))
+
+
+def _has_explosive_activation(network: keras.Model) -> bool:
+    return any(
+        grows_faster_than_linearly(layer)
+        for layer in network._flatten_layers(include_self=False)
+        if not isinstance(layer, keras.Model)
+    )
 
 
 def _has_usual_momentum(evidence: RunEvidence) -> bool:

@@ -1,4 +1,4 @@
 """Networks (cnn, resnet9 to resnet50, the user's own) and their layers, and surgery on finished networks.
 
-Public modules: activations, autograph, blocks, cnn, factory, layers, normalize, resnet, surgery.
+Public modules: activations, autograph, blocks, cnn, factory, layer_graph, layers, normalize, resnet, surgery.
 """

@@ -35,6 +35,7 @@ def test_a_usual_configuration_gets_learning_rates_and_generic_interventions() -
         "learning_rate_low",
         "optimizer",
         "no_normalization",
+        "small_network",  # four filters
     }
 
 
@@ -80,6 +81,46 @@ def test_a_short_run_may_be_too_short() -> None:
 def test_an_unusual_network_is_patched(cause: str, changed: keras.Model, name: str) -> None:
     config = TrainConfig(model=ModelConfig(name="mine.py:net"))
     assert {"model.patch": name} in flags_by_cause(run_evidence(config, network=changed))[cause]
+
+
+def deep(*middle: keras.layers.Layer) -> keras.Model:
+    inputs = x = keras.layers.Input((8, 8, 3))
+    for layer in middle:
+        x = layer(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+
+
+def test_faults_of_the_architecture_are_patched() -> None:
+    conv = lambda **options: keras.layers.Conv2D(40, 3, padding="same", **options)  # noqa: E731
+    pools = [keras.layers.MaxPooling2D() for _ in range(3)]
+    for cause, changed, patch in (
+        ("unbounded_activation", deep(conv(activation="exponential")), "relu"),
+        ("missing_activation", deep(conv(), conv(activation="relu")), "activations"),
+        ("early_pooling", deep(*pools, conv(activation="relu")), "less_pooling"),
+    ):
+        found = flags_by_cause(run_evidence(network=changed))
+        assert found[cause] == [{"model.patch": patch}]
+        assert not set(found) & {"saturating_activation", "small_network"}
+    sound = deep(conv(activation="relu"), keras.layers.MaxPooling2D(), conv(activation="relu"))
+    assert set(flags_by_cause(run_evidence(network=sound))) == set(flags_by_cause(run_evidence())) - {"small_network"}
+
+
+def test_a_narrow_network_is_made_wider_unless_it_overfits() -> None:
+    found = next(each for each in propose_interventions(run_evidence()) if each.cause == "small_network")
+    assert found.flags == {"model.patch": "wider"}
+    assert found.reasons == ("the widest convolution has 4 filters; 32 to 512 are usual",)
+    ahead = trace(loss=np.full(100, 0.2), validated=np.array([100]), validation_loss=np.array([1.5]))
+    assert "small_network" not in flags_by_cause(run_evidence(trace=ahead))
+    inputs = keras.layers.Input((8, 8, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", activation="relu")(inputs) + inputs
+    adds_its_input = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+    assert "small_network" not in flags_by_cause(run_evidence(network=adds_its_input))
+
+
+def test_classes_are_balanced_once() -> None:
+    twice = TrainConfig(class_weights="balanced", data=DataConfig(balance="classes"))
+    assert flags_by_cause(run_evidence(twice))["class_weights"] == [{"class_weights": "none"}]
+    assert "class_weights" not in flags_by_cause(run_evidence(TrainConfig(class_weights="balanced")))
 
 
 def test_a_frozen_layer_is_made_trainable() -> None:
