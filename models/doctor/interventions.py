@@ -133,7 +133,7 @@ def _propose_learning_rates(evidence: RunEvidence) -> Iterator[Intervention]:
     """A grid of rates, a factor of 10 apart, on the side that the evidence suggests; `refine_fix` halves its gaps."""
     rate = evidence.config.optimizer.learning_rate
     unstable = evidence.alarm_kinds & UNSTABLE_KINDS
-    reasons = (f"alarms during the run: {', '.join(sorted(unstable))}",) if unstable else ()
+    reasons: tuple[str, ...] = (f"alarms during the run: {', '.join(sorted(unstable))}",) if unstable else ()
     if died := _early_deaths(evidence.trace):
         share, step = died
         reasons += (f"{share:.0%} of a layer's units, alive at the start, were dead after {step} steps",)

@@ -72,7 +72,7 @@ def _is_same_kind(layer: keras.layers.Layer, other: keras.layers.Layer | None) -
 
 def _is_spatial(layer: keras.layers.Layer | None) -> bool:
     """Whether `layer` is a convolution over several channels and more than one pixel in each direction."""
-    return type(layer) is layers.Conv2D and min(layer.kernel_size) > 1
+    return layer is not None and type(layer) is layers.Conv2D and min(layer.kernel_size) > 1
 
 
 def _strides(layer: keras.layers.Layer) -> tuple[int, ...]:
