@@ -105,7 +105,9 @@ def build_callbacks(
     run_callbacks = RunCallbacks(incidents, meter, early_stopping, checkpointer, in_order=[meter])
     if config.guard != "off":
         warmup_steps = round(config.optimizer.warmup_epochs * steps_per_epoch)
-        guard = StabilityGuard(config.guard == "act", incidents, warmup_steps, states.get("guard"))
+        guard = StabilityGuard(
+            config.guard == "act", incidents, warmup_steps, states.get("guard"), config.data.batch_size
+        )
         checkpointer.stateful["guard"] = guard
         run_callbacks.in_order.append(guard)
     if chief:

@@ -34,6 +34,9 @@ PATCHES = (
     "norm_momentum",
     "no_dropout",
     "no_penalty",
+    "activations",
+    "less_pooling",
+    "wider",
 )
 OPTIMIZERS = (
     *("sgd", "sgdw", "adam", "adamw", "nadam", "rmsprop", "adagrad", "adadelta"),
@@ -77,9 +80,11 @@ class ModelConfig:
     l2: float = option(0.0, "L2 penalty: this times the sum of the kernels' squares is added to the loss")
     patch: str = option(
         "",
-        "changes to the network, separated by commas: relu (replaces activations that saturate) | leaky_relu (replaces"
-        " ReLU) | he_normal (new initial weights) | batch_norm (after each kernel) | logits (no activation at the end)"
-        " | trainable (no layer frozen) | norm_momentum (0.9) | no_dropout | no_penalty",
+        "changes to the network, separated by commas: relu (replaces activations that saturate or explode) |"
+        " leaky_relu (replaces ReLU) | he_normal (new initial weights) | batch_norm (after each kernel) | logits (no"
+        " activation or dropout at the end) | trainable (no layer frozen) | norm_momentum (0.9) | no_dropout |"
+        " no_penalty | activations (ReLU where none is) | less_pooling (maps keep 4 pixels) | wider (4 times the"
+        " filters)",
     )
 
     def __post_init__(self) -> None:

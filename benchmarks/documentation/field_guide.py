@@ -1,6 +1,6 @@
 """Draws the pictures of docs/unstable.md: TensorBoard's charts of a faulty run and the same run without the fault.
 
-python -m benchmarks.documentation.field_guide docs/unstable   # 27 faults, about half an hour on two cores
+python -m benchmarks.documentation.field_guide docs/unstable   # 32 faults, about half an hour on two cores
 python -m benchmarks.documentation.field_guide docs/unstable momentum,dropout
 
 The faults come from the stability suite and run on four classes of `shapes`. The runs are kept below `RUNS` and reused.
@@ -62,6 +62,7 @@ EXAMPLES = {
     "labels_unrelated": Example("shuffled_labels", "plain", (LOSS, ACCURACY)),
     "split_labels": Example("rotated_labels", "plain", (EPOCH_LOSS, ACCURACY)),
     "class_imbalance": Example("imbalance_50", "plain", (ACCURACY, "^epoch/macro_f1$")),
+    "class_weights": Example("balanced_twice", "plain", (LOSS, ACCURACY)),
     "train_validation_skew": Example("darkened_training", "cnn", (EPOCH_LOSS, ACCURACY)),
     "overfitting": Example("learnt_by_heart", "cnn", (EPOCH_LOSS, ACCURACY)),
     "too_much_augmentation": Example("distorted", "cnn", (LOSS, ACCURACY)),
@@ -81,8 +82,12 @@ EXAMPLES = {
     "batch_norm_momentum": Example("slow_norm_4", "cnn", ("^layers/training_loss$", "^layers/inference_loss$")),
     "initialization": Example("huge_weights", "plain", (LOSS, NORM)),
     "saturating_activation": Example("sigmoid", "plain", (LOSS, NORM)),
+    "unbounded_activation": Example("exponential", "plain", (LOSS, NORM)),
+    "missing_activation": Example("linear", "plain", (LOSS, ACCURACY)),
     "dying_activation": Example("dying_relu", "cnn", (LOSS, NORM)),
     "output_activation": Example("softmax", "plain", (LOSS, NORM)),
+    "small_network": Example("narrow", "plain", (LOSS, ACCURACY)),
+    "early_pooling": Example("one_pixel", "plain", (LOSS, ACCURACY)),
     "frozen_layers": Example("frozen", "cnn", (LOSS, ACCURACY)),
     "precision": Example("half_overflow", "plain", (LOSS, "^step/loss_scale$")),
 }

@@ -287,7 +287,10 @@ class CaseRunner:
         incidents = Incidents()
         incidents.listeners.append(lambda step, kind, evidence, action: recorded.append((step, kind, action)))
         guard_callback = StabilityGuard(
-            guard == "act", incidents, round(config.optimizer.warmup_epochs * steps_per_epoch)
+            guard == "act",
+            incidents,
+            round(config.optimizer.warmup_epochs * steps_per_epoch),
+            batch=config.data.batch_size,
         )
         failure_message = ""
         try:

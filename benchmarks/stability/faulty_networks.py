@@ -53,6 +53,25 @@ def replace_relu_by_steep_tanh(layer: keras.layers.Layer, gamma: float = 30.0) -
     return copy_layer(layer)
 
 
+def replace_relu_by_exponential(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if isinstance(layer, layers.ReLU):
+        return layers.Activation("exponential", name=layer.name)
+    if getattr(layer, "activation", None) is keras.activations.relu:
+        return copy_layer(layer, activation="exponential")
+    return copy_layer(layer)
+
+
+def remove_relu(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Removes every ReLU, and pools by the mean, so that the whole network is linear but for BatchNorm."""
+    if isinstance(layer, layers.MaxPooling2D):
+        return layers.AveragePooling2D(layer.pool_size, layer.strides, layer.padding, name=layer.name)
+    if isinstance(layer, layers.ReLU):
+        return layers.Dropout(0.0, name=layer.name)
+    if getattr(layer, "activation", None) is keras.activations.relu:
+        return copy_layer(layer, activation="linear")
+    return copy_layer(layer)
+
+
 def shift_relu_inputs(layer: keras.layers.Layer, offset: float) -> keras.layers.Layer:
     """Initializes the bias before each ReLU to `offset`. If this is far below zero, almost no unit is ever active."""
     if isinstance(layer, layers.BatchNormalization):
@@ -134,6 +153,20 @@ def append_activation(*activations: str) -> Callable:
     return functools.partial(append_layers, [functools.partial(layers.Activation, each) for each in activations])
 
 
+def shrink_images_first(build: Callable, shape: Shape, classes: int) -> keras.Model:
+    """Builds `plain` with five poolings before the second convolution, which leave a single pixel of 32 x 32."""
+    inputs = layers.Input(shape)
+    common = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+    x = layers.Conv2D(16, 3, **common)(inputs)
+    for _ in range(5):
+        x = layers.MaxPool2D(padding="same")(x)
+    for filters in (32, 64):
+        x = layers.Conv2D(filters, 3, **common)(x)
+    x = layers.Dense(64, activation="relu", kernel_initializer="he_normal")(layers.Flatten()(x))
+    logits = layers.Dense(classes, name="logits", kernel_initializer=keras.initializers.RandomNormal(stddev=0.01))
+    return keras.Model(inputs, logits(x), name="plain")
+
+
 def scale_logits_and_back(factor: float) -> Callable:
     """Multiplies the logits by `factor` squared and divides them again, which has an effect only in half precision.
 
@@ -152,6 +185,9 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
         set_kernel_initializer, initializer=serialize_initializer(keras.initializers.RandomNormal(stddev=1e-4))
     ),
     "huge": change_layers(set_kernel_initializer, initializer=scaled_he_normal(30.0)),
+    "exponential": change_layers(replace_relu_by_exponential),
+    "linear": change_layers(remove_relu),
+    "one_pixel": shrink_images_first,
     "frozen": change_layers(freeze_all_but_logits),
     "unnormalized": change_layers(remove_batch_norm),
     "slow_norm_4": change_layers(set_batch_norm_momentum, momentum=0.9999),
@@ -159,12 +195,14 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
     "softmax": append_activation("softmax", "softmax"),  # one is common, and the factory takes it off
     "relu_output": append_activation("relu"),
     "tanh_output": append_activation("tanh"),
+    "output_dropout": functools.partial(append_layers, [lambda: layers.Dropout(0.5, name="output_dropout")]),
     "large_logits": scale_logits_and_back(300.0),
     "small_logits": scale_logits_and_back(1e-4),
     # These mutations are for user networks, which ignore evenkeel's model options.
     "dropout_80": functools.partial(build_with_options, {"dropout": 0.8}),
     "dropout_90": functools.partial(build_with_options, {"dropout": 0.9}),
     "l2": functools.partial(build_with_options, {"l2": 0.1}),
+    "narrow": functools.partial(build_with_options, {"width": 2}),
     "deep": functools.partial(build_with_options, {"depth": 5}),
 }
 

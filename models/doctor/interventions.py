@@ -19,6 +19,7 @@ import tf_keras as keras
 
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.networks import surgery
+from evenkeel.models.networks.activations import grows_faster_than_linearly
 from evenkeel.models.networks.layers import DROPOUT_LAYERS
 from evenkeel.models.networks.layers import kernel as kernel_of
 from evenkeel.models.stability.causes import PROVEN_BY_FINDING
@@ -32,6 +33,17 @@ layers = keras.layers
 PRIOR_UNLIKELY, PRIOR_POSSIBLE, PRIOR_UNUSUAL, PRIOR_FOUND = -2.0, 0.0, 1.5, 3.0
 PRIOR_PROVEN = 9.0  # of `PROVEN_BY_FINDING`: more than a found cause whose replay gains everything
 ADAM_LIKE_OPTIMIZERS = ("adam", "adamw", "nadam", "rmsprop", "lamb", "radam", "lookahead", "novograd")
+UNSTABLE_KINDS = {  # alarms that suggest too high a rate
+    "nonfinite",
+    "loss_spike",
+    "divergence",
+    "exploding",
+    "large_updates",
+    "large_first_update",
+    "oscillation",
+}
+EARLY_STEPS = 100  # steps in which too high a rate kills units
+USUAL_FILTERS = 32  # the widest convolution of a published network for photographs has so many filters, or more
 TARGET_UPDATES = 200  # if a run has too few updates, the fix raises their number to this
 MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
@@ -126,28 +138,46 @@ def drop_flags(config: TrainConfig, drop: str, share: float) -> dict[str, Any]:
 
 
 def _propose_learning_rates(evidence: RunEvidence) -> Iterator[Intervention]:
+    """A grid of rates, a factor of 10 apart, on the side that the evidence suggests; `refine_fix` halves its gaps."""
     rate = evidence.config.optimizer.learning_rate
-    unstable = evidence.alarm_kinds & {
-        "nonfinite",
-        "loss_spike",
-        "divergence",
-        "exploding",
-        "large_updates",
-        "oscillation",
-    }
-    slow = evidence.alarm_kinds & {"small_updates"}
-    prior = PRIOR_UNUSUAL if unstable else PRIOR_POSSIBLE
-    reasons = (f"alarms during the run: {', '.join(sorted(unstable))}",) if unstable else ()
+    unstable = evidence.alarm_kinds & UNSTABLE_KINDS
+    reasons: tuple[str, ...] = (f"alarms during the run: {', '.join(sorted(unstable))}",) if unstable else ()
+    if died := _early_deaths(evidence.trace):
+        share, step = died
+        reasons += (f"{share:.0%} of a layer's units, alive at the start, were dead after {step} steps",)
+    high = bool(reasons)
+    # Dead units have no updates, so they explain small updates, which are then no evidence for too low a rate.
+    slow = "small_updates" in evidence.alarm_kinds and _dead_share(evidence.trace) <= 0.5
+    prior = PRIOR_UNUSUAL if high else PRIOR_POSSIBLE
     yield Intervention("learning_rate_high", {"optimizer.learning_rate": rate / 4}, prior, reasons, generic=True)
     if not evidence.config.optimizer.clip_norm:
         yield Intervention("learning_rate_high", {"optimizer.clip_norm": 1.0}, prior, reasons, generic=True)
-    for factor in () if slow else (32, 256) if unstable else (32,):
+    for factor in () if slow else (10, 100) if high else (10,):
         yield Intervention("learning_rate_high", {"optimizer.learning_rate": rate / factor}, prior, reasons)
-    if not unstable:
+    if not high:
         reasons = ("updates are tiny relative to the weights",) if slow else ()
-        for factor in (8, 64) if slow or not _loss_has_fallen(evidence) else (8,):
+        for factor in (10, 100) if slow or not _loss_has_fallen(evidence) else (10,):
             flags = {"optimizer.learning_rate": rate * factor}
             yield Intervention("learning_rate_low", flags, 2 * bool(slow), reasons)
+
+
+def _early_deaths(trace: Trace) -> tuple[float, int] | None:
+    """(Share, step) of units of a layer that died in the first `EARLY_STEPS` steps; None if at most half of them did.
+
+    One update that is too large kills units. Units that are dead at the start have other causes.
+    """
+    dead = trace.layers.get("dead")
+    if dead is None or not len(dead) or trace.due[0] != 0:
+        return None
+    died = np.nan_to_num(dead[trace.due <= EARLY_STEPS] - dead[0]).max(axis=1, initial=0.0)
+    first = int(np.argmax(died > 0.5))
+    return (float(died[first]), int(trace.due[first])) if died[first] > 0.5 else None
+
+
+def _dead_share(trace: Trace) -> float:
+    """The largest share of dead units of a layer, in the last three samples."""
+    dead = trace.layers.get("dead")
+    return float(np.nanmax(dead[-3:])) if dead is not None and np.isfinite(dead[-3:]).any() else 0.0
 
 
 def _loss_has_fallen(evidence: RunEvidence) -> bool:
@@ -163,7 +193,8 @@ def _propose_warmup(evidence: RunEvidence) -> Iterator[Intervention]:
     large = "large_first_update" in evidence.alarm_kinds
     reasons = ("the first update is large relative to the weights",) if large else ()
     if epochs < config.epochs:
-        prior = PRIOR_UNUSUAL if large else PRIOR_POSSIBLE
+        # Less than that of a lower rate, which also calms the first steps: if both help as much, the rate is wrong.
+        prior = PRIOR_UNUSUAL - 0.5 if large else PRIOR_POSSIBLE - 0.5
         yield Intervention("no_warmup", {"optimizer.warmup_epochs": round(epochs, 4)}, prior, reasons)
 
 
@@ -232,6 +263,11 @@ def _propose_data_changes(evidence: RunEvidence) -> Iterator[Intervention]:
         yield Intervention("outlier_images", drop_flags(evidence.config, "outliers", outliers.evidence["share"]))
     if evidence.finding_lines("class_imbalance") and config.balance == "none":
         yield Intervention("class_imbalance", {"data.balance": "classes"})
+    if evidence.config.class_weights == "balanced" and config.balance == "classes":
+        reason = (
+            "class_weights=balanced multiplies the loss of rare classes, which data.balance=classes already repeats"
+        )
+        yield Intervention("class_weights", {"class_weights": "none"}, PRIOR_UNUSUAL, (reason,))
     if "image_skew" in failed and not config.standardize:
         reason = "normalising each image by its own mean and deviation removes differences in brightness and contrast"
         yield Intervention("train_validation_skew", {"data.standardize": True}, reasons=(reason,))
@@ -300,9 +336,8 @@ def _propose_regularization(evidence: RunEvidence) -> Iterator[Intervention]:
 
 
 def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
-    dead = evidence.trace.layers.get("dead")
-    dead_share = float(np.nanmax(dead[-3:])) if dead is not None and np.isfinite(dead[-3:]).any() else 0.0
-    saturated = evidence.trace.layers.get("saturated")
+    dead_share, died_early = _dead_share(evidence.trace), _early_deaths(evidence.trace) is not None
+    saturated, explosive = evidence.trace.layers.get("saturated"), _has_explosive_activation(evidence.network)
     unusual_weights = _has_unusual_weights(evidence.network)
     found = lambda cause: bool(evidence.finding_lines(cause))  # noqa: E731
     for cause, patch, prior, plausible, reason in (
@@ -311,13 +346,34 @@ def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
             "saturating_activation",
             "relu",
             PRIOR_UNUSUAL,
-            saturated is None or np.isfinite(saturated).any(),
+            np.isfinite(saturated).any() if saturated is not None else not explosive,
             "activations saturate at both ends",
+        ),
+        (
+            "unbounded_activation",
+            "relu",
+            PRIOR_UNUSUAL,
+            explosive,
+            "an activation more than triples if its input doubles",
+        ),
+        (
+            "missing_activation",
+            "activations",
+            PRIOR_POSSIBLE,
+            True,
+            "there is no activation between some convolutions or dense layers",
+        ),
+        (
+            "early_pooling",
+            "less_pooling",
+            PRIOR_UNUSUAL,
+            True,
+            "of a convolution's kernel, only the center acts on maps of one pixel",
         ),
         (
             "dying_activation",
             "leaky_relu",
-            PRIOR_UNUSUAL if dead_share > 0.5 else PRIOR_POSSIBLE,
+            PRIOR_UNUSUAL if dead_share > 0.5 and not died_early else PRIOR_POSSIBLE,  # the rate kills units early
             dead_share > 0.3 or found("dying_activation"),
             f"{dead_share:.0%} of a layer's units are dead",
         ),
@@ -333,7 +389,7 @@ def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
             "logits",
             PRIOR_FOUND,
             True,
-            "the last layer has an activation, but the loss takes logits",
+            "an activation or dropout changes the outputs, but the loss takes logits",
         ),
         ("frozen_layers", "trainable", PRIOR_UNUSUAL, True, "some layers are not trainable"),
         (
@@ -347,6 +403,27 @@ def _propose_patches(evidence: RunEvidence) -> Iterator[Intervention]:
         if plausible and surgery.has_effect(evidence.network, patch):
             generic = patch == "batch_norm" and not found(cause)
             yield Intervention(cause, _patch_flags(evidence, patch), prior, (reason,), generic)
+    yield from _propose_wider_network(evidence)
+
+
+def _propose_wider_network(evidence: RunEvidence) -> Iterator[Intervention]:
+    filters = [layer.filters for layer in evidence.network._flatten_layers() if type(layer) is layers.Conv2D]
+    if not filters or max(filters) >= USUAL_FILTERS or _overfits(evidence):
+        return
+    try:  # a network that adds its input, or reshapes, cannot be made wider
+        surgery.apply_patches(evidence.network, ["wider"])
+    except ValueError:
+        return
+    reason = f"the widest convolution has {max(filters)} filters; {USUAL_FILTERS} to 512 are usual"
+    yield Intervention("small_network", _patch_flags(evidence, "wider"), PRIOR_POSSIBLE, (reason,))
+
+
+def _has_explosive_activation(network: keras.Model) -> bool:
+    return any(
+        grows_faster_than_linearly(layer)
+        for layer in network._flatten_layers(include_self=False)
+        if not isinstance(layer, keras.Model)
+    )
 
 
 def _has_usual_momentum(evidence: RunEvidence) -> bool:

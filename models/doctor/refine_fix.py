@@ -19,7 +19,7 @@ MAX_ADDITIONS = 2  # further changes that are tried
 def refine_fix(trials: Trials, fix: dict[str, Any], known_trials: list[Trial]) -> tuple[dict[str, Any], list[Trial]]:
     """Returns (`fix` or better flags, the trials made here). `known_trials` are all earlier trials, with that of `fix`.
 
-    Interventions try learning rates that are a factor of 8 apart, or keep the rate of the faulty run. So this function
+    Interventions try learning rates that are a factor of 10 apart, or keep the rate of the faulty run. So this function
     tries half and twice the rate, then another factor of 2 on the better side. Then it adds each of the most promising
     interventions that change no flag of the fix, one at a time.
     """

@@ -228,6 +228,8 @@ class ReplayEngine:
             training_loss=np.array(training_loss),
             began=first_loss(run.loss) if run.first_step == 0 and len(run.rows) else None,
             guess=model.chance_loss,
+            batch=run.config.data.batch_size,
+            steps_per_epoch=steps_per_epoch,
         )
 
     def load_model(self, run: Run) -> StableModel:

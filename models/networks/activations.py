@@ -30,6 +30,15 @@ def asymptotes(layer: keras.layers.Layer) -> tuple[float | None, float | None] |
     return _limit(low, lowest), _limit(high, highest)
 
 
+def grows_faster_than_linearly(layer: keras.layers.Layer) -> bool:
+    """Whether the layer's activation more than triples if its input doubles, as an exponential or a square does."""
+    function = activation_function(layer)
+    if function is None or function in (keras.activations.linear, keras.activations.softmax):
+        return False
+    near, far = np.abs(np.asarray(function(tf.constant([[-20.0, 20.0], [-40.0, 40.0]])), np.float64))
+    return bool((far > 3 * near + 1).any())
+
+
 def activation_function(layer: keras.layers.Layer) -> Callable | None:
     """The elementwise function that the layer applies last; None if it has none."""
     is_activation_layer = isinstance(layer, (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU))

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 import tf_keras as keras
 
-from evenkeel.models.networks.activations import asymptotes
+from evenkeel.models.networks.activations import asymptotes, grows_faster_than_linearly
+from evenkeel.models.networks.layer_graph import POOLING_LAYERS, layers_without_activation, shrinking_layers
 from evenkeel.models.networks.layers import DROPOUT_LAYERS, NORM_LAYERS, copy_layer, is_functional, is_users_own, kernel
 
 layers = keras.layers
@@ -24,6 +25,7 @@ LINEAR = keras.activations.linear
 LEAKY_RELU_SLOPE = 0.1  # slope below zero
 HEAD_INITIALIZER = keras.initializers.RandomNormal(stddev=0.01)  # he_normal: last layer (Goyal et al. 2017, 5.1)
 MAX_INITIAL_SCALE = 3.0  # nobody chooses a larger initial scale or offset of BatchNorm on purpose
+WIDTH_FACTOR = 4  # wider: filters and units times this
 NORM_MOMENTUM = 0.9  # of BatchNorm: 99% of the moving statistics come from the last 44 steps
 
 # Takes a layer; returns the layers that replace it, in the order of their calls. [] removes the layer, None keeps it.
@@ -78,10 +80,14 @@ class _Surroundings:
     Attributes:
       output_ids: `id` of each layer that computes the output.
       has_norm: the network has a normalization layer.
+      linear_ids: `id` of each layer that lacks an activation.
+      shrinking_ids: `id` of each layer that shrinks its input too far.
     """
 
     output_ids: frozenset[int]
     has_norm: bool
+    linear_ids: frozenset[int]
+    shrinking_ids: frozenset[int]
 
     def is_hidden(self, layer: keras.layers.Layer) -> bool:
         return id(layer) not in self.output_ids
@@ -90,14 +96,14 @@ class _Surroundings:
 def _relu(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.layers.Layer] | None:
     bounds = asymptotes(layer)
     saturates = bounds is not None and None not in bounds
-    if not (around.is_hidden(layer) and saturates):
+    if not (around.is_hidden(layer) and (saturates or grows_faster_than_linearly(layer))):
         return None
     # Activation layers, such as ELU, take other arguments than ReLU, so a new layer replaces them.
     return [layers.ReLU(name=layer.name)] if kernel(layer) is None else [_with(layer, activation="relu")]
 
 
 def _leaky_relu(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.layers.Layer] | None:
-    can_die = asymptotes(layer) in ((0.0, None), (0.0, 6.0))
+    can_die = asymptotes(layer) in ((0.0, None), (0.0, 6.0)) and not grows_faster_than_linearly(layer)
     if not (around.is_hidden(layer) and can_die):
         return None
     if kernel(layer) is None:
@@ -134,7 +140,7 @@ def _logits(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.laye
     if kernel(layer) is not None:
         return None if is_linear else [_with(layer, activation="linear")]
     is_activation_layer = isinstance(layer, (layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax))
-    return [] if is_activation_layer or not is_linear else None
+    return [] if is_activation_layer or not is_linear else _no_dropout(layer, around)
 
 
 def _trainable(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.layers.Layer] | None:
@@ -156,6 +162,24 @@ def _no_penalty(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.
     return [_with(layer, **dict.fromkeys(penalties))] if penalties else None
 
 
+def _activations(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.layers.Layer] | None:
+    return [_with(layer, activation="relu")] if id(layer) in around.linear_ids and around.is_hidden(layer) else None
+
+
+def _less_pooling(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.layers.Layer] | None:
+    if id(layer) not in around.shrinking_ids:
+        return None
+    padding = {"padding": "same"} if isinstance(layer, POOLING_LAYERS) else {}
+    return [_with(layer, strides=(1, 1), **padding)]
+
+
+def _wider(layer: keras.layers.Layer, around: _Surroundings) -> list[keras.layers.Layer] | None:
+    if kernel(layer) is None or not around.is_hidden(layer):
+        return None
+    sizes = {key: WIDTH_FACTOR * layer.get_config()[key] for key in ("filters", "units") if key in layer.get_config()}
+    return [_with(layer, **sizes)] if sizes else None
+
+
 _PATCHES = {
     "relu": _relu,
     "leaky_relu": _leaky_relu,
@@ -166,6 +190,9 @@ _PATCHES = {
     "norm_momentum": _norm_momentum,
     "no_dropout": _no_dropout,
     "no_penalty": _no_penalty,
+    "activations": _activations,
+    "less_pooling": _less_pooling,
+    "wider": _wider,
 }
 
 
@@ -177,6 +204,8 @@ def _layer_edit(network: keras.Model, name: str, makes_output: bool = True) -> L
     around = _Surroundings(
         frozenset(id(layer) for layer in output_layers(network)) if makes_output else frozenset(),
         any(isinstance(layer, NORM_LAYERS) for layer in network._flatten_layers()),
+        frozenset(map(id, layers_without_activation(network))) if name == "activations" else frozenset(),
+        frozenset(map(id, shrinking_layers(network))) if name == "less_pooling" else frozenset(),
     )
     patch = _PATCHES[name]
 

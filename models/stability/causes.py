@@ -29,6 +29,7 @@ CAUSES = {
     "labels_unrelated": Cause("data", "the labels do not belong to the images"),
     "split_labels": Cause("data", "training and validation label the same classes differently"),
     "class_imbalance": Cause("data", "some classes are much rarer than others"),
+    "class_weights": Cause("data", "rare classes count too much: their rarity is corrected twice"),
     "train_validation_skew": Cause("data", "training and validation images differ"),
     "overfitting": Cause(
         "data", "too little augmentation or regularization: the network memorises the training images"
@@ -50,8 +51,12 @@ CAUSES = {
     "batch_norm_momentum": Cause("architecture", "BatchNorm's moving statistics do not follow its batches"),
     "initialization": Cause("architecture", "the initial weights are too small or too large"),
     "saturating_activation": Cause("architecture", "saturating activations keep gradients from the first layers"),
+    "unbounded_activation": Cause("architecture", "an activation grows faster than its input, so outputs explode"),
+    "missing_activation": Cause("architecture", "layers without an activation between them act as a single layer"),
     "dying_activation": Cause("architecture", "most units are dead: they output zero for every image"),
     "output_activation": Cause("architecture", "the output does not match the loss: it must be logits"),
+    "small_network": Cause("architecture", "the network is too small for the data"),
+    "early_pooling": Cause("architecture", "convolutions see maps of a single pixel: the images are shrunk too early"),
     "frozen_layers": Cause("architecture", "some layers are not trained"),
     "precision": Cause("numerics", "numbers overflow or vanish in half precision"),
     "replica_batch": Cause("numerics", "replicas get partial or empty batches"),

@@ -12,6 +12,7 @@ The first line of a detector's docstring is the rule that the report shows, with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from evenkeel.models.stability.rolling import (
     BASELINE_STEPS,
     MAD_TO_SIGMA,
+    falling_slope,
     moving_median,
     moving_sum,
     rolling_baseline,
@@ -30,6 +32,8 @@ MAX_RESCALING_STEPS = 16  # consecutive non-finite gradients that a loss scale a
 SPIKE_SIGMAS = 7.0  # robust standard deviations: PaLM and OLMo count loss spikes from here on
 DIVERGENCE_CUSUM = 60.0  # standard deviations, summed over steps
 STALL_STEPS = 150  # after the warm-up
+STALL_EXAMPLES = 9_600  # examples of 150 batches of 64: 150 batches of 4 show too few images to learn from
+STALL_EPOCHS = 5  # enough for small sets, even if they have fewer examples
 # Among 263 sound runs with BatchNorm, moving variances grew by this factor in one run. In no run were the batch's
 # variances smaller than the moving variances by this factor.
 VARIANCE_JUMP = 5.0
@@ -150,12 +154,16 @@ def stall(trace: Trace) -> Signal:
     """`STALL_STEPS` steps after the warm-up, the loss is not yet 3% below both its start and the loss of guessing.
 
     The comparison with guessing matters if the first logits are large: a network soon reduces them, even if it learns
-    nothing else.
+    nothing else. If batches are small, the rule waits longer, see `stall_patience`. It is silent while the loss falls
+    significantly, and fast enough to be 3% lower after waiting once more: a low rate may be slow, not stuck.
     """
-    share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else min(trace.began, trace.chance_loss))
+    start = np.inf if trace.began is None else min(trace.began, trace.chance_loss)
+    share = moving_median(trace.loss, 32) / start
     share[:31] = np.nan  # medians of fewer steps are noise
-    due = trace.steps >= trace.warmup + STALL_STEPS
-    return Signal(trace.steps, due & (np.fmin.accumulate(share) > 0.97), {"share": share})
+    lowest, patience = np.fmin.accumulate(share), stall_patience(trace)
+    expected = lowest + patience * falling_slope(np.minimum(np.nan_to_num(trace.loss / start, nan=1.0), 1.0))
+    on = (trace.steps >= trace.warmup + patience) & (lowest > 0.97) & (expected > 0.97)
+    return Signal(trace.steps, on, {"share": share})
 
 
 def oscillation(trace: Trace) -> Signal:
@@ -262,10 +270,11 @@ def small_updates(trace: Trace) -> Signal:
     """Since the warm-up, updates are below 1.2e-3 of the median layer's norm on average, and the loss fell little.
 
     The average is taken over the samples at which the learning rate is at least a tenth of its peak; the rule applies
-    from `STALL_STEPS` steps after the warm-up on. "Little" means that the loss never fell below a limit: 0.8 of the
-    first loss at updates of 1.2e-3, and 0.6 less for each factor of 10 by which updates are smaller, down to 0.2. About
-    1e-3 is usual (Karpathy 2022, "Building makemore part 3"), and sound runs of small networks have 3e-3 to 2e-2. The
-    rule combines two pieces of evidence, so the detector is standalone.
+    from `stall_patience` steps after the warm-up on. "Little" means that the loss never fell below a limit, and that
+    its trend does not reach the limit in as many steps again: 0.8 of the first loss at updates of 1.2e-3, and 0.6 less
+    for each factor of 10 by which updates are smaller, down to 0.2. About 1e-3 is usual (Karpathy 2022, "Building
+    makemore part 3"), and sound runs of small networks have 3e-3 to 2e-2. The rule combines two pieces of evidence, so
+    the detector is standalone.
     """
     median = _median_layer(_update_ratio(trace))
     due_index = np.searchsorted(trace.steps, trace.due)
@@ -274,11 +283,13 @@ def small_updates(trace: Trace) -> Signal:
     included = (trace.due >= trace.warmup) & np.isfinite(median) & near_peak
     samples = np.cumsum(included)
     mean = np.cumsum(np.where(included, median, 0)) / np.maximum(samples, 1)
-    share = moving_median(trace.loss, 32) / (np.inf if trace.began is None else trace.began)
-    lowest = np.fmin.accumulate(share)[due_index]
+    start = np.inf if trace.began is None else trace.began
+    lowest, patience = np.fmin.accumulate(moving_median(trace.loss, 32) / start)[due_index], stall_patience(trace)
+    expected = lowest + patience * falling_slope(np.nan_to_num(trace.loss / start, posinf=1e6))[due_index]
     limit = 0.8 + 0.6 * np.log10(np.clip(mean / 1.2e-3, 0.1, 1))
-    due = (trace.due >= trace.warmup + STALL_STEPS) & (samples >= 5)
-    return _layer_signal(trace, due & (mean < 1.2e-3) & (lowest > limit), 5, {"ratio": mean, "share": lowest})
+    due = (trace.due >= trace.warmup + patience) & (samples >= 5)
+    on = due & (mean < 1.2e-3) & (lowest > limit) & (expected > limit)
+    return _layer_signal(trace, on, 5, {"ratio": mean, "share": lowest})
 
 
 def large_first_update(trace: Trace) -> Signal:
@@ -335,6 +346,16 @@ STANDALONE: dict[str, Detector] = {
 CORROBORATED: dict[str, Detector] = {
     detector.__name__: detector for detector in (vanishing, exploding, dying, saturation, large_updates, moment_spike)
 }
+
+
+def stall_patience(trace: Trace) -> int:
+    """Steps after the warm-up in which a sound run has begun to learn: `STALL_STEPS`, or more if batches are small.
+
+    The steps must also hold `STALL_EXAMPLES` examples, or `STALL_EPOCHS` epochs if these are fewer examples.
+    """
+    epochs = np.inf if trace.steps_per_epoch is None else STALL_EPOCHS * trace.steps_per_epoch
+    examples = 0.0 if trace.batch is None else STALL_EXAMPLES / trace.batch
+    return max(STALL_STEPS, math.ceil(min(examples, epochs)))
 
 
 def _step_sigma(x: np.ndarray) -> np.ndarray:

@@ -52,23 +52,32 @@ class StabilityGuard(keras.callbacks.Callback):
       warmup: steps in which the learning rate rises at the start of the run.
       state: `state()` of an earlier guard, from a checkpoint. It has no snapshots, so no rollback can go back to a step
         before the checkpoint.
+      batch: examples in a batch; by default, batches count as large enough for detectors that wait for examples.
 
     Raises (from `fit`):
       TrainingFailed: more than `MAX_ROLLBACKS` rollbacks would be needed.
     """
 
     def __init__(
-        self, act: bool, incidents: Incidents | None = None, warmup: int = 0, state: dict[str, Any] | None = None
+        self,
+        act: bool,
+        incidents: Incidents | None = None,
+        warmup: int = 0,
+        state: dict[str, Any] | None = None,
+        batch: int | None = None,
     ) -> None:
         super().__init__()
         self._act, self.incidents, self._warmup, self._restored_state = act, incidents or Incidents(), warmup, state
+        self._batch = batch
         self._rollback_steps: list[int] = []  # steps at which a rollback was made
         self._last_rollback: tuple[int, int] | None = None  # (step of the rollback, restored step)
         self._rewarmup_start: int | None = None
         self._median_norm = float("inf")
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._window = TelemetryWindow(self.model.layer_stats, self._warmup, self.model.chance_loss)
+        self._window = TelemetryWindow(
+            self.model.layer_stats, self._warmup, self.model.chance_loss, self._batch, self.params.get("steps")
+        )
         self._snapshots = Snapshots(self.model)
         if state := self._restored_state:
             self._window.restore(state["history"])

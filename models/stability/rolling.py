@@ -11,6 +11,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 BASELINE_STEPS = 64  # number of earlier steps that a step is compared with
 MIN_BASELINE_STEPS = 16  # with fewer earlier steps there is no baseline
+TREND_BLOCKS, TREND_BLOCK_STEPS = 8, 16  # a trend is judged by so many medians of so many values each
+# Kendall's S of 8 values without a trend is -20 or less with a probability of 0.7% (Kendall 1970, table 1).
+SIGNIFICANT_TREND = -20
 MAD_TO_SIGMA = 1.4826  # standard deviations per median absolute deviation, for a normal distribution
 
 
@@ -48,3 +51,24 @@ def run_lengths(on: np.ndarray) -> np.ndarray:
     """Number of consecutive true values that end at each value, int64 [n]."""
     position = np.arange(1, len(on) + 1)
     return position - np.maximum.accumulate(np.where(on, 0, position)) if len(on) else position
+
+
+def falling_slope(x: np.ndarray) -> np.ndarray:
+    """Slope per step of the last 128 values where they fall significantly, else 0; float64 [n], at most 0.
+
+    The test is that of Mann and Kendall, one-sided, at a level of 0.7%; the slope is that of Theil and Sen. Both take
+    the medians of `TREND_BLOCKS` neighbouring blocks of `TREND_BLOCK_STEPS` values, so noise need not be normal. At the
+    start of a series, where there are fewer values, the slope is 0.
+    """
+    slope = np.zeros(len(x))
+    first_step = (TREND_BLOCKS - 1) * TREND_BLOCK_STEPS
+    medians = moving_median(x, TREND_BLOCK_STEPS)[TREND_BLOCK_STEPS - 1 :]
+    if len(medians) <= first_step:
+        return slope
+    blocks = sliding_window_view(medians, first_step + 1)[:, ::TREND_BLOCK_STEPS]
+    earlier, later = np.triu_indices(TREND_BLOCKS, 1)
+    rises = blocks[:, later] - blocks[:, earlier]
+    slopes = np.median(rises / (TREND_BLOCK_STEPS * (later - earlier)), axis=1)
+    falls = np.sign(rises).sum(axis=1) <= SIGNIFICANT_TREND
+    slope[first_step + TREND_BLOCK_STEPS - 1 :] = np.where(falls, np.minimum(slopes, 0.0), 0.0)
+    return slope

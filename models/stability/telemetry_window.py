@@ -23,11 +23,24 @@ CAPACITY_STEPS = 256  # the detectors take 5 ms for so many steps, once in each 
 class TelemetryWindow:
     """Telemetry of the newest `CAPACITY_STEPS` steps of a run.
 
-    `warmup` is in steps. `chance_loss` is the loss of random guessing, None if unknown.
+    Args:
+      layer_stats: the names and the number of the layer statistics; None if there are none.
+      warmup: steps in which the learning rate rises at the start of the run.
+      chance_loss: the loss of random guessing; None if unknown.
+      batch: examples in a batch; None if unknown.
+      steps_per_epoch: steps in an epoch; None if unknown.
     """
 
-    def __init__(self, layer_stats: LayerStats | None, warmup: int = 0, chance_loss: float | None = None) -> None:
+    def __init__(
+        self,
+        layer_stats: LayerStats | None,
+        warmup: int = 0,
+        chance_loss: float | None = None,
+        batch: int | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> None:
         self._layer_stats, self._warmup, self._chance_loss = layer_stats, warmup, chance_loss
+        self._batch, self._steps_per_epoch = batch, steps_per_epoch
         self._steps = np.zeros(0, np.int64)
         self._rows = np.zeros((0, len(step_row.COLUMNS)))
         self._layers = np.zeros((0, layer_stats.size if layer_stats else 0))
@@ -98,6 +111,8 @@ class TelemetryWindow:
             training_loss=validations[:, 2],
             began=self._first_loss,
             guess=self._chance_loss,
+            batch=self._batch,
+            steps_per_epoch=self._steps_per_epoch,
         )
 
     def new_alarms(self) -> list[Alarm]:

@@ -44,6 +44,8 @@ class Trace:
       training_loss: float64 [k]; the median loss of the 64 steps before each validation.
       began: `first_loss` of the run; None if its start was not recorded.
       guess: the loss of random guessing; None if unknown.
+      batch: examples in a batch; None if unknown.
+      steps_per_epoch: steps in an epoch; None if unknown.
     """
 
     steps: np.ndarray
@@ -60,6 +62,8 @@ class Trace:
     training_loss: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
     began: float | None = None
     guess: float | None = None
+    batch: int | None = None
+    steps_per_epoch: int | None = None
 
     @property
     def chance_loss(self) -> float:

@@ -122,6 +122,20 @@ def test_mutations_add_dropout_penalties_and_convolutions() -> None:
     assert len(layers_of_type(build_mutated("deep", "plain"), keras.layers.Conv2D)) >= 15
 
 
+def test_mutations_of_the_architecture_change_what_they_say() -> None:
+    exponential = build_mutated("exponential", "plain")
+    activations = [getattr(layer, "activation", None) for layer in exponential.layers]
+    assert activations.count(keras.activations.exponential) == 4
+    linear, rng = build_mutated("linear", "plain"), np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 4, *SHAPE)).astype(np.float32)
+    np.testing.assert_allclose(linear(x + y) + linear(0 * x), linear(x) + linear(y), atol=1e-4)
+    sizes = [layer.input.shape[1] for layer in layers_of_type(build_mutated("one_pixel", "plain"), keras.layers.Conv2D)]
+    assert sizes == [16, 1, 1]
+    filters = [layer.filters for layer in layers_of_type(build_mutated("narrow", "plain"), keras.layers.Conv2D)]
+    assert filters == [2, 4, 8]
+    assert isinstance(build_mutated("output_dropout", "plain").layers[-1], keras.layers.Dropout)
+
+
 def test_unknown_mutations_and_networks_are_no_attributes() -> None:
     for name in ("sigmoid__vgg", "mud__cnn", "zeros"):
         assert not hasattr(faulty_networks, name)

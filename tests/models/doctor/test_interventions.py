@@ -35,6 +35,7 @@ def test_a_usual_configuration_gets_learning_rates_and_generic_interventions() -
         "learning_rate_low",
         "optimizer",
         "no_normalization",
+        "small_network",  # four filters
     }
 
 
@@ -82,6 +83,46 @@ def test_an_unusual_network_is_patched(cause: str, changed: keras.Model, name: s
     assert {"model.patch": name} in flags_by_cause(run_evidence(config, network=changed))[cause]
 
 
+def deep(*middle: keras.layers.Layer) -> keras.Model:
+    inputs = x = keras.layers.Input((8, 8, 3))
+    for layer in middle:
+        x = layer(x)
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+
+
+def test_faults_of_the_architecture_are_patched() -> None:
+    conv = lambda **options: keras.layers.Conv2D(40, 3, padding="same", **options)  # noqa: E731
+    pools = [keras.layers.MaxPooling2D() for _ in range(3)]
+    for cause, changed, patch in (
+        ("unbounded_activation", deep(conv(activation="exponential")), "relu"),
+        ("missing_activation", deep(conv(), conv(activation="relu")), "activations"),
+        ("early_pooling", deep(*pools, conv(activation="relu")), "less_pooling"),
+    ):
+        found = flags_by_cause(run_evidence(network=changed))
+        assert found[cause] == [{"model.patch": patch}]
+        assert not set(found) & {"saturating_activation", "small_network"}
+    sound = deep(conv(activation="relu"), keras.layers.MaxPooling2D(), conv(activation="relu"))
+    assert set(flags_by_cause(run_evidence(network=sound))) == set(flags_by_cause(run_evidence())) - {"small_network"}
+
+
+def test_a_narrow_network_is_made_wider_unless_it_overfits() -> None:
+    found = next(each for each in propose_interventions(run_evidence()) if each.cause == "small_network")
+    assert found.flags == {"model.patch": "wider"}
+    assert found.reasons == ("the widest convolution has 4 filters; 32 to 512 are usual",)
+    ahead = trace(loss=np.full(100, 0.2), validated=np.array([100]), validation_loss=np.array([1.5]))
+    assert "small_network" not in flags_by_cause(run_evidence(trace=ahead))
+    inputs = keras.layers.Input((8, 8, 3))
+    x = keras.layers.Conv2D(3, 3, padding="same", activation="relu")(inputs) + inputs
+    adds_its_input = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+    assert "small_network" not in flags_by_cause(run_evidence(network=adds_its_input))
+
+
+def test_classes_are_balanced_once() -> None:
+    twice = TrainConfig(class_weights="balanced", data=DataConfig(balance="classes"))
+    assert flags_by_cause(run_evidence(twice))["class_weights"] == [{"class_weights": "none"}]
+    assert "class_weights" not in flags_by_cause(run_evidence(TrainConfig(class_weights="balanced")))
+
+
 def test_a_frozen_layer_is_made_trainable() -> None:
     model = network()
     model.layers[1].trainable = False
@@ -112,7 +153,40 @@ def test_alarms_suggest_lower_rates_and_tiny_updates_higher_rates() -> None:
     assert "learning_rate_low" not in flags_by_cause(run_evidence(alarm_kinds=frozenset({"divergence"})))
     assert "no_warmup" in flags_by_cause(run_evidence(alarm_kinds=frozenset({"divergence"})))
     slow = flags_by_cause(run_evidence(alarm_kinds=frozenset({"small_updates"})))
-    assert [round(each["optimizer.learning_rate"], 6) for each in slow["learning_rate_low"]] == [0.8, 6.4]
+    assert [round(each["optimizer.learning_rate"], 6) for each in slow["learning_rate_low"]] == [1.0, 10.0]
+    assert "learning_rate_high" in slow, "the control arm"
+    dead = run_evidence(alarm_kinds=frozenset({"small_updates"}), trace=trace(dead=0.9))
+    assert {"optimizer.learning_rate": 0.01} in flags_by_cause(dead)["learning_rate_high"], "dead units have no updates"
+
+
+def died_at(step: int) -> RunEvidence:
+    dead = np.where(np.arange(0, 200, 20)[:, None] < step, 0.1, [[0.1, 0.9]])
+    layers = {"dead": dead, "saturated": np.full((10, 2), np.nan)}
+    return run_evidence(trace=trace(200, due=np.arange(0, 200, 20), layers=layers))
+
+
+def test_units_that_die_early_suggest_a_lower_rate() -> None:
+    early, late, from_the_start = died_at(40), died_at(140), died_at(0)
+    rates = [
+        each
+        for each in propose_interventions(early)
+        if each.cause == "learning_rate_high" and "optimizer.learning_rate" in each.flags
+    ]
+    assert [round(each.flags["optimizer.learning_rate"], 6) for each in rates] == [0.025, 0.01, 0.001]
+    assert {each.prior for each in rates} == {PRIOR_UNUSUAL}
+    assert rates[0].reasons == ("80% of a layer's units, alive at the start, were dead after 40 steps",)
+    prior = {
+        name: next(each.prior for each in propose_interventions(evidence) if each.cause == "dying_activation")
+        for name, evidence in (("early", early), ("late", late), ("start", from_the_start))
+    }
+    assert prior == {"early": PRIOR_POSSIBLE, "late": PRIOR_UNUSUAL, "start": PRIOR_UNUSUAL}
+    assert flags_by_cause(late)["learning_rate_high"] == flags_by_cause(run_evidence())["learning_rate_high"]
+
+
+def test_a_large_first_update_speaks_for_the_rate_before_the_warm_up() -> None:
+    found = propose_interventions(run_evidence(alarm_kinds=frozenset({"large_first_update"})))
+    prior = {each.cause: each.prior for each in found}
+    assert prior["learning_rate_high"] == PRIOR_UNUSUAL > prior["no_warmup"] > PRIOR_POSSIBLE
 
 
 def test_a_finding_raises_the_prior_and_is_a_reason() -> None:

@@ -172,3 +172,76 @@ def test_a_nested_model_is_patched_too() -> None:
         np.testing.assert_array_equal(old, now)
     assert surgery.describe_edits(model, ("relu",)) == ["Conv2D 'deep': activation='tanh' -> 'relu'"]
     np.testing.assert_array_equal(surgery.apply_patches(model, ("no_dropout",))(images()), model(images()))
+
+
+def test_relu_replaces_activations_that_explode_and_leaky_relu_does_not() -> None:
+    for activation in ("exponential", tf.square):
+        model = plain(activation)
+        assert isinstance(surgery.apply_patches(model, ("relu",)).get_layer("act"), layers.ReLU)
+        assert not surgery.has_effect(model, "leaky_relu")
+    for activation in ("swish", "gelu", "softplus", "elu", "selu", "linear"):
+        assert not surgery.has_effect(plain(activation), "relu"), activation
+
+
+def chain(*middle: keras.layers.Layer) -> keras.Model:
+    inputs = x = layers.Input((32, 32, 3))
+    for layer in middle:
+        x = layer(x)
+    return keras.Model(inputs, layers.Dense(5, name="out")(layers.Flatten()(x)))
+
+
+def test_activations_are_added_where_convolutions_or_dense_layers_follow_each_other() -> None:
+    model = chain(layers.Conv2D(4, 3, name="a"), layers.BatchNormalization(), layers.Conv2D(4, 3, name="b"))
+    assert surgery.describe_edits(model, ("activations",)) == [
+        "Conv2D 'a': activation='linear' -> 'relu'",
+        "Conv2D 'b': activation='linear' -> 'relu'",
+    ]
+    assert not surgery.has_effect(surgery.apply_patches(model, ("activations",)), "activations")
+    dense = chain(layers.Flatten(), layers.Dense(6, name="hidden"))
+    assert surgery.describe_edits(dense, ("activations",)) == ["Dense 'hidden': activation='linear' -> 'relu'"]
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        (layers.Conv2D(4, 3), layers.ReLU(), layers.Conv2D(4, 3, activation="relu")),
+        (layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(4, 3, activation="tanh")),
+        (layers.Conv2D(4, 1), layers.Conv2D(4, 3, activation="relu")),
+        (layers.DepthwiseConv2D(3), layers.Conv2D(4, 1, activation="relu")),
+        (layers.Conv2D(4, (1, 3)), layers.Conv2D(4, (3, 1), activation="relu")),
+        (layers.Conv2D(4, 3), layers.MaxPooling2D(), layers.Conv2D(4, 3, activation="relu")),
+    ],
+)
+def test_layers_that_may_be_linear_keep_their_form(middle: tuple) -> None:
+    assert not surgery.has_effect(chain(*middle), "activations")
+
+
+def test_less_pooling_keeps_maps_for_the_convolutions_behind() -> None:
+    pools = [layers.MaxPooling2D(name=f"pool{n}") for n in range(5)]
+    model = chain(
+        *pools, layers.Conv2D(4, 3, padding="same", name="last"), layers.GlobalAveragePooling2D(keepdims=True)
+    )
+    new = surgery.apply_patches(model, ("less_pooling",))
+    assert new.get_layer("last").input.shape[1:3] == (4, 4)
+    assert [new.get_layer(f"pool{n}").strides[0] for n in range(5)] == [2, 2, 2, 1, 1]
+    assert new(tf.zeros((1, 32, 32, 3))).shape == (1, 5)
+    assert not surgery.has_effect(new, "less_pooling")
+    strided = [layers.Conv2D(4, 3, strides=2, padding="same", name=f"conv{n}") for n in range(6)]
+    assert [line.split("'")[1] for line in surgery.describe_edits(chain(*strided), ("less_pooling",))] == [
+        "conv3",
+        "conv4",
+    ]
+    fine = chain(*(layers.MaxPooling2D() for _ in range(4)), layers.Conv2D(4, 3, padding="same"), layers.MaxPooling2D())
+    assert not surgery.has_effect(fine, "less_pooling"), "pooling after the last convolution is usual"
+
+
+def test_wider_multiplies_filters_and_units_but_those_of_the_outputs() -> None:
+    new = surgery.apply_patches(plain("relu"), ("wider",))
+    assert [new.get_layer(name).output.shape[-1] for name in ("first", "second", "out")] == [16, 16, 5]
+    assert 0.5 < new.get_layer("second").get_weights()[0].std() / np.sqrt(2 / (18 * 16)) < 1.5
+
+
+def test_logits_removes_dropout_at_the_end() -> None:
+    inner = plain()
+    model = keras.Model(inner.inputs, layers.Dropout(0.5, name="last")(inner.outputs[0]))
+    assert surgery.describe_edits(model, ("logits",)) == ["Dropout 'last': remove it"]

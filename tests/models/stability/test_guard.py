@@ -196,7 +196,7 @@ def test_a_single_outlier_gradient_is_clipped() -> None:
     assert np.isfinite(usual)
     before = weights(model)
     model.fit(batches(one(), images, (labels + 5) % 10), steps_per_epoch=1, epochs=1, verbose=0)
-    norm = model.rows[0, 2]
+    norm = step_row.column(model.rows, "gradient_norm")[0]
     assert norm > 10 * usual, "the batch must be an outlier"
     moved = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in zip(before, weights(model), strict=True)))
     assert moved < 0.5 * 0.05 * norm
@@ -224,7 +224,7 @@ def test_the_learning_rate_is_cut_after_two_rollbacks_and_warms_up_again(monkeyp
     assert "learning rate" not in actions[1]
     assert actions[2].endswith("learning rate times 0.25 after 20 steps of warm-up")
     assert model.lr_scale.numpy() == 0.25
-    assert model.rows[-1, 3] == pytest.approx(0.25 * SOUND.learning_rate)
+    assert step_row.column(model.rows, "learning_rate")[-1] == pytest.approx(0.25 * SOUND.learning_rate)
 
 
 def test_a_run_resumed_during_the_rewarmup_reaches_the_cut_rate() -> None:
@@ -232,7 +232,7 @@ def test_a_run_resumed_during_the_rewarmup_reaches_the_cut_rate() -> None:
     model.lr_scale_target.assign(0.25)
     dataset = batches(one(), IMAGES, LABELS)
     model.fit(dataset, steps_per_epoch=100, epochs=1, verbose=0, callbacks=[StabilityGuard(True)])
-    assert model.rows[-1, 3] == pytest.approx(0.25 * SOUND.learning_rate)
+    assert step_row.column(model.rows, "learning_rate")[-1] == pytest.approx(0.25 * SOUND.learning_rate)
 
 
 @pytest.mark.parametrize("rate", [0.1, keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)])
@@ -241,14 +241,14 @@ def test_the_rate_of_any_optimizer_can_be_scaled(family: Any, rate: Any) -> None
     model = compiled(one(), wrapped=lambda _: family.SGD(rate), guarded=True, per_call=1)
     dataset = batches(one(), IMAGES, LABELS)
     model.fit(dataset, steps_per_epoch=1, epochs=1, verbose=0)
-    whole = model.rows[-1, 3]
+    whole = step_row.column(model.rows, "learning_rate")[-1]
     model.scale_learning_rate(0.25)
     model.fit(dataset, steps_per_epoch=1, epochs=1, verbose=0)
     decayed = 1.0 if isinstance(rate, float) else 0.5**0.1
-    assert model.rows[-1, 3] == pytest.approx(0.25 * decayed * whole, rel=1e-5)
+    assert step_row.column(model.rows, "learning_rate")[-1] == pytest.approx(0.25 * decayed * whole, rel=1e-5)
     model.scale_learning_rate(1.0)
     model.fit(dataset, steps_per_epoch=1, epochs=1, verbose=0)
-    assert model.rows[-1, 3] == pytest.approx(decayed**2 * whole, rel=1e-5)
+    assert step_row.column(model.rows, "learning_rate")[-1] == pytest.approx(decayed**2 * whole, rel=1e-5)
 
 
 def test_a_rollback_sets_the_schedule_back_and_the_run_completes_it() -> None:

@@ -36,3 +36,27 @@ def test_the_baseline_of_a_step_is_the_steps_before_it() -> None:
         past = x[max(0, index - 64) : index]
         assert center[index] == pytest.approx(np.median(past))
         assert spread[index] == pytest.approx(rolling.MAD_TO_SIGMA * np.median(np.abs(past - np.median(past))))
+
+
+@pytest.mark.parametrize("slope", [-0.01, -0.002])
+def test_a_falling_slope_is_found_under_heavy_noise(slope: float) -> None:
+    noise = np.random.default_rng(0).standard_t(3, size=400)
+    found = rolling.falling_slope(slope * np.arange(400) + 0.1 * noise)
+    assert (found[:127] == 0).all(), "too few values"
+    np.testing.assert_allclose(np.median(found[127:]), slope, rtol=0.3)
+    assert (rolling.falling_slope(-slope * np.arange(400) + 0.1 * noise) == 0).all(), "a rise is no fall"
+
+
+def test_noise_seldom_falls_significantly() -> None:
+    rng = np.random.default_rng(0)
+    falls = [rolling.falling_slope(rng.normal(size=128))[-1] < 0 for _ in range(1000)]
+    assert np.mean(falls) < 0.02  # the level of the test is 0.7%
+    assert (rolling.falling_slope(np.ones(300)) == 0).all()
+    assert len(rolling.falling_slope(np.zeros(0))) == 0
+
+
+def test_the_slope_at_a_step_depends_on_the_128_values_before_it_alone() -> None:
+    x = np.cumsum(np.random.default_rng(0).normal(-0.1, 1, size=400))
+    found = rolling.falling_slope(x)
+    for end in (128, 200, 400):
+        assert rolling.falling_slope(x[end - 128 : end])[-1] == found[end - 1]
