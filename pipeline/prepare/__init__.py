@@ -1,4 +1,5 @@
 """Preparing a data set: images in evenly sized shards, their statistics, schema, outliers and duplicates.
 
-Public modules: contact_sheet, duplicates, near_duplicates, outliers, prepare, skew, storage_format.
+Public modules: contact_sheet, duplicates, near_duplicates, outliers, prepare, skew, statistics,
+storage_format.
 """
