@@ -13,6 +13,7 @@ import tf_keras as keras
 from evenkeel.benchmarks.stability import transient_faults
 from evenkeel.benchmarks.stability.faults import FAULTS
 from evenkeel.models.stability.guard import StabilityGuard
+from evenkeel.models.telemetry import step_row
 from evenkeel.models.training.stable_model import StableModel
 from tests.factories import BATCH, IMAGES, LABELS, batches, compiled, one
 
@@ -106,7 +107,7 @@ def test_outliers_are_noise_black_and_white() -> None:
 @pytest.mark.parametrize("name", ["nan_image", "nan_images", "overflow"])
 def test_updates_are_not_finite_in_the_faulty_steps_only(name: str) -> None:
     rows, _, model, _ = train(name)
-    nonfinite_steps = np.flatnonzero(rows[:, 5] > 0)
+    nonfinite_steps = np.flatnonzero(step_row.column(rows, "nonfinite") > 0)
     assert nonfinite_steps.tolist() == list(range(FIRST_STEP, FIRST_STEP + FAULTS[name].steps))
     assert all(np.isfinite(v.numpy()).all() for v in model.variables)
     # The last column is the time spent waiting for input.
@@ -133,7 +134,7 @@ def test_bright_images_raise_the_loss_but_not_before_the_first_step() -> None:
 
 @pytest.mark.parametrize(("name", "factor"), [("surge_x30", 30), ("surge_x100", 100)])
 def test_the_learning_rate_is_multiplied_in_its_steps_only(name: str, factor: float) -> None:
-    rates, clean_rates = train(name)[0][:, 3], train()[0][:, 3]
+    rates, clean_rates = (step_row.column(train(each)[0], "learning_rate") for each in (name, ""))
     expected = clean_rates.copy()
     expected[FIRST_STEP : FIRST_STEP + FAULTS[name].steps] *= factor
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
@@ -145,7 +146,7 @@ def test_a_guards_scaling_and_the_faults_factor_multiply() -> None:
     model.scale_learning_rate(0.25)
     training = batches(one(), IMAGES, LABELS)
     model.fit(training, steps_per_epoch=60, epochs=1, verbose=0, callbacks=[*injection.callbacks, record])
-    rates, clean_rates = np.concatenate(record.rows)[:, 3], train()[0][:, 3]
+    rates, clean_rates = (step_row.column(rows, "learning_rate") for rows in (np.concatenate(record.rows), train()[0]))
     faulty_steps = slice(FIRST_STEP, FIRST_STEP + 20)
     np.testing.assert_allclose(rates[:FIRST_STEP], 0.25 * clean_rates[:FIRST_STEP], rtol=1e-6)
     np.testing.assert_allclose(rates[faulty_steps], 30 * 0.25 * clean_rates[faulty_steps], rtol=1e-6)

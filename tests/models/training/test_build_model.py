@@ -32,6 +32,10 @@ TWO_REPLICAS = StrategyConfig(name="mirrored", logical_cpus=2)
     ("changes", "error"),
     [
         (
+            {"optimizer": OptimizerConfig(name="nadam")},
+            "optimizer.name=nadam runs on one replica, and there are 2",
+        ),
+        (
             {"optimizer": OptimizerConfig(name="lookahead")},
             "optimizer.name=lookahead runs on one replica, and there are 2",
         ),

@@ -53,14 +53,15 @@ def test_pixels_are_counted_from_the_header(kind: str, height: int, width: int) 
 def test_served_images_equal_those_of_evaluation(options: dict, tmp_path: pathlib.Path) -> None:
     """Images of every format, of sizes that are downscaled while they are decoded, gray and with alpha."""
     (tmp_path / "test/one").mkdir(parents=True)
-    (tmp_path / "train/two").mkdir(parents=True)
+    for name in ("one", "two"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.png").write_bytes(encode("PNG", 16, 16))
     for number, (kind, height, width) in enumerate(
         (kind, *sides) for kind in FORMATS for sides in ((16, 16), (40, 90), (129, 65), (301, 200))
     ):
         for mode in ("RGB", "L", *(("RGBA",) if kind == "PNG" else ())):
             name = f"test/one/{number:02d}-{mode}.{kind.lower().replace('jpeg', 'jpg')}"
             (tmp_path / name).write_bytes(encode(kind, height, width, number, mode))
-    (tmp_path / "train/two/0.png").write_bytes(encode("PNG", 16, 16))
     config = DataConfig(source=str(tmp_path), validation_split="test", batch_size=1, **options)
     shown = np.concatenate(
         [images for images, *_ in evaluation_batches(load_dataset(config).validation, config, ReplicaShard(1))]
