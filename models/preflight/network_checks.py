@@ -32,6 +32,7 @@ MAX_PENALTY = 5.0  # times ln(classes): ResNet-50 with 1e-4 has 0.8, ResNet-18 w
 MAX_PENALTY_DECAY = 0.02  # share of the weights that the penalty's gradient removes in a step; 0.002 is already large
 MIN_BATCH_NORM_IMAGES = 5
 MIN_MOMENTUM, MAX_MOMENTUM = 0.5, 0.9999  # of BatchNorm's moving statistics; MAX_MOMENTUM itself fails
+USUAL_MOMENTUM = 0.9
 MAX_INITIAL_STATISTICS = math.exp(-2)  # share of the moving statistics' initial values that may remain
 MAX_FLOAT16_ACTIVATION = 1e4  # float16 ends at 65,504
 
@@ -194,6 +195,8 @@ def check_batch_norm_momentum(batch_pass: FirstBatchPass, steps: int) -> Finding
     momenta = [float(layer.momentum) for layer in norms] or [0.9]
     largest, smallest = max(momenta), min(momenta)
     left = largest**steps if norms else 0.0
+    needed = math.ceil(math.log(MAX_INITIAL_STATISTICS) / math.log(USUAL_MOMENTUM))
+    remedy = f"Use momentum={USUAL_MOMENTUM:g}." if steps >= needed else f"Train for {needed} steps or more."
     return Finding(
         "batch_norm_momentum",
         largest < MAX_MOMENTUM and smallest >= MIN_MOMENTUM and left <= MAX_INITIAL_STATISTICS,
@@ -202,7 +205,7 @@ def check_batch_norm_momentum(batch_pass: FirstBatchPass, steps: int) -> Finding
         if norms
         else "there is no BatchNorm",
         f"it must be {MIN_MOMENTUM:g} to {MAX_MOMENTUM:g}, and at most {MAX_INITIAL_STATISTICS:.0%} may remain",
-        "Use momentum=0.9.",
+        remedy,
         {"largest": largest, "smallest": smallest, "left": left},
         ("batch_norm_momentum",),
     )

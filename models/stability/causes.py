@@ -46,7 +46,7 @@ CAUSES = {
     "too_few_steps": Cause("hyperparameters", "the run ends before the network has learnt"),
     "dropout": Cause("architecture", "the dropout rate is too high"),
     "penalty": Cause("architecture", "the weight penalty or weight decay is too strong"),
-    "no_normalization": Cause("architecture", "the network is deep and has no normalization layers"),
+    "no_normalization": Cause("architecture", "the network has no normalization layers"),
     "batch_norm_batch": Cause("architecture", "BatchNorm sees too few images on each replica"),
     "batch_norm_momentum": Cause("architecture", "BatchNorm's moving statistics do not follow its batches"),
     "initialization": Cause("architecture", "the initial weights are too small or too large"),

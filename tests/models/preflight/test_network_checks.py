@@ -108,7 +108,9 @@ def test_penalties_are_judged_by_how_fast_they_shrink_weights(data: Dataset) -> 
 
 @pytest.mark.parametrize(("steps", "ok"), [(600, True), (15, False)])
 def test_moving_statistics_need_enough_steps(steps: int, ok: bool, data: Dataset) -> None:
-    assert network_findings(data, "cnn", steps=steps)["batch_norm_momentum"].ok == ok
+    finding = network_findings(data, "cnn", steps=steps)["batch_norm_momentum"]
+    assert finding.ok == ok
+    assert finding.remedy == ("Use momentum=0.9." if ok else "Train for 19 steps or more.")
 
 
 @pytest.mark.parametrize(
