@@ -36,11 +36,11 @@ def model_name(mutation: str, network: str) -> str:
 # Mutations of single layers: each function takes a layer and returns its replacement.
 
 
-def replace_relu_by_sigmoid(layer: keras.layers.Layer) -> keras.layers.Layer:
+def replace_relu(layer: keras.layers.Layer, activation: str) -> keras.layers.Layer:
     if isinstance(layer, layers.ReLU):
-        return layers.Activation("sigmoid", name=layer.name)
+        return layers.Activation(activation, name=layer.name)
     if getattr(layer, "activation", None) is keras.activations.relu:
-        return copy_layer(layer, activation="sigmoid")
+        return copy_layer(layer, activation=activation)
     return copy_layer(layer)
 
 
@@ -50,14 +50,6 @@ def replace_relu_by_steep_tanh(layer: keras.layers.Layer, gamma: float = 30.0) -
         return layers.Activation("tanh", name=layer.name)
     if isinstance(layer, layers.BatchNormalization):
         return copy_layer(layer, gamma_initializer=keras.initializers.Constant(gamma))
-    return copy_layer(layer)
-
-
-def replace_relu_by_exponential(layer: keras.layers.Layer) -> keras.layers.Layer:
-    if isinstance(layer, layers.ReLU):
-        return layers.Activation("exponential", name=layer.name)
-    if getattr(layer, "activation", None) is keras.activations.relu:
-        return copy_layer(layer, activation="exponential")
     return copy_layer(layer)
 
 
@@ -177,7 +169,7 @@ def scale_logits_and_back(factor: float) -> Callable:
 
 
 MUTATIONS: dict[str, Callable[..., keras.Model]] = {
-    "sigmoid": change_layers(replace_relu_by_sigmoid),
+    "sigmoid": change_layers(replace_relu, activation="sigmoid"),
     "steep_tanh": change_layers(replace_relu_by_steep_tanh),
     "dying": change_layers(shift_relu_inputs, offset=-4.0),
     "zeros": change_layers(set_kernel_initializer, initializer="zeros"),
@@ -185,7 +177,7 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
         set_kernel_initializer, initializer=serialize_initializer(keras.initializers.RandomNormal(stddev=1e-4))
     ),
     "huge": change_layers(set_kernel_initializer, initializer=scaled_he_normal(30.0)),
-    "exponential": change_layers(replace_relu_by_exponential),
+    "exponential": change_layers(replace_relu, activation="exponential"),
     "linear": change_layers(remove_relu),
     "one_pixel": shrink_images_first,
     "frozen": change_layers(freeze_all_but_logits),

@@ -154,7 +154,9 @@ class _Examination:
     def run_trials(self) -> None:
         trials, evidence = self.trials, self._evidence
         single_trials = trials.successive_halving(self.interventions)
-        single_trials += _repeat_label_trial(self._engine, trials, single_trials, evidence, self._output)
+        repeated = _repeat_label_trial(self._engine, trials, single_trials, evidence, self._output)
+        self.interventions += [trial.intervention for trial in repeated]
+        single_trials = trials.tried = [*single_trials, *repeated]
         self._repeat_unclear_gains()
         self._joint, self._ablations = trials.try_together(single_trials)
         fix = self._attribute().fix
