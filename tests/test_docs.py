@@ -239,6 +239,7 @@ def documented_commands() -> list[str]:
     return list(dict.fromkeys(commands))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", documented_commands())
 def test_the_flags_of_every_documented_command_exist(command: str) -> None:
     module, *arguments = module_and_arguments(command)

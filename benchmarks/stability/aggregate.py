@@ -13,7 +13,8 @@ import numpy as np
 from evenkeel.benchmarks import statistics
 from evenkeel.benchmarks.results import Result
 from evenkeel.benchmarks.stability import faults, split, suite
-from evenkeel.benchmarks.stability.cases import LEARNING_RATES, SHAPE_CLASSES, Case
+from evenkeel.benchmarks.stability.cases import LEARNING_RATES, Case
+from evenkeel.benchmarks.stability.data_sets import SHAPE_CLASSES
 
 Values = dict[str, Any]  # the values of one case
 Records = dict[str, Values]  # {name of a case: its values}

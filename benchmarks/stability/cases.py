@@ -7,7 +7,7 @@ The kinds of cases are:
 
 * clean: a run without a fault, with telemetry.
 * faulty: a run with a persistent fault, with telemetry.
-* diagnosis: the diagnosis of the faulty run by the doctor.
+* diagnosis: the diagnosis of the faulty run by the doctor, or of the clean run if there is no fault.
 * fixed: the faulty run with the fix of the doctor.
 * random: the faulty run with random changes, for as much CPU time as the diagnosis took.
 * autotrainer: the faulty run with AutoTrainer's repairs.
@@ -27,20 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evenkeel.benchmarks import statistics
-from evenkeel.benchmarks.stability import baselines, faults, networks, split
+from evenkeel.benchmarks.stability import baselines, faults, networks, recipes, split
 from evenkeel.models.config import TrainConfig, with_options
 from evenkeel.models.stability import detectors
-from evenkeel.pipeline.config import DataConfig, ShapesConfig
+from evenkeel.pipeline.config import DataConfig
 from evenkeel.pipeline.errors import UsageError
 
 VALIDATIONS_PER_RUN = 5  # the parts between validations replace epochs in rules that need several epochs
 MAX_COMPILED_MODELS = 24  # enough for all changes to one fault
 PLATEAU_PATIENCE = 2  # parts; with the default of 10, ReduceLROnPlateau would never act in a run of five parts
-# With all ten shapes, 200 steps are too few to learn: the accuracy of 52 clean runs of resnet9 was 18% to 85%, with a
-# standard deviation of 14 points. With these four shapes, the accuracy of five runs was 99% to 100% for resnet9, 89% to
-# 93% for cnn, and 90% to 94% for plain.
-SHAPE_CLASSES = ("circle", "star", "ring", "cross")
-RENDERED_SHAPES = 12_500  # images of ten classes, of which four give 3,200 training and 1,000 validation images
 LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-3, 10, 9))
 
 
@@ -50,8 +45,8 @@ class Case(NamedTuple):
     Attributes:
       kind: a kind that the docstring of the module lists.
       fault: a key of `faults.FAULTS`. A clean case runs the clean twin of this fault; "" is the plain clean run.
-      network: a name in `networks.NETWORKS`.
-      data: "shapes" or "photos"; "memory" in an overhead case.
+      network: a name in `networks.NETWORKS` or `recipes.RECIPES`.
+      data: a name in `data_sets.DATA_SETS`; "memory" in an overhead case.
       seed: seed of the run; in an overhead case, the number of the pair of turns.
       learning_rate: learning rate of a rate case; otherwise 0.
     """
@@ -111,14 +106,16 @@ class CaseRunner:
 
     def clean_config(self, case: Case) -> TrainConfig:
         """Returns the configuration of the clean twin."""
-        from evenkeel.benchmarks.stability import corruptions
+        from evenkeel.benchmarks.stability import corruptions, data_sets
 
         if case.data not in self._data_configs:
-            sources, classes = {"shapes": "shapes", "photos": self._photos}, {"shapes": SHAPE_CLASSES}
-            shapes = ShapesConfig(size=32, count=RENDERED_SHAPES)
-            data = DataConfig(source=sources[case.data], image_size=32, shapes=shapes)
-            self._data_configs[case.data] = corruptions.write_copy(data, "clean", classes=classes.get(case.data, ()))
-        config = networks.clean_config(case.network, self._data_configs[case.data], case.seed)
+            self._data_configs[case.data] = data_sets.write_data_set(case.data, self._photos)
+        data = self._data_configs[case.data]
+        if case.network in recipes.RECIPES:
+            images = corruptions.count_training_images(data)
+            config = recipes.recipe_config(case.network, data, images, case.seed)
+        else:
+            config = networks.clean_config(case.network, data, case.seed)
         return faults.FAULTS[case.fault].twin(config) if case.fault else config
 
     def faulty_config(self, case: Case) -> TrainConfig:
@@ -200,7 +197,7 @@ class CaseRunner:
     def _diagnose(self, case: Case) -> dict[str, Any]:
         from evenkeel.models.doctor.doctor import diagnose
 
-        config = self.faulty_config(case)
+        config = self.faulty_config(case) if case.fault else self.clean_config(case)
         output = os.path.join(self._scratch, case.name)
         os.makedirs(output, exist_ok=True)
         start = time.process_time()
@@ -208,6 +205,10 @@ class CaseRunner:
         diagnosis = diagnose(config, self._engine, findings, output=output)
         return {
             "suspects": [[suspect.cause, round(suspect.probability, 4)] for suspect in diagnosis.suspects],
+            "sound": round(diagnosis.sound, 4),
+            "unknown": round(diagnosis.unknown, 4),
+            "alarms": sorted({alarm.kind for alarm in diagnosis.alarms}),
+            "findings": [finding.check for finding in findings if not finding.ok],
             "fix": diagnosis.fix,
             "replays": [[replay.flags, replay.accuracy, round(replay.seconds, 2)] for replay in diagnosis.replays],
             "diagnosis_seconds": round(time.process_time() - start, 3),

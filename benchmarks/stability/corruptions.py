@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -57,13 +58,17 @@ def write_copy(
     """
     if corruption not in CORRUPTIONS:
         raise UsageError(f"corruption ({corruption}) must be one of {', '.join(CORRUPTIONS)}.")
-    fingerprint = resolve.source_fingerprint(data)
-    key = repr([fingerprint, data.train_split, data.validation_split, data.image_size, seed, train, test, classes])
-    name = f"{corruption}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}"
-    folder = os.path.join(cache_dir(), "dirt", name)
+    folder = copy_folder(corruption, data, seed, train, test, classes)
     if not os.path.exists(folder):
-        _write_folder(folder, data, CORRUPTIONS[corruption], seed, train, test, classes)
+        _write_copy(folder, data, CORRUPTIONS[corruption], seed, train, test, classes)
     return dataclasses.replace(data, source=folder, train_split="train", validation_split="")
+
+
+def copy_folder(name: str, data: DataConfig, *settings: Any) -> str:
+    """Returns the folder in the cache for what `name` and `settings` make of `data`."""
+    fingerprint = resolve.source_fingerprint(data)
+    key = repr([fingerprint, data.train_split, data.validation_split, data.image_size, *settings])
+    return os.path.join(cache_dir(), "dirt", f"{name}-{hashlib.blake2b(key.encode(), digest_size=6).hexdigest()}")
 
 
 def count_training_images(data: DataConfig) -> int:
@@ -162,7 +167,7 @@ def draw_mask(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
 # Reading and writing.
 
 
-def _write_folder(
+def _write_copy(
     folder: str, data: DataConfig, corrupt: Corruption, seed: int, train: int, test: int, classes: tuple[str, ...]
 ) -> None:
     dataset, rng = load_dataset(data), np.random.default_rng(seed)
@@ -170,18 +175,24 @@ def _write_folder(
     train_index, test_index = (_select_labels(index, class_numbers) for index in (dataset.train, dataset.validation))
     images, labels = read_first_images(train_index, data, train)
     images, labels = corrupt(images, np.searchsorted(class_numbers, labels), len(class_numbers), rng)
-    splits = {
-        "train": (images, np.array(class_numbers)[labels]),
-        "test": read_first_images(test_index, data, test),
-    }
+    test_images, test_labels = read_first_images(test_index, data, test)
+    splits = {"train": (images, labels), "test": (test_images, np.searchsorted(class_numbers, test_labels))}
+    write_folder(folder, splits, [dataset.classes[number] for number in class_numbers])
+
+
+def write_folder(folder: str, splits: dict[str, tuple[np.ndarray, np.ndarray]], classes: list[str]) -> None:
+    """Writes {split: (images uint8 [n, s, s, c], labels int64 [n])} as files SPLIT/CLASS/NUMBER.png below `folder`.
+
+    The folder has another name until it is complete, so that nobody uses an incomplete one.
+    """
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=".writing-", dir=os.path.dirname(folder))
     for split, (images, labels) in splits.items():
-        for number in class_numbers:
-            os.makedirs(os.path.join(temporary, split, dataset.classes[number]))
+        for name in classes:
+            os.makedirs(os.path.join(temporary, split, name))
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            path = os.path.join(temporary, split, dataset.classes[label], f"{number:05d}.png")
-            Image.fromarray(image).save(path, compress_level=1)
+            path = os.path.join(temporary, split, classes[label], f"{number:05d}.png")
+            Image.fromarray(image.squeeze()).save(path, compress_level=1)
     try:
         os.rename(temporary, folder)
     except OSError:

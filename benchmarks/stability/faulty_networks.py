@@ -16,7 +16,7 @@ from typing import Any
 
 import tf_keras as keras
 
-from evenkeel.benchmarks.stability import networks
+from evenkeel.benchmarks.stability import networks, published_networks, recipes
 from evenkeel.models.networks.resnet import resnet9
 
 layers = keras.layers
@@ -25,6 +25,7 @@ BUILDERS: dict[str, Callable[..., keras.Model]] = {
     "cnn": networks.cnn,
     "resnet9": functools.partial(resnet9, width=networks.WIDTH),
     "plain": networks.plain,
+    **{recipe.network: getattr(published_networks, recipe.network) for recipe in recipes.RECIPES.values()},
 }
 
 
@@ -79,6 +80,21 @@ def set_kernel_initializer(layer: keras.layers.Layer, initializer: Any) -> keras
 
 def freeze_all_but_logits(layer: keras.layers.Layer) -> keras.layers.Layer:
     return copy_layer(layer, trainable=layer.name == "logits")
+
+
+def penalize_kernels(layer: keras.layers.Layer, factor: float) -> keras.layers.Layer:
+    """Sets the L2 penalty of a kernel."""
+    if not has_kernel(layer):
+        return copy_layer(layer)
+    return copy_layer(layer, kernel_regularizer=keras.regularizers.serialize(keras.regularizers.L2(factor)))
+
+
+def take_filters_away(layer: keras.layers.Layer, divisor: int) -> keras.layers.Layer:
+    """Divides the filters of a convolution and the units of a hidden layer by `divisor`."""
+    for size in ("filters", "units"):
+        if getattr(layer, size, None) and layer.name != "logits":
+            return copy_layer(layer, **{size: max(1, getattr(layer, size) // divisor)})
+    return copy_layer(layer)
 
 
 def remove_batch_norm(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -180,6 +196,8 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
     "exponential": change_layers(replace_relu, activation="exponential"),
     "linear": change_layers(remove_relu),
     "one_pixel": shrink_images_first,
+    "l2": change_layers(penalize_kernels, factor=0.1),
+    "narrow": change_layers(take_filters_away, divisor=8),
     "frozen": change_layers(freeze_all_but_logits),
     "unnormalized": change_layers(remove_batch_norm),
     "slow_norm_4": change_layers(set_batch_norm_momentum, momentum=0.9999),
@@ -193,8 +211,6 @@ MUTATIONS: dict[str, Callable[..., keras.Model]] = {
     # These mutations are for user networks, which ignore evenkeel's model options.
     "dropout_80": functools.partial(build_with_options, {"dropout": 0.8}),
     "dropout_90": functools.partial(build_with_options, {"dropout": 0.9}),
-    "l2": functools.partial(build_with_options, {"l2": 0.1}),
-    "narrow": functools.partial(build_with_options, {"width": 2}),
     "deep": functools.partial(build_with_options, {"depth": 5}),
 }
 

@@ -17,6 +17,7 @@ import hashlib
 import itertools
 from collections import Counter, defaultdict
 
+from evenkeel.benchmarks.stability import recipes
 from evenkeel.benchmarks.stability.faults import FAULTS
 from evenkeel.benchmarks.stability.networks import NETWORKS
 
@@ -36,6 +37,9 @@ ADDED_FAULTS = (
     "rotated_labels",
     "shuffled_labels",
 )
+# Faults that only the suite's own networks can have.
+NOT_PUBLISHED = ("tiny_weights", "deep", "one_pixel", "dropout_80", "dropout_90", "half_overflow", "half_underflow")
+NOT_FAULTY_DATA = ("few", "imbalanced")  # on which some faults cannot be, or cannot be seen
 # {pair: its half}. Each half contains every network; one of the data sets occurs twice, the other once.
 PAIRS: dict[Pair, str] = {
     (network, data): HALVES[(row + column) % 2]
@@ -52,6 +56,16 @@ def fault_half(fault: str) -> str:
 def fault_pairs(fault: str) -> tuple[Pair, ...]:
     """Returns the `PAIRS_PER_FAULT` pairs on which the fault runs."""
     return _assign_pairs()[fault]
+
+
+def run_half(recipe: str) -> str:
+    """Returns the half to which a recipe of `recipes.RECIPES` belongs, by its network."""
+    return HALVES[recipes.RECIPES[recipe].network not in recipes.TUNING_NETWORKS]
+
+
+def fault_run(fault: str) -> Pair | None:
+    """Returns the published (recipe, data set) that the fault runs on, of its half; None if no recipe can have it."""
+    return _assign_runs().get(fault)
 
 
 def first_faulty_step(fault: str, seed: int, steps: int, steps_per_epoch: int) -> int:
@@ -107,6 +121,27 @@ def _assign_pairs() -> dict[str, tuple[Pair, ...]]:
         possible.sort(key=lambda pair: (PAIRS[pair] != fault_half(name), uses[pair], _stable_hash(name, *pair)))
         assigned[name] = tuple(sorted(possible[:PAIRS_PER_FAULT]))
         uses.update(assigned[name])
+    return assigned
+
+
+@functools.cache
+def _assign_runs() -> dict[str, Pair]:
+    """Assigns to each persistent fault the least used recipe of its half that can have it, and its least used data."""
+    uses: Counter[str] = Counter()
+    assigned = {}
+    persistent = [name for name, fault in FAULTS.items() if fault.kind == "persistent" and name not in NOT_PUBLISHED]
+    for name in sorted(persistent, key=lambda name: (len(FAULTS[name].networks), _stable_hash(name))):
+        possible = [
+            (recipe, data)
+            for recipe, data in recipes.RUNS
+            if recipes.RECIPES[recipe].resembles in FAULTS[name].networks
+            and run_half(recipe) == fault_half(name)
+            and data not in NOT_FAULTY_DATA
+        ]
+        if possible:
+            run = min(possible, key=lambda run: (uses[run[0]], uses["/".join(run)], _stable_hash(name, *run)))
+            assigned[name] = run
+            uses.update((run[0], "/".join(run)))
     return assigned
 
 

@@ -38,7 +38,7 @@ from evenkeel.models.doctor.replay import ReplayEngine, Run
 from evenkeel.models.doctor.trials import Trial, Trials
 from evenkeel.models.networks import surgery
 from evenkeel.models.stability import detectors
-from evenkeel.models.stability.causes import CAUSES
+from evenkeel.models.stability.causes import CAUSES, PROVEN_BY_FINDING
 from evenkeel.models.stability.diagnosis import Diagnosis, Finding, Picture
 from evenkeel.models.training.batches import count_steps_per_epoch
 
@@ -83,10 +83,10 @@ def diagnose(
     budget = BUDGET_PROBES * probe_seconds if budget_seconds is None else budget_seconds
     start = time.process_time()
     planned = len(examination.interventions)
-    on_update(
-        examination.diagnosis(),
-        f"the probe took {probe_seconds:.0f} s of CPU; {planned} changes are tried, for at most {budget:.0f} s",
-    )
+    plan = f"{planned} changes are tried, for at most {budget:.0f} s"
+    if examination.is_proven:
+        plan = "a check proves the cause, so no change is tried"
+    on_update(examination.diagnosis(), f"the probe took {probe_seconds:.0f} s of CPU; {plan}")
 
     def report(trial: Trial) -> None:
         spent = time.process_time() - start
@@ -153,7 +153,9 @@ class _Examination:
 
     def run_trials(self) -> None:
         trials, evidence = self.trials, self._evidence
-        single_trials = trials.successive_halving(self.interventions)
+        if self.is_proven:
+            return
+        single_trials = trials.successive_halving(self.interventions, self._is_suspicious)
         repeated = _repeat_label_trial(self._engine, trials, single_trials, evidence, self._output)
         self.interventions += [trial.intervention for trial in repeated]
         single_trials = trials.tried = [*single_trials, *repeated]
@@ -163,14 +165,23 @@ class _Examination:
         known = [*single_trials, *([self._joint] if self._joint else [])]
         self._fix, self._refinements = refine_fix(trials, fix, known)
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether a check of preflight proves the cause, so that no replay can add anything."""
+        return any(not finding.ok and {*PROVEN_BY_FINDING} & {*finding.causes} for finding in self._findings)
+
+    @property
+    def _is_suspicious(self) -> bool:
+        """Whether an alarm or a failed check speaks against the run."""
+        return bool(self._alarms) or any(not finding.ok and finding.causes for finding in self._findings)
+
     def _repeat_unclear_gains(self) -> None:
         """Where no alarm and no failed check speaks, or the gain is small, one seed is not enough."""
         unchanged = self.trials.unchanged
         cures = [trial for trial in self.trials.tried if trial.intervention.cures]
         gains = [trial for trial in cures if trial.gain_over(unchanged).is_significant]
         best = max((trial.gain_over(unchanged).certain for trial in gains), default=0.0)
-        speaks = self._alarms or any(not finding.ok and finding.causes for finding in self._findings)
-        if gains and (best < FULL_GAIN or not speaks):
+        if gains and (best < FULL_GAIN or not self._is_suspicious):
             self.trials.repeat_with_another_seed(gains)
 
     def _attribute(self) -> Attribution:

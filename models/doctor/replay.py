@@ -230,6 +230,7 @@ class ReplayEngine:
             guess=model.chance_loss,
             batch=run.config.data.batch_size,
             steps_per_epoch=steps_per_epoch,
+            accuracy=column("accuracy"),
         )
 
     def load_model(self, run: Run) -> StableModel:

@@ -97,8 +97,12 @@ class Trials:
             if count:
                 self._advance(self.unchanged, count)
 
-    def successive_halving(self, interventions: list[Intervention]) -> list[Trial]:
-        """Returns a trial of each valid intervention; the most promising trials run all of their steps."""
+    def successive_halving(self, interventions: list[Intervention], is_suspicious: bool = True) -> list[Trial]:
+        """Returns a trial of each valid intervention; the most promising trials run all of their steps.
+
+        `is_suspicious` says whether an alarm or a failed check speaks against the run. If nothing does and no finalist
+        has helped, only trials that were ahead of the unchanged run after their first part are finished.
+        """
         trials = self.tried
         for intervention in interventions:
             if trial := self._start_if_valid(intervention):
@@ -110,7 +114,14 @@ class Trials:
             if trial in finalists or trial is trials[0] or trial.intervention.prior >= PRIOR_FOUND:
                 self.finish(trial)
         if not any(self._improves(trial) for trial in trials if not trial.intervention.generic):
-            for trial in trials:  # no specific intervention has helped yet: one part of the steps may be too few
+            # No specific intervention has helped yet: one part of the steps may be too few.
+            others = [trial for trial in trials if trial.steps < self._full_steps(trial)]
+            if is_suspicious:
+                for trial in others:
+                    self._advance(trial, math.ceil(self._full_steps(trial) / PARTS))
+            else:
+                others = [trial for trial in others if self._lead(trial) > MIN_GAIN]
+            for trial in sorted(others, key=lambda trial: -trial.priority)[:MAX_FINALISTS]:
                 self.finish(trial)
         return trials
 
@@ -179,6 +190,10 @@ class Trials:
             if supported and intervention.cures and not intervention.generic and not conflicts:
                 likely.append(intervention)
         return likely[:MAX_JOINT]
+
+    def _lead(self, trial: Trial) -> float:
+        """How much better the accuracy of the trial's first part is than that of the unchanged run's."""
+        return trial.run.validated[0][1] - self.unchanged.run.validated[0][1]
 
     def _improves(self, trial: Trial) -> bool:
         return trial.utility > self.unchanged.utility + MIN_GAIN

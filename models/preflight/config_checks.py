@@ -16,6 +16,9 @@ MIN_STEPS = 100  # the shortest preset takes 564; a task that is learnt in fewer
 MAX_BATCH_SHARE = 0.25  # share of the training split in a batch: gives four updates per epoch
 MIN_IMAGES = 20  # with fewer, no batch is neither too large nor too small; `check_image_count` says so
 NOISY_BATCH = 4  # up to this many images, one image's gradient dominates the update
+# Rates per image above which such updates are mostly noise. Published with 4 images: sgd at 0.001 / (1 - 0.9), which is
+# 0.0025 per image (PyTorch's tutorial). Usual with more: sgd 0.1 / (1 - 0.9) / 128 = 0.008, Adam 0.001 / 32 = 3e-5.
+MAX_SGD_RATE_PER_IMAGE, MAX_ADAPTIVE_RATE_PER_IMAGE = 0.03, 3e-4
 MAX_MOMENTUM = 0.98  # averages 50 steps; 0.9 to 0.95 are usual (Smith 2018, section 4.3)
 MAX_EPSILON = 1e-2  # 1e-8 to 1e-3 are usual; above this, second moments of 1e-4 and less have no effect
 MAX_DECAY_PER_STEP = 0.01  # share of the weights; halves them in 69 steps. The presets have 2e-4 to 8e-4
@@ -61,13 +64,14 @@ def check_steps(config: TrainConfig, images: int) -> Finding:
 
 
 def check_large_batch(config: TrainConfig, images: int) -> Finding:
-    batch = config.data.batch_size
+    """Whether the run has many updates, or at least four in an epoch."""
+    batch, steps = config.data.batch_size, steps_in_run(config, images)
     smaller = max(NOISY_BATCH + 1, int(MAX_BATCH_SHARE * images / 4))
     return Finding(
         "batch_large",
-        images < MIN_IMAGES or batch <= MAX_BATCH_SHARE * images,
-        f"data.batch_size is {batch}, and the training split has {images} images",
-        f"a batch must hold at most {MAX_BATCH_SHARE:.0%} of them, unless there are fewer than {MIN_IMAGES}",
+        images < MIN_IMAGES or batch <= MAX_BATCH_SHARE * images or steps >= MIN_STEPS,
+        f"data.batch_size is {batch}, the training split has {images} images, and the run has {steps} updates",
+        f"in fewer than {MIN_STEPS} updates, a batch must hold at most {MAX_BATCH_SHARE:.0%} of the images",
         f"Use --data.batch_size={smaller}.",
         {"share": batch / images},
         ("batch_large",),
@@ -75,17 +79,28 @@ def check_large_batch(config: TrainConfig, images: int) -> Finding:
 
 
 def check_small_batch(config: TrainConfig, images: int) -> Finding:
-    batch = config.data.batch_size
+    batch, optimizer = config.data.batch_size, config.optimizer
     larger = min(32, int(MAX_BATCH_SHARE * images))  # more would be too large
     return Finding(
         "batch_small",
-        images < MIN_IMAGES or batch > NOISY_BATCH,
-        f"data.batch_size is {batch}",
-        f"with {NOISY_BATCH} images or fewer, an update is mostly noise",
+        images < MIN_IMAGES or not is_noisy_batch(config),
+        f"data.batch_size is {batch}, and the learning rate of {optimizer.name} is {optimizer.learning_rate:g}",
+        f"with {NOISY_BATCH} images or fewer, an update at such a rate is mostly noise",
         f"Use --data.batch_size={larger}" + (" or more." if larger == 32 else "."),
         {"batch": batch},
         ("batch_small",),
     )
+
+
+def is_noisy_batch(config: TrainConfig) -> bool:
+    """Whether updates are mostly noise: the batch is small, and the rate is high for its size (Smith et al. 2018)."""
+    batch, optimizer = config.data.batch_size, config.optimizer
+    rate = schedules.peak_learning_rate(optimizer, batch)
+    if optimizer.name in ("sgd", "sgdw"):
+        rate, limit = rate / (1 - optimizer.momentum), MAX_SGD_RATE_PER_IMAGE
+    else:
+        limit = MAX_ADAPTIVE_RATE_PER_IMAGE
+    return batch <= NOISY_BATCH and rate / batch > limit
 
 
 def check_replica_batches(config: TrainConfig, replicas: int) -> Finding:

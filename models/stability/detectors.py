@@ -31,6 +31,7 @@ from evenkeel.models.stability.trace import LOG_LOSS_OFFSET, Alarm, Signal, Trac
 MAX_RESCALING_STEPS = 16  # consecutive non-finite gradients that a loss scale above 1 may cause
 SPIKE_SIGMAS = 7.0  # robust standard deviations: PaLM and OLMo count loss spikes from here on
 DIVERGENCE_CUSUM = 60.0  # standard deviations, summed over steps
+LEARNT_ODDS = 1.5  # against those of guessing: an accuracy of 14% for 10 classes, of 60% for 2
 STALL_STEPS = 150  # after the warm-up
 STALL_EXAMPLES = 9_600  # examples of 150 batches of 64: 150 batches of 4 show too few images to learn from
 STALL_EPOCHS = 5  # enough for small sets, even if they have fewer examples
@@ -132,22 +133,23 @@ def collapse(trace: Trace) -> Signal:
 
     Levels are medians of 16 log losses. Both the gain and its lost part must exceed 6 standard errors of such a median
     (one is 1.25 sigma / 4), so that a noisy start does not count. The median of the last 3 steps must have risen as
-    well, so that a rise that has ended does not count. This detector finds what `loss_spike` and `divergence` miss: a
-    run whose loss was only a little below that of guessing, and rose again.
+    well, so that a rise that has ended does not count. If batches are small, these are more steps, see `Trace.window`.
+    This detector finds what `loss_spike` and `divergence` miss: a run whose loss was only a little below that of
+    guessing, and rose again.
     """
-    x = trace.log_loss
-    level = moving_median(x, 16)
-    now = np.minimum(level, moving_median(x, 3))
-    known = np.arange(len(x)) >= 15
+    x, window = trace.log_loss, trace.window(16)
+    level = moving_median(x, window)
+    now = np.minimum(level, moving_median(x, trace.window(3)))
+    known = np.arange(len(x)) >= window - 1
     best = np.minimum.accumulate(np.where(known, level, np.inf))
-    standard_error = 1.25 / 4 * _step_sigma(x)
+    standard_error = 1.25 / np.sqrt(window) * _step_sigma(x)
     start = np.log(1 + LOG_LOSS_OFFSET) if trace.began is not None else np.nan
     gained, lost = start - best, np.where(known, now - best, 0.0)
     with np.errstate(invalid="ignore"):
         on = known & (lost > np.maximum(gained / 2, 6 * standard_error)) & (gained > 6 * standard_error)
     share = np.divide(lost, gained, out=np.zeros(len(x)), where=np.isfinite(gained) & (gained > 0))
     evidence = {"given_back": share, "since": _step_of_best(trace.steps, best)}
-    return Signal(trace.steps, run_lengths(on) >= 5, evidence)
+    return Signal(trace.steps, run_lengths(on) >= trace.window(5), evidence)
 
 
 def stall(trace: Trace) -> Signal:
@@ -155,7 +157,9 @@ def stall(trace: Trace) -> Signal:
 
     The comparison with guessing matters if the first logits are large: a network soon reduces them, even if it learns
     nothing else. If batches are small, the rule waits longer, see `stall_patience`. It is silent while the loss falls
-    significantly, and fast enough to be 3% lower after waiting once more: a low rate may be slow, not stuck.
+    significantly, and fast enough to be 3% lower after waiting once more: a low rate may be slow, not stuck. It is
+    also silent where a loss above that of guessing hides that the network has learnt: with dropout and BatchNorm, the
+    first loss is large, and predictions are soon better than guesses.
     """
     start = np.inf if trace.began is None else min(trace.began, trace.chance_loss)
     share = moving_median(trace.loss, 32) / start
@@ -163,6 +167,7 @@ def stall(trace: Trace) -> Signal:
     lowest, patience = np.fmin.accumulate(share), stall_patience(trace)
     expected = lowest + patience * falling_slope(np.minimum(np.nan_to_num(trace.loss / start, nan=1.0), 1.0))
     on = (trace.steps >= trace.warmup + patience) & (lowest > 0.97) & (expected > 0.97)
+    on &= ~((lowest > 1.0) & _beats_guessing(trace))
     return Signal(trace.steps, on, {"share": share})
 
 
@@ -356,6 +361,20 @@ def stall_patience(trace: Trace) -> int:
     epochs = np.inf if trace.steps_per_epoch is None else STALL_EPOCHS * trace.steps_per_epoch
     examples = 0.0 if trace.batch is None else STALL_EXAMPLES / trace.batch
     return max(STALL_STEPS, math.ceil(min(examples, epochs)))
+
+
+def _beats_guessing(trace: Trace) -> np.ndarray:
+    """Whether the accuracy of the last 64 steps is far above that of guessing, bool [n]; False if it is unknown.
+
+    Far is 5 standard errors, and odds `LEARNT_ODDS` times as high: a class that is a little more common does not count.
+    """
+    if trace.batch is None or len(trace.accuracy) != len(trace.loss):
+        return np.zeros(len(trace.loss), bool)
+    guess = np.exp(-trace.chance_loss)
+    count = np.minimum(np.arange(len(trace.loss)) + 1, BASELINE_STEPS)
+    accuracy = moving_sum(np.nan_to_num(trace.accuracy), BASELINE_STEPS) / count
+    far = guess + 5 * np.sqrt(guess * (1 - guess) / (count * trace.batch))
+    return (accuracy > far) & (accuracy * (1 - guess) > LEARNT_ODDS * guess * (1 - accuracy))
 
 
 def _step_sigma(x: np.ndarray) -> np.ndarray:

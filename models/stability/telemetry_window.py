@@ -113,6 +113,7 @@ class TelemetryWindow:
             guess=self._chance_loss,
             batch=self._batch,
             steps_per_epoch=self._steps_per_epoch,
+            accuracy=column("accuracy"),
         )
 
     def new_alarms(self) -> list[Alarm]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 FIRST_LOSS_STEPS = 10  # the first loss of a run is the median over so many steps
+USUAL_BATCH = 32  # examples; a window of steps is as long as if a batch had at least so many
 LOG_LOSS_OFFSET = 0.05  # share of the first loss that is added before the logarithm
 
 
@@ -46,6 +48,7 @@ class Trace:
       guess: the loss of random guessing; None if unknown.
       batch: examples in a batch; None if unknown.
       steps_per_epoch: steps in an epoch; None if unknown.
+      accuracy: float64 [n]; the share of right predictions in a training batch; empty if unknown.
     """
 
     steps: np.ndarray
@@ -64,11 +67,19 @@ class Trace:
     guess: float | None = None
     batch: int | None = None
     steps_per_epoch: int | None = None
+    accuracy: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))
 
     @property
     def chance_loss(self) -> float:
         """The loss of random guessing (`guess`), or infinity if it is unknown."""
         return np.inf if self.guess is None else self.guess
+
+    def window(self, steps: int) -> int:
+        """`steps`, or as many smaller batches as hold the examples of `steps` batches of `USUAL_BATCH` examples.
+
+        They are at most 8 times as many: telemetry of a running training has no more than 256 steps.
+        """
+        return steps if self.batch is None else steps * min(8, max(1, math.ceil(USUAL_BATCH / self.batch)))
 
     @property
     def log_loss(self) -> np.ndarray:

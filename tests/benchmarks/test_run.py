@@ -60,6 +60,7 @@ def test_a_stopped_run_leaves_no_process_behind(tmp_path: pathlib.Path) -> None:
         assert time.monotonic() < deadline
 
 
+@pytest.mark.slow
 def test_a_failing_suite_is_listed_as_skipped_and_the_exit_code_is_4(tmp_path: pathlib.Path) -> None:
     output = tmp_path / "result.json"
     (tmp_path / "result.json.pipeline.json").write_text("the file of an earlier run")

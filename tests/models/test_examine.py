@@ -37,6 +37,7 @@ def compiled(model: keras.Model) -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], np.eye(3, dtype=np.float32)[LABELS]])
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1 / 255, 0.0), (1 / 127.5, -1.0)])
 def test_the_network_sees_what_the_model_sees(scale: float, offset: float, labels, tmp_path: pathlib.Path) -> None:

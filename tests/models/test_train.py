@@ -241,6 +241,7 @@ def test_a_signal_in_a_validation_or_before_it_loses_neither_its_result_nor_a_st
         np.testing.assert_allclose([v for _, v in found[tag]], [v for _, v in curve], rtol=1e-4, err_msg=tag)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_other_flags_only_if_that_is_allowed_and_loses_only_a_truncated_record(
     tmp_path: pathlib.Path, caplog: Any
 ) -> None:
@@ -269,6 +270,7 @@ def test_a_run_is_resumed_with_another_number_of_replicas(tmp_path: pathlib.Path
     assert (summary["status"], summary["steps"]) == ("completed", STEPS)
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_not_trained_further(tmp_path: pathlib.Path) -> None:
     optimizer = OptimizerConfig(name="adam", learning_rate=1e-12)
     config = dataclasses.replace(PLAIN, epochs=5, early_stopping=1, optimizer=optimizer)
@@ -332,6 +334,7 @@ def test_skipped_updates_are_recorded_and_training_goes_on(tmp_path: pathlib.Pat
     assert b"nonfinite" in b"".join(bytes(e.tensor_proto.string_val[0]) for e in read.Tensors("incidents"))
 
 
+@pytest.mark.slow
 def test_a_guard_that_has_used_up_its_rollbacks_ends_the_run(tmp_path: pathlib.Path) -> None:
     config = dataclasses.replace(PLAIN, epochs=10, guard="act", model=ModelConfig(name=f"{__file__}:fails_for_good"))
     summary = train.train(config, str(tmp_path))

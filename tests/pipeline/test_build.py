@@ -126,6 +126,7 @@ def test_batches_have_the_documented_shapes_and_types(small: DataConfig, data: D
     assert weights == tf.TensorSpec([10], tf.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_training_batch_is_shuffled_cropped_decoded_and_augmented(
     mixed: tuple[DataConfig, Dataset], channels: int
@@ -159,6 +160,7 @@ def test_without_random_crops_training_sees_the_central_square(mixed: tuple[Data
     np.testing.assert_array_equal(images, expected_images(data.train, rows, windows, config))
 
 
+@pytest.mark.slow
 def test_the_batch_of_any_step_can_be_built_alone_with_any_parallelism(
     mixed: tuple[DataConfig, Dataset], nine_steps: list[Batch]
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_late_step_is_built_without_the_steps_before(small: DataConfig, data: 
     np.testing.assert_array_equal(labels, data.train.columns["label"][rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "local"), [(1, 4), (2, 2), (3, 1)])
 def test_the_batches_of_all_replicas_and_workers_together_equal_the_global_batch(
     mixed: tuple[DataConfig, Dataset], nine_steps: list[Batch], workers: int, local: int
@@ -243,6 +246,7 @@ def test_streaming_shows_the_same_images_per_epoch_as_mapping(mixed: tuple[DataC
     assert epochs["streaming"] == epochs["mapped"] == [epochs["mapped"][0]] * 2
 
 
+@pytest.mark.slow
 def test_streamed_images_are_augmented(mixed: tuple[DataConfig, Dataset]) -> None:
     config = dataclasses.replace(mixed[0], reader="streaming", batch_size=42, shuffle_buffer=10)
     plain = dataclasses.replace(config, augment=AugmentConfig())
@@ -251,6 +255,7 @@ def test_streamed_images_are_augmented(mixed: tuple[DataConfig, Dataset]) -> Non
     assert not count_images(*first) & count_images(*untouched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mapped", "streaming"])
 @pytest.mark.parametrize(("workers", "local"), [(1, 1), (1, 2), (2, 1)])
 def test_evaluation_shows_every_image_exactly_once(
@@ -276,6 +281,7 @@ def test_evaluation_shows_every_image_exactly_once(
     assert labels[14:].min() >= 0  # a loss over them must be finite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["mapped", "streaming"])
 def test_padding_is_cropped_by_the_size_of_its_own_image(mixed: tuple[DataConfig, Dataset], reader: str) -> None:
     """With the largest image and a smaller one of another kind, either pads: the window of neither fits the other."""
@@ -416,6 +422,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: pathlib.Path) -> None:
     assert peaks[40] < 1.05 * peaks[4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [{"cache": "none"}, {"cache": "memory"}])
 @pytest.mark.parametrize("crop", [0.0, 0.5])
 def test_a_flip_alone_mirrors_a_fraction_of_the_images_once(

@@ -148,6 +148,7 @@ def test_help_lists_the_ten_common_flags_and_says_how_to_see_all() -> None:
     assert done.stdout.splitlines()[-1] == f"--helpfull lists all {count} flags."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_shows_its_usage_and_documents_its_own_flags(name: str) -> None:
     done = tool(name, "--helpfull")

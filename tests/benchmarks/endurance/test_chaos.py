@@ -44,6 +44,7 @@ def test_a_bad_flag_is_one_line_and_exit_code_2() -> None:
         assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_unexpectedly_is_an_error(tmp_path: pathlib.Path) -> None:
     """The run directory cannot be made, so the process fails."""
     (tmp_path / "file").write_text("")

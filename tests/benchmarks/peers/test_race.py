@@ -424,6 +424,7 @@ def run_command(*arguments, cwd=ROOT):
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
@@ -455,6 +456,7 @@ def test_help_loads_no_framework():
     assert "--only\n      tasks to run, of: step32" in run_command("--help").stdout
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_results_and_fails_without_evenkeel(tmp_path):
     """Runs the real main on two fake peers, in its own process, because it changes TASKS."""
     write_task(tmp_path, "quick_evenkeel")

@@ -95,6 +95,7 @@ def test_at_least_one_of_two_cases_fails_more_often_than_each() -> None:
     assert power_analysis.any_false_alarm_rate(rates) == pytest.approx(0.19)
 
 
+@pytest.mark.slow
 def test_the_measured_rates_are_documented_and_good_enough_for_a_gate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the committed results of `python -m benchmarks.regression.power --pairs=40`."""
     turns = results.read(PAIRS).results

@@ -95,6 +95,7 @@ def test_commands_know_their_cases_without_tensorflow() -> None:
         assert (ROOT / "benchmarks" / case.file).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "flags", "words"),
     [

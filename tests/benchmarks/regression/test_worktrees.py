@@ -63,6 +63,7 @@ def test_an_unknown_commit_is_an_error(repository: pathlib.Path) -> None:
         worktrees.resolve_commit("v9", repository)
 
 
+@pytest.mark.slow
 def test_another_lock_file_gets_its_own_interpreter(
     repository: pathlib.Path, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:

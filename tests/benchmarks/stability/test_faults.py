@@ -72,6 +72,7 @@ def test_a_fault_begins_with_its_descriptive_fields() -> None:
 # Persistent faults.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "network"), FAULTY_RUNS)
 def test_every_persistent_fault_is_another_valid_run(name: str, network: str, clean: DataConfig) -> None:
     fault = FAULTS[name]

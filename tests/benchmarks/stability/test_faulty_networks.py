@@ -64,6 +64,7 @@ def test_nearly_all_units_of_a_dying_network_are_inactive(network: str) -> None:
         assert low <= np.mean(zero_shares) <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", networks.NETWORKS)
 def test_initial_weights_are_zero_tiny_or_huge(network: str) -> None:
     clean, huge = kernels(build_clean(network)), kernels(build_mutated("huge", network))

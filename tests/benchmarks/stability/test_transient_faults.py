@@ -64,6 +64,7 @@ def test_an_injection_names_its_steps(name: str) -> None:
 # Batches.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 40])
 @pytest.mark.parametrize("classes", [10, 4])
 @pytest.mark.parametrize("name", ["burst_outliers", "burst_labels"])
@@ -104,6 +105,7 @@ def test_outliers_are_noise_black_and_white() -> None:
 # Pixels.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nan_image", "nan_images", "overflow"])
 def test_updates_are_not_finite_in_the_faulty_steps_only(name: str) -> None:
     rows, _, model, _ = train(name)
@@ -132,6 +134,7 @@ def test_bright_images_raise_the_loss_but_not_before_the_first_step() -> None:
 # The learning rate.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "factor"), [("surge_x30", 30), ("surge_x100", 100)])
 def test_the_learning_rate_is_multiplied_in_its_steps_only(name: str, factor: float) -> None:
     rates, clean_rates = (step_row.column(train(each)[0], "learning_rate") for each in (name, ""))
@@ -182,6 +185,7 @@ def test_weights_are_corrupted_once_before_a_call(name: str) -> None:
 # The guard.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nan_images", "larger_logits"])
 def test_a_guard_rolls_back_once_and_the_fault_does_not_return(name: str) -> None:
     rows, _, model, incidents = train(name, guarded=True, steps=200)

@@ -57,6 +57,7 @@ def test_a_replay_equals_the_run_of_train(engine: ReplayEngine, config: TrainCon
     assert engine.validate(run)[0] == pytest.approx(summary["final"]["accuracy"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_runs_that_take_turns_do_not_affect_each_other(engine: ReplayEngine, config: TrainConfig) -> None:
     alone = engine.begin(config)
     engine.advance(alone, 20)

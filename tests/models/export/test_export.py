@@ -78,6 +78,7 @@ def test_probabilities_are_those_of_the_trained_model(quantize: str, tolerance: 
         assert evaluation["accuracy"] == evaluation["trained_accuracy"] == run.evaluate().accuracy
 
 
+@pytest.mark.slow
 def test_images_are_standardized_as_in_training_mirrored_images_averaged_and_averaged_weights_exported(
     tmp_path: pathlib.Path,
 ) -> None:

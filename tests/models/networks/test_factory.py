@@ -30,6 +30,7 @@ def short_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resnet, "BLOCKS_PER_STAGE", dict.fromkeys(resnet.BLOCKS_PER_STAGE, (1, 1, 1, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 8, 1), SHAPE, (LARGE_STEM_MIN_PIXELS, LARGE_STEM_MIN_PIXELS, 3)], ids=str)
 @pytest.mark.parametrize(
     "name", ["cnn", "resnet9", "resnet18", "resnet50", f"{FILE}:normed"], ids=["cnn", "resnet9", "18", "50", "file"]
@@ -42,6 +43,7 @@ def test_a_network_returns_logits_for_images_of_any_shape(name: str, shape: tupl
     assert (logits < 0).any(), "logits, not probabilities"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "resnet9", "resnet18", "resnet34", "resnet50"])
 def test_every_weight_has_a_gradient_and_the_first_loss_is_the_chance_loss(name: str) -> None:
     model = create(name, width=8, zero_init=False)  # a scale of 0 would stop the gradient

@@ -99,6 +99,7 @@ def dropping(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(classes, kernel_initializer="zeros")(x), name="dropping")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 def test_two_replicas_draw_different_masks_at_every_step(xla: bool) -> None:
     # All replicas get the same images in every step and the weights hardly move: gradients differ by masks only.

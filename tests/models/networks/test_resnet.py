@@ -39,6 +39,7 @@ def create_published(name: str) -> keras.Model:
     return create(name, (224, 224, 3), classes=1000, width=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESNETS)
 def test_the_published_networks_have_the_published_number_of_weights(name: str) -> None:
     model = create_published(name)
@@ -67,6 +68,7 @@ def test_tensorflow_counts_as_many_multiply_adds() -> None:
     assert counted / 2 == pytest.approx(4.1e9, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RESNETS)
 def test_a_block_starts_as_the_identity(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With zero_init only the stem, the projections and the pooling act; in stages of one and of two blocks."""

@@ -48,6 +48,7 @@ def values(variables: list[tf.Variable], model: StableModel) -> list[np.ndarray]
     return [model.distribute_strategy.experimental_local_results(variable)[0].numpy() for variable in variables]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_ema_matches_its_formula(replicas: int) -> None:
     model, recorded = train_with(replicas, EMA)
@@ -65,6 +66,7 @@ def initial_values(rule: averaging.AveragingRule) -> list[np.ndarray]:
     return [variable.numpy() for variable in compiled(one(), normed, averaging=rule).averages.sources]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_swa_is_the_mean_of_the_weights_at_its_steps(replicas: int) -> None:
     model, recorded = train_with(replicas, SWA)

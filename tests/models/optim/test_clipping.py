@@ -59,6 +59,7 @@ def test_the_last_layer_is_the_classifier() -> None:
     assert clipping.last_layer_weight_names(keras.Sequential([keras.layers.Flatten()])) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "clip", [Clipping(value=0.01), Clipping(norm=0.25), Clipping(adaptive=0.02), Clipping(0.02, 0.01, 0.05)], ids=str
 )

@@ -74,6 +74,7 @@ def penalized(input_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(inputs, dense(keras.layers.Flatten()(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_the_reported_loss_includes_the_penalties_once(replicas: int) -> None:
     devices = two() if replicas == 2 else one()

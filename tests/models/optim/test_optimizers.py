@@ -84,6 +84,7 @@ def test_each_optimizer_with_each_schedule_lowers_the_loss(name: str, shape: str
     assert int(optimizer.iterations) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", skip_without_addons(name for name in OPTIMIZERS if name != "lamb"))
 def test_weight_decay_shrinks_kernels_by_rate_times_decay_and_nothing_else(name: str) -> None:
     model = normed((8, 8, 3), 10)

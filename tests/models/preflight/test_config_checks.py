@@ -23,8 +23,10 @@ def with_optimizer(**options: Any) -> dict[str, Any]:
     ("check", "sound", "unsound"),
     [
         ("steps", {"epochs": 7}, {"epochs": 6}),
-        ("batch_large", {"batch_size": 75}, {"batch_size": 76}),
+        ("batch_large", {"batch_size": 75, "epochs": 20}, {"batch_size": 76, "epochs": 20}),
+        ("batch_large", {"batch_size": 100, "epochs": 34}, {"batch_size": 100, "epochs": 33}),
         ("batch_small", {"batch_size": 5}, {"batch_size": 4}),
+        ("batch_small", with_optimizer(learning_rate=0.001) | {"batch_size": 4}, {"batch_size": 1}),
         ("replica_batches", {"replicas": 2}, {"replicas": 3}),
         ("replica_batches", with_optimizer(accumulate=4), with_optimizer(accumulate=3)),
         ("learning_rate", with_optimizer(learning_rate=4.9), with_optimizer(learning_rate=5.0)),

@@ -14,6 +14,7 @@ from evenkeel.pipeline.dataset import Dataset, load_dataset
 from tests.models.preflight.cases import load_shapes, train_config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("augment", "ok"),
     [

@@ -23,6 +23,7 @@ def render_stripes(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.4])
 def test_the_share_of_wrong_labels_is_estimated(share: float) -> None:
     rng = np.random.default_rng(1)
@@ -105,6 +106,7 @@ def test_right_labels_pass() -> None:
         assert label_checks.check_split_labels(right, CLASSES).ok
 
 
+@pytest.mark.slow
 def test_shuffled_labels_belong_to_no_image() -> None:
     shuffled = fit("shuffled")
     finding = label_checks.check_unrelated_labels(shuffled, known=False)
@@ -119,6 +121,7 @@ def test_shuffled_labels_belong_to_no_image() -> None:
     assert label_checks.check_unrelated_labels(shuffled, known=True).ok
 
 
+@pytest.mark.slow
 def test_of_few_images_nothing_is_said() -> None:
     finding = label_checks.check_unrelated_labels(fit("shuffled", 80), known=False)
     assert finding.ok

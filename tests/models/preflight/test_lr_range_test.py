@@ -87,6 +87,7 @@ def test_the_remedy_accounts_for_learning_rate_scaling() -> None:
     assert "--optimizer.learning_rate=0.01." in check_learning_rate_range(train_config(optimizer=scaled), result).remedy
 
 
+@pytest.mark.slow
 def test_a_network_diverges_within_the_range(data: Dataset) -> None:
     result = run_range_test(train_config("he", optimizer=OptimizerConfig(learning_rate=0.02)), data, steps=60)
     assert result.diverged_at is not None

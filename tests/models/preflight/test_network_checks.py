@@ -34,6 +34,7 @@ SOUND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", SOUND)
 def test_sound_networks_pass_all_checks(network: str, data: Dataset) -> None:
     batch_pass = run_network(data, network)
@@ -43,6 +44,7 @@ def test_sound_networks_pass_all_checks(network: str, data: Dataset) -> None:
     assert finding.ok, finding.line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "check", "cause"),
     [
@@ -67,6 +69,7 @@ def test_faults_of_a_network_are_named(network: str, check: str, cause: str, dat
     assert all(math.isfinite(value) for value in finding.evidence.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["rescaled", "own_norm", "arithmetic", "nested"])
 def test_a_network_that_rescales_its_input_needs_no_normalized_data(network: str, small: DataConfig) -> None:
     raw = load_dataset(dataclasses.replace(small, normalize=False))
@@ -113,6 +116,7 @@ def test_moving_statistics_need_enough_steps(steps: int, ok: bool, data: Dataset
     assert finding.remedy == ("Use momentum=0.9." if ok else "Train for 19 steps or more.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "batch", "accumulate", "ok"),
     [("cnn", 20, 1, True), ("cnn", 20, 5, False), ("cnn", 4, 1, False), ("grouped", 4, 1, True)],

@@ -32,6 +32,7 @@ ROOT = pathlib.Path(__file__).parents[3]
 layers = keras.layers
 
 
+@pytest.mark.slow
 def test_the_quick_preset_passes_all_checks() -> None:
     from evenkeel.models.config import from_dict
     from evenkeel.models.presets import PRESETS
@@ -44,6 +45,7 @@ def test_the_quick_preset_passes_all_checks() -> None:
     assert len(findings) == 42
 
 
+@pytest.mark.slow
 def test_every_finding_is_complete_and_names_known_causes(data: Dataset) -> None:
     findings = run_checks(train_config(), data, tf.distribute.get_strategy())
     for finding in findings:
@@ -153,6 +155,7 @@ def test_finish_waits_for_the_checks_of_images() -> None:
     assert incidents.counts == {"preflight_odd": 1}
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_checks_of_images_is_logged(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,6 +167,7 @@ def test_an_exception_in_the_checks_of_images_is_logged(
     assert "the images could not be checked: MemoryError: no more" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_signal_skips_the_checks_of_images_and_the_resumed_run_repeats_them(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_signal_skips_the_checks_of_images_and_the_resumed_run_repeats_them(
     assert summary["incidents"] == {"preflight_steps": 1, "preflight_odd": 1}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_reports_nothing_twice(tmp_path: pathlib.Path) -> None:
     noise = AugmentConfig(noise=255.0)
     config = train_config(

@@ -10,6 +10,7 @@ from evenkeel.pipeline.dataset import Dataset
 from tests.models.preflight.cases import network_findings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "check", "cause"),
     [

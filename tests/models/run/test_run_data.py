@@ -91,6 +91,7 @@ def replace_image(root: pathlib.Path) -> None:
     paint(root / "validation" / "red" / "01.png", COLORS["red"], 300)
 
 
+@pytest.mark.slow
 def test_data_json_says_what_the_model_means(original: pathlib.Path) -> None:
     config = config_for(original / "colors")
     data = load_dataset(config.data)
@@ -148,6 +149,7 @@ def test_resume_refuses_other_data_and_says_what_differs(
         assert each in text
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_classes_and_normalization(
     copy: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,6 +178,7 @@ def test_a_renamed_class_is_refused_not_taken_for_another(copy: pathlib.Path, tm
         train.train(config_for(copy / "colors"), str(copy / "run"), resume=True, allow_data_change=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added", ["apple", "zebra"])
 def test_classes_are_matched_by_name(added: str, copy: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     """A class of training images that sorts before or behind the others moves no label."""
@@ -225,6 +228,7 @@ def test_a_run_without_data_json_says_so(copy: pathlib.Path, caplog: pytest.LogC
     assert "has no data.json: classes and normalization are those of the data as it is now" in caplog.text
 
 
+@pytest.mark.slow
 def test_another_split_is_evaluated_even_if_the_run_had_a_fold(
     copy: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -97,6 +97,22 @@ def test_losing_half_of_a_gain_within_the_noise_is_no_collapse() -> None:
         assert not signals(trace)["collapse"].on.any()
 
 
+def test_the_noise_of_small_batches_is_no_collapse() -> None:
+    """With batches of 4, a level of 16 steps would hold 64 examples: it varies by more than half of what was gained."""
+    found = {None: 0, 4: 0}
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        loss = 2.3 * np.linspace(1, 0.75, 2500) * np.exp(0.45 * rng.normal(size=2500))
+        trace = dataclasses.replace(healthy(2500), loss=loss, began=2.3)
+        for batch in found:
+            found[batch] += bool(signals(dataclasses.replace(trace, batch=batch))["collapse"].on.any())
+    assert found[4] == 0
+    back = np.where(np.arange(2500) < 1500, 1 - 0.6 * np.arange(2500) / 1500, 1.0)
+    loss = 2.3 * back * np.exp(0.3 * np.random.default_rng(0).normal(size=2500))
+    lost = dataclasses.replace(healthy(2500), loss=loss, began=2.3, batch=4)
+    assert 1500 < (first_signal_step(lost, "collapse") or 0) < 1800
+
+
 @given(unit=st.floats(1e-3, 1e3))
 @settings(max_examples=20)
 def test_the_unit_of_the_loss_changes_no_alarm(unit: float) -> None:
@@ -188,6 +204,22 @@ def test_unlearning_large_first_logits_is_still_a_stall() -> None:
     assert first_signal_step(trace, "stall") is None, "the loss halved"
     assert first_signal_step(dataclasses.replace(trace, guess=np.log(10)), "stall") == 150
     assert first_signal_step(dataclasses.replace(trace, loss=0.8 * loss, guess=np.log(10)), "stall") is None
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "batch", "expected"),
+    [(0.1, 64, 150), (0.13, 64, 150), (0.16, 64, None), (0.16, 2, 150), (0.2, None, 150)],
+)
+def test_a_network_that_predicts_better_than_guesses_does_not_stall(
+    accuracy: float, batch: int | None, expected: int | None
+) -> None:
+    """With BatchNorm and dropout the loss may be above that of guessing for a while although the network learns."""
+    loss = np.log(10) * (1.05 + np.exp(-np.arange(STEPS) / 50))
+    trace = dataclasses.replace(healthy(), loss=loss, began=first_loss(loss), guess=np.log(10), batch=batch)
+    learning = dataclasses.replace(trace, accuracy=np.full(STEPS, accuracy), steps_per_epoch=30)
+    assert first_signal_step(learning, "stall") == expected
+    below = dataclasses.replace(learning, loss=np.full(STEPS, 0.99 * np.log(10)))
+    assert first_signal_step(below, "stall") == 150, "the loss itself says that nothing is learnt"
 
 
 @pytest.mark.parametrize(

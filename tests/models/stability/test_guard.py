@@ -92,6 +92,7 @@ def corrupt_weights(model: Any) -> None:
     last.assign(np.full(last.shape, 1.0) * np.linspace(-20, 20, last.shape[-1]))
 
 
+@pytest.mark.slow
 def test_a_sound_run_is_unchanged() -> None:
     unguarded = compiled(one(), normed, SOUND)
     unguarded.fit(batches(one(), IMAGES, LABELS), steps_per_epoch=STEPS, epochs=1, verbose=0)
@@ -102,6 +103,7 @@ def test_a_sound_run_is_unchanged() -> None:
             np.testing.assert_array_equal(watched, unwatched)
 
 
+@pytest.mark.slow
 def test_corrupted_weights_are_rolled_back() -> None:
     _, _, incident_log, losses = train_guarded(fault=FaultInjector(120, corrupt_weights))
     rollbacks = [each for each in incident_log if each[3].startswith("rolled back")]
@@ -127,6 +129,7 @@ def moving_variances(model: Any) -> list[np.ndarray]:
     return [np.array(v.numpy()) for v in model.non_trainable_variables if "moving_variance" in v.name]
 
 
+@pytest.mark.slow
 def test_corrupted_statistics_are_rolled_back() -> None:
     """The training loss does not show them: training normalizes with its own batch."""
     model, _, incident_log, losses = train_guarded(fault=FaultInjector(120, corrupt_statistics))
@@ -235,6 +238,7 @@ def test_a_run_resumed_during_the_rewarmup_reaches_the_cut_rate() -> None:
     assert step_row.column(model.rows, "learning_rate")[-1] == pytest.approx(0.25 * SOUND.learning_rate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.1, keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)])
 @pytest.mark.parametrize("family", [keras.optimizers, keras.optimizers.legacy])
 def test_the_rate_of_any_optimizer_can_be_scaled(family: Any, rate: Any) -> None:
@@ -251,6 +255,7 @@ def test_the_rate_of_any_optimizer_can_be_scaled(family: Any, rate: Any) -> None
     assert step_row.column(model.rows, "learning_rate")[-1] == pytest.approx(decayed**2 * whole, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rollback_sets_the_schedule_back_and_the_run_completes_it() -> None:
     class Rates(keras.callbacks.Callback):
         def on_train_begin(self, logs: Any = None) -> None:

@@ -76,6 +76,7 @@ def test_without_finite_values_all_bins_are_empty(values: list[float]) -> None:
     assert counts.tolist() == [0] * BINS + [len(values)]
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(arrays.arrays(np.float32, st.integers(1, 50), elements=st.floats(width=32, allow_subnormal=False)))
 def test_every_element_is_counted_once(values: np.ndarray) -> None:

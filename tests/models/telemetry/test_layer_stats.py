@@ -72,6 +72,7 @@ def test_norms_match_numpy() -> None:
     assert np.isnan(values["moment_ratio"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop"])
 def test_the_moment_ratio_starts_at_one(name: str) -> None:
     """After one step the corrected second moment is the squared gradient itself; rmsprop's is (1 - rho) of that."""
@@ -210,6 +211,7 @@ def plain_statistics() -> dict[str, np.ndarray]:
     return train_and_unpack(one(), normed)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"xla": True}, {"policy": "mixed_float16"}, {"accumulate": 2}])
 def test_every_kind_of_step_has_statistics(options: dict) -> None:
     if "accumulate" in options:

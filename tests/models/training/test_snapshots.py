@@ -26,6 +26,7 @@ def train(model: Any, fed: Any, steps: int = 5) -> None:
     model.fit(fed, steps_per_epoch=steps, epochs=1, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "policy"), [(one, "float32"), (two, "mixed_float16")])
 def test_a_restored_model_equals_the_copied_one_bit_for_bit(devices: Any, policy: str) -> None:
     devices = devices()

@@ -97,11 +97,13 @@ def assert_replicas_agree(devices: tf.distribute.Strategy, alone: tf.distribute.
         assert all(np.array_equal(value, values[0]) for value in values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", skip_without_addons(name for name in OPTIMIZERS if name not in ONE_REPLICA_OPTIMIZERS))
 def test_two_replicas_train_the_weights_of_one_device(name: str) -> None:
     assert_replicas_agree(two(), one(), name)
 
 
+@pytest.mark.slow
 def test_synchronized_statistics_are_those_of_the_whole_batch() -> None:
     def network(norm: str) -> Network:
         return lambda shape, classes: cnn(shape, classes, width=4, conv=ConvNormAct(norm), depths=(1,), multiples=(1,))
@@ -122,6 +124,7 @@ def test_synchronized_statistics_are_those_of_the_whole_batch() -> None:
         np.testing.assert_allclose(state.numpy(), other.numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_replicas_train_the_weights_of_one_device_in_float16() -> None:
     def scaled(optimizer: Any) -> Any:
         return LossScaleOptimizer(optimizer, initial_scale=2**10, dynamic_growth_steps=8)
@@ -163,6 +166,7 @@ def test_every_combination_of_two_options_lowers_the_loss(replicas: int, policy:
     assert network_of(model).layers[1].compute_dtype == policy.removeprefix("mixed_")
 
 
+@pytest.mark.slow
 def test_xla_changes_no_result() -> None:
     (_, rows), (_, expected) = (fit(one(), normed, xla=xla, steps=10) for xla in (True, False))
     np.testing.assert_allclose(rows[:, :-1], expected[:, :-1], rtol=1e-3)
@@ -174,6 +178,7 @@ def step_by_step() -> np.ndarray:
     return fit(one(), normed, steps=25, epochs=2, per_call=1)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_call", [10, 25, 40])
 def test_steps_in_one_call_are_counted_and_reported_like_single_steps(per_call: int, step_by_step: np.ndarray) -> None:
     model, rows = fit(one(), normed, steps=25, epochs=2, per_call=per_call)
@@ -207,6 +212,7 @@ def kernels_with_penalty(model: StableModel) -> list[keras.layers.Layer]:
     return [layer for layer in model._flatten_layers() if getattr(layer, "kernel_regularizer", None)]
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_make_the_update_of_the_whole_batch() -> None:
     whole, expected = fit(one(), plain, OptimizerConfig(learning_rate=0.05), metrics=["accuracy"])
     for devices in (one(), two()):
@@ -303,6 +309,7 @@ class Snapshots(keras.callbacks.Callback):
         self.states.append({f"{number} {v.name}": copies(v) for number, v in enumerate(state)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 def test_a_nonfinite_gradient_on_one_replica_skips_the_update_on_all(xla: bool) -> None:
     images = IMAGES.copy()
@@ -496,6 +503,7 @@ def test_a_layer_may_be_written_for_autograph(xla: bool) -> None:
     assert np.isfinite(model.evaluate(batches(one(), IMAGES, LABELS), steps=1, verbose=0, return_dict=True)["loss"])
 
 
+@pytest.mark.slow
 def test_the_graphs_of_a_deleted_model_are_freed() -> None:
     """Of its graphs: TensorFlow keeps for good what a reduction over replicas is part of."""
 

@@ -20,6 +20,7 @@ from tests.factories import crossentropy, expected_error, one, two
 from tests.runs import STEPS, TINY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_loss_and_accuracy_are_means_over_all_examples(replicas: int) -> None:
     devices = two() if replicas == 2 else one()

@@ -54,6 +54,7 @@ def test_augmentation_is_none_if_all_is_off_or_only_the_random_crop_is_on() -> N
     assert build_augmentation(AugmentConfig(random_resized_crop=0.5)) is None
 
 
+@pytest.mark.slow
 def test_the_order_is_geometry_randaugment_color_equalize_posterize_sharpness_noise_cutout() -> None:
     whole, images = build_augmentation(ALL_ON), batch(12)
     assert whole is not None
@@ -98,6 +99,7 @@ def test_each_option_reaches_the_argument_of_its_name(strength: str, stage) -> N
 
 
 # Other tests of the chain have square images, of one and of three channels.
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "channels"), [(9, 20, 3), (20, 9, 1)])
 def test_the_whole_chain_accepts_images_of_any_shape(height: int, width: int, channels: int) -> None:
     config = ALL_ON if channels == 3 else ALL_ON_GRAY
@@ -128,6 +130,7 @@ def unchanged_images(small: DataConfig, data: Dataset) -> np.ndarray:
     return training_images(data, small, ReplicaShard(20), 3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRENGTHS)
 def test_each_option_changes_training_images_and_replicas_see_the_same(
     small: DataConfig, data: Dataset, unchanged_images: np.ndarray, name: str
@@ -150,6 +153,7 @@ def test_each_option_changes_gray_images(name: str) -> None:
     assert (alone(stage, images, uniform(20, stage.draw_columns)) != images).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("channels", "workers"), [(3, 2), (1, 1)])
 def test_the_whole_chain_gives_the_same_pixels_on_one_replica_as_on_four_per_worker(
     small: DataConfig, data: Dataset, channels: int, workers: int

@@ -180,6 +180,7 @@ def equalize_with_pillow(images: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(ImageOps.equalize(to_pillow(image))).reshape(image.shape) for image in images])
 
 
+@pytest.mark.slow
 @SHAPES
 def test_equalize_equals_pillow(height: int, width: int, channels: int) -> None:
     images = np.concatenate(

@@ -93,6 +93,7 @@ def test_strength_0_gives_no_stage() -> None:
     assert geometry(flip=0.5) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("height", "width", "channels", "pad"),
     [(16, 16, 3, 1), (16, 16, 1, 4), (9, 20, 3, 4), (9, 20, 3, 8), (20, 9, 1, 1), (20, 9, 1, 8)],

@@ -125,6 +125,7 @@ def test_operations_and_signs_are_drawn_equally_often() -> None:
         assert abs((output == kind).all(axis=(1, 2, 3)).sum() - 250) < 75  # binomial, deviation 15.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "channels"), [(16, 16, 1), (9, 20, 3), (20, 9, 1), (3, 3, 3)])
 def test_images_of_any_shape_are_accepted(height: int, width: int, channels: int) -> None:
     images, draws = batch(40, height, width, channels), uniform(40, 4)

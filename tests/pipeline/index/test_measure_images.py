@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ KINDS = st.sampled_from(["JPEG", "PNG", "BMP", "GIF", "WEBP", "pixels", "broken"
 SIDES = st.integers(1, 5)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(st.lists(st.tuples(KINDS, SIDES, SIDES), max_size=12))
 def test_measurements_in_batches_equal_those_of_single_images(images: list[tuple[str, int, int]]) -> None:

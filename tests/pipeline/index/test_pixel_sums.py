@@ -36,6 +36,7 @@ def actual_sums(pixels: np.ndarray) -> tuple[list[int], list[int], list[int]]:
     return sums.numpy().tolist(), squares.numpy().tolist(), laplacian.numpy().tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("strip", [1, 50, 1 << 18])
 def test_sums_equal_those_of_numpy(shape: tuple[int, int], strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +44,7 @@ def test_sums_equal_those_of_numpy(shape: tuple[int, int], strip: int, monkeypat
     assert actual_sums(random_image(shape)) == expected_sums(random_image(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(3000, 3000), (9000, 6)])
 def test_the_roughest_large_image_does_not_overflow(height: int, width: int) -> None:
     """A chessboard: squared Laplacians of 3000 x 3000 sum to 9.4e12; in the narrow one a strip has the most rows."""
@@ -70,6 +72,7 @@ def test_only_equal_pixels_have_equal_fingerprints() -> None:
     assert fingerprint(one_off) not in seen
 
 
+@pytest.mark.slow
 def test_sums_of_a_large_image_do_not_overflow() -> None:
     """3000 x 3000 white pixels: the squares sum to 5.9e11."""
     file = io.BytesIO()

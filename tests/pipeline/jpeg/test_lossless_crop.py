@@ -21,6 +21,7 @@ from tests.pipeline.jpeg.jpegs import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exponent", [0, 1, 3])
 def test_a_cropped_jpeg_decodes_to_the_same_pixels(
     seek_points: dict[str, SeekPoints], exponent: int, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,7 @@ def read_batches(config: DataConfig, count: int) -> list[tuple[np.ndarray, ...]]
     return train + list(evaluation_batches(data.validation, config, replica_shard).as_numpy_iterator())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batches_are_equal_with_and_without_a_seek_index(photographs: Path, channels: int) -> None:
     without = read_batches(make_config(photographs, channels=channels), 12)
@@ -74,6 +75,7 @@ def test_batches_are_equal_with_and_without_a_seek_index(photographs: Path, chan
             np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.slow
 def test_a_seek_index_is_stored_and_built_anew_when_it_is_out_of_date(
     photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ def all_similar_pairs(hashes: np.ndarray) -> dict[tuple[int, int], int]:
     return found
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.integers(0, 2**32),

@@ -99,6 +99,7 @@ def small_pixels(prepared: tuple[str, Any], tmp_path_factory: pytest.TempPathFac
     return output
 
 
+@pytest.mark.slow
 def test_all_shards_share_one_traced_function(
     pets: tuple[str, Files], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def read_csv(path: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_plain_tfds_reads_every_file_once_byte_for_byte(pets: tuple[str, Files], prepared: tuple[str, Any]) -> None:
     stored_files: Files = {}
     for split, count in (("train", 40), ("test", 10)):
@@ -158,6 +160,7 @@ def test_shards_are_even_and_their_order_is_shuffled(prepared: tuple[str, Any]) 
     assert abs(np.corrcoef(numbers, np.arange(40))[0, 1]) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", ["jpeg", "jpeg:30:95", "raw:30"])
 def test_the_index_equals_one_built_from_the_shards(
     prepared: tuple[str, Any],
@@ -217,6 +220,7 @@ def bicubic_weights(length: int, first: float, ratio: float, size: int) -> np.nd
     return table / table.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_raw_pixels_show_the_same_central_square_as_the_image(pets: tuple[str, Files], small_pixels: str) -> None:
     checked = 0
     for row in read_with_tfds(small_pixels, "test"):
@@ -289,12 +293,14 @@ def test_a_prepared_directory_and_stored_pixels_can_be_prepared_again(
         prepare(PrepareConfig(source=first), str(tmp_path / "third"))
 
 
+@pytest.mark.slow
 def test_the_embedded_data_set_can_be_prepared(tmp_path: pathlib.Path) -> None:
     config = PrepareConfig(shapes=ShapesConfig(size=16, count=50), tier="raw:16")
     assert prepare(config, str(tmp_path / "out"))["images"] == {"train": 50, "validation": 10}
     assert read_with_tfds(str(tmp_path / "out"), "train")[0]["image"].shape == (16, 16, 3)
 
 
+@pytest.mark.slow
 def test_shards_have_about_the_size_of_shard_mb(tmp_path: pathlib.Path) -> None:
     """30 noisy images of 200 x 200 pixels take 3.4 MiB as pixels."""
     for number in range(31):
@@ -337,6 +343,7 @@ def test_corrupt_and_oversized_files_are_listed_with_the_reason(tmp_path: pathli
     assert len(read_with_tfds(f"{tmp_path}/out", "train")) == 38
 
 
+@pytest.mark.slow
 def test_too_many_corrupt_files_stop_the_run_and_a_higher_limit_resumes_it(tmp_path: pathlib.Path) -> None:
     files = write_folder(tmp_path / "src")
     for name in [name for name in files if name.startswith("train")][::8]:
@@ -492,6 +499,7 @@ def directory_contents(directory: pathlib.Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_writes_only_the_missing_shards(
     pets: tuple[str, Files], prepared: tuple[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,6 +534,7 @@ def interrupted(pets: tuple[str, Files], tmp_path: pathlib.Path, monkeypatch: py
     return output
 
 
+@pytest.mark.slow
 def test_another_plan_cannot_resume_an_unfinished_run_and_another_seed_decides_another_order(
     pets: tuple[str, Files], prepared: tuple[str, Any], interrupted: str
 ) -> None:

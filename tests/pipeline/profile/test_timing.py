@@ -28,6 +28,7 @@ def repeat(function) -> tf.data.Dataset:
     return tf.data.Dataset.range(10**6).map(lambda x: tf.numpy_function(function, [x], tf.int64))
 
 
+@pytest.mark.slow
 def test_computing_is_cpu_time_and_sleeping_is_waiting() -> None:
     running = time_per_image(repeat(spin).take, elements=1, images=1)
     assert 0.7 * 2 < running.cpu < 1.5 * 2

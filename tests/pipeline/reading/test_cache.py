@@ -25,6 +25,7 @@ def read_batches(
     return list(training_batches(data, config, 1, replica_shard, step).take(count).as_numpy_iterator())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "augment",
     [
@@ -93,6 +94,7 @@ def test_the_cache_is_kept_for_the_same_data_set(small: DataConfig, data: Datase
     assert cache.cached_images(data.train, config) is cache.cached_images(data.train, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", ["raw:16", "jpeg:16:95"])
 def test_a_storage_tier_is_prepared_once_and_replaces_the_source(small: DataConfig, tier: str) -> None:
     config = dataclasses.replace(small, cache=tier, shapes=dataclasses.replace(small.shapes, size=24, count=40))

@@ -79,6 +79,7 @@ def test_a_later_start_reads_what_the_first_one_decoded(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["a byte", "cut short", "longer", "empty"])
 def test_a_damaged_file_is_decoded_and_written_again(
     pets: Dataset, decoded: list[int], tmp_path: pathlib.Path, damage: str
@@ -102,6 +103,7 @@ def test_other_images_replace_the_file(pets: Dataset, decoded: list[int], tmp_pa
     assert only_file(tmp_path).stat().st_size == len(load_pets(tmp_path).train) * SIDE * SIDE * 3 + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"image_size": 12}, {"channels": 1}, {"view": "stretch"}, {"background": "black"}])
 def test_what_changes_pixels_is_decoded_apart(pets: Dataset, decoded: list[int], change: dict[str, object]) -> None:
     cached_lines(pets)

@@ -72,6 +72,7 @@ def test_a_file_whose_size_differs_from_the_index_is_named(tmp_path: pathlib.Pat
         memory_map.map_files(paths, (1000, 1000))
 
 
+@pytest.mark.slow
 def test_mapping_and_reading_does_not_grow_anonymous_memory(tmp_path: pathlib.Path) -> None:
     size, path = 512 << 20, tmp_path / "sparse"
     with path.open("wb") as file:

@@ -79,6 +79,7 @@ def load(source: pathlib.Path, **changes: object) -> tuple[np.ndarray, np.ndarra
     return images.numpy(), validation.numpy()[order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -97,6 +98,7 @@ def test_batches_are_those_of_upright_pictures(folders: dict[str, pathlib.Path],
         same(turned[0], upright[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", ["jpeg", "jpeg:32:98", "raw:32"])
 def test_prepared_pictures_are_those_of_upright_pictures(
     folders: dict[str, pathlib.Path], tier: str, tmp_path: pathlib.Path
@@ -107,6 +109,7 @@ def test_prepared_pictures_are_those_of_upright_pictures(
     same(turned, upright)
 
 
+@pytest.mark.slow
 def test_a_served_model_sees_what_evaluation_sees(folders: dict[str, pathlib.Path]) -> None:
     paths = sorted((folders["turned"] / "validation").rglob("*.*"), key=lambda path: str(path))
     read = serving.image_reader(DataConfig(image_size=SIZE))

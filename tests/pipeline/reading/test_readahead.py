@@ -109,6 +109,7 @@ def test_a_full_queue_drops_requests_and_does_not_block(monkeypatch: pytest.Monk
     readahead._queue.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_script_with_iterators_in_globals_ends() -> None:
     command = [sys.executable, "-c", SCRIPT]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)

@@ -150,6 +150,7 @@ def test_streamed_order_depends_on_epoch_and_seed_and_is_reproducible(pictures: 
     assert first[:30] != sorted(first[:30])
 
 
+@pytest.mark.slow
 @READERS
 @pytest.mark.parametrize(("count", "local"), [(1, 1), (1, 2), (2, 1), (3, 1)])
 def test_evaluation_reads_every_row_once_and_pads_with_row_minus_1(

@@ -54,6 +54,7 @@ def show(source: pathlib.Path, **options: object) -> np.ndarray:
     return images[np.argsort([pathlib.PurePath(name).stem for name in data.validation.names])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "memory"])
 def test_the_bits_that_the_files_hold_are_shown_and_told(
     folder: pathlib.Path, cache: str, caplog: pytest.LogCaptureFixture
@@ -65,6 +66,7 @@ def test_the_bits_that_the_files_hold_are_shown_and_told(
     assert f"16-bit images of {folder} hold only 12 bits: 4095 is shown as white" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", ["jpeg", "raw:16"])
 def test_prepared_images_show_the_same(folder: pathlib.Path, tier: str, tmp_path: pathlib.Path) -> None:
     prepare(PrepareConfig(source=str(folder), tier=tier, outliers="keep"), str(tmp_path / "prepared"))
@@ -72,6 +74,7 @@ def test_prepared_images_show_the_same(folder: pathlib.Path, tier: str, tmp_path
         np.testing.assert_array_equal(image, expected(number))
 
 
+@pytest.mark.slow
 def test_a_served_model_sees_the_same(folder: pathlib.Path) -> None:
     config = DataConfig(image_size=SIZE, channels=1)
     paths = [folder / "validation" / "ab"[number % 2] / f"{number}.png" for number in (0, 1, 3)]

@@ -31,6 +31,7 @@ def encode(kind: str, height: int, width: int, seed: int = 0, mode: str = "RGB",
     return file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*FORMATS, "lossless WEBP", "transparent WEBP"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 61), (256, 300)])
 def test_pixels_are_counted_from_the_header(kind: str, height: int, width: int) -> None:
@@ -40,6 +41,7 @@ def test_pixels_are_counted_from_the_header(kind: str, height: int, width: int) 
     assert int(pixel_count(tf.constant(contents))) == height * width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -78,6 +80,7 @@ def test_served_images_equal_those_of_evaluation(options: dict, tmp_path: pathli
     np.testing.assert_array_equal(sort(images.numpy()), sort(shown))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["GIF", "PNG"])
 def test_a_transparent_colour_is_refused(kind: str) -> None:
     """The decoder would show it black; training converts such files."""
@@ -94,6 +97,7 @@ def test_a_transparent_colour_is_refused(kind: str) -> None:
     assert errors.numpy().tolist() == [b"", serving.UNREADABLE.encode()]
 
 
+@pytest.mark.slow
 def test_a_bad_image_leaves_the_others_intact() -> None:
     good = encode("JPEG", 40, 60)
     bomb = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\2\0\0\0"
@@ -110,6 +114,7 @@ def test_a_bad_image_leaves_the_others_intact() -> None:
     assert not images[1:9].numpy().any()
 
 
+@pytest.mark.slow
 def test_mutated_images_are_read_or_refused(tmp_path: pathlib.Path) -> None:
     """The graph refuses what the pipeline refuses or converts when it is stored, except for damage outside the crop."""
     files = mutations.folder(tmp_path, range(300))

@@ -58,6 +58,7 @@ def is_color(pixels: np.ndarray, color: tuple[int, int, int]) -> bool:
     return pixels.size > 0 and bool(np.abs(pixels.astype(int) - color).max() <= 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "memory"])
 @pytest.mark.parametrize("kind", ["png", "turned", "raw"])
 def test_the_center_cuts_the_ends_off(stripes: dict[str, pathlib.Path], kind: str, cache: str) -> None:
@@ -66,6 +67,7 @@ def test_the_center_cuts_the_ends_off(stripes: dict[str, pathlib.Path], kind: st
     assert is_color(right, GRAY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "turned", "raw"])
 @pytest.mark.parametrize("size", [20, "10x30"])
 def test_stretching_shows_the_whole_picture(stripes: dict[str, pathlib.Path], kind: str, size: int | str) -> None:
@@ -77,6 +79,7 @@ def test_stretching_shows_the_whole_picture(stripes: dict[str, pathlib.Path], ki
     np.testing.assert_allclose(left[:, ::-1].astype(int), right, atol=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "turned", "raw"])
 @pytest.mark.parametrize(("size", "first", "last"), [(40, 15, 25), ("20x60", 3, 18), ("60x40", 25, 35)])
 def test_padding_shows_the_whole_picture_on_the_background(
@@ -99,6 +102,7 @@ def test_the_center_of_a_shape_like_the_picture_is_the_whole_picture(stripes: di
         np.testing.assert_array_equal(stretched, centered)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["center", "stretch", "pad"])
 def test_random_crops_have_the_shape_of_the_model(stripes: dict[str, pathlib.Path], view: str) -> None:
     augment = AugmentConfig(random_resized_crop=0.5, flip=0.5)

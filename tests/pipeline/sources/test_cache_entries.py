@@ -106,6 +106,7 @@ def test_entries_without_a_source_unfinished_ones_and_those_of_earlier_versions_
     assert list_entries() == []
 
 
+@pytest.mark.slow
 def test_a_tier_replaces_that_of_the_folder_before_it_changed(pets: str, cache: pathlib.Path, unused: None) -> None:
     def prepare(tier: str) -> str:
         return prepare_storage_tier(DataConfig(source=pets, cache=tier)).source

@@ -220,6 +220,7 @@ def test_a_file_that_cannot_be_read_is_skipped_and_tried_again(pets: str, monkey
     assert open_pictures(pets).index.skip_reasons == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tfrecord", "npz"])
 @pytest.mark.parametrize("damage", ["cut", "emptied", "overwritten", "removed", "noise"])
 def test_a_damaged_cache_heals_itself(

@@ -206,6 +206,7 @@ def test_unnormalised_images_are_sixteen_times_too_dark(train: Callable[..., Spl
     assert not changed_names(clean, dirty, 1)
 
 
+@pytest.mark.slow
 def test_imbalance_makes_class_sizes_a_geometric_series(tmp_path: pathlib.Path) -> None:
     directory = shapes.prepare(ShapesConfig(size=8, count=1500, imbalance=16), str(tmp_path))
     counts = Counter(label for _, label in read(directory, "train").values())
