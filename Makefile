@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The lock with CUDA where there is a GPU to use it.
 LOCK := $(if $(shell command -v nvidia-smi),requirements-gpu.lock,requirements.lock)
+INSTALL ?= $(BIN)/pip install --disable-pip-version-check
 # Test processes: each grows to 3 GB.
 AT_ONCE ?= 2
 
@@ -14,8 +15,8 @@ setup: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
 	  { echo "error: $$($(PYTHON) --version) found, Python 3.10 to 3.13 needed: call make PYTHON=python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL) --quiet --no-deps --require-hashes -r $(LOCK)
+	$(INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	mkdir -p .venv/checkout
 	ln -sfn ../.. .venv/checkout/evenkeel
 	touch $@

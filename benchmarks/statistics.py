@@ -105,6 +105,17 @@ def balanced_accuracy(hits: int, faulty: int, false_alarms: int, sound: int) -> 
 # Training.
 
 
+def calibration_error(probabilities: Sequence[float], outcomes: Sequence[bool], bins: int = 10) -> float:
+    """The expected calibration error (Naeini et al. 2015): the mean over predictions of |probability - share right|.
+
+    Both are means over the predictions whose probabilities lie in the same of `bins` intervals of equal width.
+    """
+    p, right = np.asarray(probabilities, np.float64), np.asarray(outcomes, np.float64)
+    interval = np.minimum((p * bins).astype(int), bins - 1)
+    differences = np.bincount(interval, p - right, minlength=bins)
+    return float(np.abs(differences).sum() / len(p))
+
+
 def spike_score(loss: np.ndarray, window: int = 1000, sigma: float = 7.0, min_history: int = 16) -> float:
     """The share of steps whose loss is at least `sigma` standard deviations above the mean of the last `window` losses.
 

@@ -6,8 +6,8 @@
     python -m benchmarks.stability --rescore --output=result.json      # recomputes the results from finished cases
 
 Three networks train on two data sets (`shapes`, and the photographs in --data.source), without a fault and with each
-fault in `faults.FAULTS`. Each finished case is written as a line to OUTPUT.cases.jsonl, and an interrupted suite
-continues after the last line.
+fault in `faults.FAULTS`; so do published recipes, see `recipes`. Each finished case is written as a line to
+OUTPUT.cases.jsonl. An interrupted suite continues after the last line, and --hours divides it into pieces.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import random
 import sys
 import tempfile
+import time
 
 from absl import flags
 from tqdm import tqdm
@@ -27,24 +28,30 @@ from evenkeel.pipeline.errors import one_of, require
 from evenkeel.pipeline.system.cpu import cores
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("suite", "quick", "quick (two faults; without baseline repairs and the guard's overhead) | full")
+flags.DEFINE_string(
+    "suite",
+    "quick",
+    "quick (two faults; without baseline repairs and the guard's overhead) | published (published recipes only) | full",
+)
 flags.DEFINE_string(
     "data.source", "", "real images of 32 pixels, such as CIFAR-10: a TFDS name or directory, or a folder"
 )
 flags.DEFINE_string("output", "stability.json", "result file; the cases are written to OUTPUT.cases.jsonl")
 flags.DEFINE_integer("processes", 0, "number of cases that run at the same time; 0 means one per core")
+flags.DEFINE_float("hours", 0.0, "stop after so many hours; the same command goes on. 0 means until the end")
 flags.DEFINE_integer("rerun", 0, "number of random cases of OUTPUT to repeat and compare")
 flags.DEFINE_bool("rescore", False, "compute the results of OUTPUT again from its cases, without running any")
 flags.DEFINE_integer("rerun_seed", 0, "seed of the random choice of cases for --rerun")
 
 
 def main(argv: list[str]) -> int:
-    one_of("suite", FLAGS.suite, ("quick", "full"))
+    one_of("suite", FLAGS.suite, ("quick", "published", "full"))
+    require(FLAGS.hours >= 0, f"--hours ({FLAGS.hours}) must not be negative.")
     require(FLAGS.rerun >= 0, f"--rerun ({FLAGS.rerun}) must not be negative.")
     photos, uses_existing_cases = str(FLAGS["data.source"].value), bool(FLAGS.rerun or FLAGS.rescore)
     require(
         bool(photos) or FLAGS.suite == "quick" or FLAGS.rescore,
-        "--data.source is missing: the full suite needs real images, for example tfds:cifar10.",
+        f"--data.source is missing: --suite={FLAGS.suite} needs real images, for example tfds:cifar10.",
     )
     # These imports start TensorFlow, so they come after the checks of the flags.
     from evenkeel.benchmarks.stability import aggregate
@@ -55,7 +62,7 @@ def main(argv: list[str]) -> int:
     # The settings include the commit, so that another version cannot continue a suite. --rerun may use another version.
     settings = {"suite": FLAGS.suite, "data.source": os.path.basename(photos), "commit": environment["git_commit"]}
     journal = Journal(f"{FLAGS.output}.cases.jsonl", None if uses_existing_cases else settings)
-    processes = FLAGS.processes or cores()
+    processes, start = FLAGS.processes or cores(), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         make_runner = functools.partial(CaseRunner, photos, scratch)
         if FLAGS.rerun:
@@ -68,6 +75,9 @@ def main(argv: list[str]) -> int:
                 for case, values in workers.run_groups(todo, make_runner, processes):
                     journal.add(case.name, values)
                     bar.update()
+                    if FLAGS.hours and time.monotonic() - start > 3600 * FLAGS.hours:
+                        print(f"stopped after {FLAGS.hours:g} hours; the same command goes on.")
+                        return 0
     suite_results = aggregate.aggregate_results(journal.records)
     results.write(FLAGS.output, suite_results, environment)
     print(results.table(suite_results))

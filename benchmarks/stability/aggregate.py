@@ -5,6 +5,7 @@ results = aggregate_results(records)
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +13,8 @@ import numpy as np
 
 from evenkeel.benchmarks import statistics
 from evenkeel.benchmarks.results import Result
-from evenkeel.benchmarks.stability import faults, split, suite
+from evenkeel.benchmarks.stability import data_sets, faults, recipes, split, suite
 from evenkeel.benchmarks.stability.cases import LEARNING_RATES, Case
-from evenkeel.benchmarks.stability.data_sets import SHAPE_CLASSES
 
 Values = dict[str, Any]  # the values of one case
 Records = dict[str, Values]  # {name of a case: its values}
@@ -22,7 +22,7 @@ RECOVERY_MARGIN = 0.02  # a run counts as recovered if it loses at most this muc
 RERUN_TOLERANCE = 0.03  # two runs of a case may differ by this accuracy, because kernels sum in different orders
 LOSS_AT_RATE = "loss_at_rate"  # metric of the cases that are named NETWORK/DATA/RATE
 VALIDATION_IMAGES = 1000  # as in models.doctor.replay, which is not imported because it starts TensorFlow
-CHANCE_LOSS = {"shapes": float(np.log(len(SHAPE_CLASSES))), "photos": float(np.log(10))}  # nats
+CHANCE_LOSS = {"shapes": float(np.log(len(data_sets.SHAPE_CLASSES))), "photos": float(np.log(10))}  # nats
 
 # {detector: function that tells from the values of a run whether the detector finds a fault}; "" is evenkeel.
 DETECTORS: dict[str, Callable[[Values], bool]] = {
@@ -37,9 +37,72 @@ DETECTORS: dict[str, Callable[[Values], bool]] = {
 
 def aggregate_results(records: Records) -> list[Result]:
     results = []
+    published = {name: values for name, values in records.items() if Case.from_name(name).network in recipes.RECIPES}
+    own = {name: values for name, values in records.items() if name not in published}
     for half in split.HALVES:
-        results += [*detection_results(records, half), *cause_results(records, half), *recovery_results(records, half)]
-    return [*results, *stability_results(records), *overhead_results(records)]
+        results += [*detection_results(own, half), *cause_results(own, half), *recovery_results(own, half)]
+        results += published_results(published, half) if published else []
+    return [*results, *stability_results(own), *overhead_results(own)]
+
+
+# Published recipes.
+
+
+def published_results(records: Records, half: str) -> list[Result]:
+    """Returns the results of published recipes: detection by source of the alarm, causes, calibration, fixes, cost."""
+    name = f"{half}/published"
+    faulty = [values for case, values in cases_of_kind(records, "faulty") if _is_scored(records, case, half)]
+    clean = [
+        (set(data_sets.TRUE_STATEMENTS.get(case.data, ())), values)
+        for case, values in cases_of_kind(records, "clean")
+        if not case.fault and _is_clean_case_of_half(case, half)
+    ]
+    results = [_count_result(name, "faulty_runs", len(faulty)), _count_result(name, "clean_runs", len(clean))]
+    if faulty:
+        seen = statistics.wilson_estimate(sum(map(DETECTORS[""], faulty)), len(faulty))
+        results.append(_share_result(name, "recall", seen, "higher"))
+    if clean:
+        alarms = sum(bool({kind for kind, _ in values["alarms"]} - true) for true, values in clean)
+        findings = sum(bool({*values["findings"]} - true) for true, values in clean)
+        for metric, count in (("false_alarm_rate", alarms), ("false_finding_rate", findings)):
+            results.append(_share_result(name, metric, statistics.wilson_estimate(count, len(clean)), "lower"))
+    sound = [
+        values
+        for case, values in cases_of_kind(records, "diagnosis")
+        if not case.fault and split.run_half(case.network) == half
+    ]
+    if sound:
+        right = statistics.wilson_estimate(sum(not values["suspects"] for values in sound), len(sound))
+        results.append(_share_result(name, "sound_runs_called_sound", right, "higher"))
+    diagnosed = [item for item in cases_of_kind(records, "diagnosis") if item[0].fault]
+    scored = [(case, values) for case, values in diagnosed if _is_scored(records, case, half)]
+    if predictions := probabilities_and_outcomes(scored, sound):
+        error = statistics.calibration_error(*zip(*predictions, strict=True))
+        results.append(Result("stability", name, "calibration_error", "1", "lower", (error,)))
+    faults_only = {case_name: values for case_name, values in records.items() if Case.from_name(case_name).fault}
+    clean_twins = {case_name: values for case_name, values in records.items() if case_name.startswith("clean/")}
+    results += [
+        dataclasses.replace(result, case=result.case.replace(half, name))
+        for result in [
+            *cause_results(faults_only | clean_twins, half),
+            *recovery_results(faults_only | clean_twins, half),
+        ]
+    ]
+    return results
+
+
+def probabilities_and_outcomes(
+    faulty: Sequence[tuple[Case, Values]], sound: Sequence[Values]
+) -> list[tuple[float, bool]]:
+    """Returns (probability, whether it was right) of each suspect, and of each sound run that it is sound."""
+    predictions = [
+        (probability, cause in faults.accepted_causes(case.fault))
+        for case, values in faulty
+        for cause, probability in values["suspects"]
+    ]
+    for values in sound:
+        predictions += [(values["sound"], True), *((probability, False) for _, probability in values["suspects"])]
+    return predictions
 
 
 # Detection.
@@ -264,8 +327,12 @@ def _count_equivalent_mutants(records: Records, half: str) -> int:
 
 
 def _is_of_half(case: Case, half: str) -> bool:
-    """Whether the fault and the seed of `case` both belong to the half of the suite named `half`."""
-    return split.fault_half(case.fault) == half and case.seed in split.SEEDS[half]
+    """Whether the fault and the seed of `case` both belong to the half of the suite named `half`.
+
+    Published recipes are divided by networks, not by seeds.
+    """
+    in_seeds = case.seed in split.SEEDS[half] or case.network in recipes.RECIPES
+    return split.fault_half(case.fault) == half and in_seeds
 
 
 def _is_scored(records: Records, case: Case, half: str) -> bool:
@@ -277,6 +344,8 @@ def _is_clean_case_of_half(case: Case, half: str) -> bool:
     """Whether a clean case belongs to `half`, by the fault of which it is the twin, or by its pair if there is none."""
     if case.fault:
         return split.fault_half(case.fault) == half
+    if case.network in recipes.RECIPES:
+        return split.run_half(case.network) == half
     return split.PAIRS[case.network, case.data] == half
 
 

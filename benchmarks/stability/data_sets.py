@@ -64,6 +64,8 @@ def split_classes(images: np.ndarray, labels: np.ndarray, classes: int) -> tuple
 
 
 REGROUPED: dict[str, Regroup] = {"two": merge_classes, "fifty": split_classes}
+# What is true of a data set, so that it is no false alarm: a network learns 200 images by heart.
+TRUE_STATEMENTS = {"few": ("overfitting",), "imbalanced": ("class_imbalance",)}
 DATA_SETS = ("shapes", "photos", "gray", "few", "imbalanced", *REGROUPED)
 
 

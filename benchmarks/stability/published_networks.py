@@ -83,7 +83,7 @@ def cats_and_dogs(shape: Shape, classes: int) -> keras.Model:
 
 
 def vgg_blocks(shape: Shape, classes: int) -> keras.Model:
-    """Three VGG blocks without normalization, of half the width (Brownlee, "How to develop a CNN for CIFAR-10", 2019)."""
+    """Three VGG blocks of half the width, without normalization (Brownlee, "How to develop a CNN for CIFAR-10")."""
     return _vgg_blocks(shape, classes, norm=False)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from evenkeel.benchmarks import statistics
-from evenkeel.benchmarks.stability import faults, split
+from evenkeel.benchmarks.stability import faults, recipes, split
 from evenkeel.benchmarks.stability.cases import LEARNING_RATES, Case
 
 Records = dict[str, dict[str, Any]]  # {name of a case: its values}
@@ -27,6 +27,7 @@ class SuiteSize(NamedTuple):
       pairs: number of pairs on which each fault runs.
       overhead_pairs: how often training with and without the guard is timed, one after the other.
       repair_baselines: whether to run random search and AutoTrainer's repairs, which cost as much as the doctor.
+      published_seeds: number of runs of each published recipe, and of each fault in one of them.
     """
 
     clean_runs: int
@@ -35,6 +36,7 @@ class SuiteSize(NamedTuple):
     pairs: int
     overhead_pairs: int
     repair_baselines: bool
+    published_seeds: int
 
 
 SUITES = {
@@ -45,9 +47,19 @@ SUITES = {
         pairs=1,
         overhead_pairs=0,
         repair_baselines=False,
+        published_seeds=0,
+    ),
+    "published": SuiteSize(
+        clean_runs=0, seeds=0, faults=(), pairs=0, overhead_pairs=0, repair_baselines=False, published_seeds=3
     ),
     "full": SuiteSize(
-        clean_runs=52, seeds=5, faults=tuple(faults.FAULTS), pairs=2, overhead_pairs=30, repair_baselines=True
+        clean_runs=52,
+        seeds=5,
+        faults=tuple(faults.FAULTS),
+        pairs=2,
+        overhead_pairs=30,
+        repair_baselines=True,
+        published_seeds=3,
     ),
 }
 # Number of seeds per fault that are diagnosed. A diagnosis takes as long as 9 runs, and so does random search.
@@ -88,6 +100,10 @@ class Suite:
                 for network, data in split.PAIRS
                 if self._photos or data == "shapes"
             ]
+        groups += [self._published("clean", "", run) for run in self._published_runs()]
+        for fault, run in self._published_faults():
+            if faults.has_own_twin(fault):
+                groups.append(self._published("clean", faults.twin_name(fault), run))
         return list({tuple(group): group for group in groups}.values())
 
     def faulty_runs(self, records: Records) -> list[list[Case]]:
@@ -99,7 +115,8 @@ class Suite:
             seeds = self._seeds_of_half(fault)
             return [Case(kind, fault, network, data, seed) for seed in seeds for kind in TRANSIENT_KINDS]
 
-        return [group(fault, network, data) for fault, network, data in self._faults_and_pairs()]
+        groups = [group(fault, network, data) for fault, network, data in self._faults_and_pairs()]
+        return groups + [self._published("faulty", fault, run) for fault, run in self._published_faults()]
 
     def overhead(self, records: Records) -> list[list[Case]]:
         """Returns the measurements of the guard's overhead as one group, so that no other case runs meanwhile."""
@@ -123,7 +140,24 @@ class Suite:
                     for number, seed in enumerate(self._seeds_of_half(fault)[: DIAGNOSED_SEEDS[half]])
                     for kind in ("diagnosis", "fixed", *(REPAIR_BASELINES if use_baselines and number == 0 else ()))
                 ]
-        return [groups[fault] for fault in sorted(groups, key=split.fault_half)]
+        published = [[Case("diagnosis", "", recipe, data, 0)] for recipe, data in self._published_runs()]
+        for fault, (recipe, data) in self._published_faults():
+            if is_faulty(records, fault, recipe, data):
+                published.append([Case(kind, fault, recipe, data, 0) for kind in ("diagnosis", "fixed")])
+        published.sort(key=lambda group: split.run_half(group[0].network))
+        return [groups[fault] for fault in sorted(groups, key=split.fault_half)] + published
+
+    def _published(self, kind: str, fault: str, run: split.Pair) -> list[Case]:
+        return [Case(kind, fault, *run, seed) for seed in range(self._size.published_seeds)]
+
+    def _published_runs(self) -> tuple[split.Pair, ...]:
+        return recipes.RUNS if self._size.published_seeds else ()
+
+    def _published_faults(self) -> list[tuple[str, split.Pair]]:
+        """Returns (fault, run) for each persistent fault that a published recipe can have."""
+        if not self._size.published_seeds:
+            return []
+        return [(fault, run) for fault in faults.FAULTS if (run := split.fault_run(fault))]
 
     def _seeds_of_half(self, fault: str) -> list[int]:
         return [seed for seed in split.SEEDS[split.fault_half(fault)] if seed < self._size.seeds]

@@ -135,3 +135,11 @@ def test_scipy_is_imported_only_where_it_is_used() -> None:
     code = "import sys; from evenkeel.benchmarks import statistics, timing; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_calibration_error_is_that_of_its_intervals() -> None:
+    assert statistics.calibration_error([0.9] * 10, [True] * 9 + [False]) == pytest.approx(0.0)
+    assert statistics.calibration_error([1.0, 1.0], [False, False]) == 1.0
+    rng = np.random.default_rng(0)
+    p = rng.uniform(size=20_000)
+    assert statistics.calibration_error(p.tolist(), (rng.uniform(size=20_000) < p).tolist()) < 0.02

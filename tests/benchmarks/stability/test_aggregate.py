@@ -11,7 +11,7 @@ import pytest
 
 from evenkeel.benchmarks import results
 from evenkeel.benchmarks.report import page
-from evenkeel.benchmarks.stability import aggregate, faults, split
+from evenkeel.benchmarks.stability import aggregate, faults, recipes, split
 from evenkeel.benchmarks.stability.cases import LEARNING_RATES, Case
 from tests import forked
 
@@ -60,6 +60,53 @@ def create_records(faulty_accuracy: float = 0.3, **changes) -> dict[str, dict]:
 def medians(records: dict[str, dict]) -> dict[tuple[str, str], float]:
     """{(case, metric): median} of all results."""
     return {(result.case, result.metric): result.median for result in aggregate.aggregate_results(records)}
+
+
+# Published recipes.
+
+
+def published_records(alarms: list, findings: list, suspects: list, sound: float = 0.9) -> dict[str, dict]:
+    """Three runs of each held-out recipe, the diagnosis of the first, and a fault with its diagnosis and fix."""
+    records = {}
+    for recipe, data in recipes.RUNS:
+        for seed in range(3):
+            values = run_values(0.5 + 0.001 * seed, alarms=alarms, findings=findings)
+            records[Case("clean", "", recipe, data, seed).name] = values
+        records[Case("diagnosis", "", recipe, data, 0).name] = {"suspects": suspects, "sound": sound}
+    run = split.fault_run("rate_x30")
+    assert run
+    for seed in range(3):
+        records[Case("faulty", "rate_x30", *run, seed).name] = run_values(0.1, alarms=[["stall", 100]])
+    records[Case("diagnosis", "rate_x30", *run, 0).name] = {
+        "suspects": [["learning_rate_high", 0.8], ["dropout", 0.1]], "diagnosis_seconds": 40.0, "run_seconds": 10.0,
+    }  # fmt: skip
+    records[Case("fixed", "rate_x30", *run, 0).name] = {"accuracy": 0.5, "flags": {}}
+    return records
+
+
+def test_published_recipes_are_counted_apart() -> None:
+    half = split.fault_half("rate_x30")
+    found = medians(published_records([], [], []))
+    runs = sum(split.run_half(recipe) == "heldout" for recipe, _ in recipes.RUNS)
+    assert found["heldout/published", "clean_runs"] == 3 * runs
+    for one_half in split.HALVES:
+        assert found[f"{one_half}/published", "false_alarm_rate"] == 0
+        assert found[f"{one_half}/published", "sound_runs_called_sound"] == 1
+    name = f"{half}/published"
+    assert found[name, "recall"] == found[name, "cause_top1"] == found[name, "recovered_persistent"] == 1
+    assert found[name, "diagnosis_cost"] == 4
+    sound = sum(split.run_half(recipe) == half for recipe, _ in recipes.RUNS)
+    assert found[name, "calibration_error"] == pytest.approx((0.1 * sound + 0.2 + 0.1) / (sound + 2))
+    assert found[half, "faulty_runs"] == 0, "nothing of them counts for the suite's own networks"
+
+
+def test_what_is_true_of_a_data_set_is_no_false_alarm() -> None:
+    records = published_records([["overfitting", 144]], ["class_imbalance"], [["dropout", 0.6]], sound=0.3)
+    found = medians(records)
+    runs = [data for recipe, data in recipes.RUNS if split.run_half(recipe) == "heldout"]
+    assert found["heldout/published", "false_alarm_rate"] == pytest.approx(1 - runs.count("few") / len(runs))
+    assert found["heldout/published", "false_finding_rate"] == pytest.approx(1 - runs.count("imbalanced") / len(runs))
+    assert found["heldout/published", "sound_runs_called_sound"] == 0
 
 
 # Stability.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evenkeel.benchmarks.stability import faults, split, suite
+from evenkeel.benchmarks.stability import faults, recipes, split, suite
 from tests.benchmarks.stability.test_aggregate import run_values
 
 
@@ -22,11 +22,18 @@ def test_phases_depend_on_the_results_of_earlier_ones(name: str) -> None:
         is_transient = faults.FAULTS[group[0].fault].kind == "transient"
         assert {case.kind for case in group} == (set(suite.TRANSIENT_KINDS) if is_transient else {"faulty"})
     diagnosed = [case for group in diagnoses(records) for case in group if case.kind == "diagnosis"]
-    assert diagnosed
-    assert all(case.seed in split.SEEDS[split.fault_half(case.fault)] for case in diagnosed)
+    own = [case for case in diagnosed if case.network not in recipes.RECIPES]
+    assert all(case.seed in split.SEEDS[split.fault_half(case.fault)] for case in own)
+    assert bool(own) == (name != "published")
+    published = [case for case in diagnosed if case not in own]
+    sound = [(case.network, case.data) for case in published if not case.fault]
+    assert sorted(sound) == (sorted(recipes.RUNS) if name != "quick" else [])
+    assert {case.fault for case in published} - {""} == {
+        fault for fault in faults.FAULTS if name != "quick" and split.fault_run(fault)
+    }
     assert len(overhead(records)) == 1
-    harmless = {name: run_values(0.8) for name in records}
-    assert diagnoses(harmless) == []
+    harmless = {case: run_values(0.8) for case in records}
+    assert all(not case.fault for group in diagnoses(harmless) for case in group)
 
 
 def test_the_full_suite_has_at_least_300_clean_runs_and_24_persistent_faults() -> None:
