@@ -1,6 +1,6 @@
 """Draws the pictures of docs/unstable.md: TensorBoard's charts of a faulty run and the same run without the fault.
 
-python -m benchmarks.documentation.field_guide docs/unstable   # 32 faults, about half an hour on two cores
+python -m benchmarks.documentation.field_guide docs/unstable   # 38 faults, about half an hour on two cores
 python -m benchmarks.documentation.field_guide docs/unstable momentum,dropout
 
 The faults come from the stability suite and run on four classes of `shapes`. The runs are kept below `RUNS` and reused.
@@ -71,6 +71,8 @@ EXAMPLES = {
     "no_warmup": Example("no_warmup", "cnn", (LOSS, NORM)),
     "batch_small": Example("batch_2", "plain", (LOSS, NORM)),
     "batch_large": Example("batch_1000", "cnn", (LOSS, ACCURACY)),
+    "schedule": Example("early_decay", "plain", (LOSS, "^step/learning_rate$")),
+    "clipping": Example("clipped", "plain", (LOSS, NORM)),
     "momentum": Example("momentum_999", "plain", (LOSS, NORM)),
     "epsilon": Example("epsilon_1", "cnn", (LOSS, NORM)),
     "optimizer": Example("adam_at_sgds_rate", "plain", (LOSS, NORM)),

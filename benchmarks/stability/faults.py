@@ -51,6 +51,8 @@ EQUIVALENT_CAUSES = tuple(
         (("learning_rate_high", "optimizer"), "sgd's learning rate is 10 to 100 times too high for Adam and RMSprop"),
         (("learning_rate_low", "optimizer"), "Adam's learning rate is 10 to 100 times too low for sgd"),
         (("learning_rate_low", "epsilon"), "if epsilon exceeds sqrt(v), Adam is sgd with a rate of rate / epsilon"),
+        (("learning_rate_low", "clipping"), "a gradient that is clipped to a hundredth is a rate a hundredth as high"),
+        (("learning_rate_low", "schedule"), "what counts is the rate over the steps of the run"),
         (("epsilon", "optimizer"), "Adam with such an epsilon is no longer Adam, and another optimizer fixes it"),
         (("learning_rate_low", "too_few_steps"), "the distance covered is rate times steps"),
         (("batch_large", "too_few_steps"), "at a fixed number of epochs, larger batches mean fewer steps"),
@@ -248,6 +250,10 @@ _PERSISTENT = (
     persistent_fault("batch_2", "batch_small", set_options({"data.batch_size": 2}), networks=("plain",)),
     persistent_fault("batch_500", "batch_large", set_options({"data.batch_size": 500})),
     persistent_fault("batch_1000", "batch_large", set_options({"data.batch_size": 1000})),
+    persistent_fault(
+        "early_decay", "schedule", set_options({"optimizer.schedule": "polynomial", "optimizer.power": 80.0})
+    ),
+    persistent_fault("clipped", "clipping", set_options({"optimizer.clip_norm": 3e-3}), networks=SGD_NETWORKS),
     persistent_fault("momentum_99", "momentum", set_options({"optimizer.momentum": 0.99}), networks=SGD_NETWORKS),
     persistent_fault("momentum_999", "momentum", set_options({"optimizer.momentum": 0.999}), networks=SGD_NETWORKS),
     persistent_fault(

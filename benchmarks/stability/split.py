@@ -28,6 +28,8 @@ Pair = tuple[str, str]  # (network, data set)
 ADDED_FAULTS = (
     "balanced_twice",
     "blank_95",
+    "clipped",
+    "early_decay",
     "exponential",
     "few_images",
     "linear",

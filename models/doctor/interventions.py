@@ -22,6 +22,7 @@ from evenkeel.models.networks import surgery
 from evenkeel.models.networks.activations import grows_faster_than_linearly
 from evenkeel.models.networks.layers import DROPOUT_LAYERS
 from evenkeel.models.networks.layers import kernel as kernel_of
+from evenkeel.models.optim import schedules
 from evenkeel.models.preflight.config_checks import is_noisy_batch
 from evenkeel.models.stability.causes import PROVEN_BY_FINDING
 from evenkeel.models.stability.diagnosis import Finding
@@ -45,6 +46,8 @@ UNSTABLE_KINDS = {  # alarms that suggest too high a rate
 }
 EARLY_STEPS = 100  # steps in which too high a rate kills units
 USUAL_FILTERS = 32  # the widest convolution of a published network for photographs has so many filters, or more
+MIN_CLIPPED_SHARE = 0.1  # of the usual length of a gradient
+SCHEDULE_SAMPLES, MIN_SCHEDULE_SHARE = 100, 0.15  # cosine has half of the peak on average, three steps of 0.1 a third
 TARGET_UPDATES = 200  # if a run has too few updates, the fix raises their number to this
 MILD_AUGMENTATION = {"data.augment.flip": 0.5, "data.augment.pad_crop": 4, "data.augment.cutout": 0.25}
 
@@ -197,6 +200,31 @@ def _propose_warmup(evidence: RunEvidence) -> Iterator[Intervention]:
         # Less than that of a lower rate, which also calms the first steps: if both help as much, the rate is wrong.
         prior = PRIOR_UNUSUAL - 0.5 if large else PRIOR_POSSIBLE - 0.5
         yield Intervention("no_warmup", {"optimizer.warmup_epochs": round(epochs, 4)}, prior, reasons)
+
+
+def _propose_schedule(evidence: RunEvidence) -> Iterator[Intervention]:
+    config = evidence.config
+    steps_per_epoch = max(1, evidence.total_steps // config.epochs)
+    schedule = schedules.Schedule(config.optimizer, config.data.batch_size, steps_per_epoch, config.epochs)
+    sampled = np.linspace(0, evidence.total_steps - 1, SCHEDULE_SAMPLES)
+    share = float(np.mean([float(schedule(step)) for step in sampled.astype(np.float32)])) / schedule.peak
+    if share < MIN_SCHEDULE_SHARE:
+        reason = f"on average over the run, the learning rate is {share:.0%} of its peak"
+        flags = {"optimizer.schedule": "cosine", "optimizer.warmup_epochs": 0.0}
+        yield Intervention("schedule", flags, PRIOR_UNUSUAL, (reason,))
+
+
+def _propose_clipping(evidence: RunEvidence) -> Iterator[Intervention]:
+    """No clipping, if a common gradient is clipped to less than `MIN_CLIPPED_SHARE`; adaptive optimizers rescale it."""
+    optimizer, norm = evidence.config.optimizer, _recent_median(evidence.trace.gradient_norm)
+    if optimizer.clip_norm and optimizer.clip_norm < MIN_CLIPPED_SHARE * norm:
+        reason = f"the gradient's norm is usually {norm:.3g}, and it is clipped to {optimizer.clip_norm:g}"
+        prior = PRIOR_POSSIBLE if optimizer.name in ADAM_LIKE_OPTIMIZERS else PRIOR_UNUSUAL
+        yield Intervention("clipping", {"optimizer.clip_norm": 0.0}, prior, (reason,))
+    for name, usual in (("clip_value", 1e-3), ("clip_adaptive", 1e-3)):
+        if 0 < getattr(optimizer, name) < usual:
+            reason = f"optimizer.{name} is {getattr(optimizer, name):g}"
+            yield Intervention("clipping", {f"optimizer.{name}": 0.0}, PRIOR_UNUSUAL, (reason,))
 
 
 def _propose_optimizer(evidence: RunEvidence) -> Iterator[Intervention]:
@@ -472,6 +500,8 @@ def _patch_flags(evidence: RunEvidence, patch: str) -> dict[str, Any]:
 PROPOSERS: tuple[Callable[[RunEvidence], Iterator[Intervention]], ...] = (
     _propose_learning_rates,
     _propose_warmup,
+    _propose_schedule,
+    _propose_clipping,
     _propose_optimizer,
     _propose_batch_size,
     _propose_longer_run,

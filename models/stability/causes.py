@@ -40,6 +40,8 @@ CAUSES = {
     "no_warmup": Cause("hyperparameters", "the learning rate starts too high: it needs a warm-up"),
     "batch_small": Cause("hyperparameters", "the batch is too small: updates are mostly noise"),
     "batch_large": Cause("hyperparameters", "the batch is too large: there are too few updates"),
+    "schedule": Cause("hyperparameters", "the schedule keeps the learning rate far below its peak for most of the run"),
+    "clipping": Cause("hyperparameters", "gradients are clipped to a small part of their length"),
     "momentum": Cause("hyperparameters", "the momentum is unsuitable"),
     "epsilon": Cause("hyperparameters", "the optimizer's epsilon is larger than its second moments"),
     "optimizer": Cause("hyperparameters", "the optimizer does not suit the network at this learning rate"),

@@ -44,6 +44,13 @@ def test_a_usual_configuration_gets_learning_rates_and_generic_interventions() -
     [
         ("momentum", TrainConfig(optimizer=OptimizerConfig(momentum=0.99)), {"optimizer.momentum": 0.9}),
         ("epsilon", TrainConfig(optimizer=OptimizerConfig(name="adam", epsilon=0.1)), {"optimizer.epsilon": 1e-7}),
+        ("clipping", TrainConfig(optimizer=OptimizerConfig(clip_norm=0.09)), {"optimizer.clip_norm": 0.0}),
+        ("clipping", TrainConfig(optimizer=OptimizerConfig(clip_value=1e-4)), {"optimizer.clip_value": 0.0}),
+        (
+            "schedule",
+            TrainConfig(epochs=10, optimizer=OptimizerConfig(schedule="step", milestones="1,2")),
+            {"optimizer.schedule": "cosine", "optimizer.warmup_epochs": 0.0},
+        ),
         ("batch_small", TrainConfig(data=DataConfig(batch_size=4)), {"data.batch_size": 32}),
         ("batch_large", TrainConfig(data=DataConfig(batch_size=1024)), {"data.batch_size": 64}),
         ("input_scale", TrainConfig(data=DataConfig(normalize=False)), {"data.normalize": True}),
@@ -59,6 +66,14 @@ def test_a_usual_configuration_gets_learning_rates_and_generic_interventions() -
 )
 def test_an_unusual_option_is_set_back(cause: str, config: TrainConfig, expected: dict) -> None:
     assert expected in flags_by_cause(run_evidence(config))[cause]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "one_cycle", "polynomial", "restarts", "step"])
+def test_usual_schedules_and_clipping_are_no_cause(schedule: str) -> None:
+    """The norm of the gradient is 1; the warm-up of 5 epochs is that of Goyal et al. 2017."""
+    optimizer = OptimizerConfig(schedule=schedule, warmup_epochs=5, clip_norm=0.11, milestones="30,60,80")
+    found = flags_by_cause(run_evidence(TrainConfig(epochs=90, optimizer=optimizer), total_steps=9000))
+    assert not {"schedule", "clipping"} & set(found)
 
 
 def test_a_short_run_may_be_too_short() -> None:
