@@ -39,7 +39,11 @@ flags.DEFINE_string("model_dir", "", "directory of the run to examine: its confi
 flags.DEFINE_string(
     "output", "", "directory for report.html and diagnosis.json; default: --model_dir or runs/doctor-DATE"
 )
-flags.DEFINE_integer("probe_steps", 300, "maximum number of steps of the probe and of each replay")
+flags.DEFINE_integer(
+    "probe_steps",
+    300,
+    "maximum number of steps of the probe and of each replay; more if a batch has 16 images or fewer",
+)
 flags.DEFINE_float("budget", 0.0, "minutes of CPU time for all replays; 0: ten times the time of the probe")
 flags.DEFINE_bool("fix", False, "train again with the fix, in OUTPUT/fixed, and compare")
 flags.DEFINE_bool(

@@ -183,6 +183,7 @@ def _score_causes(
     gain: Gain,
 ) -> dict[str, _Score]:
     scores: dict[str, _Score] = {}
+    nothing_helps = comparison.is_at_chance(unchanged.run) and not gain.is_significant
     for trial in single_trials:
         intervention = trial.intervention
         share = _gain_share(trial, unchanged, gain)
@@ -194,8 +195,9 @@ def _score_causes(
         log_odds = intervention.prior + GAIN_LOG_ODDS * share * strength
         score = _Score(log_odds, share, intervention.reasons, trial, together)
         known = scores.get(intervention.cause)
-        # A change that does no good proves nothing, whatever was suspected before.
-        in_vain = trial.gain_over(unchanged).mean <= 0 and intervention.cures
+        # A change that does no good proves nothing, whatever was suspected before; but where nothing does any good,
+        # the checks are all there is.
+        in_vain = trial.gain_over(unchanged).mean <= 0 and intervention.cures and not nothing_helps
         if share > 0 or (intervention.prior >= PRIOR_FOUND and not in_vain):
             scores[intervention.cause] = _merge_scores(score, known) if known else score
     for intervention in causes_without_intervention(evidence, [trial.intervention for trial in single_trials]):

@@ -40,6 +40,7 @@ from evenkeel.models.networks import surgery
 from evenkeel.models.stability import detectors
 from evenkeel.models.stability.causes import CAUSES, PROVEN_BY_FINDING
 from evenkeel.models.stability.diagnosis import Diagnosis, Finding, Picture
+from evenkeel.models.stability.trace import steps_of_batches
 from evenkeel.models.training.batches import count_steps_per_epoch
 
 PROBE_STEPS = 300  # the default maximum
@@ -73,7 +74,7 @@ def diagnose(
       pictures: images that stand out; they are passed on to the diagnosis.
       source: what is examined, in words.
       output: directory for the list of images to drop, which a fix may need; empty to write no such list.
-      steps: maximum steps of the probe and of each replay.
+      steps: maximum steps of the probe and of each replay; of small batches more, see `trace.steps_of_batches`.
       checkpoint: where replays start if the checkpoint fits the changed network; for trouble that begins late.
       budget_seconds: CPU time for all replays; by default `BUDGET_PROBES` times that of the probe.
       on_update: is called with the diagnosis so far, and a line about it, after the probe and after each replay.
@@ -128,7 +129,8 @@ class _Examination:
         self._findings, self._pictures, self._source = findings, pictures, source
         data = engine.load_data(config)
         total_steps = count_steps_per_epoch(config, data) * config.epochs
-        self.trials = Trials(engine, config, min(steps, total_steps), checkpoint)
+        steps = min(steps_of_batches(steps, config.data.batch_size), total_steps)
+        self.trials = Trials(engine, config, steps, checkpoint)
         self._probe = self.trials.unchanged.run
         trace = engine.trace(self._probe)
         self._alarms = tuple(detectors.alarms(trace))

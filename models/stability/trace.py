@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -75,11 +74,8 @@ class Trace:
         return np.inf if self.guess is None else self.guess
 
     def window(self, steps: int) -> int:
-        """`steps`, or as many smaller batches as hold the examples of `steps` batches of `USUAL_BATCH` examples.
-
-        They are at most 8 times as many: telemetry of a running training has no more than 256 steps.
-        """
-        return steps if self.batch is None else steps * min(8, max(1, math.ceil(USUAL_BATCH / self.batch)))
+        """`steps`, or more if batches are small, see `steps_of_batches`."""
+        return steps if self.batch is None else steps_of_batches(steps, self.batch)
 
     @property
     def log_loss(self) -> np.ndarray:
@@ -106,6 +102,14 @@ class Signal:
     steps: np.ndarray
     on: np.ndarray
     evidence: dict[str, np.ndarray]
+
+
+def steps_of_batches(steps: int, batch: int) -> int:
+    """`steps`, or as many steps of smaller batches as hold about the examples of `steps` batches of `USUAL_BATCH`.
+
+    They are at most 8 times as many: telemetry of a running training has no more than 256 steps.
+    """
+    return steps * max(1, min(8, USUAL_BATCH // batch))
 
 
 def first_loss(loss: np.ndarray) -> float:

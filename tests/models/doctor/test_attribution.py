@@ -200,3 +200,6 @@ def test_a_found_cause_with_a_change_that_does_no_good_is_dropped() -> None:
     finding = Finding("outlier_images", False, "5%", "none", "drop them", causes=("outlier_images",))
     assert weigh(trial(outliers, 0.44), findings=(finding,)).suspects == ()
     assert cause_names(weigh(trial(outliers, 0.6), findings=(finding,)).suspects) == ["outlier_images"]
+    assert cause_names(weigh(trial(outliers, 0.1), findings=(finding,), unchanged=UNCHANGED).suspects) == [
+        "outlier_images"
+    ], "where nothing does any good, the check is all there is"
