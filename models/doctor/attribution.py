@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from evenkeel.models.config import TrainConfig, with_options
 from evenkeel.models.doctor import comparison
-from evenkeel.models.doctor.comparison import MIN_GAIN, Gain
+from evenkeel.models.doctor.comparison import FULL_GAIN, MIN_GAIN, Gain
 from evenkeel.models.doctor.interventions import (
     PRIOR_FOUND,
     PRIOR_UNUSUAL,
@@ -36,7 +36,6 @@ CONTROL_TOLERANCE = 0.02  # utility by which a specific intervention may be wors
 BEHIND_CONTROL_WEIGHT = 0.5  # factor on the share of a specific intervention that is even worse
 MIN_PROBABILITY = 0.02  # suspects with a smaller probability are dropped
 UNKNOWN_CAUSE_ODDS = 1.0  # odds that the cause is none of the known ones
-FULL_GAIN = 0.1  # of utility: a smaller gain says less for its cause, in proportion
 # Log odds that nothing is wrong with a run that learns, without and with failed checks or alarms that speak against it;
 # and how much a gain of 1 lowers them. Chosen by hand, not calibrated: without failed checks and alarms, a certain gain
 # of 0.064 (0.043 if the setting is unusual) makes its cause as probable as a sound run.

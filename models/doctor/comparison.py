@@ -18,6 +18,7 @@ import numpy as np
 from evenkeel.models.doctor.replay import Run
 
 MIN_GAIN = 0.03  # of utility, mostly accuracy: smaller gains are of no use even if they are certain
+FULL_GAIN = 0.1  # of utility: a smaller gain says less for its cause, in proportion
 SIGMAS = 2.0  # standard errors that a significant gain exceeds
 LOSS_WEIGHT = 0.1
 # Standard deviation of the mean utility between seeds: 0.018 to 0.025 in runs of 300 steps of three networks on

@@ -17,14 +17,13 @@ from absl import logging
 from evenkeel.models.config import TrainConfig
 from evenkeel.models.doctor import confident_learning
 from evenkeel.models.doctor.attribution import (
-    FULL_GAIN,
     Attribution,
     added_patches,
     attribute_causes,
     describe_flags,
     to_replay,
 )
-from evenkeel.models.doctor.comparison import SIGMAS
+from evenkeel.models.doctor.comparison import FULL_GAIN, SIGMAS
 from evenkeel.models.doctor.interventions import (
     PRIOR_FOUND,
     PRIOR_UNUSUAL,

@@ -21,7 +21,7 @@ from absl import logging
 
 from evenkeel.models.config import TrainConfig, with_options
 from evenkeel.models.doctor import comparison
-from evenkeel.models.doctor.comparison import MIN_GAIN, Gain
+from evenkeel.models.doctor.comparison import FULL_GAIN, MIN_GAIN, Gain
 from evenkeel.models.doctor.interventions import PRIOR_FOUND, PRIOR_UNUSUAL, Intervention
 from evenkeel.models.doctor.replay import ReplayEngine, Run
 from evenkeel.models.stability.diagnosis import PATCH_FLAG
@@ -177,13 +177,15 @@ class Trials:
         the same flag.
         """
         likely: list[Intervention] = []
+        cures = [trial for trial in trials if trial.intervention.cures and not trial.intervention.generic]
+        cured = any(trial.gain_over(self.unchanged).certain >= FULL_GAIN for trial in cures)
         for trial in sorted(trials, key=lambda trial: -trial.priority):
             intervention = trial.intervention
-            # The learning rate may be wrong in addition to any other fault.
+            # The learning rate may be wrong in addition to a fault whose cure does not help alone.
             supported = (
                 intervention.prior >= PRIOR_UNUSUAL
                 or self._improves(trial)
-                or intervention.cause == "learning_rate_high"
+                or (intervention.cause == "learning_rate_high" and not cured)
             )
             used_flags = {name for other in likely for name in other.flags} - {PATCH_FLAG}
             conflicts = used_flags & set(intervention.flags) or intervention.cause in {other.cause for other in likely}

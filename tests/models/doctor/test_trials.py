@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from evenkeel.models.config import TrainConfig
-from evenkeel.models.doctor.interventions import Intervention
+from evenkeel.models.doctor.interventions import PRIOR_UNUSUAL, Intervention
 from evenkeel.models.doctor.trials import PARTS, Trial, Trials, merge_flags
 
 IMAGES = 1000
@@ -83,3 +83,21 @@ def test_a_change_that_helps_late_is_found_if_an_alarm_speaks() -> None:
 def test_no_other_change_is_finished_once_a_specific_one_has_helped() -> None:
     trials = CountedTrials(lambda flags, steps: 0.6 if flags.get("model.patch") == "change3" else 0.1, 200)
     assert steps_of(trials.successive_halving(changes(10), is_suspicious=True)) == [50] * 8 + [200] * 3
+
+
+def test_the_rate_is_tried_together_with_a_change_that_does_not_cure_alone() -> None:
+    rate = Intervention("learning_rate_high", {"optimizer.learning_rate": 0.01})
+    relu = Intervention("saturating_activation", {"model.patch": "relu"}, PRIOR_UNUSUAL)
+
+    def run(alone: float) -> tuple[Trial | None, list[Trial]]:
+        def accuracy(flags: dict[str, Any], steps: int) -> float:
+            return 0.7 if len(flags) == 2 else alone if flags == relu.flags else 0.1
+
+        trials = CountedTrials(accuracy, 200)
+        return trials.try_together(trials.successive_halving([rate, relu]))
+
+    joint, ablations = run(0.12)
+    assert joint is not None
+    assert joint.accuracy == 0.7
+    assert [trial.intervention.cause for trial in ablations] == ["saturating_activation", "learning_rate_high"]
+    assert run(0.6) == (None, []), "it cures alone, and nothing speaks for the rate"
