@@ -41,8 +41,9 @@ UNKNOWN_CAUSE_ODDS = 1.0  # odds that the cause is none of the known ones
 # of 0.064 (0.043 if the setting is unusual) makes its cause as probable as a sound run.
 SOUND_LOG_ODDS, SOUND_LOG_ODDS_CHECKS, SOUND_LOG_ODDS_ALARMS = 4.5, 1.5, 0.0
 SOUND_GAIN_LOG_ODDS = 30.0
-# Changes that speed up nearly any sound run as well: they explain a run without alarms only as far as it was replayed.
-SPEED_CAUSES = ("learning_rate_low", "optimizer", "no_normalization", "momentum")
+# Changes that speed up the first steps of nearly any sound run, as a lower rate also does, which is then too slow: they
+# explain a run without alarms only as far as it was replayed.
+SPEED_CAUSES = ("learning_rate_high", "learning_rate_low", "optimizer", "no_normalization", "momentum")
 LEARNING_RATE_CAUSES = ("learning_rate_high", "learning_rate_low", "no_warmup")
 
 

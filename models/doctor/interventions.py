@@ -23,7 +23,6 @@ from evenkeel.models.networks.activations import grows_faster_than_linearly
 from evenkeel.models.networks.layers import DROPOUT_LAYERS
 from evenkeel.models.networks.layers import kernel as kernel_of
 from evenkeel.models.optim import schedules
-from evenkeel.models.preflight.config_checks import is_noisy_batch
 from evenkeel.models.stability.causes import PROVEN_BY_FINDING
 from evenkeel.models.stability.diagnosis import Finding
 from evenkeel.models.stability.trace import Trace
@@ -259,9 +258,9 @@ def _propose_batch_size(evidence: RunEvidence) -> Iterator[Intervention]:
         reason = f"BatchNorm takes its statistics from {per_pass} images"
         yield Intervention("batch_norm_batch", {"data.batch_size": 32 * replicas}, PRIOR_UNUSUAL, (reason,))
     elif batch < 12:
-        prior = PRIOR_UNUSUAL if is_noisy_batch(evidence.config) else PRIOR_POSSIBLE
+        # Preflight says whether the rate is high for such a batch.
         reason = f"a batch has {batch} images"
-        yield Intervention("batch_small", {"data.batch_size": 32 * replicas}, prior, (reason,))
+        yield Intervention("batch_small", {"data.batch_size": 32 * replicas}, PRIOR_POSSIBLE, (reason,))
     if batch > 64 and (evidence.total_steps < 150 or batch > evidence.train_images / 16):
         sizes = [size for size in (64, 32, 16) if size <= batch // 8] or [batch // 8]
         images_in_run = evidence.total_steps * batch
