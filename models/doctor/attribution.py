@@ -93,7 +93,8 @@ def attribute_causes(
 ) -> Attribution:
     """Weighs all causes against each other, against a sound run and against an unknown cause."""
     cures = [trial for trial in single_trials if trial.intervention.cures]
-    best = max([unchanged, *cures, *([joint] if joint else [])], key=lambda trial: trial.utility)
+    learning = [trial for trial in [*cures, *([joint] if joint else [])] if not comparison.is_at_chance(trial.run)]
+    best = max([unchanged, *learning], key=lambda trial: trial.utility)
     gain = best.gain_over(unchanged)
     scores = _score_causes(evidence, unchanged, single_trials, joint, ablations, gain)
     sound_odds = _sound_odds(evidence, unchanged, [*cures, *([joint] if joint else [])])
@@ -215,9 +216,12 @@ def _merge_scores(score: _Score, other: _Score) -> _Score:
 
 
 def _gain_share(trial: Trial, unchanged: Trial, gain: Gain) -> float:
-    """Share of the possible `gain` that the trial achieves, 0 to 1; 0 if either gain is within the noise."""
+    """Share of the possible `gain` that the trial achieves, 0 to 1; 0 if either gain is within the noise.
+
+    It is also 0 if the trial has learnt nothing: its loss may be far better than that of a run that has exploded.
+    """
     own = trial.gain_over(unchanged)
-    if not gain.is_significant or own.mean <= own.error:
+    if not gain.is_significant or own.mean <= own.error or comparison.is_at_chance(trial.run):
         return 0.0
     return min(own.mean / gain.mean, 1.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 
 import numpy as np
@@ -72,6 +73,17 @@ def test_a_generic_change_is_named_only_if_nothing_else_helps() -> None:
     suspects, fix = attribute(trial(ADAM, 0.6), trial(SLOWER, 0.1))
     assert cause_names(suspects) == ["optimizer"]
     assert fix == {"optimizer.name": "adam"}
+
+
+def test_an_exploded_run_that_a_change_brings_back_to_guessing_is_not_cured() -> None:
+    exploded = trial(Intervention("", {}), 0.1, loss=math.inf)
+    relu = Intervention("unbounded_activation", {"model.patch": "relu"}, PRIOR_UNUSUAL)
+    norm = Intervention("no_normalization", {"model.patch": "batch_norm"}, PRIOR_UNUSUAL)
+    suspects, fix = attribute(trial(relu, 0.25, loss=2.1), trial(norm, 0.11, loss=2.3), unchanged=exploded)
+    assert cause_names(suspects)[0] == "unbounded_activation"
+    assert suspects[0].probability > 0.85
+    assert fix == {"model.patch": "relu"}
+    assert attribute(trial(norm, 0.11, loss=2.3), unchanged=exploded) == ((), {})
 
 
 def test_without_a_change_that_helps_there_is_no_suspect() -> None:
