@@ -39,7 +39,7 @@ def render_text(diagnosis: Diagnosis) -> str:
         causes = "; ".join(f"{suspect.title} ({format_percent(suspect.probability)})" for suspect in others)
         lines += _wrap(f"less probable: {causes}")
     if len(diagnosis.replays) > 1:
-        lines += ["", *_replay_table(diagnosis)]
+        lines += [""] * bool(lines[-1]) + _replay_table(diagnosis)
     lines += _finding_lines(diagnosis)
     lines += _fix_lines(diagnosis)
     return "\n".join(replace_unprintable(line).rstrip() for line in lines)
