@@ -66,12 +66,16 @@ def compare(run: Run, reference: Run) -> Gain:
 
 
 def combine(gains: Sequence[Gain]) -> Gain:
-    """The mean gain over several seeds."""
+    """The mean gain over several seeds.
+
+    The variance between two seeds is itself uncertain. It is moderated by that within a seed, which counts as much as
+    one more seed (Smyth 2004), and is at least the latter.
+    """
     count = len(gains)
     means = [gain.mean for gain in gains]
-    within = math.sqrt(sum(gain.error**2 for gain in gains)) / count
-    between = float(np.std(means, ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-    return Gain(float(np.mean(means)), max(within, between))
+    within = sum(gain.error**2 for gain in gains) / count**2
+    between = float(np.var(means, ddof=1)) / count if count > 1 else 0.0
+    return Gain(float(np.mean(means)), math.sqrt(max(within, (within + (count - 1) * between) / count)))
 
 
 def is_at_chance(run: Run) -> bool:

@@ -59,7 +59,7 @@ def test_two_seeds_that_agree_make_a_gain_more_certain_and_two_that_do_not_less(
     assert agree.error == pytest.approx(0.033 / math.sqrt(2))
     assert agree.is_significant
     assert differ.mean == pytest.approx(0)
-    assert differ.error == pytest.approx(0.06)
+    assert differ.error == pytest.approx(math.sqrt((0.033**2 / 2 + 0.06**2) / 2))
     assert not differ.is_significant
 
 
