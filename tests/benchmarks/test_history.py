@@ -7,6 +7,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from evenkeel.benchmarks import results
 from evenkeel.benchmarks.results import Result
 
@@ -22,6 +24,7 @@ def report(value: float, commit: str, cpu: str = "a CPU") -> results.ResultFile:
     return results.ResultFile(where, made, [])
 
 
+@pytest.mark.slow
 def test_the_commands_add_and_show(tmp_path: pathlib.Path) -> None:
     made = report(1.0, "aaa")
     results.write(tmp_path / "result.json", made.results, made.environment)

@@ -31,6 +31,7 @@ def save(model: keras.Model, path: pathlib.Path, optimizer="adam", loss="sparse_
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5")
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize(

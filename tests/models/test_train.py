@@ -59,6 +59,7 @@ def variables(model_dir: str | pathlib.Path, step: int) -> dict[str, np.ndarray]
     return {name: reader.get_tensor(name) for name in names}
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_configuration_and_summary() -> None:
     model_dir, summary = finished()
     assert read_json(model_dir, "config.json") == json.loads(config_json(TINY))
@@ -310,6 +311,7 @@ fails_a_while = functools.partial(failing, first=5, last=9)
 fails_for_good = functools.partial(failing, first=5, last=10**6)
 
 
+@pytest.mark.slow
 def test_skipped_updates_are_recorded_and_training_goes_on(tmp_path: pathlib.Path) -> None:
     config = dataclasses.replace(PLAIN, epochs=1, model=ModelConfig(name=f"{__file__}:fails_a_while"))
     summary = train.train(config, str(tmp_path))
@@ -361,6 +363,7 @@ def test_resume_without_a_run_or_an_undamaged_checkpoint_is_an_error(tmp_path: p
         train.train(PLAIN, str(tmp_path / "begun"), resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_from_the_beginning(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -298,6 +298,7 @@ def test_without_sharding_each_worker_gives_all_images_in_its_own_order(
     assert not {key(batch) for batch in drawn} & known.keys()
 
 
+@pytest.mark.slow
 def test_without_sharding_every_epoch_from_the_random_start_on_is_complete(local: DataConfig, data: Dataset) -> None:
     config = dataclasses.replace(local, service="grpc://localhost:1", service_sharding="off")
     starts = []

@@ -338,6 +338,7 @@ def test_unequal_networks_are_an_error_of_one_line():
     )
 
 
+@pytest.mark.slow
 def test_a_comparison_from_start_to_end(tmp_path, monkeypatch, capsys):
     """One peer takes twice the CPU time; one cannot be installed and one has no task file: both are skipped."""
     write_task(tmp_path, "quick_evenkeel")

@@ -50,6 +50,7 @@ def changed_images(after: Split, before: Split) -> list[str]:
     return [name for name in after if not np.array_equal(after[name][1], before[name][1])]
 
 
+@pytest.mark.slow
 def test_a_clean_copy_holds_the_first_images_unchanged(small: DataConfig, clean: DataConfig) -> None:
     source, copy = load_dataset(small), load_dataset(clean)
     assert set(source.classes) == set(copy.classes)  # the classes of a folder are in alphabetical order
@@ -90,6 +91,7 @@ def test_a_corruption_is_the_same_every_time(clean: DataConfig) -> None:
     assert clean.source != other_copy.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("percent", [30, 60])
 def test_dark_share_divides_a_share_of_the_images_by_16(clean: DataConfig, percent: int) -> None:
     before, after = read_split(clean.source, "train"), read_corrupted(clean, f"dark_share_{percent}")
@@ -112,6 +114,7 @@ def test_outliers_are_black_white_and_noise_with_unchanged_labels(clean: DataCon
     assert all(after[name][0] == before[name][0] for name in outliers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("percent", [40, 60])
 def test_label_noise_changes_a_share_of_the_labels_and_no_image(clean: DataConfig, percent: int) -> None:
     before, after = read_split(clean.source, "train"), read_corrupted(clean, f"label_noise_{percent}")
@@ -147,6 +150,7 @@ def test_darkened_images_are_divided(clean: DataConfig) -> None:
     assert all((after[name][1] == before[name][1] // 8).all() for name in after)
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_copied_again(clean: DataConfig, tmp_path: pathlib.Path) -> None:
     for split in ("train", "test"):
         for label in ("a", "b"):

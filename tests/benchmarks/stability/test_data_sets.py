@@ -23,6 +23,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes", "train", "test", "shape"),
     [

@@ -73,6 +73,7 @@ def test_initial_weights_are_zero_tiny_or_huge(network: str) -> None:
     assert all(large.std() > 15 * usual.std() for large, usual in zip(huge, clean, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", networks.NETWORKS)
 def test_only_the_logits_of_a_frozen_network_train(network: str) -> None:
     model = build_mutated("frozen", network)
@@ -81,6 +82,7 @@ def test_only_the_logits_of_a_frozen_network_train(network: str) -> None:
     assert len(wrapped.trainable_variables) == len(model.trainable_variables) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", BATCH_NORM_NETWORKS)
 def test_batch_norm_is_removed_or_slowed_down(network: str) -> None:
     assert layers_of_type(build_mutated("unnormalized", network), keras.layers.BatchNormalization) == []

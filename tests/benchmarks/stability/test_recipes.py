@@ -24,6 +24,7 @@ def test_there_are_many_recipes_networks_and_data_sets() -> None:
     assert set(recipes.TUNING_NETWORKS) < set(NETWORKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("shape", "classes"), [((32, 32, 3), 10), ((64, 64, 1), 50)])
 def test_every_network_builds_and_ends_in_logits(network: str, shape: tuple[int, int, int], classes: int) -> None:

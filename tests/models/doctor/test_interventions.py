@@ -39,6 +39,7 @@ def test_a_usual_configuration_gets_learning_rates_and_generic_interventions() -
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cause", "config", "expected"),
     [

@@ -59,6 +59,7 @@ def test_every_weight_has_a_gradient_and_the_first_loss_is_the_chance_loss(name:
         assert np.abs(gradient.numpy()).max() > 0, variable.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "convolutions", "dropouts"), [("cnn", 6, 4), ("resnet9", 8, 1)])
 def test_width_dropout_and_regularizers_are_applied(name: str, convolutions: int, dropouts: int) -> None:
     model = create(name, width=6, dropout=0.3, l1=1e-3, l2=1e-2)

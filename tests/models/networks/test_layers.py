@@ -39,6 +39,7 @@ def test_the_rate_is_met_and_the_kept_values_are_scaled(rate: float, dtype: str)
     assert kept[0] == pytest.approx(1 / (1 - rate), rel=1e-6 if dtype == "float32" else 1e-2)
 
 
+@pytest.mark.slow
 def test_the_same_key_gives_the_same_mask_and_other_keys_give_others() -> None:
     keys: list[dict[str, Any]] = [{"seed": 1}, {"layer": 1}, {"step": 1}, {"seed": 1, "layer": 1}, {"step": 2}, {}]
     masks = [masked(**key) for key in keys]

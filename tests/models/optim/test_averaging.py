@@ -85,6 +85,7 @@ def test_averages_are_ready_after_their_first_step(first_step: int, ready: bool)
     assert averages.is_ready(trained.step) == ready
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_evaluation_uses_the_averages_and_leaves_the_weights_unchanged(
     replicas: int, monkeypatch: pytest.MonkeyPatch
@@ -123,6 +124,7 @@ def moments(model: StableModel, batches: Iterator[np.ndarray]) -> tuple[np.ndarr
     return np.mean([x.mean(axes) for x in inputs], axis=0), np.mean([x.var(axes, ddof=1) for x in inputs], axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_batch_norm_statistics_are_recomputed_for_the_averaged_weights(
     replicas: int, monkeypatch: pytest.MonkeyPatch

@@ -80,6 +80,7 @@ def test_with_both_each_image_draws_one_of_the_two() -> None:
     assert 15 < blended.sum() < 49
 
 
+@pytest.mark.slow
 def test_the_same_key_mixes_in_the_same_way_and_another_key_does_not() -> None:
     for parameters in ((0.4, 0), (0, 0.4), (0.4, 0.4)):
         first, repeated, other = (mix(*parameters, key=key) for key in (1, 1, 2))

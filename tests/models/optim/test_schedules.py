@@ -38,6 +38,7 @@ def expected(shape: str, step: np.ndarray, warmup: int = 100) -> np.ndarray:
 OPTIONS = {"power": 1.5, "milestones": "10,15", "step_factor": 0.2, "restart_epochs": 4.0, "restart_growth": 2.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SCHEDULES)
 def test_a_schedule_matches_its_formula(shape: str) -> None:
     rate = schedule(schedule=shape, warmup_epochs=2.5, **OPTIONS)

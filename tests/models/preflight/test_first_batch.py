@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from evenkeel.models.preflight import network_checks
 from evenkeel.pipeline.dataset import Dataset
 from tests.models.preflight.cases import run_first_batch, train_config
 
 
+@pytest.mark.slow
 def test_input_is_standardized_as_in_training(data: Dataset) -> None:
     for normalize in (True, False):
         batch_pass = run_first_batch(train_config(standardize=True, normalize=normalize), data)

@@ -128,6 +128,7 @@ def test_of_few_images_nothing_is_said() -> None:
     assert "whether the labels can be learnt is not clear from so few images" in finding.seen
 
 
+@pytest.mark.slow
 def test_rotated_validation_labels_are_named() -> None:
     finding = label_checks.check_split_labels(fit("rotated"), CLASSES)
     assert not finding.ok

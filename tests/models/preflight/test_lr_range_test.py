@@ -97,6 +97,7 @@ def test_a_network_diverges_within_the_range(data: Dataset) -> None:
     assert result.losses[0] == pytest.approx(2.5, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
 def test_each_optimizer_has_its_own_range(name: str, data: Dataset) -> None:
     config = train_config("shallow", optimizer=OptimizerConfig(name=name, learning_rate=1e-3, clip_norm=1.0))

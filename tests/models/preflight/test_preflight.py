@@ -206,6 +206,7 @@ def test_the_network_of_several_replicas_is_checked_on_one(data: Dataset) -> Non
     assert failed(findings) == {"batch_norm_batch"}
 
 
+@pytest.mark.slow
 def test_full_adds_the_slow_checks(data: Dataset) -> None:
     range_tests: list[Any] = []
     config = train_config("shallow", preflight="full", optimizer=OptimizerConfig(learning_rate=0.02))

@@ -221,6 +221,7 @@ def test_a_damaged_data_json_is_one_line(copy: pathlib.Path) -> None:
         run_data.read_run_data(str(copy / "run"))
 
 
+@pytest.mark.slow
 def test_a_run_without_data_json_says_so(copy: pathlib.Path, caplog: pytest.LogCaptureFixture) -> None:
     for path in (copy / "run").glob("data.*"):
         path.unlink()

@@ -180,6 +180,7 @@ def test_replicas_are_equal_after_a_rollback(options: dict[str, Any]) -> None:
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_single_outlier_gradient_is_clipped() -> None:
     """A batch of labels that contradict everything learnt has a gradient far longer than the median."""
     images, labels = IMAGES.copy(), LABELS.copy()

@@ -173,6 +173,7 @@ def test_nonfinite_gradients_are_a_scalar_beside_their_histogram(tmp_path: pathl
     assert "nonfinite/weights/logits/kernel" not in events.Tags()["tensors"]
 
 
+@pytest.mark.slow
 def test_a_call_of_many_steps_reports_the_histograms_of_its_due_step() -> None:
     single, several = (fit(one(), plain, steps=12, per_call=n, histograms_every=5)[0] for n in (1, 4))
     assert single.histogram_step == several.histogram_step == 10

@@ -170,6 +170,7 @@ def test_the_shift_is_in_moving_standard_deviations() -> None:
     assert values["spread"][0, 0] == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_shift_of_a_batch_in_parts_is_the_mean_over_the_parts() -> None:
     """Only nearly, because later parts have slightly larger weights: each one decays the earlier ones."""
     shifts = []
@@ -181,6 +182,7 @@ def test_the_shift_of_a_batch_in_parts_is_the_mean_over_the_parts() -> None:
     np.testing.assert_allclose(shifts[1], shifts[0], rtol=0.3)
 
 
+@pytest.mark.slow
 def test_the_noise_scale_matches_the_gradients() -> None:
     model, values = train_and_unpack(two(), steps=1, every=1)
     fresh = compiled(one())
@@ -223,6 +225,7 @@ def test_every_kind_of_step_has_statistics(options: dict) -> None:
     np.testing.assert_allclose(values["weight_norm"][0], expected["weight_norm"][0], rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_statistics_do_not_change_training() -> None:
     model, _ = train_and_unpack(one(), normed, every=1)
     without = compiled(one(), normed, per_call=STEPS)

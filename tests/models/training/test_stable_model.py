@@ -223,6 +223,7 @@ def test_accumulated_gradients_make_the_update_of_the_whole_batch() -> None:
         assert falls(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 def test_each_part_of_a_batch_has_its_own_dropout_mask(xla: bool) -> None:
     """All images are one image: without Dropout's own masks both halves would give the same logits."""
@@ -491,6 +492,7 @@ class Gated(keras.layers.Layer):
         return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, True])
 def test_a_layer_may_be_written_for_autograph(xla: bool) -> None:
     def network(shape: tuple[int, ...], classes: int) -> keras.Model:

@@ -108,6 +108,7 @@ def test_the_whole_chain_accepts_images_of_any_shape(height: int, width: int, ch
     assert (run(stage, images, uniform(12, stage.draw_columns)) != images).any()
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
 def test_the_same_draws_give_the_same_pixels_in_any_batch(seed: int, count: int) -> None:

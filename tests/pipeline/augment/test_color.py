@@ -44,6 +44,7 @@ def expected_brightness_contrast(
     return mean + (1 + u[:, CONTRAST] * contrast) * (x - mean) + u[:, BRIGHTNESS] * brightness * 255
 
 
+@pytest.mark.slow
 @SHAPES
 @pytest.mark.parametrize(("brightness", "contrast"), [(0.3, 0.0), (0.0, 0.7), (0.2, 0.4), (1.0, 1.0)])
 def test_brightness_and_contrast_follow_the_formula(

@@ -231,6 +231,7 @@ def test_weights_and_values_are_rounded_to_the_nearest(off: float) -> None:
     np.testing.assert_array_equal(output[:, 0, 0, 0], np.floor(255 * weights / 256 + 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (2, 3)])
 def test_tiny_images_stay_in_range(height: int, width: int) -> None:
     images = batch(6, height, width)

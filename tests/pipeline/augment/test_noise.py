@@ -54,6 +54,7 @@ def test_noise_of_two_steps_and_of_two_images_is_uncorrelated() -> None:
         assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 @SHAPES
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 1.0])
 def test_cutout_fills_a_square_around_its_center(height: int, width: int, channels: int, share: float) -> None:

@@ -86,6 +86,7 @@ def outputs_of_all_operations() -> np.ndarray:
     return run(random_operation(0.8), images, draws).reshape(len(NAMES), 2, 3, 16, 16, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("name", NAMES)
 def test_an_operation_equals_the_plain_function_at_its_strength(name: str, sign: int) -> None:
@@ -95,6 +96,7 @@ def test_an_operation_equals_the_plain_function_at_its_strength(name: str, sign:
     assert (output != images).any() == (name != "identity")
 
 
+@pytest.mark.slow
 def test_each_image_gets_its_own_operation() -> None:
     images = smooth(len(NAMES), 20, 20)
     draws = np.concatenate([draws_of(name, 1) for name in NAMES])
@@ -104,6 +106,7 @@ def test_each_image_gets_its_own_operation() -> None:
         np.testing.assert_array_equal(output[number : number + 1], plain_operation(name, 0.9, 20)(image))
 
 
+@pytest.mark.slow
 def test_operations_follow_each_other_each_with_its_own_draws() -> None:
     images, draws = smooth(30), uniform(30, 6)
     operation = random_operation(0.7)
@@ -155,6 +158,7 @@ def test_the_largest_draws_choose_the_last_operation() -> None:
     np.testing.assert_array_equal(output, equalize_histograms(images))
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 30))
 def test_the_same_draws_give_the_same_pixels_in_any_batch(seed: int, count: int) -> None:

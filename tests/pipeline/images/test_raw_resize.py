@@ -103,6 +103,7 @@ def test_a_mirrored_image_is_the_plain_one_reversed() -> None:
     np.testing.assert_array_equal(some[1::2], plain[1::2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 1, 2, 7])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_small_image_at_the_end_of_memory_is_read_correctly(before: int, channels: int) -> None:

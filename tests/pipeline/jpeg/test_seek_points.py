@@ -12,6 +12,7 @@ from tests.pipeline.jpeg.jpegs import (
 )
 
 
+@pytest.mark.slow
 def test_every_row_of_mcus_has_seek_points(seek_points: dict[str, SeekPoints]) -> None:
     for name, image in SUPPORTED.items():
         layout, points = read_layout(image), seek_points[name]

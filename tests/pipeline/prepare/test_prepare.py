@@ -281,6 +281,7 @@ def test_training_normalizes_with_the_statistics_of_the_prepared_images(prepared
     np.testing.assert_allclose(data.std, prepared[1]["std"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_prepared_directory_and_stored_pixels_can_be_prepared_again(
     prepared: tuple[str, Any], small_pixels: str, tmp_path: pathlib.Path
 ) -> None:
@@ -411,6 +412,7 @@ def test_outliers_and_duplicates_are_listed_and_drawn(dirty: str, tmp_path: path
     ]
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_listed_and_drawn_in_pairs(tmp_path: pathlib.Path) -> None:
     files = write_folder(tmp_path / "src", train=20, test=5)
     picture = {name: Image.open(io.BytesIO(contents)).convert("RGB") for name, contents in files.items()}

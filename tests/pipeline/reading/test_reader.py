@@ -98,6 +98,7 @@ def test_training_reads_the_bytes_of_its_rows(pictures: Index, kind: str) -> Non
     assert sorted(rows) == sorted([*range(30)] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(1, 30), (2, 29), (3, 29), (3, 30)])
 def test_mapped_rows_come_exactly_once_per_epoch_over_all_workers(pictures: Index, count: int, size: int) -> None:
     subset = pictures.take(np.arange(size))
@@ -109,6 +110,7 @@ def test_mapped_rows_come_exactly_once_per_epoch_over_all_workers(pictures: Inde
     assert sorted(sequence[:size]) == sorted(sequence[size : 2 * size]) == [*range(size)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "size"), [(1, 30), (2, 29), (3, 29)])
 def test_streamed_rows_come_exactly_once_per_epoch_over_all_workers(pictures: Index, count: int, size: int) -> None:
     subset, epochs = pictures.take(np.arange(size)), ([], [])  # type: tuple[Index, tuple[list[int], list[int]]]

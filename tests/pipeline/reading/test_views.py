@@ -95,6 +95,7 @@ def test_padding_shows_the_whole_picture_on_the_background(
     np.testing.assert_allclose(left[:, ::-1].astype(int), right, atol=2)
 
 
+@pytest.mark.slow
 def test_the_center_of_a_shape_like_the_picture_is_the_whole_picture(stripes: dict[str, pathlib.Path]) -> None:
     for stretched, centered in zip(
         show(stripes["png"], image_size="10x40", view="stretch"), show(stripes["png"], image_size="10x40"), strict=True

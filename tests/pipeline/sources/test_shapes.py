@@ -74,6 +74,7 @@ def test_a_small_data_set_has_every_class_in_validation(tmp_path: pathlib.Path) 
     assert sorted(label for _, label in read(directory, "validation").values()) == list(range(10))
 
 
+@pytest.mark.slow
 def test_images_depend_only_on_the_seed(tmp_path: pathlib.Path) -> None:
     one, two = (shapes.prepare(CLEAN, str(tmp_path / place)) for place in "ab")
     other = shapes.prepare(dataclasses.replace(CLEAN, seed=1), str(tmp_path / "a"))
