@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from evenkeel.pipeline.jpeg import huffman
 from evenkeel.pipeline.jpeg.layout import read_layout, read_scan
 from evenkeel.pipeline.jpeg.seek_points import SeekPoints
