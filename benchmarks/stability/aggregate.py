@@ -77,7 +77,8 @@ def published_results(records: Records, half: str) -> list[Result]:
     diagnosed = [item for item in cases_of_kind(records, "diagnosis") if item[0].fault]
     scored = [(case, values) for case, values in diagnosed if _is_scored(records, case, half)]
     if predictions := probabilities_and_outcomes(scored, sound):
-        error = statistics.calibration_error(*zip(*predictions, strict=True))
+        probabilities, outcomes = zip(*predictions, strict=True)
+        error = statistics.calibration_error(probabilities, outcomes)
         results.append(Result("stability", name, "calibration_error", "1", "lower", (error,)))
     faults_only = {case_name: values for case_name, values in records.items() if Case.from_name(case_name).fault}
     clean_twins = {case_name: values for case_name, values in records.items() if case_name.startswith("clean/")}
