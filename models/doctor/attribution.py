@@ -94,7 +94,8 @@ def attribute_causes(
     """Weighs all causes against each other, against a sound run and against an unknown cause."""
     cures = [trial for trial in single_trials if trial.intervention.cures]
     learning = [trial for trial in [*cures, *([joint] if joint else [])] if not comparison.is_at_chance(trial.run)]
-    best = max([unchanged, *learning], key=lambda trial: trial.utility)
+    # The best is the one that is most certainly better: where validation jumps, the highest utility may be luck.
+    best = max([unchanged, *learning], key=lambda trial: trial.gain_over(unchanged).certain)
     gain = best.gain_over(unchanged)
     scores = _score_causes(evidence, unchanged, single_trials, joint, ablations, gain)
     sound_odds = _sound_odds(evidence, unchanged, [*cures, *([joint] if joint else [])])
@@ -148,11 +149,12 @@ def _sound_odds(evidence: RunEvidence, unchanged: Trial, cures: list[Trial]) -> 
     """Odds that nothing is wrong with the run: 0 if it has learnt nothing.
 
     Changes that help nearly any run, and faster learning in a replay that is a small part of the run, do not speak
-    against it as long as no alarm does.
+    against it as long as no alarm does. A validation loss above that of guessing speaks like an alarm.
     """
     if comparison.is_at_chance(unchanged.run):
         return 0.0
-    if evidence.alarm_kinds:
+    _, _, validation_loss = unchanged.run.validated[-1]
+    if evidence.alarm_kinds or not validation_loss < math.log(len(unchanged.run.data.classes)):
         log_odds = SOUND_LOG_ODDS_ALARMS
     else:
         speaks = any(not finding.ok and finding.causes for finding in evidence.findings)

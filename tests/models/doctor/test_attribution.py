@@ -190,6 +190,27 @@ def test_a_large_gain_is_a_cause_without_any_alarm() -> None:
     assert found.sound < 0.1
 
 
+def test_a_gain_that_both_seeds_show_counts_beside_a_larger_one_that_is_luck() -> None:
+    """A rate ten times too high with BatchNorm: the validation of the unchanged run jumps, and so do its gains."""
+    unchanged = trial(Intervention("", {}), 0.228, loss=3.36)
+    unchanged.repeats = [trial(Intervention("", {}), 0.302, loss=2.1).run]
+    lower = Intervention("learning_rate_high", {"optimizer.learning_rate": 0.001})
+    rarely, always = trial(lower, 0.435, loss=1.58), trial(SLOWER, 0.425, loss=1.7)
+    rarely.repeats, always.repeats = [trial(lower, 0.31, loss=2.1).run], [trial(SLOWER, 0.40, loss=1.8).run]
+    assert not rarely.gain_over(unchanged).is_significant
+    found = weigh(rarely, always, unchanged=unchanged)
+    assert cause_names(found.suspects)[0] == "learning_rate_high"
+    assert found.sound < 0.1
+
+
+def test_a_validation_loss_above_that_of_guessing_is_no_sound_run() -> None:
+    def sound(loss: float) -> float:
+        return weigh(trial(LEAKY, 0.45, loss=loss), unchanged=trial(Intervention("", {}), 0.44, loss=loss)).sound
+
+    assert sound(2.2) > 0.9
+    assert sound(2.4) < 0.6
+
+
 def test_a_run_that_has_learnt_nothing_is_not_sound() -> None:
     found = weigh(trial(SLOWER, 0.1), trial(LEAKY, 0.1), unchanged=UNCHANGED)
     assert found.sound == 0
