@@ -31,6 +31,7 @@ PARTS = 4  # parts of a trial's steps; most interventions get only the first par
 MIN_STEPS = 60  # steps of a full trial, however large its batch
 MAX_FINALISTS = 3  # interventions that go on after the first part
 MAX_JOINT = 4  # interventions that are tried together
+MIN_ADDED_SHARE = 0.25  # of the best single gain, that all likely interventions together must add to it
 MAX_REPEATED = 2  # interventions that are repeated with another seed
 UTILITY_PER_PRIOR = 0.1  # utility that a unit of prior is worth when the finalists are chosen
 
@@ -128,8 +129,9 @@ class Trials:
     def try_together(self, single_trials: list[Trial]) -> tuple[Trial | None, list[Trial]]:
         """Returns (trial of the likely interventions together, ablations).
 
-        There is an ablation for each of these interventions: a trial of all the others. Returns (None, []) if a single
-        intervention does as well. This finds two faults in one run: each intervention alone leaves one of them in.
+        There is an ablation for each of these interventions: a trial of all the others. This finds two faults in one
+        run: each intervention alone leaves one of them in. Returns (None, []) if a single intervention does nearly as
+        well: what the others add is then an improvement, not the cure of another fault.
         """
         likely = self._likely_interventions(single_trials)
         if len(likely) < 2:
@@ -138,7 +140,8 @@ class Trials:
         if joint is None:
             return None, []
         specific = [trial for trial in single_trials if not trial.intervention.generic]
-        if joint.utility < max(trial.utility for trial in [self.unchanged, *specific]) + MIN_GAIN:
+        best = max(trial.utility for trial in [self.unchanged, *specific])
+        if joint.utility < best + max(MIN_GAIN, MIN_ADDED_SHARE * (best - self.unchanged.utility)):
             return None, []
         ablations = []
         for intervention in likely:
