@@ -158,8 +158,8 @@ def stall(trace: Trace) -> Signal:
     The comparison with guessing matters if the first logits are large: a network soon reduces them, even if it learns
     nothing else. If batches are small, the rule waits longer, see `stall_patience`. It is silent while the loss falls
     significantly, and fast enough to be 3% lower after waiting once more: a low rate may be slow, not stuck. It is
-    also silent where a loss above that of guessing hides that the network has learnt: with dropout and BatchNorm, the
-    first loss is large, and predictions are soon better than guesses.
+    also silent where the accuracy shows that the network learns: with dropout and BatchNorm, the first loss is large,
+    and predictions are better than guesses long before the loss is lower.
     """
     start = np.inf if trace.began is None else min(trace.began, trace.chance_loss)
     share = moving_median(trace.loss, 32) / start
@@ -167,7 +167,7 @@ def stall(trace: Trace) -> Signal:
     lowest, patience = np.fmin.accumulate(share), stall_patience(trace)
     expected = lowest + patience * falling_slope(np.minimum(np.nan_to_num(trace.loss / start, nan=1.0), 1.0))
     on = (trace.steps >= trace.warmup + patience) & (lowest > 0.97) & (expected > 0.97)
-    on &= ~((lowest > 1.0) & _beats_guessing(trace))
+    on &= ~_beats_guessing(trace)
     return Signal(trace.steps, on, {"share": share})
 
 
