@@ -17,14 +17,7 @@ Shape = tuple[int, int, int]
 
 def lenet5(shape: Shape, classes: int) -> keras.Model:
     """LeNet-5 (LeCun et al. 1998) with tanh and mean pooling, and a softmax instead of radial basis functions."""
-    x = inputs = layers.Input(shape)
-    for filters in (6, 16):
-        x = layers.Conv2D(filters, 5, activation="tanh")(x)
-        x = layers.AveragePooling2D()(x)
-    x = layers.Flatten()(x)
-    for units in (120, 84):
-        x = layers.Dense(units, activation="tanh")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="lenet5")
+    return _lenet(shape, classes, "tanh", layers.AveragePooling2D, "lenet5")
 
 
 def tensorflow_tutorial(shape: Shape, classes: int) -> keras.Model:
@@ -40,13 +33,17 @@ def tensorflow_tutorial(shape: Shape, classes: int) -> keras.Model:
 
 def pytorch_tutorial(shape: Shape, classes: int) -> keras.Model:
     """PyTorch's tutorial "Training a classifier" for CIFAR-10."""
+    return _lenet(shape, classes, "relu", layers.MaxPooling2D, "pytorch_tutorial")
+
+
+def _lenet(shape: Shape, classes: int, activation: str, pooling: type[keras.layers.Layer], name: str) -> keras.Model:
     x = inputs = layers.Input(shape)
     for filters in (6, 16):
-        x = layers.MaxPooling2D()(layers.Conv2D(filters, 5, activation="relu")(x))
+        x = pooling()(layers.Conv2D(filters, 5, activation=activation)(x))
     x = layers.Flatten()(x)
     for units in (120, 84):
-        x = layers.Dense(units, activation="relu")(x)
-    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name="pytorch_tutorial")
+        x = layers.Dense(units, activation=activation)(x)
+    return keras.Model(inputs, layers.Dense(classes, name="logits")(x), name=name)
 
 
 def keras_cifar10(shape: Shape, classes: int) -> keras.Model:

@@ -83,7 +83,7 @@ def check_small_batch(config: TrainConfig, images: int) -> Finding:
     larger = min(32, int(MAX_BATCH_SHARE * images))  # more would be too large
     return Finding(
         "batch_small",
-        images < MIN_IMAGES or not is_noisy_batch(config),
+        images < MIN_IMAGES or not _is_noisy_batch(config),
         f"data.batch_size is {batch}, and the learning rate of {optimizer.name} is {optimizer.learning_rate:g}",
         f"with {NOISY_BATCH} images or fewer, an update at such a rate is mostly noise",
         f"Use --data.batch_size={larger}" + (" or more." if larger == 32 else "."),
@@ -92,7 +92,7 @@ def check_small_batch(config: TrainConfig, images: int) -> Finding:
     )
 
 
-def is_noisy_batch(config: TrainConfig) -> bool:
+def _is_noisy_batch(config: TrainConfig) -> bool:
     """Whether updates are mostly noise: the batch is small, and the rate is high for its size (Smith et al. 2018)."""
     batch, optimizer = config.data.batch_size, config.optimizer
     rate = schedules.peak_learning_rate(optimizer, batch)
